@@ -1,0 +1,83 @@
+"""Which samples a rank sees in which order.
+
+A sample is asked for by a key (epoch, position, index): its place in the epoch's order over all ranks, and which sample it is.
+Whatever is random about it is drawn from a generator seeded with (seed, epoch, position), so that neither the number of
+workers nor that of ranks, nor where a run was resumed, changes what is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+Key = tuple[int, int, int]
+
+
+class BatchSampler:
+    """Batches of keys for one rank.
+
+    Training (`shuffle`) deals the samples out evenly: every rank gets the same number of batches, by leaving out the rest of
+    the last global batch (`drop_last`) or by dealing some samples twice. Evaluation deals each sample out exactly once.
+
+    Args:
+        length: samples of the data set.
+        seed: of the run.
+        rank, world: which of how many processes this is.
+        batch_size: samples of one batch of one process.
+        shuffle: a new order for each epoch.
+        drop_last: leave out the last global batch if it is not full.
+
+    Raises:
+        ValueError: there is not even one batch.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        /,
+        *,
+        batch_size: int,
+        shuffle: bool = False,
+        drop_last: bool = False,
+    ):
+        if batch_size < 1:
+            raise ValueError(f"sampler.batch_size {batch_size} must be at least 1")
+        if drop_last and length < batch_size * world:
+            raise ValueError(
+                f"sampler.batch_size {batch_size} on {world} processes is more than the {length} samples, and drop_last leaves "
+                f"out what does not fill a batch; use batch_size {max(1, length // world)} or less"
+            )
+        self.length, self.seed, self.rank, self.world = length, seed, rank, world
+        self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
+        self.epoch = 0
+        self.start = 0
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch, and the batch of this rank to begin with."""
+        self.epoch, self.start = epoch, start
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        total = self._total()
+        own = len(range(self.rank, total, self.world))
+        return own // self.batch_size if self.drop_last else -(-own // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = np.arange(self.length)
+        if self.shuffle:
+            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
+        positions = range(self.rank, self._total(), self.world)
+        for batch in range(self.start, len(self)):
+            chosen = positions[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(self.epoch, position, int(order[position % self.length])) for position in chosen]
+
+    def _total(self) -> int:
+        """Samples of an epoch over all ranks."""
+        if self.drop_last:
+            return self.length - self.length % (self.batch_size * self.world)
+        # A rank with fewer batches than the others would leave them waiting for its gradients.
+        return -(-self.length // self.world) * self.world if self.shuffle else self.length

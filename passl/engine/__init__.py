@@ -1,0 +1,1 @@
+"""One run: check, train, evaluate, save, resume. Importing this does not import paddle."""

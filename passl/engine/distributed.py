@@ -1,0 +1,78 @@
+"""The processes of a run. One process takes the same path as many, with operations that do nothing.
+
+Processes are started from outside (`python -m paddle.distributed.launch`); they talk over NCCL on GPUs and Gloo on CPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+from paddle import distributed as dist
+from paddle import nn
+
+from passl.utils.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which process this is, of how many."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and log lines for all."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Add up each number over the ranks, in double precision."""
+        if self.world == 1:
+            return list(values)
+        total = paddle.to_tensor(np.asarray(values, dtype=np.float64))
+        dist.all_reduce(total)  # SUM; Gloo has no average
+        return total.tolist()
+
+    def wrap(self, model: nn.Layer) -> nn.Layer:
+        """The model as training calls it: gradients are averaged over the ranks, weights start as rank 0 has them."""
+        return model if self.world == 1 else paddle.DataParallel(model)
+
+    def average_statistics(self, model: nn.Layer) -> None:
+        """Give every rank the mean of the ranks' BatchNorm statistics, which DataParallel leaves apart."""
+        if self.world == 1:
+            return
+        for layer in model.sublayers():
+            if isinstance(layer, nn.BatchNorm2D):
+                for statistic in (layer._mean, layer._variance):
+                    dist.all_reduce(statistic)
+                    statistic.set_value(statistic / self.world)
+
+    def wait(self) -> None:
+        """Wait for the others."""
+        if self.world > 1:
+            dist.barrier()
+
+
+def start(device: str) -> Ranks:
+    """Choose the device and join the other processes, if there are any.
+
+    Args:
+        device: `auto` (a GPU if there is one), `cpu` or `gpu`.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none.
+    """
+    has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    if device == "gpu" and not has_gpu:
+        raise ConfigError("device: gpu, but this machine has none that paddle can use; set device to cpu or auto")
+    world = dist.get_world_size()
+    if device == "cpu" or not has_gpu:
+        paddle.set_device("cpu")
+    else:
+        paddle.set_device(f"gpu:{dist.ParallelEnv().device_id}")
+    if world > 1:
+        dist.init_parallel_env()
+    return Ranks(dist.get_rank(), world)

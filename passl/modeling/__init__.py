@@ -1,0 +1,14 @@
+"""Networks. `from passl.modeling import Model` loads paddle; importing a registry does not."""
+
+from passl.utils.registry import Registry
+
+LOSSES = Registry("loss", {"CrossEntropy": "passl.modeling.losses:CrossEntropy"})
+"""A loss is called with logits [B, classes] and labels [B] or targets [B, classes], and gives a scalar."""
+
+
+def __getattr__(name: str):
+    if name == "Model":
+        from passl.modeling.classifier import Model
+
+        return Model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,41 @@
+"""Backbones: images to features. The registry is here; importing it does not import paddle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from passl.utils.registry import Registry
+
+BACKBONES = Registry(
+    "backbone",
+    {
+        "ConViT": "passl.modeling.backbones.convit:ConViT",
+        "CvT": "passl.modeling.backbones.cvt:CvT",
+    },
+)
+"""A backbone is a `paddle.nn.Layer` whose constructor takes plain keyword-only data and that has
+
+* `num_features: int`, the width of what `forward` returns,
+* `stride: int`, the pixels between two neighbours of its last feature map; height and width of an image are multiples of it,
+* `forward(images) -> [B, num_features]` for images [B, 3, height, width] and any B >= 1,
+* `forward_features(images, out_indices=None)`, a list of feature maps [B, C, h, w],
+* `no_weight_decay() -> set[str]`, names of parameters that weight decay must spare although they are not one-dimensional.
+
+It knows neither classes nor losses. `tests/contract/test_backbones.py` holds every registered backbone to this.
+"""
+
+
+def build_backbone(cfg: Mapping[str, Any]):
+    """The backbone that `cfg` (name and constructor arguments) describes, newly initialised.
+
+    Raises:
+        ConfigError: an unknown name or key, or a value of a wrong type.
+    """
+    return BACKBONES.build(cfg)
+
+
+def __getattr__(name: str):
+    if name in BACKBONES:
+        return BACKBONES.get(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

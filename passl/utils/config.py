@@ -1,0 +1,219 @@
+"""Configs: YAML files read as plain data, with one level of inheritance and overrides from the command line.
+
+Numbers and booleans follow YAML 1.2 (`5e-4` is a number, `no` is a word), a key may stand only once, and nothing is ever
+evaluated. Every value remembers the file and line that it came from, so an error or `tools/print_config.py` can name it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from passl.utils.errors import ConfigError
+from passl.utils.yaml12 import Keys, parse, read
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# In a wheel the configs lie inside the package, in a checkout beside it.
+CONFIG_ROOT = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
+COMMAND_LINE = "-o"
+
+
+class Config(Mapping):
+    """A read-only mapping whose keys can be read as attributes. Lists are tuples, mappings are Configs.
+
+    Args:
+        data: plain data.
+        origins: for each leaf, "FILE:LINE" or "-o". Only the root config has them.
+        file: the file that was read, if one was.
+    """
+
+    __slots__ = ("_data", "file", "origins")
+
+    def __init__(self, data: Mapping[str, Any], origins: Mapping[Keys, str] | None = None, file: Path | None = None):
+        object.__setattr__(self, "_data", {key: _frozen(value) for key, value in data.items()})
+        object.__setattr__(self, "origins", dict(origins or {}))
+        object.__setattr__(self, "file", file)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._data[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getattr__(self, key: str) -> Any:
+        try:
+            return self._data[key]
+        except KeyError:
+            raise AttributeError(f"the config has no {key!r} here; it has {', '.join(self._data) or 'nothing'}") from None
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        raise TypeError(f"a config is read-only: {key!r} cannot be set. Change the file, or load it with overrides")
+
+    def __delattr__(self, key: str) -> None:
+        raise TypeError(f"a config is read-only: {key!r} cannot be deleted")
+
+    def __reduce__(self):
+        return Config, (self.to_dict(), self.origins, self.file)
+
+    def __repr__(self) -> str:
+        return f"Config({self.to_dict()!r})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """A deep copy as dicts and lists, for YAML, JSON or changes of one's own."""
+        return {key: _thawed(value) for key, value in self._data.items()}
+
+
+def get_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file, its bases and the overrides. What the values mean is checked later, where they are used.
+
+    Args:
+        file: a path, absolute or relative to the current folder; failing that, relative to the configs that come with
+            passl (`cvt/cvt_13_224.yaml`, with or without a leading `configs/`).
+        overrides: `a.b.0.c=value` each; the value is YAML.
+
+    Raises:
+        ConfigError: every problem of the files at once.
+    """
+    path = find_config(file)
+    tree, origins = _read_with_bases(path)
+    for override in overrides:
+        tree, origins = _apply(override, tree, origins)
+    return Config(tree, origins, path)
+
+
+def find_config(file: str | Path) -> Path:
+    """The path of a config file: as given, or among the configs that come with passl."""
+    path = Path(file)
+    inside = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    for candidate in (path, CONFIG_ROOT / inside):
+        if candidate.is_file():
+            return candidate
+    near = difflib.get_close_matches(path.stem, [found.stem for found in shipped_configs()], n=1)
+    hint = f"; did you mean {next(str(f) for f in shipped_configs() if f.stem == near[0])}?" if near else ""
+    what = "is a folder, not a file" if path.is_dir() else "does not exist"
+    raise ConfigError(f"{path}: the config file {what}{hint}")
+
+
+def shipped_configs() -> list[Path]:
+    """Every config that comes with passl, bases left out."""
+    return sorted(path for path in CONFIG_ROOT.rglob("*.yaml") if path.parent.name != "_base_")
+
+
+def closest(word: str, words: Sequence[str]) -> str:
+    """`; did you mean 'x'?`, or what there is to choose from."""
+    near = difflib.get_close_matches(word, words, n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; there {'is' if len(words) == 1 else 'are'} {', '.join(sorted(words))}" if words else ""
+
+
+def dotted(keys: Keys) -> str:
+    """("a", 0, "b") as it is written on the command line: a.0.b"""
+    return ".".join(str(key) for key in keys)
+
+
+def leaves(tree: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
+    """Every value that holds no other value, with the place where it stands. Empty lists and mappings are leaves."""
+    if isinstance(tree, Mapping) and tree:
+        for key, value in tree.items():
+            yield from leaves(value, (*keys, key))
+    elif isinstance(tree, list | tuple) and tree:
+        for index, value in enumerate(tree):
+            yield from leaves(value, (*keys, index))
+    else:
+        yield keys, tree
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Merging
+# ---------------------------------------------------------------------------------------------------------------------
+def merge(base: Any, over: Any) -> Any:
+    """Mappings merge key by key, anything else is replaced; so is a node whose `name` changes, as a whole."""
+    if not (isinstance(base, Mapping) and isinstance(over, Mapping)):
+        return over
+    if "name" in over and over["name"] != base.get("name", over["name"]):
+        return over
+    merged = {key: merge(base[key], value) if key in base else value for key, value in over.items()}
+    return {**base, **merged}
+
+
+def _merge_with_origins(base, base_origins, over, over_origins):
+    tree = merge(base, over)
+    origins = {keys: over_origins.get(keys) or base_origins[keys] for keys, _ in leaves(tree)}
+    return tree, origins
+
+
+def _read_with_bases(path: Path):
+    tree, origins = read(path)
+    bases = tree.pop("_base_", [])
+    merged, merged_origins = {}, {}
+    for name in [bases] if isinstance(bases, str) else bases:
+        base_path = path.parent / str(name)
+        if not base_path.is_file():
+            raise ConfigError(f"{path}: _base_: {base_path} does not exist; the path is relative to {path.parent}")
+        base, base_origins = read(base_path)
+        if "_base_" in base:
+            raise ConfigError(f"{base_path}: _base_: a base cannot have a base of its own; list both in {path}")
+        merged, merged_origins = _merge_with_origins(merged, merged_origins, base, base_origins)
+    origins = {keys: origin for keys, origin in origins.items() if keys[0] != "_base_"}
+    return _merge_with_origins(merged, merged_origins, tree, origins)
+
+
+def _apply(override: str, tree, origins):
+    """One `a.b.0.c=value` on top of the tree."""
+    place, separator, text = override.partition("=")
+    if not separator or not place.strip():
+        raise ConfigError(f"{COMMAND_LINE} {override}: an override is KEY=VALUE, for example -o optimizer.lr=5e-4")
+    names = place.strip().split(".")
+    value = parse(text, f"{COMMAND_LINE} {override}")[0]
+    keys: Keys = ()
+    node = tree
+    for name in names:
+        key: str | int = name
+        if isinstance(node, list):
+            if not (name.isdecimal() and int(name) < len(node)):
+                last = len(node) - 1
+                raise ConfigError(f"{COMMAND_LINE} {override}: {dotted(keys)} is a list; {name!r} is not an index from 0 to {last}")
+            key = int(name)
+            node = node[key]
+        else:
+            node = node.get(name, {}) if isinstance(node, Mapping) else {}
+        keys = (*keys, key)
+    changed = _with(tree, keys, value)
+    kept = {place: _origin_after(place, keys, origins) for place, _ in leaves(changed)}
+    return changed, kept
+
+
+def _with(tree, keys: Keys, value):
+    """A copy of the tree in which `value` stands at `keys`, under the merging rule."""
+    if not keys:
+        return merge(tree, value)
+    key, rest = keys[0], keys[1:]
+    if isinstance(tree, list):
+        return [_with(item, rest, value) if index == key else item for index, item in enumerate(tree)]
+    node = tree if isinstance(tree, Mapping) else {}
+    return merge(node, {key: _with(node.get(key), rest, value)})
+
+
+def _origin_after(place: Keys, overridden: Keys, origins) -> str:
+    # A leaf keeps its origin unless it stands at or below what the command line gave.
+    if place[: len(overridden)] == overridden or place not in origins:
+        return COMMAND_LINE
+    return origins[place]
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return value if isinstance(value, Config) else Config(value)
+    return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _thawed(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.to_dict()
+    return [_thawed(item) for item in value] if isinstance(value, tuple) else value

@@ -1,0 +1,21 @@
+"""How a user's input can be wrong. The tools turn each into one message and an exit code."""
+
+
+class ConfigError(ValueError):
+    """A call or a config that cannot run, found before anything is computed: exit code 2.
+
+    Args:
+        problems: every problem found, one line each.
+    """
+
+    def __init__(self, *problems: str):
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on because of what it met, a picture or a loss: exit code 1."""
+
+
+class CheckpointError(RunError):
+    """A weight file or checkpoint that is damaged, or another network's."""

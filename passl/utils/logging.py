@@ -1,0 +1,47 @@
+"""The one logger: to the console, and into the run folder once there is one."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+NAME = "passl"
+PROGRESS = logging.INFO - 1
+"""Level of lines that a progress bar stands for: in the log file always, on the console where it is no terminal."""
+logging.addLevelName(PROGRESS, "INFO")
+_FORMAT = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%Y/%m/%d %H:%M:%S")
+
+
+def get_logger() -> logging.Logger:
+    """The package's logger. It is silent until one of the functions below is called."""
+    return logging.getLogger(NAME)
+
+
+def log_to_console() -> None:
+    """Show what is logged on stderr, so that stdout stays for results. Calling it again changes nothing."""
+    logger = get_logger()
+    if any(type(handler) is logging.StreamHandler for handler in logger.handlers):
+        return
+    handler = _add(logging.StreamHandler(sys.stderr))
+    handler.setLevel(logging.INFO if sys.stderr.isatty() else PROGRESS)
+
+
+def log_to_file(path: Path) -> logging.Handler:
+    """Append what is logged to a file; `stop_logging_to` ends it."""
+    return _add(logging.FileHandler(path, encoding="utf-8"))
+
+
+def stop_logging_to(handler: logging.Handler) -> None:
+    """Take a handler off and close its file."""
+    get_logger().removeHandler(handler)
+    handler.close()
+
+
+def _add(handler: logging.Handler) -> logging.Handler:
+    logger = get_logger()
+    logger.setLevel(PROGRESS)
+    logger.propagate = False
+    handler.setFormatter(_FORMAT)
+    logger.addHandler(handler)
+    return handler

@@ -1,0 +1,79 @@
+"""A registry turns a config node `{name: X, ...}` into one constructor call."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from passl.utils.config import dotted
+from passl.utils.errors import ConfigError
+from passl.utils.schema import Choice, Signature, problems_in, read_signature, signature_of
+
+T = TypeVar("T", bound=Callable)
+
+
+class Registry:
+    """Names for classes or functions of one kind.
+
+    Our own are named by where they are defined, so that a config can be checked without importing them; a user's are added
+    with the decorator `register`. The entry's keyword-only arguments are the keys of its node.
+
+    Args:
+        kind: what its entries are, for messages: "backbone".
+        locations: name -> "package.module:Name".
+    """
+
+    def __init__(self, kind: str, locations: Mapping[str, str]):
+        self.kind = kind
+        self._locations = dict(locations)
+        self._registered: dict[str, Callable] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._locations or name in self._registered
+
+    def names(self) -> list[str]:
+        """Every name, sorted."""
+        return sorted([*self._locations, *self._registered])
+
+    def register(self, target: T) -> T:
+        """Add a class or function under its own name. A name that is taken is an error."""
+        name = target.__name__
+        if name in self:
+            raise ValueError(f"there is a {self.kind} {name!r} already; choose another name")
+        self._registered[name] = target
+        return target
+
+    def get(self, name: str) -> Callable:
+        """The class or function, imported."""
+        if name in self._registered:
+            return self._registered[name]
+        module, _, attribute = self._locations[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def signature(self, name: str) -> Signature:
+        """The keys of the entry's node with their types and defaults; imports nothing."""
+        if name in self._registered:
+            return signature_of(self._registered[name])
+        return read_signature(self._locations[name])
+
+    def arguments(self, node: Mapping[str, Any]) -> dict[str, Any]:
+        """The node's arguments with the defaults of those that it leaves out."""
+        signature = self.signature(node["name"])
+        return {key: node.get(key, parameter.default) for key, parameter in signature.items()}
+
+    def build(self, node: Mapping[str, Any], *given: Any) -> Any:
+        """Call the entry that the node names. The node is not changed.
+
+        Args:
+            node: `name` and the entry's keyword-only arguments.
+            given: what the code passes in front, as the kind's contract says.
+
+        Raises:
+            ConfigError: every key that is unknown, missing or of a wrong type.
+        """
+        problems = list(problems_in(Choice(self), node))
+        if problems:
+            raise ConfigError(*(f"{self.kind}: {dotted(keys)}: {rule}" if keys else f"{self.kind}: {rule}" for keys, rule in problems))
+        arguments = {key: value for key, value in node.items() if key != "name"}
+        return self.get(node["name"])(*given, **arguments)

@@ -1,0 +1,246 @@
+"""A constructor's signature is the schema of its config node.
+
+Signatures are read from the source text, not from the imported class: checking a config must not import paddle, which takes
+seconds. Only keyword-only arguments belong to the config; what comes before them is given by the code that builds.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from passl.utils.config import closest, dotted
+from passl.utils.yaml12 import Keys
+
+REQUIRED = object()
+Problem = tuple[Keys, str]
+"""Where a value stands, and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One key of a node.
+
+    Args:
+        annotation: the type as written, `Sequence[int] | None`.
+        default: its value, or REQUIRED. A default that is no literal is None here.
+    """
+
+    annotation: str
+    default: Any = REQUIRED
+
+
+Signature = Mapping[str, Parameter]
+
+
+@cache
+def read_signature(location: str) -> Signature:
+    """The keyword-only parameters of "package.module:Name", a class, dataclass or function, without importing it."""
+    module, _, name = location.partition(":")
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None, location
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return _of_function(node)
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            inits = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
+            return _of_function(inits[0]) if inits else _of_fields(node)
+    raise AssertionError(f"{location} is not defined in {spec.origin}")
+
+
+def signature_of(target: Callable) -> Signature:
+    """The same for a class or function that is imported already."""
+    parameters = inspect.signature(target).parameters.values()
+    return {
+        p.name: Parameter(_text(p.annotation), REQUIRED if p.default is p.empty else p.default)
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY
+    }
+
+
+def _of_function(node: ast.FunctionDef) -> Signature:
+    pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+    return {arg.arg: Parameter(_unparse(arg.annotation), _default(default)) for arg, default in pairs}
+
+
+def _of_fields(node: ast.ClassDef) -> Signature:
+    fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
+    return {item.target.id: Parameter(_unparse(item.annotation), _default(item.value)) for item in fields}  # type: ignore[union-attr]
+
+
+def _unparse(annotation: ast.expr | None) -> str:
+    return "Any" if annotation is None else ast.unparse(annotation)
+
+
+def _text(annotation: Any) -> str:
+    if annotation is inspect.Parameter.empty:
+        return "Any"
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation).replace("NoneType", "None")
+
+
+def _default(node: ast.expr | None) -> Any:
+    if node is None:
+        return REQUIRED
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sections: what may stand where
+# ---------------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Section:
+    """A mapping with these keys: parameters (plain values) or further sections.
+
+    Args:
+        keys: key -> Parameter, Section, Choice or Many.
+        required: whether the section itself must be there.
+    """
+
+    keys: Mapping[str, Any]
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A mapping whose `name` picks an entry of a registry; its other keys are that entry's parameters.
+
+    Args:
+        registry: has `kind`, `names()` and `signature(name)`.
+        more: keys that belong to the place and not to the entry.
+    """
+
+    registry: Any
+    more: Mapping[str, Any] = field(default_factory=dict)
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class Many:
+    """A list of mappings of one kind."""
+
+    item: Any
+    required: bool = True
+
+
+def problems_in(spec: Any, data: Any, keys: Keys = ()) -> Iterator[Problem]:
+    """Everything in `data` that the spec does not allow."""
+    if isinstance(spec, Parameter):
+        if not fits(spec.annotation, data):
+            yield keys, f"must be {describe(spec.annotation)}, not {_shown(data)}"
+    elif isinstance(spec, Many):
+        if not isinstance(data, list | tuple):
+            yield keys, f"must be a list, not {_shown(data)}"
+        else:
+            for index, item in enumerate(data):
+                yield from problems_in(spec.item, item, (*keys, index))
+    elif not isinstance(data, Mapping):
+        yield keys, f"must be a mapping, not {_shown(data)}"
+    elif isinstance(spec, Choice):
+        yield from _problems_in_choice(spec, data, keys)
+    else:
+        yield from _problems_in_keys(spec.keys, data, keys, "a key")
+
+
+def _problems_in_choice(spec: Choice, data: Mapping, keys: Keys) -> Iterator[Problem]:
+    kind, names = spec.registry.kind, spec.registry.names()
+    name = data.get("name")
+    if not isinstance(name, str):
+        yield keys, f"needs a name: which {kind}{closest('', names)}"
+    elif name not in names:
+        yield (*keys, "name"), f"there is no {kind} {name!r}{closest(name, names)}"
+    else:
+        allowed = {"name": Parameter("str"), **spec.registry.signature(name), **spec.more}
+        yield from _problems_in_keys(allowed, data, keys, f"an option of {name}")
+
+
+def _problems_in_keys(allowed: Mapping[str, Any], data: Mapping, keys: Keys, what: str) -> Iterator[Problem]:
+    for key, value in data.items():
+        if key in allowed:
+            yield from problems_in(allowed[key], value, (*keys, key))
+        else:
+            yield (*keys, key), f"{key!r} is not {what}{closest(key, list(allowed))}"
+    for key, spec in allowed.items():
+        if key not in data and _is_required(spec):
+            yield keys, f"{dotted((*keys, key))} is missing"
+
+
+def _is_required(spec: Any) -> bool:
+    return spec.default is REQUIRED if isinstance(spec, Parameter) else spec.required
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Types, as annotations write them
+# ---------------------------------------------------------------------------------------------------------------------
+_PLAIN: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "Any": ("anything", lambda value: True),
+    "None": ("null", lambda value: value is None),
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "int": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    "float": ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool)),
+    "str": ("text", lambda value: isinstance(value, str)),
+    "Mapping": ("a mapping", lambda value: isinstance(value, Mapping)),
+}
+_PLURAL = {"whole number": "whole numbers", "number": "numbers", "true or false": "trues and falses", "text": "texts"}
+
+
+def fits(annotation: str, value: Any) -> bool:
+    """Whether a value of a config is of the annotated type. A whole number is a number; true and false are none."""
+    return _fits(ast.parse(annotation, mode="eval").body, value)
+
+
+def _fits(node: ast.expr, value: Any) -> bool:
+    if isinstance(node, ast.BinOp):  # a | b
+        return _fits(node.left, value) or _fits(node.right, value)
+    if not isinstance(node, ast.Subscript):
+        return _PLAIN[ast.unparse(node)][1](value)
+    head, inner = ast.unparse(node.value), node.slice
+    if head == "Literal":
+        return value in ast.literal_eval(ast.Tuple(_items(inner), ast.Load()))
+    if head == "Mapping":
+        return isinstance(value, Mapping)
+    if not isinstance(value, list | tuple):
+        return False
+    if head == "tuple":  # tuple[float, float]: one type for each place
+        return len(value) == len(_items(inner)) and all(_fits(n, v) for n, v in zip(_items(inner), value, strict=True))
+    assert head == "Sequence", head
+    return all(_fits(inner, item) for item in value)
+
+
+def describe(annotation: str) -> str:
+    """The annotated type in words: `Sequence[int] | None` is "a list of whole numbers, or null"."""
+    return _describe(ast.parse(annotation, mode="eval").body)
+
+
+def _describe(node: ast.expr) -> str:
+    if isinstance(node, ast.BinOp):
+        return f"{_describe(node.left)}, or {_describe(node.right)}"
+    if not isinstance(node, ast.Subscript):
+        return _PLAIN[ast.unparse(node)][0]
+    head, items = ast.unparse(node.value), _items(node.slice)
+    if head == "Literal":
+        return "one of " + ", ".join(str(ast.literal_eval(item)) for item in items)
+    if head == "Mapping":
+        return "a mapping"
+    one = _describe(items[0]).removeprefix("a ")
+    many = _PLURAL.get(one, f"items, each {_describe(items[0])}")
+    return f"a list of {len(items)} {many}" if head == "tuple" else f"a list of {many}"
+
+
+def _items(node: ast.expr) -> list[ast.expr]:
+    return node.elts if isinstance(node, ast.Tuple) else [node]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "a mapping"
+    return "a list" if isinstance(value, list | tuple) and len(value) > 6 else repr(value)

@@ -1,0 +1,50 @@
+"""What the tools share: the options that every one of them has, and how a mistake becomes a message and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
+
+from passl.utils.config import Config, get_config  # noqa: E402
+from passl.utils.errors import ConfigError, RunError  # noqa: E402
+
+EXIT_FAILED_RUN, EXIT_WRONG_CALL = 1, 2
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """-c FILE and -o KEY=VALUE, as in PaddleClas."""
+    parser.add_argument("-c", "--config", required=True, metavar="FILE", help="config file")
+    parser.add_argument(
+        "-o",
+        "--override",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a value, e.g. -o epochs=10 optimizer.lr=5e-4 or dataloader.train.dataset.transforms.0.size=224; may be repeated",
+    )
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """The config that the options name."""
+    return get_config(args.config, [pair for pairs in args.override for pair in pairs])
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a tool. Exit code 2 for a wrong call or config, 1 for a failed run, one message and no traceback for either."""
+    try:
+        main()
+    except ConfigError as error:
+        lines = error.problems
+        print(f"error: {lines[0]}" if len(lines) == 1 else "\n  ".join([f"{len(lines)} errors:", *lines]), file=sys.stderr)
+        sys.exit(EXIT_WRONG_CALL)
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED_RUN)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
