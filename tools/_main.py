@@ -1,4 +1,6 @@
-"""What the tools share: the options that every one of them has, and how a mistake becomes a message and an exit code."""
+"""What the tools share: the options that every one of them has, and how a mistake becomes a message
+and an exit code.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="change a value, e.g. -o epochs=10 optimizer.lr=5e-4 or dataloader.train.dataset.transforms.0.size=224; may be repeated",
+        help=(
+            "change a value, e.g. -o epochs=10 optimizer.lr=5e-4 or "
+            "dataloader.train.dataset.transforms.0.size=224; may be repeated"
+        ),
     )
 
 
@@ -35,12 +40,19 @@ def read_config(args: argparse.Namespace) -> Config:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a tool. Exit code 2 for a wrong call or config, 1 for a failed run, one message and no traceback for either."""
+    """Run a tool. Exit code 2 for a wrong call or config, 1 for a failed run, one message and no
+    traceback for either.
+    """
     try:
         main()
     except ConfigError as error:
         lines = error.problems
-        print(f"error: {lines[0]}" if len(lines) == 1 else "\n  ".join([f"{len(lines)} errors:", *lines]), file=sys.stderr)
+        print(
+            f"error: {lines[0]}"
+            if len(lines) == 1
+            else "\n  ".join([f"{len(lines)} errors:", *lines]),
+            file=sys.stderr,
+        )
         sys.exit(EXIT_WRONG_CALL)
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)

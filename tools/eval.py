@@ -1,4 +1,6 @@
-"""Evaluate weights: python tools/eval.py -c configs/digits/convit.yaml --weights RUN/best.safetensors"""
+"""Evaluate weights: python tools/eval.py -c configs/digits/convit.yaml --weights
+RUN/best.safetensors
+"""
 
 import argparse
 import json
@@ -8,10 +10,18 @@ from _main import add_config_options, read_config, run
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Score weights on the validation data of a config. The last line on stdout is the result as JSON."
+        description=(
+            "Score weights on the validation data of a config. The last line on stdout is "
+            "the result as JSON."
+        )
     )
     add_config_options(parser)
-    parser.add_argument("--weights", required=True, metavar="FILE", help="weights: .safetensors (a checkpoint too) or .pth")
+    parser.add_argument(
+        "--weights",
+        required=True,
+        metavar="FILE",
+        help="weights: .safetensors (a checkpoint too) or .pth",
+    )
     args = parser.parse_args()
     cfg = read_config(args)
 
@@ -28,9 +38,17 @@ def main() -> None:
     log_to_console()
     ranks = distributed.start(cfg.get("device", "auto"))
     model = Model(cfg, args.weights)
-    scores = evaluate(model, build_loader(cfg.dataloader.val, cfg.get("seed", 0), ranks.rank, ranks.world), ranks)
+    scores = evaluate(
+        model, build_loader(cfg.dataloader.val, cfg.get("seed", 0), ranks.rank, ranks.world), ranks
+    )
     if ranks.is_first:
-        get_logger().info("%d pictures: top1 %.2f %%, top5 %.2f %%, loss %.4f", scores.samples, scores.top1, scores.top5, scores.loss)
+        get_logger().info(
+            "%d pictures: top1 %.2f %%, top5 %.2f %%, loss %.4f",
+            scores.samples,
+            scores.top1,
+            scores.top5,
+            scores.loss,
+        )
         print(json.dumps({"weights": args.weights, **scores.to_dict()}))
 
 

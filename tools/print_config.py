@@ -1,4 +1,6 @@
-"""Show what a config comes to: python tools/print_config.py -c configs/convit/convit_tiny.yaml [-o KEY=VALUE ...]"""
+"""Show what a config comes to: python tools/print_config.py -c configs/convit/convit_tiny.yaml [-o
+KEY=VALUE ...]
+"""
 
 import argparse
 import json
@@ -7,9 +9,15 @@ from _main import add_config_options, read_config, run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Print every value of a config, and the file and line that it came from.")
+    parser = argparse.ArgumentParser(
+        description="Print every value of a config, and the file and line that it came from."
+    )
     add_config_options(parser)
-    parser.add_argument("--yaml", action="store_true", help="print one YAML document instead, as a run folder has it")
+    parser.add_argument(
+        "--yaml",
+        action="store_true",
+        help="print one YAML document instead, as a run folder has it",
+    )
     args = parser.parse_args()
     cfg = read_config(args)
 
@@ -19,7 +27,10 @@ def main() -> None:
     if args.yaml:
         print(to_yaml(cfg.to_dict()), end="")
         return
-    rows = [(f"{dotted(keys)}: {json.dumps(value)}", cfg.origins[keys]) for keys, value in leaves(cfg.to_dict())]
+    rows = [
+        (f"{dotted(keys)}: {json.dumps(value)}", cfg.origins[keys])
+        for keys, value in leaves(cfg.to_dict())
+    ]
     width = min(max(len(text) for text, _ in rows), 90)
     for text, origin in rows:
         print(f"{text:<{width}}  # {origin}")

@@ -13,8 +13,9 @@ SIDE = 32
 
 
 class Digits:
-    """1,797 handwritten digits of 43 people, 8x8 pixels (UCI optical recognition of handwritten digits; `digits.md` has the
-    source), grown to 32x32 in RGB. 1,437 are for training and 360 for validation, each digit in proportion.
+    """1,797 handwritten digits of 43 people, 8x8 pixels (UCI optical recognition of handwritten
+    digits; `digits.md` has the source), grown to 32x32 in RGB. 1,437 are for training and 360 for
+    validation, each digit in proportion.
 
     Args:
         split: `train` or `val`.
@@ -26,8 +27,14 @@ class Digits:
         with np.load(FILE) as file:
             chosen = file["is_val"] == (split == "val")
             grey, self.labels = file["images"][chosen], file["labels"][chosen].astype(np.int64)
-        # Sixteen steps of ink, 0 is none; grown smoothly, since each pixel is itself the mean of a 4x4 block.
-        self.pictures = [Image.fromarray((picture * (255 / 16)).astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for picture in grey]
+        # Sixteen steps of ink, 0 is none; grown smoothly, since each pixel is itself the mean of a
+        # 4x4 block.
+        self.pictures = [
+            Image.fromarray((picture * (255 / 16)).astype(np.uint8)).resize(
+                (SIDE, SIDE), Image.Resampling.BICUBIC
+            )
+            for picture in grey
+        ]
         self.split = split
         self.classes = self.class_names(split=split)
 

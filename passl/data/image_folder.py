@@ -13,7 +13,8 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".
 
 
 class ImageFolder:
-    """`dataroot/CLASS/**/PICTURE`, the layout of ImageNet's train and val folders. Classes are numbered in sorted order.
+    """`dataroot/CLASS/**/PICTURE`, the layout of ImageNet's train and val folders. Classes are
+    numbered in sorted order.
 
     Args:
         dataroot: the folder of the class folders.
@@ -47,7 +48,10 @@ class ImageFolder:
             with Image.open(path) as picture:
                 return picture.convert("RGB"), label
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise RunError(f"{path}: cannot be read as a picture ({error}); replace the file or take it out of the folder") from None
+            raise RunError(
+                f"{path}: cannot be read as a picture ({error}); replace the file or take it out "
+                "of the folder"
+            ) from None
 
     def name(self, index: int) -> str:
         """The picture's path."""
@@ -59,10 +63,20 @@ class ImageFolder:
         root = Path(dataroot)
         if not root.is_dir():
             what = "is a file, not a folder" if root.exists() else "does not exist"
-            raise ConfigError(f"{dataroot}: the data folder {what}; it must hold one folder of pictures for each class")
-        names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+            raise ConfigError(
+                f"{dataroot}: the data folder {what}; it must hold one folder of pictures for each "
+                "class"
+            )
+        names = sorted(
+            entry.name
+            for entry in os.scandir(root)
+            if entry.is_dir() and not entry.name.startswith(".")
+        )
         if not names:
-            raise ConfigError(f"{dataroot}: the data folder has no class; it must hold one folder of pictures for each class")
+            raise ConfigError(
+                f"{dataroot}: the data folder has no class; it must hold one folder of pictures "
+                "for each class"
+            )
         return names
 
 
@@ -70,5 +84,7 @@ def _pictures(folder: str) -> list[str]:
     found = []
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders.sort()
-        found += [os.path.join(parent, file) for file in sorted(files) if file.lower().endswith(SUFFIXES)]
+        found += [
+            os.path.join(parent, file) for file in sorted(files) if file.lower().endswith(SUFFIXES)
+        ]
     return found

@@ -33,9 +33,10 @@ class Transformed(Dataset):
     def __getitem__(self, key: Key) -> tuple[np.ndarray, int]:
         epoch, position, index = key
         rng = np.random.default_rng((self.seed, epoch, position))
-        # A user's transform may draw from the global generators instead; they start anew with each sample too.
+        # A user's transform may draw from the global generators instead; they start anew with each
+        # sample too.
         random.seed(int(rng.integers(2**63)))
-        np.random.seed(int(rng.integers(2**32)))
+        np.random.seed(int(rng.integers(2**32)))  # noqa: NPY002
         picture, label = self.dataset[index]
         for transform in self.transforms:
             picture = transform(picture, rng)
@@ -93,12 +94,22 @@ class Loader:
         try:
             yield from self._loader
         except RunError as error:
-            # What a worker raises comes back with its traceback in the message; the last line is ours.
-            raise RunError(str(error).strip().splitlines()[-1].removeprefix("passl.utils.errors.RunError: ")) from None
+            # What a worker raises comes back with its traceback in the message; the last line is
+            # ours.
+            raise RunError(
+                str(error).strip().splitlines()[-1].removeprefix("passl.utils.errors.RunError: ")
+            ) from None
 
     def _init_worker(self, worker: int) -> None:
-        # Paddle's generator in a worker, for transforms that use it. The other generators are seeded for each sample.
-        paddle.seed(int(np.random.default_rng((self.sampler.seed, self.sampler.epoch, worker)).integers(2**31)))
+        # Paddle's generator in a worker, for transforms that use it. The other generators are
+        # seeded for each sample.
+        paddle.seed(
+            int(
+                np.random.default_rng((self.sampler.seed, self.sampler.epoch, worker)).integers(
+                    2**31
+                )
+            )
+        )
 
     def _fits_shared_memory(self, samples: int) -> bool:
         picture, _ = self.dataset[(0, 0, 0)]
@@ -106,7 +117,8 @@ class Loader:
         free = shutil.disk_usage(SHARED_MEMORY).free if os.path.isdir(SHARED_MEMORY) else 0
         if needed > free:
             get_logger().warning(
-                "%s has %d MiB free, the loader's workers may need %d: batches go through pipes instead, which is slower",
+                "%s has %d MiB free, the loader's workers may need %d: batches go through pipes "
+                "instead, which is slower",
                 SHARED_MEMORY,
                 free >> 20,
                 needed >> 20,

@@ -1,8 +1,9 @@
 """Which samples a rank sees in which order.
 
-A sample is asked for by a key (epoch, position, index): its place in the epoch's order over all ranks, and which sample it is.
-Whatever is random about it is drawn from a generator seeded with (seed, epoch, position), so that neither the number of
-workers nor that of ranks, nor where a run was resumed, changes what is drawn.
+A sample is asked for by a key (epoch, position, index): its place in the epoch's order over all
+ranks, and which sample it is. Whatever is random about it is drawn from a generator seeded with
+(seed, epoch, position), so that neither the number of workers nor that of ranks, nor where a run
+was resumed, changes what is drawn.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ Key = tuple[int, int, int]
 class BatchSampler:
     """Batches of keys for one rank.
 
-    Training (`shuffle`) deals the samples out evenly: every rank gets the same number of batches, by leaving out the rest of
-    the last global batch (`drop_last`) or by dealing some samples twice. Evaluation deals each sample out exactly once.
+    Training (`shuffle`) deals the samples out evenly: every rank gets the same number of batches,
+    by leaving out the rest of the last global batch (`drop_last`) or by dealing some samples twice.
+    Evaluation deals each sample out exactly once.
 
     Args:
         length: samples of the data set.
@@ -48,7 +50,8 @@ class BatchSampler:
             raise ValueError(f"sampler.batch_size {batch_size} must be at least 1")
         if drop_last and length < batch_size * world:
             raise ValueError(
-                f"sampler.batch_size {batch_size} on {world} processes is more than the {length} samples, and drop_last leaves "
+                f"sampler.batch_size {batch_size} on {world} processes is more than the {length} "
+                "samples, and drop_last leaves "
                 f"out what does not fill a batch; use batch_size {max(1, length // world)} or less"
             )
         self.length, self.seed, self.rank, self.world = length, seed, rank, world
@@ -73,7 +76,9 @@ class BatchSampler:
         positions = range(self.rank, self._total(), self.world)
         for batch in range(self.start, len(self)):
             chosen = positions[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(self.epoch, position, int(order[position % self.length])) for position in chosen]
+            yield [
+                (self.epoch, position, int(order[position % self.length])) for position in chosen
+            ]
 
     def _total(self) -> int:
         """Samples of an epoch over all ranks."""

@@ -1,4 +1,5 @@
-"""Transforms of one picture, by timm's and torchvision's rules (`tests/golden/transforms` has their outputs).
+"""Transforms of one picture, by timm's and torchvision's rules (`tests/golden/transforms` has their
+outputs).
 
 A size is one number, or [height, width]. Pixels run from 0 to 255 until `Normalize`.
 """
@@ -25,7 +26,8 @@ RESAMPLING = {
 
 @dataclass(frozen=True, kw_only=True)
 class Resize:
-    """Scale the shorter side to `size` and keep the proportions; with [height, width], squash to exactly that. Antialiased.
+    """Scale the shorter side to `size` and keep the proportions; with [height, width], squash to
+    exactly that. Antialiased.
 
     Args:
         size: in pixels.
@@ -43,7 +45,11 @@ class Resize:
             target = (self.size, int(self.size * height / width))
         else:
             target = (int(self.size * width / height), self.size)
-        return picture if target == picture.size else picture.resize(target, RESAMPLING[self.interpolation])
+        return (
+            picture
+            if target == picture.size
+            else picture.resize(target, RESAMPLING[self.interpolation])
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +64,8 @@ class CenterCrop:
 
     def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
         height, width = pair(self.size)
-        # Pillow fills what a box reaches beyond the picture with black. Halves round as torchvision's do: to even for
-        # the crop, down for the border.
+        # Pillow fills what a box reaches beyond the picture with black. Halves round as
+        # torchvision's do: to even for the crop, down for the border.
         left = _crop_start(picture.width, width)
         top = _crop_start(picture.height, height)
         return picture.crop((left, top, left + width, top + height))
@@ -71,7 +77,8 @@ def _crop_start(length: int, wanted: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomResizedCrop:
-    """Cut out a random part and scale it to `size`: Inception's augmentation, as torchvision does it.
+    """Cut out a random part and scale it to `size`: Inception's augmentation, as torchvision does
+    it.
 
     Args:
         size: of the result, in pixels.
@@ -92,7 +99,9 @@ class RandomResizedCrop:
         return part.resize((columns, rows), RESAMPLING[self.interpolation])
 
     def box(self, width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """Left, top, width and height of a part. After ten draws that do not fit, the largest one in the middle."""
+        """Left, top, width and height of a part. After ten draws that do not fit, the largest one
+        in the middle.
+        """
         for _ in range(10):
             area = width * height * rng.uniform(*self.scale)
             ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
@@ -115,12 +124,15 @@ class RandomHorizontalFlip:
     p: float = 0.5
 
     def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-        return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < self.p else picture
+        return (
+            picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < self.p else picture
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Normalize:
-    """A picture as the array that the network takes: float32 [3, height, width], (pixel / 255 - mean) / std.
+    """A picture as the array that the network takes: float32 [3, height, width], (pixel / 255 -
+    mean) / std.
 
     Args:
         mean: of the red, green and blue channel, between 0 and 1.

@@ -1,8 +1,9 @@
 """The state of a run in one file, complete or absent.
 
-A checkpoint is a `.safetensors` file: the model's weights under their own names, the optimizer's state under
-`optimizer/NAME/ACCUMULATOR`, and what is no array as JSON in the metadata. It is data only, nothing in it can run; any reader
-of weights can use it. There is no generator's state in it because there is none to keep (see `step.train_step`).
+A checkpoint is a `.safetensors` file: the model's weights under their own names, the optimizer's
+state under `optimizer/NAME/ACCUMULATOR`, and what is no array as JSON in the metadata. It is data
+only, nothing in it can run; any reader of weights can use it. There is no generator's state in it
+because there is none to keep (see `step.train_step`).
 """
 
 from __future__ import annotations
@@ -63,10 +64,18 @@ def save_checkpoint(
     arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     state = optimizer.state_dict()
     for name, parameter in trainable(model):
-        # Paddle keys the state by generated names, which another process may give to other parameters.
+        # Paddle keys the state by generated names, which another process may give to other
+        # parameters.
         prefix = f"{parameter.name}_"
-        own = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
-        arrays |= {f"{OPTIMIZER}{name}/{accumulator}": tensor.numpy() for accumulator, tensor in own.items()}
+        own = {
+            key.removeprefix(prefix): tensor
+            for key, tensor in state.items()
+            if key.startswith(prefix)
+        }
+        arrays |= {
+            f"{OPTIMIZER}{name}/{accumulator}": tensor.numpy()
+            for accumulator, tensor in own.items()
+        }
     metadata = {
         OURS: passl.__version__,
         _PROGRESS: json.dumps(asdict(progress)),
@@ -77,7 +86,9 @@ def save_checkpoint(
     write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata))
 
 
-def load_checkpoint(path: Path, model: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> tuple[Progress, dict[str, Any]]:
+def load_checkpoint(
+    path: Path, model: nn.Layer, optimizer: paddle.optimizer.Optimizer
+) -> tuple[Progress, dict[str, Any]]:
     """Put model and optimizer into the state that was saved.
 
     Returns:
@@ -89,20 +100,36 @@ def load_checkpoint(path: Path, model: nn.Layer, optimizer: paddle.optimizer.Opt
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such checkpoint") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from None
     if _PROGRESS not in metadata:
-        raise CheckpointError(f"{path}: weights without the state of a run; load them with model.pretrained instead of resuming")
-    set_weights(model, {name: array for name, array in arrays.items() if not name.startswith(OPTIMIZER)}, str(path))
+        raise CheckpointError(
+            f"{path}: weights without the state of a run; load them with model.pretrained instead "
+            "of resuming"
+        )
+    set_weights(
+        model,
+        {name: array for name, array in arrays.items() if not name.startswith(OPTIMIZER)},
+        str(path),
+    )
     state = {}
     for name, parameter in trainable(model):
         prefix = f"{OPTIMIZER}{name}/"
-        own = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
-        state |= {f"{parameter.name}_{accumulator}": paddle.to_tensor(array) for accumulator, array in own.items()}
+        own = {
+            key.removeprefix(prefix): array
+            for key, array in arrays.items()
+            if key.startswith(prefix)
+        }
+        state |= {
+            f"{parameter.name}_{accumulator}": paddle.to_tensor(array)
+            for accumulator, array in own.items()
+        }
     optimizer.set_state_dict(state)
     known = {field.name for field in fields(Progress)}
-    progress = {key: value for key, value in json.loads(metadata[_PROGRESS]).items() if key in known}
+    progress = {
+        key: value for key, value in json.loads(metadata[_PROGRESS]).items() if key in known
+    }
     return Progress(**progress), json.loads(metadata[_CONFIG])

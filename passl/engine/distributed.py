@@ -1,6 +1,7 @@
 """The processes of a run. One process takes the same path as many, with operations that do nothing.
 
-Processes are started from outside (`python -m paddle.distributed.launch`); they talk over NCCL on GPUs and Gloo on CPUs.
+Processes are started from outside (`python -m paddle.distributed.launch`); they talk over NCCL on
+GPUs and Gloo on CPUs.
 """
 
 from __future__ import annotations
@@ -37,11 +38,15 @@ class Ranks:
         return total.tolist()
 
     def wrap(self, model: nn.Layer) -> nn.Layer:
-        """The model as training calls it: gradients are averaged over the ranks, weights start as rank 0 has them."""
+        """The model as training calls it: gradients are averaged over the ranks, weights start as
+        rank 0 has them.
+        """
         return model if self.world == 1 else paddle.DataParallel(model)
 
     def average_statistics(self, model: nn.Layer) -> None:
-        """Give every rank the mean of the ranks' BatchNorm statistics, which DataParallel leaves apart."""
+        """Give every rank the mean of the ranks' BatchNorm statistics, which DataParallel leaves
+        apart.
+        """
         if self.world == 1:
             return
         for layer in model.sublayers():
@@ -67,7 +72,9 @@ def start(device: str) -> Ranks:
     """
     has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if device == "gpu" and not has_gpu:
-        raise ConfigError("device: gpu, but this machine has none that paddle can use; set device to cpu or auto")
+        raise ConfigError(
+            "device: gpu, but this machine has none that paddle can use; set device to cpu or auto"
+        )
     world = dist.get_world_size()
     if device == "cpu" or not has_gpu:
         paddle.set_device("cpu")

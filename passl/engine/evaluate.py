@@ -58,12 +58,19 @@ def evaluate(model: nn.Layer, loader: Loader, ranks: Ranks = Ranks()) -> Scores:
     if was_training:
         model.train()
     if not np.isfinite(loss):
-        raise RunError("the network's outputs are not finite; the weights are damaged, or training has diverged")
+        raise RunError(
+            "the network's outputs are not finite; the weights are damaged, or training has "
+            "diverged"
+        )
     seconds = time.perf_counter() - start
-    return Scores(100 * top1 / samples, 100 * top5 / samples, loss / samples, int(samples), samples / seconds)
+    return Scores(
+        100 * top1 / samples, 100 * top5 / samples, loss / samples, int(samples), samples / seconds
+    )
 
 
 def count_correct(logits_BK, labels_B, k: int) -> int:
-    """How many labels are among the k best guesses; among all, where there are fewer than k classes."""
+    """How many labels are among the k best guesses; among all, where there are fewer than k
+    classes.
+    """
     best_Bk = logits_BK.topk(min(k, logits_BK.shape[-1]), axis=-1)[1]
     return int((best_Bk == labels_B.unsqueeze(-1)).sum().item())

@@ -1,4 +1,6 @@
-"""What a run writes down: `metrics.jsonl` (the truth), log lines or a progress bar, and VisualDL."""
+"""What a run writes down: `metrics.jsonl` (the truth), log lines or a progress bar, and
+VisualDL.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ VISUALDL = "vdl"
 
 
 class MetricLog:
-    """One line of JSON for each logged interval and each evaluation, and the same as curves for VisualDL.
+    """One line of JSON for each logged interval and each evaluation, and the same as curves for
+    VisualDL.
 
     Args:
         folder: of the run; null writes nothing (the other ranks).
@@ -33,7 +36,12 @@ class MetricLog:
             return
         path = folder / METRICS
         if path.exists():
-            write_text(path, "".join(f"{json.dumps(row)}\n" for row in read_metrics(folder) if row["step"] <= step))
+            write_text(
+                path,
+                "".join(
+                    f"{json.dumps(row)}\n" for row in read_metrics(folder) if row["step"] <= step
+                ),
+            )
         self._file = path.open("a", encoding="utf-8")
         self._curves = _visualdl(folder / VISUALDL)
 
@@ -46,7 +54,11 @@ class MetricLog:
         """
         if self._file is None:
             return
-        row = {"phase": phase, "step": step, **{key: _rounded(value) for key, value in values.items()}}
+        row = {
+            "phase": phase,
+            "step": step,
+            **{key: _rounded(value) for key, value in values.items()},
+        }
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         if self._curves is not None:
@@ -82,12 +94,15 @@ def _visualdl(folder: Path) -> Any:
 
         return LogWriter(logdir=str(folder))
     except Exception as error:  # curves are a comfort: no fault of VisualDL's may stop a run
-        get_logger().warning("VisualDL cannot write to %s: %s. %s has every number", folder, error, METRICS)
+        get_logger().warning(
+            "VisualDL cannot write to %s: %s. %s has every number", folder, error, METRICS
+        )
         return None
 
 
 class Meter:
-    """Times the steps of an epoch, and says how it goes every `interval` steps: a bar on a terminal, else a log line.
+    """Times the steps of an epoch, and says how it goes every `interval` steps: a bar on a
+    terminal, else a log line.
 
     Args:
         metrics: where each interval is written to.
@@ -98,11 +113,33 @@ class Meter:
         shown: whether this rank reports.
     """
 
-    def __init__(self, metrics: MetricLog, epoch: int, epochs: int, first_step: int, steps: int, batch: int, interval: int, shown: bool):
-        self.metrics, self.epoch, self.epochs, self.batch, self.interval = metrics, epoch, epochs, batch, interval
+    def __init__(
+        self,
+        metrics: MetricLog,
+        epoch: int,
+        epochs: int,
+        first_step: int,
+        steps: int,
+        batch: int,
+        interval: int,
+        shown: bool,
+    ):
+        self.metrics, self.epoch, self.epochs, self.batch, self.interval = (
+            metrics,
+            epoch,
+            epochs,
+            batch,
+            interval,
+        )
         self.first_step, self.steps, self.shown = first_step, steps, shown
         hidden = not shown or not sys.stderr.isatty()
-        self._bar = tqdm(total=steps, desc=f"epoch {epoch + 1}/{epochs}", leave=False, dynamic_ncols=True, disable=hidden)
+        self._bar = tqdm(
+            total=steps,
+            desc=f"epoch {epoch + 1}/{epochs}",
+            leave=False,
+            dynamic_ncols=True,
+            disable=hidden,
+        )
         self._done = 0
         self._last = self._mark = time.perf_counter()
         self._reading = 0.0
@@ -116,7 +153,8 @@ class Meter:
         """The step with it is made.
 
         Args:
-            loss: a scalar tensor. It is looked at only when there is something to report, since looking waits for the device.
+            loss: a scalar tensor. It is looked at only when there is something to report, since
+                looking waits for the device.
 
         Raises:
             RunError: the loss is not finite.
@@ -134,7 +172,8 @@ class Meter:
         for offset, loss in enumerate(losses, start=1 - len(losses)):
             if not math.isfinite(loss):
                 raise RunError(
-                    f"the loss is {loss} at step {step + offset} (epoch {self.epoch + 1}, lr {lr:.3g}); the last checkpoint is kept. "
+                    f"the loss is {loss} at step {step + offset} (epoch {self.epoch + 1}, lr "
+                    f"{lr:.3g}); the last checkpoint is kept. "
                     "A lower optimizer.lr, a longer warm-up or optimizer.grad_clip can help"
                 )
         now = time.perf_counter()
@@ -143,14 +182,23 @@ class Meter:
         loss, ips = sum(losses) / count, self.batch / batch_cost
         left = (self.epochs - self.epoch) * self.steps - self._done
         line = (
-            f"[Train][Epoch {self.epoch + 1}/{self.epochs}][Iter: {self._done}/{self.steps}] lr: {lr:.3e}, loss: {loss:.4f}, "
-            f"batch_cost: {batch_cost:.4f} s, reader_cost: {reader_cost:.4f} s, ips: {ips:.1f} samples/s, eta: {_clock(left * batch_cost)}"
+            f"[Train][Epoch {self.epoch + 1}/{self.epochs}][Iter: {self._done}/{self.steps}] lr: "
+            f"{lr:.3e}, loss: {loss:.4f}, "
+            f"batch_cost: {batch_cost:.4f} s, reader_cost: {reader_cost:.4f} s, ips: {ips:.1f} "
+            f"samples/s, eta: {_clock(left * batch_cost)}"
         )
         if self.shown:
             get_logger().log(PROGRESS, line)
         self._bar.set_postfix(loss=f"{loss:.4f}", ips=f"{ips:.0f}", lr=f"{lr:.2e}")
         self.metrics.write(
-            "train", step, epoch=self.epoch + 1, lr=lr, loss=loss, batch_cost=batch_cost, reader_cost=reader_cost, ips=ips
+            "train",
+            step,
+            epoch=self.epoch + 1,
+            lr=lr,
+            loss=loss,
+            batch_cost=batch_cost,
+            reader_cost=reader_cost,
+            ips=ips,
         )
         self._losses, self._reading, self._mark = [], 0.0, now
 

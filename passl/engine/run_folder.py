@@ -17,25 +17,32 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 
 
 def open_run_folder(folder: Path, resume: str | None, ranks: Ranks) -> Path | None:
-    """Make the run's folder, or find the checkpoint to go on from. A run that is there already is never written over.
+    """Make the run's folder, or find the checkpoint to go on from. A run that is there already is
+    never written over.
 
     Args:
-        resume: null starts a new run; `auto` goes on from the folder's last checkpoint, if there is one; else a checkpoint's path.
+        resume: null starts a new run; `auto` goes on from the folder's last checkpoint, if there is
+            one; else a checkpoint's path.
 
     Returns:
         The checkpoint to resume from, or None.
 
     Raises:
-        ConfigError: the folder holds a run and `resume` does not say to go on with it, or cannot be made.
+        ConfigError: the folder holds a run and `resume` does not say to go on with it, or cannot be
+            made.
     """
     used = (folder / CONFIG).exists() or (folder / LAST).exists()
     if used and resume is None:
         raise ConfigError(
-            f"output_dir: {folder} holds a run already; go on with it by --resume auto, or choose another with -o output_dir=..."
+            f"output_dir: {folder} holds a run already; go on with it by --resume auto, or choose "
+            "another with -o output_dir=..."
         )
     checkpoint = folder / LAST if resume == "auto" else Path(resume) if resume else None
     if resume not in (None, "auto") and not checkpoint.is_file():
-        raise ConfigError(f"--resume {resume}: there is no such checkpoint; name a .safetensors file of a run, or say auto")
+        raise ConfigError(
+            f"--resume {resume}: there is no such checkpoint; name a .safetensors file of a run, "
+            "or say auto"
+        )
     ranks.wait()  # every rank has looked before the first one writes
     if ranks.is_first:
         try:

@@ -24,8 +24,9 @@ def train_step(
 ):
     """One update of the model's weights.
 
-    What is random in the network (dropout, drop path) is drawn anew from (seed, rank, step): a resumed run needs no generator's
-    state, and what happened between two steps, such as an evaluation, cannot change it.
+    What is random in the network (dropout, drop path) is drawn anew from (seed, rank, step): a
+    resumed run needs no generator's state, and what happened between two steps, such as an
+    evaluation, cannot change it.
 
     Args:
         model: in training mode.
@@ -40,7 +41,9 @@ def train_step(
     loss = loss_fn(model(images), targets)
     loss.backward()
     optimizer.step()
-    optimizer.clear_grad(set_to_zero=False)  # a zero would still decay and move a parameter that was not used
+    optimizer.clear_grad(
+        set_to_zero=False
+    )  # a zero would still decay and move a parameter that was not used
     return loss.detach()
 
 

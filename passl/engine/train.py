@@ -28,7 +28,8 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
 
     Args:
         cfg: checked by `engine.check.check_config`.
-        resume: null for a new run; `auto` to go on from the folder's last checkpoint, if there is one; or a checkpoint's path.
+        resume: null for a new run; `auto` to go on from the folder's last checkpoint, if there is
+            one; or a checkpoint's path.
 
     Returns:
         The state at the end, best score included.
@@ -66,11 +67,28 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
         for epoch in range(progress.epoch, epochs):
             wrapped.train()
             meter = Meter(
-                metrics, epoch, epochs, progress.step, len(train_loader), global_batch, cfg.log_config.interval, ranks.is_first
+                metrics,
+                epoch,
+                epochs,
+                progress.step,
+                len(train_loader),
+                global_batch,
+                cfg.log_config.interval,
+                ranks.is_first,
             )
             for images, labels in train_loader.epoch(epoch):
                 meter.batch_read()
-                loss = train_step(wrapped, images, labels, loss_fn, optimizer, schedule, progress.step, seed, ranks)
+                loss = train_step(
+                    wrapped,
+                    images,
+                    labels,
+                    loss_fn,
+                    optimizer,
+                    schedule,
+                    progress.step,
+                    seed,
+                    ranks,
+                )
                 progress.step += 1
                 meter.step_made(loss, optimizer.get_lr())
             meter.close()
@@ -83,9 +101,17 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
                 progress.best_top1, progress.best_epoch = scores.top1, progress.epoch
             if ranks.is_first:
                 _report(metrics, scores, progress)
-                # The best one first: killed in between, the run is resumed from the epoch before and finds it again.
+                # The best one first: killed in between, the run is resumed from the epoch before
+                # and finds it again.
                 for name in [BEST, LAST] if is_best else [LAST]:
-                    save_checkpoint(folder / name, model, optimizer, progress, cfg.to_dict(), train_loader.classes)
+                    save_checkpoint(
+                        folder / name,
+                        model,
+                        optimizer,
+                        progress,
+                        cfg.to_dict(),
+                        train_loader.classes,
+                    )
             ranks.wait()
     finally:
         metrics.close()
@@ -95,24 +121,54 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
 
 
 def _introduce(
-    cfg: Config, model: Model, train_loader: Loader, val_loader: Loader, ranks: Ranks, lr: float, global_batch: int, progress: Progress
+    cfg: Config,
+    model: Model,
+    train_loader: Loader,
+    val_loader: Loader,
+    ranks: Ranks,
+    lr: float,
+    global_batch: int,
+    progress: Progress,
 ) -> None:
     """Say what is about to run."""
     log = get_logger().info
     count = sum(parameter.size for parameter in model.parameters() if not parameter.stop_gradient)
-    log("%s with %s parameters on %s, %d process(es)", cfg.model.architecture.name, f"{count:,}", paddle.get_device(), ranks.world)
-    log("%d training and %d validation pictures, %d classes", len(train_loader.dataset), len(val_loader.dataset), len(train_loader.classes))
+    log(
+        "%s with %s parameters on %s, %d process(es)",
+        cfg.model.architecture.name,
+        f"{count:,}",
+        paddle.get_device(),
+        ranks.world,
+    )
+    log(
+        "%d training and %d validation pictures, %d classes",
+        len(train_loader.dataset),
+        len(val_loader.dataset),
+        len(train_loader.classes),
+    )
     base = cfg.optimizer.get("lr_base_batch")
     rule = "as configured" if base is None else f"{cfg.optimizer.lr:g} x {global_batch} / {base}"
-    log("global batch %d, %d steps an epoch, peak learning rate %g (%s)", global_batch, len(train_loader), lr, rule)
+    log(
+        "global batch %d, %d steps an epoch, peak learning rate %g (%s)",
+        global_batch,
+        len(train_loader),
+        lr,
+        rule,
+    )
     if progress.step:
-        log("resumed after epoch %d, step %d; best so far %.2f %%", progress.epoch, progress.step, progress.best_top1)
+        log(
+            "resumed after epoch %d, step %d; best so far %.2f %%",
+            progress.epoch,
+            progress.step,
+            progress.best_top1,
+        )
 
 
 def _report(metrics: MetricLog, scores: Scores, progress: Progress) -> None:
     metrics.write("val", progress.step, epoch=progress.epoch, **scores.to_dict())
     get_logger().info(
-        "[Eval][Epoch %d] top1: %.2f, top5: %.2f, loss: %.4f, ips: %.1f samples/s; best top1: %.2f (epoch %d)",
+        "[Eval][Epoch %d] top1: %.2f, top5: %.2f, loss: %.4f, ips: %.1f samples/s; best top1: %.2f "
+        "(epoch %d)",
         progress.epoch,
         scores.top1,
         scores.top5,
@@ -124,13 +180,18 @@ def _report(metrics: MetricLog, scores: Scores, progress: Progress) -> None:
 
 
 def _compare(old: dict, cfg: Config, checkpoint: Path) -> None:
-    """A resumed run may have other settings, such as more epochs; say which. Another optimizer cannot use the state."""
+    """A resumed run may have other settings, such as more epochs; say which. Another optimizer
+    cannot use the state.
+    """
     if old["optimizer"]["name"] != cfg.optimizer.name:
         raise CheckpointError(
-            f"{checkpoint}: saved with optimizer {old['optimizer']['name']}, which {cfg.optimizer.name} cannot go on from; "
+            f"{checkpoint}: saved with optimizer {old['optimizer']['name']}, which "
+            f"{cfg.optimizer.name} cannot go on from; "
             f"keep optimizer.name, or start anew with model.pretrained: {checkpoint}"
         )
     before, now = dict(leaves(old)), dict(leaves(cfg.to_dict()))
     for keys in sorted(before.keys() | now.keys(), key=str):
         if before.get(keys) != now.get(keys):
-            get_logger().warning("resuming with another %s: %r was %r", dotted(keys), now.get(keys), before.get(keys))
+            get_logger().warning(
+                "resuming with another %s: %r was %r", dotted(keys), now.get(keys), before.get(keys)
+            )

@@ -3,7 +3,9 @@
 from passl.utils.registry import Registry
 
 LOSSES = Registry("loss", {"CrossEntropy": "passl.modeling.losses:CrossEntropy"})
-"""A loss is called with logits [B, classes] and labels [B] or targets [B, classes], and gives a scalar."""
+"""A loss is called with logits [B, classes] and labels [B] or targets [B, classes], and gives a
+scalar.
+"""
 
 
 def __getattr__(name: str):

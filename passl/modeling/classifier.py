@@ -19,7 +19,8 @@ class Model(nn.Layer):
     """A backbone and a head, images to logits.
 
     Args:
-        cfg: a config file, or a mapping with a `model` section: `{architecture: {name: ...}, head: {name: ...}}`.
+        cfg: a config file, or a mapping with a `model` section: `{architecture: {name: ...}, head:
+            {name: ...}}`.
         pretrained: a weight file to load, strictly; False for fresh weights.
 
     Raises:
@@ -32,15 +33,21 @@ class Model(nn.Layer):
         config = cfg if isinstance(cfg, Mapping) else get_config(cfg)
         section = config.get("model")
         if not isinstance(section, Mapping) or not {"architecture", "head"} <= section.keys():
-            raise ConfigError("a config for Model needs a section `model` with `architecture` and `head`")
+            raise ConfigError(
+                "a config for Model needs a section `model` with `architecture` and `head`"
+            )
         self.backbone = build_backbone(section["architecture"])
         self.head = build_head(section["head"])
         if self.head.in_channels != self.backbone.num_features:
             raise ConfigError(
-                f"model.head.in_channels {self.head.in_channels} is not the backbone's width; set it to {self.backbone.num_features}"
+                f"model.head.in_channels {self.head.in_channels} is not the backbone's width; set "
+                f"it to {self.backbone.num_features}"
             )
         if pretrained is True:
-            raise ConfigError("pretrained=True: no published weights are listed yet; give the path of a weight file")
+            raise ConfigError(
+                "pretrained=True: no published weights are listed yet; give the path of a weight "
+                "file"
+            )
         if pretrained:
             load_weights(self, pretrained)
 
@@ -58,7 +65,9 @@ def list_models() -> list[str]:
     return [path.stem for path in shipped_configs() if path.parent.name in ("convit", "cvt")]
 
 
-def create_model(name: str, pretrained: bool | str | Path = False, num_classes: int | None = None) -> Model:
+def create_model(
+    name: str, pretrained: bool | str | Path = False, num_classes: int | None = None
+) -> Model:
     """A published variant by name.
 
     Args:

@@ -1,6 +1,8 @@
-"""What ConViT and CvT share: activations, norms, attention, feed-forward, drop path, initialisation.
+"""What ConViT and CvT share: activations, norms, attention, feed-forward, drop path,
+initialisation.
 
-Shapes in names: B batch, N tokens (queries), M tokens (keys), C channels, H heads, D channels of a head.
+Shapes in names: B batch, N tokens (queries), M tokens (keys), C channels, H heads, D channels of a
+head.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from paddle.nn import functional as F
 
 
 def quick_gelu(x):
-    """x * sigmoid(1.702 x), the cheap GELU that microsoft/CvT was trained with (cls_cvt.py:48-50)."""
+    """x * sigmoid(1.702 x), the cheap GELU that microsoft/CvT was trained with
+    (cls_cvt.py:48-50).
+    """
     return x * F.sigmoid(1.702 * x)
 
 
@@ -23,7 +27,12 @@ def gelu_tanh(x):
     return F.gelu(x, approximate=True)
 
 
-ACTIVATIONS: dict[str, Callable] = {"gelu": F.gelu, "gelu_tanh": gelu_tanh, "quick_gelu": quick_gelu, "relu": F.relu}
+ACTIVATIONS: dict[str, Callable] = {
+    "gelu": F.gelu,
+    "gelu_tanh": gelu_tanh,
+    "quick_gelu": quick_gelu,
+    "relu": F.relu,
+}
 
 
 def activation(name: str) -> Callable:
@@ -38,7 +47,9 @@ def activation(name: str) -> Callable:
 
 
 def norm(name: str, dim: int, eps: float) -> nn.Layer:
-    """A norm over the last axis: `layer_norm` or `rms_norm` (no mean, no bias; not a published variant of either network)."""
+    """A norm over the last axis: `layer_norm` or `rms_norm` (no mean, no bias; not a published
+    variant of either network).
+    """
     if name == "layer_norm":
         return nn.LayerNorm(dim, epsilon=eps)
     if name == "rms_norm":
@@ -47,7 +58,9 @@ def norm(name: str, dim: int, eps: float) -> nn.Layer:
 
 
 class RMSNorm(nn.Layer):
-    """x / sqrt(mean(x^2) + eps) * weight, over the last axis (Zhang and Sennrich, arXiv 1910.07467)."""
+    """x / sqrt(mean(x^2) + eps) * weight, over the last axis (Zhang and Sennrich, arXiv
+    1910.07467).
+    """
 
     def __init__(self, dim: int, eps: float):
         super().__init__()
@@ -66,9 +79,11 @@ def check_rates(**rates: float) -> None:
 
 
 class DropPath(nn.Layer):
-    """Drops the whole residual branch of a sample with probability `rate` and scales the others up (Huang et al. 2016).
+    """Drops the whole residual branch of a sample with probability `rate` and scales the others up
+    (Huang et al. 2016).
 
-    A mask is multiplied, the branch is never skipped: under data parallelism every parameter must be used on every rank.
+    A mask is multiplied, the branch is never skipped: under data parallelism every parameter must
+        be used on every rank.
     """
 
     def __init__(self, rate: float):
@@ -80,7 +95,9 @@ class DropPath(nn.Layer):
             return x
         keep = 1 - self.rate
         shape = [x.shape[0]] + [1] * (x.ndim - 1)
-        mask = (paddle.rand(shape, dtype="float32") < keep).astype(x.dtype)  # drawn in fp32 under mixed precision too
+        mask = (paddle.rand(shape, dtype="float32") < keep).astype(
+            x.dtype
+        )  # drawn in fp32 under mixed precision too
         return x * (mask / keep)
 
     def extra_repr(self) -> str:
@@ -104,13 +121,15 @@ class Mlp(nn.Layer):
 def attend(q_BNHD, k_BMHD, v_BMHD, scale: float, dropout: float = 0.0):
     """softmax(q k^T * scale) v -> [B, N, H, D], without handing out the weights.
 
-    Paddle's kernel is called with its own scale, D^-0.5, because on a GPU only that reaches the flash kernel; what `scale`
-    differs by is folded into q.
+    Paddle's kernel is called with its own scale, D^-0.5, because on a GPU only that reaches the
+    flash kernel; what `scale` differs by is folded into q.
     """
     ratio = scale * math.sqrt(q_BNHD.shape[-1])
     if not math.isclose(ratio, 1.0, rel_tol=1e-12):
         q_BNHD = q_BNHD * ratio
-    return F.scaled_dot_product_attention(q_BNHD, k_BMHD, v_BMHD, dropout_p=dropout, training=dropout > 0)
+    return F.scaled_dot_product_attention(
+        q_BNHD, k_BMHD, v_BMHD, dropout_p=dropout, training=dropout > 0
+    )
 
 
 def attention_weights(q_BNHD, k_BMHD, scale: float):
@@ -124,10 +143,10 @@ def apply_weights(attn_BHNM, v_BMHD):
     return (attn_BHNM @ v_BMHD.transpose([0, 2, 1, 3])).transpose([0, 2, 1, 3])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Initialisation. Paddle's defaults are not PyTorch's (a depthwise convolution starts three times too small), so that every
-# weight is set here to what the original code starts from.
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
+# Initialisation. Paddle's defaults are not PyTorch's (a depthwise convolution starts three times
+# too small), so that every weight is set here to what the original code starts from.
+# --------------------------------------------------------------------------------------------------
 def trunc_normal_(parameter, std: float = 0.02) -> None:
     """Normal with that deviation, cut at -2 and 2 (absolute, as PyTorch's and Paddle's own)."""
     nn.initializer.TruncatedNormal(std=std)(parameter)
@@ -144,7 +163,9 @@ def init_linear(layer: nn.Linear, init: str = "trunc_norm") -> None:
 
 
 def init_conv(layer: nn.Conv2D) -> None:
-    """PyTorch's default for a convolution, which both original codes keep: uniform within 1/sqrt(fan_in), bias too."""
+    """PyTorch's default for a convolution, which both original codes keep: uniform within
+    1/sqrt(fan_in), bias too.
+    """
     fan_in = math.prod(layer.weight.shape[1:])  # of one group
     bound = 1 / math.sqrt(fan_in)
     nn.initializer.Uniform(-bound, bound)(layer.weight)

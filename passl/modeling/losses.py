@@ -14,11 +14,12 @@ from passl.modeling import LOSSES
 class CrossEntropy(nn.Layer):
     """-sum(target * log_softmax(logits)), mean over the batch.
 
-    Hard labels become smoothed one-hot targets; soft targets [B, classes] are taken as they are, since whoever mixed them has
-    smoothed them.
+    Hard labels become smoothed one-hot targets; soft targets [B, classes] are taken as they are,
+    since whoever mixed them has smoothed them.
 
     Args:
-        label_smoothing: how much of each hard target is spread over all classes (Szegedy et al. 2016), in [0, 1).
+        label_smoothing: how much of each hard target is spread over all classes (Szegedy et al.
+            2016), in [0, 1).
     """
 
     def __init__(self, *, label_smoothing: float = 0.0):
@@ -28,7 +29,9 @@ class CrossEntropy(nn.Layer):
         self.label_smoothing = label_smoothing
 
     def forward(self, logits_BK, targets):
-        """Logits [B, classes] and labels [B] of integers, or targets [B, classes]; -> loss, a scalar."""
+        """Logits [B, classes] and labels [B] of integers, or targets [B, classes]; -> loss, a
+        scalar.
+        """
         if targets.ndim == 1:
             classes = logits_BK.shape[-1]
             on = F.one_hot(targets, classes)

@@ -20,7 +20,8 @@ def adamw(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
 ) -> paddle.optimizer.Optimizer:
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), with decay decoupled and scaled by the learning rate.
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), with decay decoupled and scaled by the
+    learning rate.
 
     Args:
         weight_decay: for the parameters that are decayed at all.
@@ -55,25 +56,39 @@ def build_optimizer(section: Mapping[str, Any], model: nn.Layer) -> paddle.optim
     # Paddle asks about its generated names, not about those of the model.
     decayed_own = decayed_names(model)
     decayed = {parameter.name for name, parameter in trainable(model) if name in decayed_own}
-    own = {key: value for key, value in section.items() if key not in ("lr", "lr_base_batch", "grad_clip")}
+    own = {
+        key: value
+        for key, value in section.items()
+        if key not in ("lr", "lr_base_batch", "grad_clip")
+    }
     parameters = [parameter for _, parameter in trainable(model)]
     return OPTIMIZERS.build(own, parameters, lambda name: name in decayed, clip)
 
 
 def trainable(model: nn.Layer) -> list[tuple[str, Any]]:
-    """Name and parameter of what is trained. (Paddle counts the running statistics of BatchNorm as parameters.)"""
-    return [(name, parameter) for name, parameter in model.named_parameters() if not parameter.stop_gradient]
+    """Name and parameter of what is trained. (Paddle counts the running statistics of BatchNorm as
+    parameters.)
+    """
+    return [
+        (name, parameter)
+        for name, parameter in model.named_parameters()
+        if not parameter.stop_gradient
+    ]
 
 
 def decayed_names(model: Any) -> set[str]:
-    """The parameters that weight decay applies to: not the one-dimensional (biases, norms, gates), nor those that the model
-    spares (class token, position embedding)."""
+    """The parameters that weight decay applies to: not the one-dimensional (biases, norms, gates),
+    nor those that the model spares (class token, position embedding).
+    """
     spared = model.no_weight_decay()
-    return {name for name, parameter in trainable(model) if parameter.ndim > 1 and name not in spared}
+    return {
+        name for name, parameter in trainable(model) if parameter.ndim > 1 and name not in spared
+    }
 
 
 def scaled_lr(section: Mapping[str, Any], global_batch: int) -> float:
-    """The learning rate of a run: `lr` as it stands, or in proportion to the global batch where `lr_base_batch` says for how
-    many samples `lr` is meant."""
+    """The learning rate of a run: `lr` as it stands, or in proportion to the global batch where
+    `lr_base_batch` says for how many samples `lr` is meant.
+    """
     base = section.get("lr_base_batch")
     return section["lr"] if base is None else section["lr"] * global_batch / base

@@ -12,8 +12,9 @@ from passl.optim import SCHEDULES
 class Cosine:
     """Linear warm-up, then half a cosine from `lr` to `min_lr`.
 
-    As in timm's scheduler, which both papers' code uses, the cosine runs over the whole training and warm-up replaces its
-    beginning; unlike there the rate changes with every step, not with every epoch.
+    As in timm's scheduler, which both papers' code uses, the cosine runs over the whole training
+    and warm-up replaces its beginning; unlike there the rate changes with every step, not with
+    every epoch.
 
     Args:
         warmup_epochs: length of the warm-up.
@@ -33,7 +34,10 @@ class Cosine:
         min_lr: float = 1e-5,
     ):
         if not 0 <= warmup_epochs <= epochs:
-            raise ValueError(f"lr_scheduler.warmup_epochs {warmup_epochs} must lie between 0 and the {epochs} epochs of the run")
+            raise ValueError(
+                f"lr_scheduler.warmup_epochs {warmup_epochs} must lie between 0 and the {epochs} "
+                "epochs of the run"
+            )
         self.lr, self.warmup_lr, self.min_lr = lr, warmup_lr, min_lr
         self.warmup_steps = round(warmup_epochs * steps_per_epoch)
         self.total_steps = steps_per_epoch * epochs
@@ -53,7 +57,16 @@ class Constant:
         warmup_lr: where it begins.
     """
 
-    def __init__(self, lr: float, steps_per_epoch: int, epochs: int, /, *, warmup_epochs: float = 0, warmup_lr: float = 1e-6):
+    def __init__(
+        self,
+        lr: float,
+        steps_per_epoch: int,
+        epochs: int,
+        /,
+        *,
+        warmup_epochs: float = 0,
+        warmup_lr: float = 1e-6,
+    ):
         self.lr, self.warmup_lr = lr, warmup_lr
         self.warmup_steps = round(warmup_epochs * steps_per_epoch)
 
@@ -63,6 +76,8 @@ class Constant:
         return self.lr
 
 
-def build_schedule(section: Mapping[str, Any], lr: float, steps_per_epoch: int, epochs: int) -> Callable[[int], float]:
+def build_schedule(
+    section: Mapping[str, Any], lr: float, steps_per_epoch: int, epochs: int
+) -> Callable[[int], float]:
     """The schedule of an `lr_scheduler` section, for a run of that length."""
     return SCHEDULES.build(section, lr, steps_per_epoch, epochs)

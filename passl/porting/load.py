@@ -28,11 +28,12 @@ def load_weights(model: nn.Layer, path: str | Path) -> None:
 
     Args:
         model: a `Model`, or a backbone alone for a file without classifier.
-        path: one of our checkpoints, or the weights of facebookresearch/convit, timm (ConViT) or microsoft/CvT as
-            `.safetensors`, `.pth`, `.pt` or `.bin`.
+        path: one of our checkpoints, or the weights of facebookresearch/convit, timm (ConViT) or
+            microsoft/CvT as `.safetensors`, `.pth`, `.pt` or `.bin`.
 
     Raises:
-        CheckpointError: the file is missing, damaged or another network's. The model is then unchanged.
+        CheckpointError: the file is missing, damaged or another network's. The model is then
+            unchanged.
     """
     path = Path(path)
     weights, ours = read_weights(path)
@@ -40,7 +41,9 @@ def load_weights(model: nn.Layer, path: str | Path) -> None:
 
 
 def read_weights(path: Path) -> tuple[dict[str, np.ndarray], bool]:
-    """Name -> array as the file has them, and whether names and layouts are this package's (or PyTorch's)."""
+    """Name -> array as the file has them, and whether names and layouts are this package's (or
+    PyTorch's).
+    """
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder, not a weight file; name one of the files in it")
     if not path.is_file():
@@ -48,19 +51,29 @@ def read_weights(path: Path) -> tuple[dict[str, np.ndarray], bool]:
     if path.suffix in _TORCH_SUFFIXES:
         return read_torch(path), False
     if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path}: weights are read from .safetensors, {', '.join(_TORCH_SUFFIXES)}, not from {path.name}")
+        raise CheckpointError(
+            f"{path}: weights are read from .safetensors, {', '.join(_TORCH_SUFFIXES)}, not from "
+            f"{path.name}"
+        )
     try:
         with safe_open(path, framework="np") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys() if not name.startswith(OPTIMIZER)}
+            weights = {
+                name: file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118 (no mapping)
+                if not name.startswith(OPTIMIZER)
+            }
             return weights, OURS in (file.metadata() or {})
     except (SafetensorError, TypeError) as error:
         raise CheckpointError(f"{path}: not a readable .safetensors file: {error}") from None
 
 
 def from_torch(model: nn.Layer, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Official names and PyTorch's layout to this model's. Which weights are transposed follows from the layer they belong to,
-    never from a shape: a square matrix would hide the mistake."""
-    transposed = {f"{name}.weight" for name, layer in model.named_sublayers() if isinstance(layer, nn.Linear)}
+    """Official names and PyTorch's layout to this model's. Which weights are transposed follows
+    from the layer they belong to, never from a shape: a square matrix would hide the mistake.
+    """
+    transposed = {
+        f"{name}.weight" for name, layer in model.named_sublayers() if isinstance(layer, nn.Linear)
+    }
     whole = "head.fc_cls.weight" in model.state_dict()  # backbone and head, or a backbone alone
     renamed = {}
     for name, array in weights.items():
@@ -89,11 +102,16 @@ def set_weights(model: nn.Layer, weights: Mapping[str, np.ndarray], source: str)
     ]
     problems = [
         *_listed("are missing in the file", (name for name in ours if name not in shared)),
-        *_listed("of the file are not in the model", (name for name in weights if name not in shared)),
+        *_listed(
+            "of the file are not in the model", (name for name in weights if name not in shared)
+        ),
         *_listed("have another shape", misshaped),
     ]
     if problems:
-        raise CheckpointError(f"{source}: weights of another network: {'; '.join(problems)}. Use the config that belongs to the file")
+        raise CheckpointError(
+            f"{source}: weights of another network: {'; '.join(problems)}. Use the config that "
+            "belongs to the file"
+        )
     for name, parameter in ours.items():
         parameter.set_value(np.ascontiguousarray(weights[name], dtype=np.float32))
 

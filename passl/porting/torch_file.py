@@ -1,11 +1,14 @@
-"""PyTorch weight files (`.pth`, `.pt`, `.bin`) read without PyTorch, and without running anything that they carry.
+"""PyTorch weight files (`.pth`, `.pt`, `.bin`) read without PyTorch, and without running anything
+that they carry.
 
-Since PyTorch 1.6 such a file is a zip of `ROOT/data.pkl`, a pickle of the structure, and `ROOT/data/KEY`, the bytes of each
-storage. The unpickler here knows the few names that a state dict needs and refuses any other.
+Since PyTorch 1.6 such a file is a zip of `ROOT/data.pkl`, a pickle of the structure, and
+`ROOT/data/KEY`, the bytes of each storage. The unpickler here knows the few names that a state dict
+needs and refuses any other.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 import zipfile
@@ -30,8 +33,9 @@ _DTYPES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-# Entries that may hold the state dict in a training checkpoint, in the order in which they are looked for:
-# facebookresearch/convit and timm write `model`, microsoft/CvT `state_dict` (its `model` is the network's name).
+# Entries that may hold the state dict in a training checkpoint, in the order in which they are
+# looked for: facebookresearch/convit and timm write `model`, microsoft/CvT `state_dict` (its
+# `model` is the network's name).
 _NESTS = ("state_dict", "model")
 
 
@@ -39,7 +43,8 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
     """The state dict of a PyTorch file: name -> array, in PyTorch's layout.
 
     Raises:
-        CheckpointError: the file is damaged, older than PyTorch 1.6, holds no state dict, or carries code.
+        CheckpointError: the file is damaged, older than PyTorch 1.6, holds no state dict, or
+            carries code.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -55,7 +60,9 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{path}: damaged: {type(error).__name__}: {error}") from None
     weights = _state_dict(content)
     if weights is None:
-        raise CheckpointError(f"{path}: holds no state dict; it may lie bare, or under {' or '.join(_NESTS)}")
+        raise CheckpointError(
+            f"{path}: holds no state dict; it may lie bare, or under {' or '.join(_NESTS)}"
+        )
     return weights
 
 
@@ -69,7 +76,9 @@ def _state_dict(content: Any) -> dict[str, np.ndarray] | None:
 
 
 class _Inert:
-    """Stands in for an object that a training checkpoint carries beside the weights, such as argparse.Namespace."""
+    """Stands in for an object that a training checkpoint carries beside the weights, such as
+    argparse.Namespace.
+    """
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -82,10 +91,17 @@ class _Unpickler(pickle.Unpickler):
 
     @classmethod
     def open(cls, archive: zipfile.ZipFile, path: Path) -> _Unpickler:
-        roots = [name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
+        roots = [
+            name.removesuffix("data.pkl")
+            for name in archive.namelist()
+            if name.endswith("/data.pkl")
+        ]
         if len(roots) != 1:
-            raise CheckpointError(f"{path}: a zip, but not a PyTorch file: it has {len(roots)} data.pkl instead of one")
-        return cls(archive.open(roots[0] + "data.pkl"), archive, roots[0], path)
+            raise CheckpointError(
+                f"{path}: a zip, but not a PyTorch file: it has {len(roots)} data.pkl instead of "
+                "one"
+            )
+        return cls(io.BytesIO(archive.read(roots[0] + "data.pkl")), archive, roots[0], path)
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _DTYPES:
@@ -97,18 +113,30 @@ class _Unpickler(pickle.Unpickler):
             "argparse.Namespace": _Inert,
         }
         if f"{module}.{name}" not in known:
-            raise CheckpointError(f"{self.path}: refused: it asks for {module}.{name}, which weights do not need; nothing was run")
+            raise CheckpointError(
+                f"{self.path}: refused: it asks for {module}.{name}, which weights do not need; "
+                "nothing was run"
+            )
         return known[f"{module}.{name}"]
 
     def persistent_load(self, reference: Any) -> np.ndarray:
         _, storage, key, _, _ = reference
         return np.frombuffer(self.archive.read(f"{self.root}data/{key}"), dtype=_DTYPES[storage])
 
-    def _tensor(self, storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> np.ndarray:
+    def _tensor(
+        self,
+        storage: np.ndarray,
+        offset: int,
+        size: tuple[int, ...],
+        stride: tuple[int, ...],
+        *_: Any,
+    ) -> np.ndarray:
         count = math.prod(size)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if count and (min(offset, *size, *stride, 0) < 0 or last >= storage.size):
-            raise CheckpointError(f"{self.path}: damaged: a tensor of {size} reaches beyond its {storage.size} values")
+            raise CheckpointError(
+                f"{self.path}: damaged: a tensor of {size} reaches beyond its {storage.size} values"
+            )
         strides = [step * storage.itemsize for step in stride]
         view = np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
         if storage.dtype == np.uint16:

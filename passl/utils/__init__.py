@@ -1,1 +1,3 @@
-"""Leaves that know nothing of the project: config, registry, schema, errors, files, logging. None imports paddle."""
+"""Leaves that know nothing of the project: config, registry, schema, errors, files, logging. None
+imports paddle.
+"""

@@ -1,12 +1,15 @@
-"""Configs: YAML files read as plain data, with one level of inheritance and overrides from the command line.
+"""Configs: YAML files read as plain data, with one level of inheritance and overrides from the
+command line.
 
-Numbers and booleans follow YAML 1.2 (`5e-4` is a number, `no` is a word), a key may stand only once, and nothing is ever
-evaluated. Every value remembers the file and line that it came from, so an error or `tools/print_config.py` can name it.
+Numbers and booleans follow YAML 1.2 (`5e-4` is a number, `no` is a word), a key may stand only
+once, and nothing is ever evaluated. Every value remembers the file and line that it came from, so
+an error or `tools/print_config.py` can name it.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,8 @@ COMMAND_LINE = "-o"
 
 
 class Config(Mapping):
-    """A read-only mapping whose keys can be read as attributes. Lists are tuples, mappings are Configs.
+    """A read-only mapping whose keys can be read as attributes. Lists are tuples, mappings are
+    Configs.
 
     Args:
         data: plain data.
@@ -31,7 +35,12 @@ class Config(Mapping):
 
     __slots__ = ("_data", "file", "origins")
 
-    def __init__(self, data: Mapping[str, Any], origins: Mapping[Keys, str] | None = None, file: Path | None = None):
+    def __init__(
+        self,
+        data: Mapping[str, Any],
+        origins: Mapping[Keys, str] | None = None,
+        file: Path | None = None,
+    ):
         object.__setattr__(self, "_data", {key: _frozen(value) for key, value in data.items()})
         object.__setattr__(self, "origins", dict(origins or {}))
         object.__setattr__(self, "file", file)
@@ -49,10 +58,15 @@ class Config(Mapping):
         try:
             return self._data[key]
         except KeyError:
-            raise AttributeError(f"the config has no {key!r} here; it has {', '.join(self._data) or 'nothing'}") from None
+            raise AttributeError(
+                f"the config has no {key!r} here; it has {', '.join(self._data) or 'nothing'}"
+            ) from None
 
     def __setattr__(self, key: str, value: Any) -> None:
-        raise TypeError(f"a config is read-only: {key!r} cannot be set. Change the file, or load it with overrides")
+        raise TypeError(
+            f"a config is read-only: {key!r} cannot be set. Change the file, or load it with "
+            "overrides"
+        )
 
     def __delattr__(self, key: str) -> None:
         raise TypeError(f"a config is read-only: {key!r} cannot be deleted")
@@ -69,11 +83,13 @@ class Config(Mapping):
 
 
 def get_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a config file, its bases and the overrides. What the values mean is checked later, where they are used.
+    """Read a config file, its bases and the overrides. What the values mean is checked later, where
+    they are used.
 
     Args:
-        file: a path, absolute or relative to the current folder; failing that, relative to the configs that come with
-            passl (`cvt/cvt_13_224.yaml`, with or without a leading `configs/`).
+        file: a path, absolute or relative to the current folder; failing that, relative to the
+            configs that come with passl (`cvt/cvt_13_224.yaml`, with or without a leading
+            `configs/`).
         overrides: `a.b.0.c=value` each; the value is YAML.
 
     Raises:
@@ -94,7 +110,11 @@ def find_config(file: str | Path) -> Path:
         if candidate.is_file():
             return candidate
     near = difflib.get_close_matches(path.stem, [found.stem for found in shipped_configs()], n=1)
-    hint = f"; did you mean {next(str(f) for f in shipped_configs() if f.stem == near[0])}?" if near else ""
+    hint = (
+        f"; did you mean {next(str(f) for f in shipped_configs() if f.stem == near[0])}?"
+        if near
+        else ""
+    )
     what = "is a folder, not a file" if path.is_dir() else "does not exist"
     raise ConfigError(f"{path}: the config file {what}{hint}")
 
@@ -109,7 +129,9 @@ def closest(word: str, words: Sequence[str]) -> str:
     near = difflib.get_close_matches(word, words, n=1)
     if near:
         return f"; did you mean {near[0]!r}?"
-    return f"; there {'is' if len(words) == 1 else 'are'} {', '.join(sorted(words))}" if words else ""
+    return (
+        f"; there {'is' if len(words) == 1 else 'are'} {', '.join(sorted(words))}" if words else ""
+    )
 
 
 def dotted(keys: Keys) -> str:
@@ -118,7 +140,9 @@ def dotted(keys: Keys) -> str:
 
 
 def leaves(tree: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
-    """Every value that holds no other value, with the place where it stands. Empty lists and mappings are leaves."""
+    """Every value that holds no other value, with the place where it stands. Empty lists and
+    mappings are leaves.
+    """
     if isinstance(tree, Mapping) and tree:
         for key, value in tree.items():
             yield from leaves(value, (*keys, key))
@@ -129,11 +153,13 @@ def leaves(tree: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
         yield keys, tree
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Merging
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 def merge(base: Any, over: Any) -> Any:
-    """Mappings merge key by key, anything else is replaced; so is a node whose `name` changes, as a whole."""
+    """Mappings merge key by key, anything else is replaced; so is a node whose `name` changes, as a
+    whole.
+    """
     if not (isinstance(base, Mapping) and isinstance(over, Mapping)):
         return over
     if "name" in over and over["name"] != base.get("name", over["name"]):
@@ -151,14 +177,19 @@ def _merge_with_origins(base, base_origins, over, over_origins):
 def _read_with_bases(path: Path):
     tree, origins = read(path)
     bases = tree.pop("_base_", [])
-    merged, merged_origins = {}, {}
+    merged: dict[str, Any] = {}
+    merged_origins: dict[Keys, str] = {}
     for name in [bases] if isinstance(bases, str) else bases:
-        base_path = path.parent / str(name)
+        base_path = Path(os.path.normpath(path.parent / str(name)))
         if not base_path.is_file():
-            raise ConfigError(f"{path}: _base_: {base_path} does not exist; the path is relative to {path.parent}")
+            raise ConfigError(
+                f"{path}: _base_: {base_path} does not exist; the path is relative to {path.parent}"
+            )
         base, base_origins = read(base_path)
         if "_base_" in base:
-            raise ConfigError(f"{base_path}: _base_: a base cannot have a base of its own; list both in {path}")
+            raise ConfigError(
+                f"{base_path}: _base_: a base cannot have a base of its own; list both in {path}"
+            )
         merged, merged_origins = _merge_with_origins(merged, merged_origins, base, base_origins)
     origins = {keys: origin for keys, origin in origins.items() if keys[0] != "_base_"}
     return _merge_with_origins(merged, merged_origins, tree, origins)
@@ -168,7 +199,9 @@ def _apply(override: str, tree, origins):
     """One `a.b.0.c=value` on top of the tree."""
     place, separator, text = override.partition("=")
     if not separator or not place.strip():
-        raise ConfigError(f"{COMMAND_LINE} {override}: an override is KEY=VALUE, for example -o optimizer.lr=5e-4")
+        raise ConfigError(
+            f"{COMMAND_LINE} {override}: an override is KEY=VALUE, for example -o optimizer.lr=5e-4"
+        )
     names = place.strip().split(".")
     value = parse(text, f"{COMMAND_LINE} {override}")[0]
     keys: Keys = ()
@@ -178,7 +211,10 @@ def _apply(override: str, tree, origins):
         if isinstance(node, list):
             if not (name.isdecimal() and int(name) < len(node)):
                 last = len(node) - 1
-                raise ConfigError(f"{COMMAND_LINE} {override}: {dotted(keys)} is a list; {name!r} is not an index from 0 to {last}")
+                raise ConfigError(
+                    f"{COMMAND_LINE} {override}: {dotted(keys)} is a list; {name!r} is not an "
+                    f"index from 0 to {last}"
+                )
             key = int(name)
             node = node[key]
         else:
@@ -195,7 +231,9 @@ def _with(tree, keys: Keys, value):
         return merge(tree, value)
     key, rest = keys[0], keys[1:]
     if isinstance(tree, list):
-        return [_with(item, rest, value) if index == key else item for index, item in enumerate(tree)]
+        return [
+            _with(item, rest, value) if index == key else item for index, item in enumerate(tree)
+        ]
     node = tree if isinstance(tree, Mapping) else {}
     return merge(node, {key: _with(node.get(key), rest, value)})
 

@@ -8,9 +8,13 @@ from pathlib import Path
 
 NAME = "passl"
 PROGRESS = logging.INFO - 1
-"""Level of lines that a progress bar stands for: in the log file always, on the console where it is no terminal."""
+"""Level of lines that a progress bar stands for: in the log file always, on the console where it is
+no terminal.
+"""
 logging.addLevelName(PROGRESS, "INFO")
-_FORMAT = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%Y/%m/%d %H:%M:%S")
+_FORMAT = logging.Formatter(
+    "[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%Y/%m/%d %H:%M:%S"
+)
 
 
 def get_logger() -> logging.Logger:
@@ -19,7 +23,9 @@ def get_logger() -> logging.Logger:
 
 
 def log_to_console() -> None:
-    """Show what is logged on stderr, so that stdout stays for results. Calling it again changes nothing."""
+    """Show what is logged on stderr, so that stdout stays for results. Calling it again changes
+    nothing.
+    """
     logger = get_logger()
     if any(type(handler) is logging.StreamHandler for handler in logger.handlers):
         return

@@ -16,8 +16,9 @@ T = TypeVar("T", bound=Callable)
 class Registry:
     """Names for classes or functions of one kind.
 
-    Our own are named by where they are defined, so that a config can be checked without importing them; a user's are added
-    with the decorator `register`. The entry's keyword-only arguments are the keys of its node.
+    Our own are named by where they are defined, so that a config can be checked without importing
+    them; a user's are added with the decorator `register`. The entry's keyword-only arguments are
+    the keys of its node.
 
     Args:
         kind: what its entries are, for messages: "backbone".
@@ -74,6 +75,11 @@ class Registry:
         """
         problems = list(problems_in(Choice(self), node))
         if problems:
-            raise ConfigError(*(f"{self.kind}: {dotted(keys)}: {rule}" if keys else f"{self.kind}: {rule}" for keys, rule in problems))
+            raise ConfigError(
+                *(
+                    f"{self.kind}: {dotted(keys)}: {rule}" if keys else f"{self.kind}: {rule}"
+                    for keys, rule in problems
+                )
+            )
         arguments = {key: value for key, value in node.items() if key != "name"}
         return self.get(node["name"])(*given, **arguments)

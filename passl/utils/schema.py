@@ -1,7 +1,8 @@
 """A constructor's signature is the schema of its config node.
 
-Signatures are read from the source text, not from the imported class: checking a config must not import paddle, which takes
-seconds. Only keyword-only arguments belong to the config; what comes before them is given by the code that builds.
+Signatures are read from the source text, not from the imported class: checking a config must not
+import paddle, which takes seconds. Only keyword-only arguments belong to the config; what comes
+before them is given by the code that builds.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ Signature = Mapping[str, Parameter]
 
 @cache
 def read_signature(location: str) -> Signature:
-    """The keyword-only parameters of "package.module:Name", a class, dataclass or function, without importing it."""
+    """The keyword-only parameters of "package.module:Name", a class, dataclass or function, without
+    importing it.
+    """
     module, _, name = location.partition(":")
     spec = importlib.util.find_spec(module)
     assert spec is not None and spec.origin is not None, location
@@ -50,7 +53,11 @@ def read_signature(location: str) -> Signature:
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return _of_function(node)
         if isinstance(node, ast.ClassDef) and node.name == name:
-            inits = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
+            inits = [
+                item
+                for item in node.body
+                if isinstance(item, ast.FunctionDef) and item.name == "__init__"
+            ]
             return _of_function(inits[0]) if inits else _of_fields(node)
     raise AssertionError(f"{location} is not defined in {spec.origin}")
 
@@ -67,12 +74,17 @@ def signature_of(target: Callable) -> Signature:
 
 def _of_function(node: ast.FunctionDef) -> Signature:
     pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-    return {arg.arg: Parameter(_unparse(arg.annotation), _default(default)) for arg, default in pairs}
+    return {
+        arg.arg: Parameter(_unparse(arg.annotation), _default(default)) for arg, default in pairs
+    }
 
 
 def _of_fields(node: ast.ClassDef) -> Signature:
-    fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
-    return {item.target.id: Parameter(_unparse(item.annotation), _default(item.value)) for item in fields}  # type: ignore[union-attr]
+    return {
+        item.target.id: Parameter(_unparse(item.annotation), _default(item.value))
+        for item in node.body
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+    }
 
 
 def _unparse(annotation: ast.expr | None) -> str:
@@ -82,7 +94,11 @@ def _unparse(annotation: ast.expr | None) -> str:
 def _text(annotation: Any) -> str:
     if annotation is inspect.Parameter.empty:
         return "Any"
-    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation).replace("NoneType", "None")
+    return (
+        annotation
+        if isinstance(annotation, str)
+        else inspect.formatannotation(annotation).replace("NoneType", "None")
+    )
 
 
 def _default(node: ast.expr | None) -> Any:
@@ -94,9 +110,9 @@ def _default(node: ast.expr | None) -> Any:
         return None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Sections: what may stand where
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Section:
     """A mapping with these keys: parameters (plain values) or further sections.
@@ -112,7 +128,8 @@ class Section:
 
 @dataclass(frozen=True)
 class Choice:
-    """A mapping whose `name` picks an entry of a registry; its other keys are that entry's parameters.
+    """A mapping whose `name` picks an entry of a registry; its other keys are that entry's
+    parameters.
 
     Args:
         registry: has `kind`, `names()` and `signature(name)`.
@@ -163,7 +180,9 @@ def _problems_in_choice(spec: Choice, data: Mapping, keys: Keys) -> Iterator[Pro
         yield from _problems_in_keys(allowed, data, keys, f"an option of {name}")
 
 
-def _problems_in_keys(allowed: Mapping[str, Any], data: Mapping, keys: Keys, what: str) -> Iterator[Problem]:
+def _problems_in_keys(
+    allowed: Mapping[str, Any], data: Mapping, keys: Keys, what: str
+) -> Iterator[Problem]:
     for key, value in data.items():
         if key in allowed:
             yield from problems_in(allowed[key], value, (*keys, key))
@@ -178,23 +197,33 @@ def _is_required(spec: Any) -> bool:
     return spec.default is REQUIRED if isinstance(spec, Parameter) else spec.required
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Types, as annotations write them
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 _PLAIN: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "Any": ("anything", lambda value: True),
     "None": ("null", lambda value: value is None),
     "bool": ("true or false", lambda value: isinstance(value, bool)),
     "int": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
-    "float": ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool)),
+    "float": (
+        "a number",
+        lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    ),
     "str": ("text", lambda value: isinstance(value, str)),
     "Mapping": ("a mapping", lambda value: isinstance(value, Mapping)),
 }
-_PLURAL = {"whole number": "whole numbers", "number": "numbers", "true or false": "trues and falses", "text": "texts"}
+_PLURAL = {
+    "whole number": "whole numbers",
+    "number": "numbers",
+    "true or false": "trues and falses",
+    "text": "texts",
+}
 
 
 def fits(annotation: str, value: Any) -> bool:
-    """Whether a value of a config is of the annotated type. A whole number is a number; true and false are none."""
+    """Whether a value of a config is of the annotated type. A whole number is a number; true and
+    false are none.
+    """
     return _fits(ast.parse(annotation, mode="eval").body, value)
 
 
@@ -211,7 +240,9 @@ def _fits(node: ast.expr, value: Any) -> bool:
     if not isinstance(value, list | tuple):
         return False
     if head == "tuple":  # tuple[float, float]: one type for each place
-        return len(value) == len(_items(inner)) and all(_fits(n, v) for n, v in zip(_items(inner), value, strict=True))
+        return len(value) == len(_items(inner)) and all(
+            _fits(n, v) for n, v in zip(_items(inner), value, strict=True)
+        )
     assert head == "Sequence", head
     return all(_fits(inner, item) for item in value)
 

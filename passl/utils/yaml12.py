@@ -1,7 +1,8 @@
-"""YAML files as plain data: YAML 1.2's scalars, no key twice, no tags, and where every value stands.
+"""YAML files as plain data: YAML 1.2's scalars, no key twice, no tags, and where every value
+stands.
 
-PyYAML does the parsing but follows YAML 1.1, where `5e-4` is a string, `no` is False and `010` is 8, and takes the last of
-two equal keys in silence. So its nodes are turned into data here.
+PyYAML does the parsing but follows YAML 1.1, where `5e-4` is a string, `no` is False and `010` is
+8, and takes the last of two equal keys in silence. So its nodes are turned into data here.
 """
 
 from __future__ import annotations
@@ -27,13 +28,20 @@ def _integer(text: str) -> int:
 
 
 def _number(text: str) -> float:
-    return float(text.replace(".", "", 1) if text[-1].isalpha() else text)  # .inf and .nan are inf and nan to Python
+    return float(
+        text.replace(".", "", 1) if text[-1].isalpha() else text
+    )  # .inf and .nan are inf and nan to Python
 
 
 # The core schema of YAML 1.2.2, section 10.3.2: type, form, first characters, conversion.
 _FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 _SCALARS: tuple[tuple[str, str, list[str], Callable[[str], Any]], ...] = (
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF"), lambda text: text.lower() == "true"),
+    (
+        "bool",
+        r"true|True|TRUE|false|False|FALSE",
+        list("tTfF"),
+        lambda text: text.lower() == "true",
+    ),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""], lambda text: None),
     ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789"), _integer),
     ("float", _FLOAT, list("-+.0123456789"), _number),
@@ -60,7 +68,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[Keys, str]]:
     """The mapping in a YAML file, and "FILE:LINE" for each of its leaves.
 
     Raises:
-        ConfigError: every duplicate key, tag and wrong key of the file, or the place where it is no YAML.
+        ConfigError: every duplicate key, tag and wrong key of the file, or the place where it is no
+            YAML.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -81,7 +90,9 @@ def parse(text: str, name: str) -> tuple[Any, dict[Keys, str]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{name}:{mark.line + 1}" if mark else name
-        raise ConfigError(f"{place}: not YAML: {getattr(error, 'problem', None) or error}") from None
+        raise ConfigError(
+            f"{place}: not YAML: {getattr(error, 'problem', None) or error}"
+        ) from None
     if node is None:
         return None, {}
     builder = _Builder(name)
@@ -108,26 +119,36 @@ class _Builder:
         place = f"{self.name}:{node.start_mark.line + 1}"
         if node in parents:
             return self._refuse(place, "an alias points into itself")
+        tree: Any
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             tree = self._mapping(node, keys, (*parents, node))
         elif isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
-            tree = [self.build(item, (*keys, i), (*parents, node)) for i, item in enumerate(node.value)]
+            tree = [
+                self.build(item, (*keys, i), (*parents, node)) for i, item in enumerate(node.value)
+            ]
         elif isinstance(node, yaml.ScalarNode) and node.tag in _CONVERT:
             tree = _CONVERT[node.tag](node.value)
         else:
-            return self._refuse(place, f"the tag {node.tag!r} is not allowed; configs are plain data")
+            return self._refuse(
+                place, f"the tag {node.tag!r} is not allowed; configs are plain data"
+            )
         if not isinstance(tree, dict | list) or not tree:
             self.origins[keys] = place
         return tree
 
-    def _mapping(self, node: yaml.MappingNode, keys: Keys, parents: tuple[yaml.Node, ...]) -> dict[str, Any]:
+    def _mapping(
+        self, node: yaml.MappingNode, keys: Keys, parents: tuple[yaml.Node, ...]
+    ) -> dict[str, Any]:
         tree: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key, line = key_node.value, key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != _TAG + "str":
                 self._refuse(f"{self.name}:{line}", f"the key {key!r} is not a word; quote it")
             elif key in tree:
-                self._refuse(f"{self.name}:{line}", f"{'.'.join(map(str, (*keys, key)))}: the key stands twice; keep one")
+                self._refuse(
+                    f"{self.name}:{line}",
+                    f"{'.'.join(map(str, (*keys, key)))}: the key stands twice; keep one",
+                )
             else:
                 tree[key] = self.build(value_node, (*keys, key), parents)
         return tree

@@ -17,12 +17,15 @@ BACKBONES = Registry(
 """A backbone is a `paddle.nn.Layer` whose constructor takes plain keyword-only data and that has
 
 * `num_features: int`, the width of what `forward` returns,
-* `stride: int`, the pixels between two neighbours of its last feature map; height and width of an image are multiples of it,
+* `stride: int`, the pixels between two neighbours of its last feature map; height and width of an
+  image are multiples of it,
 * `forward(images) -> [B, num_features]` for images [B, 3, height, width] and any B >= 1,
 * `forward_features(images, out_indices=None)`, a list of feature maps [B, C, h, w],
-* `no_weight_decay() -> set[str]`, names of parameters that weight decay must spare although they are not one-dimensional.
+* `no_weight_decay() -> set[str]`, names of parameters that weight decay must spare although they
+  are not one-dimensional.
 
-It knows neither classes nor losses. `tests/contract/test_backbones.py` holds every registered backbone to this.
+It knows neither classes nor losses. `tests/contract/test_backbones.py` holds every registered
+backbone to this.
 """
 
 

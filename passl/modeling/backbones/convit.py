@@ -1,7 +1,8 @@
-"""ConViT: a vision transformer whose first blocks start as convolutions and may unlearn it (d'Ascoli et al., arXiv 2103.10697).
+"""ConViT: a vision transformer whose first blocks start as convolutions and may unlearn it
+(d'Ascoli et al., arXiv 2103.10697).
 
-Shapes in names: B batch, C embedding width, N tokens, H heads, D channels of a head, Y rows and X columns of the patch grid.
-Parameter names are those of facebookresearch/convit and timm.
+Shapes in names: B batch, C embedding width, N tokens, H heads, D channels of a head, Y rows and X
+columns of the patch grid. Parameter names are those of facebookresearch/convit and timm.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from passl.modeling.layers import (
 
 
 class Offsets:
-    """Along each axis of a patch grid, how far patch j lies from patch i: x_XX[i, j] = j - i, y_YY likewise.
+    """Along each axis of a patch grid, how far patch j lies from patch i: x_XX[i, j] = j - i, y_YY
+    likewise.
 
     Positional attention needs no more: its score is linear in (dx, dy, dx^2 + dy^2).
     """
@@ -46,13 +48,16 @@ def _differences(length: int):
 
 
 class GPSA(nn.Layer):
-    """Gated positional self-attention: (1 - g) softmax(q k^T) + g softmax(position), with a gate g for each head.
+    """Gated positional self-attention: (1 - g) softmax(q k^T) + g softmax(position), with a gate g
+    for each head.
 
-    The positional score separates, s = [w0 dx + w2 dx^2] + [w1 dy + w2 dy^2] + b, and every token is a patch of a full grid,
-    so its softmax is the Kronecker product P_y (x) P_x of two small ones; and because both attentions have rows that sum to
-    one, they can be applied to the values one after the other. No [N, N] positional matrix is ever made, and a grid of any
-    height and width will do. The dense form is computed only where its weights are needed: for attention dropout, which acts
-    on the mixture, and for maps. `tests/unit/modeling/test_convit.py` holds the two equal.
+    The positional score separates, s = [w0 dx + w2 dx^2] + [w1 dy + w2 dy^2] + b, and every token
+    is a patch of a full grid, so its softmax is the Kronecker product P_y (x) P_x of two small
+    ones; and because both attentions have rows that sum to one, they can be applied to the values
+    one after the other. No [N, N] positional matrix is ever made, and a grid of any height and
+    width will do. The dense form is computed only where its weights are needed: for attention
+    dropout, which acts on the mixture, and for maps. `tests/unit/modeling/test_convit.py` holds the
+    two equal.
 
     Args:
         dim: width C, a multiple of num_heads.
@@ -63,7 +68,15 @@ class GPSA(nn.Layer):
         proj_drop: dropout on the output.
     """
 
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool, scale: float, attn_drop: float, proj_drop: float):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        qkv_bias: bool,
+        scale: float,
+        attn_drop: float,
+        proj_drop: float,
+    ):
         super().__init__()
         bias = None if qkv_bias else False
         self.num_heads = num_heads
@@ -74,13 +87,16 @@ class GPSA(nn.Layer):
         self.proj = nn.Linear(dim, dim)
         self.pos_proj = nn.Linear(3, num_heads)
         self.proj_drop = nn.Dropout(proj_drop)
-        self.gating_param = self.create_parameter([num_heads], default_initializer=nn.initializer.Constant(1.0))
+        self.gating_param = self.create_parameter(
+            [num_heads], default_initializer=nn.initializer.Constant(1.0)
+        )
 
     def local_init_(self, strength: float) -> None:
-        """Start as a convolution: head (h1, h2) of a K x K kernel attends to the patch that many steps away.
+        """Start as a convolution: head (h1, h2) of a K x K kernel attends to the patch that many
+        steps away.
 
-        `v` becomes the identity. Of H heads the first floor(sqrt(H))^2 are set; further ones keep their random weights, as in
-        the original.
+        `v` becomes the identity. Of H heads the first floor(sqrt(H))^2 are set; further ones keep
+        their random weights, as in the original.
         """
         size = math.isqrt(self.num_heads)
         center = (size - 1) / 2 if size % 2 == 0 else size // 2
@@ -99,7 +115,9 @@ class GPSA(nn.Layer):
         else:
             gate_H1 = F.sigmoid(self.gating_param).unsqueeze(-1)
             content_BNHD = attend(q_BNHD, k_BNHD, v_BNHD, self.scale)
-            out_BNHD = (1 - gate_H1) * content_BNHD + gate_H1 * self._apply_positions(v_BNHD, offsets)
+            out_BNHD = (1 - gate_H1) * content_BNHD + gate_H1 * self._apply_positions(
+                v_BNHD, offsets
+            )
         return self.proj_drop(self.proj(out_BNHD.flatten(2)))
 
     def attention_map(self, x_BNC, offsets: Offsets):
@@ -116,25 +134,37 @@ class GPSA(nn.Layer):
         gate_H11 = F.sigmoid(self.gating_param).reshape([-1, 1, 1])
         y_HYY, x_HXX = self._positions(offsets)
         tokens = offsets.grid[0] * offsets.grid[1]
-        position_HNN = (y_HYY.unsqueeze([2, 4]) * x_HXX.unsqueeze([1, 3])).reshape([self.num_heads, tokens, tokens])
-        attn_BHNN = (1 - gate_H11) * attention_weights(q_BNHD, k_BNHD, self.scale) + gate_H11 * position_HNN
-        return attn_BHNN / attn_BHNN.sum(-1, keepdim=True)  # a no-op but for rounding; the original does it
+        position_HNN = (y_HYY.unsqueeze([2, 4]) * x_HXX.unsqueeze([1, 3])).reshape(
+            [self.num_heads, tokens, tokens]
+        )
+        attn_BHNN = (1 - gate_H11) * attention_weights(
+            q_BNHD, k_BNHD, self.scale
+        ) + gate_H11 * position_HNN
+        return attn_BHNN / attn_BHNN.sum(
+            -1, keepdim=True
+        )  # a no-op but for rounding; the original does it
 
     def _positions(self, offsets: Offsets):
         """P_y [H, Y, Y] and P_x [H, X, X]."""
         weight_x, weight_y, weight_d = self.pos_proj.weight.reshape([3, -1, 1, 1]).unbind(0)
-        bias = self.pos_proj.bias.reshape([-1, 1, 1])  # the softmax cancels it; it is added so that it has its gradient, 0
+        bias = self.pos_proj.bias.reshape(
+            [-1, 1, 1]
+        )  # the softmax cancels it; it is added so that it has its gradient, 0
         y_YY, x_XX = offsets.y_YY, offsets.x_XX
         y_HYY = F.softmax(weight_y * y_YY + weight_d * y_YY.square() + bias, axis=-1)
         x_HXX = F.softmax(weight_x * x_XX + weight_d * x_XX.square() + bias, axis=-1)
         return y_HYY, x_HXX
 
     def _apply_positions(self, v_BNHD, offsets: Offsets):
-        """(P_y (x) P_x) v, one axis of the grid after the other. The batch is folded into the columns."""
+        """(P_y (x) P_x) v, one axis of the grid after the other. The batch is folded into the
+        columns.
+        """
         rows, columns = offsets.grid
         heads, width = v_BNHD.shape[-2:]
         y_HYY, x_HXX = self._positions(offsets)
-        v_HYbxd = v_BNHD.reshape([-1, rows, columns, heads, width]).transpose([3, 1, 0, 2, 4]).flatten(2)
+        v_HYbxd = (
+            v_BNHD.reshape([-1, rows, columns, heads, width]).transpose([3, 1, 0, 2, 4]).flatten(2)
+        )
         v_HYBXD = (y_HYY @ v_HYbxd).reshape([heads, rows, -1, columns, width])
         v_HXbyd = v_HYBXD.transpose([0, 3, 2, 1, 4]).flatten(2)
         v_HXBYD = (x_HXX @ v_HXbyd).reshape([heads, columns, -1, rows, width])
@@ -142,9 +172,19 @@ class GPSA(nn.Layer):
 
 
 class MHSA(nn.Layer):
-    """Plain multi-head self-attention, for the blocks behind the local ones. Arguments as for GPSA."""
+    """Plain multi-head self-attention, for the blocks behind the local ones. Arguments as for
+    GPSA.
+    """
 
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool, scale: float, attn_drop: float, proj_drop: float):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        qkv_bias: bool,
+        scale: float,
+        attn_drop: float,
+        proj_drop: float,
+    ):
         super().__init__()
         self.num_heads = num_heads
         self.scale = scale
@@ -155,7 +195,9 @@ class MHSA(nn.Layer):
 
     def forward(self, x_BNC, offsets: Offsets):
         q_BNHD, k_BNHD, v_BNHD = self._qkv(x_BNC)
-        out_BNHD = attend(q_BNHD, k_BNHD, v_BNHD, self.scale, self.attn_drop if self.training else 0.0)
+        out_BNHD = attend(
+            q_BNHD, k_BNHD, v_BNHD, self.scale, self.attn_drop if self.training else 0.0
+        )
         return self.proj_drop(self.proj(out_BNHD.flatten(2)))
 
     def attention_map(self, x_BNC, offsets: Offsets):
@@ -169,9 +211,19 @@ class MHSA(nn.Layer):
 
 
 class Block(nn.Layer):
-    """Attention and feed-forward, each with a residual; the norm stands before them, or (post-norm) behind each sum."""
+    """Attention and feed-forward, each with a residual; the norm stands before them, or (post-norm)
+    behind each sum.
+    """
 
-    def __init__(self, attn: nn.Layer, mlp: Mlp, norm1: nn.Layer, norm2: nn.Layer, drop_path: float, pre_norm: bool):
+    def __init__(
+        self,
+        attn: nn.Layer,
+        mlp: Mlp,
+        norm1: nn.Layer,
+        norm2: nn.Layer,
+        drop_path: float,
+        pre_norm: bool,
+    ):
         super().__init__()
         self.norm1 = norm1
         self.attn = attn
@@ -206,7 +258,9 @@ class PatchEmbed(nn.Layer):
 
 
 class HybridEmbed(nn.Layer):
-    """Another backbone's last feature map as the patch grid, brought to the width by a Linear (FB's HybridEmbed)."""
+    """Another backbone's last feature map as the patch grid, brought to the width by a Linear (FB's
+    HybridEmbed).
+    """
 
     def __init__(self, backbone: nn.Layer, embed_dim: int):
         super().__init__()
@@ -223,12 +277,13 @@ class HybridEmbed(nn.Layer):
 class ConViT(nn.Layer):
     """ConViT without its classification layer.
 
-    The first `local_up_to_layer` blocks are GPSA on the patches alone; then the class token joins and the rest are MHSA.
-    Defaults are convit_tiny's.
+    The first `local_up_to_layer` blocks are GPSA on the patches alone; then the class token joins
+    and the rest are MHSA. Defaults are convit_tiny's.
 
     Args:
-        img_size: side, or [height, width], that the position embedding is made for. Images of another size are taken as long
-            as the patch divides them; the embedding is then resampled (bicubic).
+        img_size: side, or [height, width], that the position embedding is made for. Images of
+            another size are taken as long as the patch divides them; the embedding is then
+            resampled (bicubic).
         patch_size: side of a patch in pixels. Unused with a hybrid_backbone.
         in_chans: channels of an image.
         embed_dim: width, of all heads together. (FB and timm write it per head.)
@@ -244,7 +299,8 @@ class ConViT(nn.Layer):
         proj_drop_rate: dropout on the output of attention.
         ff_dropout: dropout in the feed-forward.
         token_dropout: probability that a patch is dropped whole, before the first block.
-        attn_drop_rate: dropout on attention weights. Above 0, training takes the dense form of GPSA.
+        attn_drop_rate: dropout on attention weights. Above 0, training takes the dense form of
+            GPSA.
         drop_path_rate: drop path of the last block; it rises linearly from 0.
         norm_layer: the norm of the blocks and at the end.
         norm_eps: its epsilon. MindCV's weights want 1e-7.
@@ -252,7 +308,8 @@ class ConViT(nn.Layer):
         pre_norm: norm before attention and feed-forward, or behind their sums.
         global_pool: what `forward` returns: the class token, or the mean of the patches.
         local_up_to_layer: how many blocks are GPSA.
-        locality_strength: how sharply GPSA starts as a convolution; null leaves it at random weights.
+        locality_strength: how sharply GPSA starts as a convolution; null leaves it at random
+            weights.
         use_pos_embed: whether the patches get a learned position embedding.
         hybrid_backbone: a backbone's config; its last feature map replaces the patches.
 
@@ -294,14 +351,18 @@ class ConViT(nn.Layer):
         super().__init__()
         heads = _heads(embed_dim, num_heads, head_dim)
         if not 0 <= local_up_to_layer <= depth:
-            raise ValueError(f"local_up_to_layer {local_up_to_layer} must lie between 0 and depth {depth}")
+            raise ValueError(
+                f"local_up_to_layer {local_up_to_layer} must lie between 0 and depth {depth}"
+            )
         if local_up_to_layer == depth and global_pool == "token":
             raise ValueError(
-                f"local_up_to_layer {local_up_to_layer} leaves no block for the class token to join; "
+                f"local_up_to_layer {local_up_to_layer} leaves no block for the class token to "
+                "join; "
                 f"lower it below depth {depth}, or set global_pool: avg"
             )
         pos_drop_rate, proj_drop_rate, ff_dropout = (
-            drop_rate if rate is None else rate for rate in (pos_drop_rate, proj_drop_rate, ff_dropout)
+            drop_rate if rate is None else rate
+            for rate in (pos_drop_rate, proj_drop_rate, ff_dropout)
         )
         check_rates(
             pos_drop_rate=pos_drop_rate,
@@ -321,11 +382,17 @@ class ConViT(nn.Layer):
             else HybridEmbed(build_backbone(hybrid_backbone), embed_dim)
         )
         self.stride = self.patch_embed.stride
-        self.grid = self._grid_of(*((img_size, img_size) if isinstance(img_size, int) else img_size))
-        self.pos_embed = self._token_parameter(self.grid[0] * self.grid[1]) if use_pos_embed else None
+        self.grid = self._grid_of(
+            *((img_size, img_size) if isinstance(img_size, int) else img_size)
+        )
+        self.pos_embed = (
+            self._token_parameter(self.grid[0] * self.grid[1]) if use_pos_embed else None
+        )
         self.cls_token = self._token_parameter(1) if local_up_to_layer < depth else None
         self.pos_drop = nn.Dropout(pos_drop_rate)
-        self.token_drop = nn.Dropout(token_dropout, axis=[0, 1])  # one mask over all channels of a token
+        self.token_drop = nn.Dropout(
+            token_dropout, axis=[0, 1]
+        )  # one mask over all channels of a token
 
         scale = (embed_dim // heads) ** -0.5 if qk_scale is None else qk_scale
         hidden = int(embed_dim * mlp_ratio) if ff_dim is None else ff_dim
@@ -355,7 +422,8 @@ class ConViT(nn.Layer):
         return self._patches(x_BNC).mean(1)
 
     def forward_features(self, images, out_indices: Sequence[int] | None = None):
-        """The feature maps [B, embed_dim, height / stride, width / stride] behind the named blocks, without the final norm.
+        """The feature maps [B, embed_dim, height / stride, width / stride] behind the named blocks,
+        without the final norm.
 
         Args:
             out_indices: blocks, counted from 0; negative ones from the end; null for the last.
@@ -369,11 +437,14 @@ class ConViT(nn.Layer):
         for index, block in enumerate(self.blocks):
             x_BNC = block(self._join(x_BNC, index), offsets)
             if index in wanted:
-                maps[index] = self._patches(x_BNC).transpose([0, 2, 1]).reshape([0, 0, *offsets.grid])
+                maps[index] = (
+                    self._patches(x_BNC).transpose([0, 2, 1]).reshape([0, 0, *offsets.grid])
+                )
         return [maps[index] for index in wanted]
 
     def attention_maps(self, images, blocks: Sequence[int] | None = None):
-        """The attention weights [B, H, N, N] of the named blocks, as the network applies them to these images.
+        """The attention weights [B, H, N, N] of the named blocks, as the network applies them to
+        these images.
 
         Patches are numbered row by row; behind the local blocks the class token comes first.
 
@@ -415,7 +486,8 @@ class ConViT(nn.Layer):
         if height % self.stride or width % self.stride or min(height, width) < self.stride:
             near = [max(1, round(side / self.stride)) * self.stride for side in (height, width)]
             raise ValueError(
-                f"an image of {height}x{width} does not divide into patches of {self.stride} pixels; "
+                f"an image of {height}x{width} does not divide into patches of {self.stride} "
+                "pixels; "
                 f"use multiples of {self.stride}, for example {near[0]}x{near[1]}"
             )
         return height // self.stride, width // self.stride
@@ -424,7 +496,9 @@ class ConViT(nn.Layer):
         depth = len(self.blocks)
         wrong = [index for index in indices if not -depth <= index < depth]
         if wrong:
-            raise ValueError(f"there is no block {wrong[0]}; ConViT of depth {depth} has 0 to {depth - 1}")
+            raise ValueError(
+                f"there is no block {wrong[0]}; ConViT of depth {depth} has 0 to {depth - 1}"
+            )
         return [index % depth for index in indices]
 
     def _token_parameter(self, tokens: int):
@@ -443,7 +517,9 @@ class ConViT(nn.Layer):
 
 
 def resample_positions(pos_embed_1NC, old: tuple[int, int], new: tuple[int, int]):
-    """A position embedding for another patch grid, bicubically, as PyTorch's `interpolate(align_corners=False)` does."""
+    """A position embedding for another patch grid, bicubically, as PyTorch's
+    `interpolate(align_corners=False)` does.
+    """
     if old == new:
         return pos_embed_1NC
     map_1CYX = pos_embed_1NC.transpose([0, 2, 1]).reshape([1, -1, *old])
@@ -455,5 +531,7 @@ def _heads(embed_dim: int, num_heads: int | None, head_dim: int | None) -> int:
     heads = num_heads or (embed_dim // head_dim if head_dim else 4)
     if embed_dim % heads or (head_dim and heads * head_dim != embed_dim):
         width = f"{heads} heads of {head_dim}" if head_dim else f"{heads} heads"
-        raise ValueError(f"embed_dim {embed_dim} does not divide into {width}; embed_dim is num_heads * head_dim")
+        raise ValueError(
+            f"embed_dim {embed_dim} does not divide into {width}; embed_dim is num_heads * head_dim"
+        )
     return heads

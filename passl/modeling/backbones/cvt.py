@@ -1,7 +1,9 @@
-"""CvT: a vision transformer in three stages, with convolutions for token embedding and for q, k, v (Wu et al., arXiv 2103.15808).
+"""CvT: a vision transformer in three stages, with convolutions for token embedding and for q, k, v
+(Wu et al., arXiv 2103.15808).
 
-Shapes in names: B batch, C channels of the stage, Y rows and X columns of its grid, N = Y * X tokens (one more with a class
-token), H heads, D channels of a head. Parameter names are those of microsoft/CvT.
+Shapes in names: B batch, C channels of the stage, Y rows and X columns of its grid, N = Y * X
+tokens (one more with a class token), H heads, D channels of a head. Parameter names are those of
+microsoft/CvT.
 """
 
 from __future__ import annotations
@@ -13,15 +15,29 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from passl.modeling.layers import DropPath, Mlp, attend, attention_weights, check_rates, init_conv, init_linear, norm, trunc_normal_
+from passl.modeling.layers import (
+    DropPath,
+    Mlp,
+    attend,
+    attention_weights,
+    check_rates,
+    init_conv,
+    init_linear,
+    norm,
+    trunc_normal_,
+)
 
 T = TypeVar("T")
 
 
 class ConvEmbed(nn.Layer):
-    """Convolutional token embedding: an overlapping convolution and a LayerNorm, [B, C_in, h, w] -> [B, C, Y, X]."""
+    """Convolutional token embedding: an overlapping convolution and a LayerNorm, [B, C_in, h, w] ->
+    [B, C, Y, X].
+    """
 
-    def __init__(self, in_chans: int, dim: int, kernel: int, stride: int, padding: int, norm: nn.Layer):
+    def __init__(
+        self, in_chans: int, dim: int, kernel: int, stride: int, padding: int, norm: nn.Layer
+    ):
         super().__init__()
         self.proj = nn.Conv2D(in_chans, dim, kernel_size=kernel, stride=stride, padding=padding)
         self.norm = norm
@@ -32,11 +48,15 @@ class ConvEmbed(nn.Layer):
 
 
 class ConvProjection(nn.Layer):
-    """The `dw_bn` projection: a depthwise convolution and a BatchNorm before the Linear of q, k or v."""
+    """The `dw_bn` projection: a depthwise convolution and a BatchNorm before the Linear of q, k or
+    v.
+    """
 
     def __init__(self, dim: int, kernel: int, stride: int, padding: int):
         super().__init__()
-        self.conv = nn.Conv2D(dim, dim, kernel, stride=stride, padding=padding, groups=dim, bias_attr=False)
+        self.conv = nn.Conv2D(
+            dim, dim, kernel, stride=stride, padding=padding, groups=dim, bias_attr=False
+        )
         self.bn = nn.BatchNorm2D(dim, momentum=0.9, epsilon=1e-5)  # PyTorch calls this momentum 0.1
 
     def forward(self, x_BCYX):
@@ -44,7 +64,8 @@ class ConvProjection(nn.Layer):
 
 
 class AvgProjection(nn.Layer):
-    """The `avg` projection: average pooling, which counts the padding but not what a last window reaches beyond it.
+    """The `avg` projection: average pooling, which counts the padding but not what a last window
+    reaches beyond it.
 
     Paddle's `exclusive=False` would count that too, so the padding is made explicit here.
     """
@@ -55,7 +76,9 @@ class AvgProjection(nn.Layer):
 
     def forward(self, x_BCYX):
         padded = F.pad(x_BCYX, [self.padding] * 4)
-        return F.avg_pool2d(padded, self.kernel, stride=self.stride, padding=0, ceil_mode=True, exclusive=True)
+        return F.avg_pool2d(
+            padded, self.kernel, stride=self.stride, padding=0, ceil_mode=True, exclusive=True
+        )
 
 
 def projection(method: str, dim: int, kernel: int, stride: int, padding: int) -> nn.Layer:
@@ -66,7 +89,8 @@ def projection(method: str, dim: int, kernel: int, stride: int, padding: int) ->
 
 
 class ConvAttention(nn.Layer):
-    """Attention whose q, k and v are projected by small convolutions over the grid; k and v on a coarser one.
+    """Attention whose q, k and v are projected by small convolutions over the grid; k and v on a
+    coarser one.
 
     Args:
         dim: width C, a multiple of num_heads.
@@ -96,9 +120,12 @@ class ConvAttention(nn.Layer):
         super().__init__()
         bias = None if qkv_bias else False
         self.num_heads = num_heads
-        # QUIRK: CvT scales by the full width, not by the head's (cls_cvt.py:100); its weights are made for that.
+        # QUIRK: CvT scales by the full width, not by the head's (cls_cvt.py:100); its weights are
+        # made for that.
         self.scale = dim**-0.5
-        self.conv_proj_q = projection("linear" if method == "avg" else method, dim, kernel, stride_q, padding_q)
+        self.conv_proj_q = projection(
+            "linear" if method == "avg" else method, dim, kernel, stride_q, padding_q
+        )
         self.conv_proj_k = projection(method, dim, kernel, stride_kv, padding_kv)
         self.conv_proj_v = projection(method, dim, kernel, stride_kv, padding_kv)
         self.proj_q = nn.Linear(dim, dim, bias_attr=bias)
@@ -110,7 +137,9 @@ class ConvAttention(nn.Layer):
 
     def forward(self, x_BNC, grid: Sequence[int]):
         q_BNHD, k_BMHD, v_BMHD = self._qkv(x_BNC, grid)
-        out_BNHD = attend(q_BNHD, k_BMHD, v_BMHD, self.scale, self.attn_drop if self.training else 0.0)
+        out_BNHD = attend(
+            q_BNHD, k_BMHD, v_BMHD, self.scale, self.attn_drop if self.training else 0.0
+        )
         return self.proj_drop(self.proj(out_BNHD.flatten(2)))
 
     def attention_map(self, x_BNC, grid: Sequence[int]):
@@ -127,13 +156,18 @@ class ConvAttention(nn.Layer):
             (self.conv_proj_k, self.proj_k),
             (self.conv_proj_v, self.proj_v),
         )
-        return [proj(join_class_token(cls_B1C, to_tokens(conv(x_BCYX)))).reshape(shape) for conv, proj in branches]
+        return [
+            proj(join_class_token(cls_B1C, to_tokens(conv(x_BCYX)))).reshape(shape)
+            for conv, proj in branches
+        ]
 
 
 class Block(nn.Layer):
     """Pre-norm attention and feed-forward, each with a residual."""
 
-    def __init__(self, attn: ConvAttention, mlp: Mlp, norm1: nn.Layer, norm2: nn.Layer, drop_path: float):
+    def __init__(
+        self, attn: ConvAttention, mlp: Mlp, norm1: nn.Layer, norm2: nn.Layer, drop_path: float
+    ):
         super().__init__()
         self.norm1 = norm1
         self.attn = attn
@@ -161,7 +195,14 @@ class Stage(nn.Layer):
         with_cls_token: whether a class token is put in front of them.
     """
 
-    def __init__(self, patch_embed: ConvEmbed, blocks: Sequence[Block], dim: int, drop: float, with_cls_token: bool):
+    def __init__(
+        self,
+        patch_embed: ConvEmbed,
+        blocks: Sequence[Block],
+        dim: int,
+        drop: float,
+        with_cls_token: bool,
+    ):
         super().__init__()
         self.patch_embed = patch_embed
         self.cls_token = self.create_parameter([1, 1, dim]) if with_cls_token else None
@@ -178,15 +219,17 @@ class Stage(nn.Layer):
     def embed(self, x):
         """The tokens before the first block, and their grid."""
         x_BCYX = self.patch_embed(x)
-        cls_B1C = None if self.cls_token is None else self.cls_token.expand([x_BCYX.shape[0], -1, -1])
+        cls_B1C = (
+            None if self.cls_token is None else self.cls_token.expand([x_BCYX.shape[0], -1, -1])
+        )
         return self.pos_drop(join_class_token(cls_B1C, to_tokens(x_BCYX))), x_BCYX.shape[-2:]
 
 
 class CvT(nn.Layer):
     """CvT without its classification layer. Defaults are CvT-13's.
 
-    Every option from patch_size on is one value for all stages, or a list with one for each. No stage has a position
-    embedding: the convolutions see where they are, and any image size will do.
+    Every option from patch_size on is one value for all stages, or a list with one for each. No
+    stage has a position embedding: the convolutions see where they are, and any image size will do.
 
     Args:
         in_chans: channels of an image.
@@ -203,12 +246,15 @@ class CvT(nn.Layer):
         qkv_bias: whether q, k and v have a bias.
         drop_rate: dropout on tokens, on the output of attention and in the feed-forward.
         attn_drop_rate: dropout on attention weights.
-        drop_path_rate: drop path of the stage's last block; it rises linearly from 0 within each stage.
-        with_cls_token: whether the stage has a class token. The last one's is the feature; without it, the mean of the tokens.
+        drop_path_rate: drop path of the stage's last block; it rises linearly from 0 within each
+            stage.
+        with_cls_token: whether the stage has a class token. The last one's is the feature; without
+            it, the mean of the tokens.
         method: how q, k and v are projected before their Linear: `dw_bn`, `avg` or `linear`.
         kernel_size: side of the projection's convolution.
         padding_q, padding_kv: its padding for q, and for k and v.
-        stride_q, stride_kv: its stride. stride_q is 1: attention must give back as many tokens as it got.
+        stride_q, stride_kv: its stride. stride_q is 1: attention must give back as many tokens as
+            it got.
 
     Raises:
         ValueError: two arguments do not go together; the message says which.
@@ -245,27 +291,48 @@ class CvT(nn.Layer):
         super().__init__()
         self.num_stages = len(embed_dim)
         if num_stages not in (None, self.num_stages):
-            raise ValueError(f"num_stages {num_stages} is not the length of embed_dim {list(embed_dim)}")
+            raise ValueError(
+                f"num_stages {num_stages} is not the length of embed_dim {list(embed_dim)}"
+            )
 
         def each(name: str, value: T | Sequence[T]) -> Sequence[T]:
             return per_stage(name, value, self.num_stages)
 
-        patch_sizes, patch_paddings = each("patch_size", patch_size), each("patch_padding", patch_padding)
+        patch_sizes, patch_paddings = (
+            each("patch_size", patch_size),
+            each("patch_padding", patch_padding),
+        )
         patch_strides, depths = each("patch_stride", patch_stride), each("depth", depth)
         heads, ratios = each("num_heads", num_heads), each("mlp_ratio", mlp_ratio)
         biases, drops = each("qkv_bias", qkv_bias), each("drop_rate", drop_rate)
-        attn_drops, drop_paths = each("attn_drop_rate", attn_drop_rate), each("drop_path_rate", drop_path_rate)
+        attn_drops, drop_paths = (
+            each("attn_drop_rate", attn_drop_rate),
+            each("drop_path_rate", drop_path_rate),
+        )
         cls_tokens, methods = each("with_cls_token", with_cls_token), each("method", method)
-        kernels, strides_q, strides_kv = each("kernel_size", kernel_size), each("stride_q", stride_q), each("stride_kv", stride_kv)
+        kernels, strides_q, strides_kv = (
+            each("kernel_size", kernel_size),
+            each("stride_q", stride_q),
+            each("stride_kv", stride_kv),
+        )
         paddings_q, paddings_kv = each("padding_q", padding_q), each("padding_kv", padding_kv)
 
         self.num_features = embed_dim[-1]
         self.stride = 1
         channels = in_chans
         for s, dim in enumerate(embed_dim):
-            check_rates(drop_rate=drops[s], attn_drop_rate=attn_drops[s], drop_path_rate=drop_paths[s])
+            check_rates(
+                drop_rate=drops[s], attn_drop_rate=attn_drops[s], drop_path_rate=drop_paths[s]
+            )
             _check_stage(s, dim, heads[s], methods[s], kernels[s], strides_q[s], paddings_q[s])
-            embed = ConvEmbed(channels, dim, patch_sizes[s], patch_strides[s], patch_paddings[s], norm(norm_layer, dim, norm_eps))
+            embed = ConvEmbed(
+                channels,
+                dim,
+                patch_sizes[s],
+                patch_strides[s],
+                patch_paddings[s],
+                norm(norm_layer, dim, norm_eps),
+            )
             blocks = [
                 Block(
                     ConvAttention(
@@ -329,7 +396,8 @@ class CvT(nn.Layer):
         return [maps[index] for index in wanted]
 
     def attention_maps(self, images, stages: Sequence[int] | None = None):
-        """For each named stage, the attention weights [B, H, N, M] of its blocks, as the network applies them.
+        """For each named stage, the attention weights [B, H, N, M] of its blocks, as the network
+        applies them.
 
         Tokens are numbered row by row, M on the coarser grid of k and v; a class token comes first.
 
@@ -355,7 +423,9 @@ class CvT(nn.Layer):
     def _stage_indices(self, indices: Sequence[int]) -> list[int]:
         wrong = [index for index in indices if not -self.num_stages <= index < self.num_stages]
         if wrong:
-            raise ValueError(f"there is no stage {wrong[0]}; this CvT has 0 to {self.num_stages - 1}")
+            raise ValueError(
+                f"there is no stage {wrong[0]}; this CvT has 0 to {self.num_stages - 1}"
+            )
         return [index % self.num_stages for index in indices]
 
     def _init_weights(self, init: str) -> None:
@@ -394,17 +464,23 @@ def per_stage(name: str, value: T | Sequence[T], stages: int) -> Sequence[T]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         return [value] * stages  # type: ignore[list-item]
     if len(value) != stages:
-        raise ValueError(f"{name} {list(value)} has {len(value)} values for {stages} stages (the length of embed_dim); give one for each")
+        raise ValueError(
+            f"{name} {list(value)} has {len(value)} values for {stages} stages (the length of "
+            "embed_dim); give one for each"
+        )
     return value
 
 
-def _check_stage(stage: int, dim: int, heads: int, method: str, kernel: int, stride_q: int, padding_q: int) -> None:
+def _check_stage(
+    stage: int, dim: int, heads: int, method: str, kernel: int, stride_q: int, padding_q: int
+) -> None:
     if dim % heads:
         raise ValueError(f"embed_dim {dim} of stage {stage} does not divide into {heads} heads")
     if method not in ("dw_bn", "avg", "linear"):
         raise ValueError(f"method {method!r} of stage {stage} is not one of dw_bn, avg, linear")
     if method == "dw_bn" and (stride_q != 1 or 2 * padding_q != kernel - 1):
         raise ValueError(
-            f"stage {stage}: stride_q {stride_q}, padding_q {padding_q} and kernel_size {kernel} change the number of tokens; "
+            f"stage {stage}: stride_q {stride_q}, padding_q {padding_q} and kernel_size {kernel} "
+            "change the number of tokens; "
             f"use stride_q 1 and padding_q {(kernel - 1) // 2}"
         )

@@ -14,8 +14,9 @@ HEADS = Registry(
         "CvTClsHead": "passl.modeling.heads.cls_head:ClsHead",  # PASSL's name for the same layer
     },
 )
-"""A head is a `paddle.nn.Layer` with `forward(features [B, in_channels]) -> [B, num_classes]`, and takes both numbers as
-keyword arguments."""
+"""A head is a `paddle.nn.Layer` with `forward(features [B, in_channels]) -> [B, num_classes]`, and
+takes both numbers as keyword arguments.
+"""
 
 
 def build_head(cfg: Mapping[str, Any]):

@@ -10,7 +10,8 @@ from passl.modeling.layers import activation, check_rates, init_linear
 
 
 class ClsHead(nn.Layer):
-    """Dropout and one Linear; with `act`, a hidden layer before it: Linear, activation, LayerNorm (ComVEX's head).
+    """Dropout and one Linear; with `act`, a hidden layer before it: Linear, activation, LayerNorm
+    (ComVEX's head).
 
     Args:
         num_classes: classes, at least one.
@@ -29,7 +30,9 @@ class ClsHead(nn.Layer):
     ):
         super().__init__()
         if num_classes < 1 or in_channels < 1:
-            raise ValueError(f"num_classes {num_classes} and in_channels {in_channels} must be at least 1")
+            raise ValueError(
+                f"num_classes {num_classes} and in_channels {in_channels} must be at least 1"
+            )
         check_rates(drop_rate=drop_rate)
         self.num_classes = num_classes
         self.in_channels = in_channels
@@ -40,7 +43,10 @@ class ClsHead(nn.Layer):
 
     def forward(self, features_BC):
         if features_BC.shape[-1] != self.in_channels:
-            raise ValueError(f"the head takes {self.in_channels} features, not {features_BC.shape[-1]}; set head.in_channels to the backbone's width")
+            raise ValueError(
+                f"the head takes {self.in_channels} features, not {features_BC.shape[-1]}; set "
+                "head.in_channels to the backbone's width"
+            )
         return self.fc_cls(self.hidden(self.drop(features_BC)))
 
 

@@ -1,0 +1,65 @@
+"""The curves of a run as a picture."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # no screen is needed
+from matplotlib import pyplot as plt
+
+from passl.engine.metrics import METRICS, read_metrics
+from passl.utils.errors import ConfigError
+from passl.utils.files import write_atomically
+
+
+def plot_curves(folder: Path, picture: Path) -> None:
+    """Draw loss, accuracy and learning rate of a run over its epochs.
+
+    Args:
+        folder: of the run.
+        picture: the PNG to write.
+
+    Raises:
+        ConfigError: the folder holds no run, or one without a finished epoch.
+    """
+    if not (folder / METRICS).is_file():
+        raise ConfigError(f"{folder}: holds no {METRICS}; name the output_dir of a training run")
+    rows = read_metrics(folder)
+    train, val = ([row for row in rows if row["phase"] == phase] for phase in ("train", "val"))
+    if not train or not val:
+        raise ConfigError(f"{folder}: the run has not finished an epoch yet")
+    steps_per_epoch = val[0]["step"] / val[0]["epoch"]
+
+    def draw(axes, rows, key, label):
+        axes.plot(
+            [row["step"] / steps_per_epoch for row in rows], [row[key] for row in rows], label=label
+        )
+
+    figure, (losses, accuracy, rate) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    draw(losses, train, "loss", "training (augmented, smoothed labels)")
+    draw(losses, val, "loss", "validation")
+    losses.set(title="Cross entropy", xlabel="epoch", ylim=(0, None))
+    losses.legend()
+    best = max(val, key=lambda row: row["top1"])
+    draw(accuracy, val, "top1", "top-1")
+    draw(accuracy, val, "top5", "top-5")
+    accuracy.plot(
+        best["epoch"],
+        best["top1"],
+        "o",
+        color="C0",
+        label=f"best: {best['top1']:.2f} % in epoch {best['epoch']}",
+    )
+    accuracy.set(title="Validation accuracy in %", xlabel="epoch", ylim=(None, 101))
+    accuracy.legend(loc="lower right")
+    draw(rate, train, "lr", "learning rate")
+    rate.set(title="Learning rate", xlabel="epoch", ylim=(0, None))
+    for axes in (losses, accuracy, rate):
+        axes.grid(alpha=0.3)
+        axes.set_xlim(0, None)
+    figure.suptitle(os.fspath(folder), fontsize=9)
+    write_atomically(picture, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    plt.close(figure)

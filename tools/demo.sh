@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# The demo of `make demo`: train a small network on the embedded digits, evaluate its best checkpoint, draw its curves.
+# Usage: demo.sh BIN MODEL PORT, where BIN is the environment's bin folder.
+set -euo pipefail
+bin=$1 model=$2 port=$3
+config=configs/digits/$model.yaml
+if [ ! -f "$config" ]; then
+  echo "error: MODEL=$model: there is $(ls configs/digits | sed 's/\.yaml$//' | paste -sd, | sed 's/,/ and /')" >&2
+  exit 2
+fi
+run=runs/demo-$model-$(date +%Y%m%d-%H%M%S)
+
+"$bin/python" tools/train.py -c "$config" -o output_dir="$run"
+"$bin/python" tools/eval.py -c "$config" --weights "$run/best.safetensors" > "$run/eval.json"
+"$bin/python" tools/visualize.py curves "$run" > /dev/null
+top1=$("$bin/python" -c 'import json, sys; print(f"{json.load(open(sys.argv[1]))["\""top1"\""]:.2f}")' "$run/eval.json")
+
+cat <<END
+
+top-1 of the best checkpoint on the 360 validation digits: $top1 %
+run folder: $run (curves.png, metrics.jsonl, best.safetensors, last.safetensors, config.yaml, train.log)
+curves in the browser: $bin/visualdl --logdir $run/vdl --host 127.0.0.1 --port $port --language en --disable-telemetry
+END
