@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from passl.utils.config import Config, get_config  # noqa: E402
 from passl.utils.errors import ConfigError, RunError  # noqa: E402
 
 EXIT_FAILED_RUN, EXIT_WRONG_CALL = 1, 2
+# What Paddle tells every user on every run, and nobody can act on.
+PADDLE_CHATTER = ("No ccache found", "When training, we now always track global mean and variance")
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +46,8 @@ def run(main: Callable[[], None]) -> None:
     """Run a tool. Exit code 2 for a wrong call or config, 1 for a failed run, one message and no
     traceback for either.
     """
+    for message in PADDLE_CHATTER:
+        warnings.filterwarnings("ignore", message=message)
     try:
         main()
     except ConfigError as error:

@@ -150,7 +150,7 @@ class GPSA(nn.Layer):
         bias = self.pos_proj.bias.reshape(
             [-1, 1, 1]
         )  # the softmax cancels it; it is added so that it has its gradient, 0
-        y_YY, x_XX = offsets.y_YY, offsets.x_XX
+        y_YY, x_XX = offsets.y_YY.astype(bias.dtype), offsets.x_XX.astype(bias.dtype)
         y_HYY = F.softmax(weight_y * y_YY + weight_d * y_YY.square() + bias, axis=-1)
         x_HXX = F.softmax(weight_x * x_XX + weight_d * x_XX.square() + bias, axis=-1)
         return y_HYY, x_HXX
@@ -419,7 +419,7 @@ class ConViT(nn.Layer):
         x_BNC = self.norm(x_BNC)
         if self.global_pool == "token":
             return x_BNC[:, 0]
-        return self._patches(x_BNC).mean(1)
+        return self._patches(x_BNC, len(self.blocks) - 1).mean(1)
 
     def forward_features(self, images, out_indices: Sequence[int] | None = None):
         """The feature maps [B, embed_dim, height / stride, width / stride] behind the named blocks,
@@ -438,7 +438,7 @@ class ConViT(nn.Layer):
             x_BNC = block(self._join(x_BNC, index), offsets)
             if index in wanted:
                 maps[index] = (
-                    self._patches(x_BNC).transpose([0, 2, 1]).reshape([0, 0, *offsets.grid])
+                    self._patches(x_BNC, index).transpose([0, 2, 1]).reshape([0, 0, *offsets.grid])
                 )
         return [maps[index] for index in wanted]
 
@@ -479,8 +479,9 @@ class ConViT(nn.Layer):
             return x_BNC
         return paddle.concat([self.cls_token.expand([x_BNC.shape[0], -1, -1]), x_BNC], axis=1)
 
-    def _patches(self, x_BNC):
-        return x_BNC if self.cls_token is None else x_BNC[:, 1:]
+    def _patches(self, x_BNC, index: int):
+        """The tokens behind that block without the class token, if it has joined."""
+        return x_BNC if index < self.local_up_to_layer else x_BNC[:, 1:]
 
     def _grid_of(self, height: int, width: int) -> tuple[int, int]:
         if height % self.stride or width % self.stride or min(height, width) < self.stride:

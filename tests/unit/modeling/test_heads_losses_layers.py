@@ -1,0 +1,105 @@
+"""Head, loss and the layers that both networks share."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+from paddle.nn import functional as F
+
+from passl.modeling.heads import build_head
+from passl.modeling.layers import DropPath, activation, attend, norm
+from passl.modeling.losses import build_loss
+from passl.utils.errors import ConfigError
+
+
+def normal(*shape: int):
+    return paddle.to_tensor(np.random.default_rng(0).standard_normal(shape).astype("float32"))
+
+
+@pytest.mark.parametrize("name", ["ClsHead", "CvTClsHead"])
+def test_head(name):
+    head = build_head({"name": name, "num_classes": 5, "in_channels": 8})
+    x = normal(3, 8)
+    np.testing.assert_allclose(head(x).numpy(), x.numpy() @ head.fc_cls.weight.numpy(), atol=1e-6)
+    with pytest.raises(ValueError, match="takes 8 features, not 9; set head.in_channels"):
+        head(normal(3, 9))
+
+
+def test_head_with_a_hidden_layer():
+    head = build_head({"name": "ClsHead", "num_classes": 5, "in_channels": 8, "act": "relu"})
+    x = normal(3, 8)
+    hidden = F.relu(head.hidden.fc(x))
+    expected = head.fc_cls(F.layer_norm(hidden, [8]))
+    np.testing.assert_allclose(head(x).numpy(), expected.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"num_classes": 0}, {"in_channels": 0}, {"drop_rate": 1.0}])
+def test_head_refuses(options):
+    with pytest.raises(ValueError, match="must be at least"):
+        build_head({"name": "ClsHead", "num_classes": 5, "in_channels": 8, **options})
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_of_labels(smoothing):
+    loss = build_loss({"name": "CrossEntropy", "label_smoothing": smoothing})
+    logits, labels = normal(6, 4), paddle.to_tensor([0, 1, 2, 3, 0, 1])
+    expected = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    np.testing.assert_allclose(loss(logits, labels).item(), expected.item(), rtol=1e-6)
+
+
+def test_cross_entropy_takes_soft_targets_as_they_are():
+    logits = normal(6, 4)
+    targets = F.softmax(normal(6, 4) * 2, -1)
+    smoothed = build_loss({"name": "CrossEntropy", "label_smoothing": 0.3})(logits, targets)
+    expected = F.cross_entropy(logits, targets, soft_label=True).mean()
+    np.testing.assert_allclose(smoothed.item(), expected.item(), rtol=1e-6)
+
+
+def test_loss_refuses():
+    with pytest.raises(ValueError, match="label_smoothing 1.0 must be"):
+        build_loss({"name": "CrossEntropy", "label_smoothing": 1.0})
+    with pytest.raises(
+        ConfigError, match="there is no loss 'CrossEntrpy'; did you mean 'CrossEntropy'"
+    ):
+        build_loss({"name": "CrossEntrpy"})
+
+
+def test_drop_path_keeps_the_mean_and_drops_whole_samples():
+    layer = DropPath(0.25)
+    paddle.seed(0)
+    out = layer(paddle.ones([4000, 3, 2])).numpy()
+    per_sample = out.reshape(4000, -1)
+    assert (per_sample == per_sample[:, :1]).all()
+    np.testing.assert_allclose(np.unique(out), [0, 4 / 3], rtol=1e-6)
+    assert abs(out.mean() - 1) < 0.05
+    layer.eval()
+    np.testing.assert_array_equal(layer(paddle.ones([2, 3])).numpy(), 1)
+
+
+@pytest.mark.parametrize("scale", [8**-0.5, 0.1, 1.0])
+def test_attend_folds_the_scale(scale):
+    q, k, v = normal(2, 5, 3, 8), normal(2, 7, 3, 8) * 2, normal(2, 7, 3, 8) + 1
+    scores = np.einsum("bnhd,bmhd->bhnm", q.numpy(), k.numpy()) * scale
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    expected = np.einsum("bhnm,bmhd->bnhd", weights, v.numpy())
+    np.testing.assert_allclose(attend(q, k, v, scale).numpy(), expected, atol=1e-5)
+
+
+def test_names_that_do_not_exist():
+    with pytest.raises(ValueError, match="act 'gelo' is not one of gelu, gelu_tanh"):
+        activation("gelo")
+    with pytest.raises(
+        ValueError, match="norm_layer 'batch_norm' is not one of layer_norm, rms_norm"
+    ):
+        norm("batch_norm", 8, 1e-5)
+
+
+def test_gelu_by_tanh():
+    x = np.linspace(-4, 4, 41).astype("float32")
+    expected = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    np.testing.assert_allclose(
+        activation("gelu_tanh")(paddle.to_tensor(x)).numpy(), expected, atol=1e-6
+    )
+    assert np.abs(activation("gelu")(paddle.to_tensor(x)).numpy() - expected).max() > 1e-4
