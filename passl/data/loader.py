@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,16 +31,22 @@ class Transformed(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: Key) -> tuple[np.ndarray, int]:
+    def __getitem__(self, key: Key) -> tuple[np.ndarray, int] | Exception:
+        """The sample of that key. What goes wrong is given back, not raised: see `_collate`."""
         epoch, position, index = key
         rng = np.random.default_rng((self.seed, epoch, position))
-        # A user's transform may draw from the global generators instead; they start anew with each
-        # sample too.
+        # A user's transform may draw from the global generators instead; they start anew with
+        # each sample too.
         random.seed(int(rng.integers(2**63)))
         np.random.seed(int(rng.integers(2**32)))  # noqa: NPY002
-        picture, label = self.dataset[index]
-        for transform in self.transforms:
-            picture = transform(picture, rng)
+        try:
+            picture, label = self.dataset[index]
+            for transform in self.transforms:
+                picture = transform(picture, rng)
+        except RunError as error:
+            return error
+        except Exception:
+            return RuntimeError(f"{self.dataset.name(index)}:\n{traceback.format_exc()}")
         return picture, label
 
 
@@ -69,15 +76,21 @@ class Loader:
         ahead = num_workers * prefetch_factor * sampler.batch_size
         if use_shared_memory is None:
             use_shared_memory = num_workers > 0 and self._fits_shared_memory(ahead)
-        self._loader = DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            collate_fn=_collate,
-            num_workers=num_workers,
-            prefetch_factor=prefetch_factor,
-            use_shared_memory=use_shared_memory,
-            worker_init_fn=self._init_worker,
-            places=paddle.CPUPlace(),  # the step copies to the device
+        # Without workers Paddle's loader would read in a thread, whose errors it swallows and then
+        # waits for ever.
+        self._with_workers = (
+            DataLoader(
+                dataset,
+                batch_sampler=sampler,
+                collate_fn=_collate,
+                num_workers=num_workers,
+                prefetch_factor=prefetch_factor,
+                use_shared_memory=use_shared_memory,
+                worker_init_fn=self._init_worker,
+                places=paddle.CPUPlace(),  # the step copies to the device
+            )
+            if num_workers > 0
+            else None
         )
 
     def __len__(self) -> int:
@@ -89,31 +102,32 @@ class Loader:
 
         Raises:
             RunError: a picture cannot be read.
+            RuntimeError: a transform failed; the message has its traceback.
         """
         self.sampler.set_epoch(epoch, start)
-        try:
-            yield from self._loader
-        except RunError as error:
-            # What a worker raises comes back with its traceback in the message; the last line is
-            # ours.
-            raise RunError(
-                str(error).strip().splitlines()[-1].removeprefix("passl.utils.errors.RunError: ")
-            ) from None
+        batches = self._with_workers if self._with_workers is not None else self._read_here()
+        for images, labels in batches:
+            if images.dtype == paddle.uint8:  # no images, but the text of an error
+                text = images.numpy().tobytes().decode()
+                raise RunError(text) if labels.item() == _EXPECTED else RuntimeError(text)
+            yield images, labels
+
+    def _read_here(self) -> Iterator[list[Any]]:
+        for keys in self.sampler:
+            yield [
+                paddle.to_tensor(array) for array in _collate([self.dataset[key] for key in keys])
+            ]
 
     def _init_worker(self, worker: int) -> None:
         # Paddle's generator in a worker, for transforms that use it. The other generators are
         # seeded for each sample.
-        paddle.seed(
-            int(
-                np.random.default_rng((self.sampler.seed, self.sampler.epoch, worker)).integers(
-                    2**31
-                )
-            )
-        )
+        rng = np.random.default_rng((self.sampler.seed, self.sampler.epoch, worker))
+        paddle.seed(int(rng.integers(2**31)))
 
     def _fits_shared_memory(self, samples: int) -> bool:
-        picture, _ = self.dataset[(0, 0, 0)]
-        needed = 2 * samples * picture.nbytes  # batches that wait, and those being made
+        sample = self.dataset[(0, 0, 0)]
+        picture_bytes = 0 if isinstance(sample, Exception) else sample[0].nbytes
+        needed = 2 * samples * picture_bytes  # batches that wait, and those being made
         free = shutil.disk_usage(SHARED_MEMORY).free if os.path.isdir(SHARED_MEMORY) else 0
         if needed > free:
             get_logger().warning(
@@ -151,6 +165,20 @@ def build_loader(section: Mapping[str, Any], seed: int, rank: int = 0, world: in
     return Loader(dataset, sampler, **section.get("loader", {}))
 
 
-def _collate(samples: list[tuple[np.ndarray, int]]) -> list[np.ndarray]:
-    images, labels = zip(*samples, strict=True)
+_EXPECTED, _UNEXPECTED = 0, 1
+
+
+def _collate(samples: list[tuple[np.ndarray, int] | Exception]) -> list[np.ndarray]:
+    """Samples to arrays; or, if one of them is an error, its text as bytes and whether it is a
+    RunError.
+
+    An error that a worker raises ends in a Paddle that has lost its message, or that waits for
+    ever. As data it arrives.
+    """
+    errors = [sample for sample in samples if isinstance(sample, Exception)]
+    if errors:
+        kind = _EXPECTED if isinstance(errors[0], RunError) else _UNEXPECTED
+        text = np.frombuffer(str(errors[0]).encode(), dtype=np.uint8)
+        return [text, np.asarray([kind], dtype=np.int64)]
+    images, labels = zip(*samples, strict=True)  # type: ignore[misc]
     return [np.stack(images), np.asarray(labels, dtype=np.int64)]

@@ -145,7 +145,12 @@ def _pictures_fit_network(cfg: Config, parts: Sequence[str]) -> Iterator[Problem
                 "must end with Normalize, which makes the network's input, and have it only there",
             )
         sized = [(index, node.size) for index, node in enumerate(transforms) if "size" in node]
-        if not isinstance(patch, int) or architecture.get("hybrid_backbone") or not sized:
+        if (
+            not isinstance(patch, int)
+            or patch < 1
+            or architecture.get("hybrid_backbone")
+            or not sized
+        ):
             continue
         index, size = sized[-1]
         if any(

@@ -71,6 +71,13 @@ class RMSNorm(nn.Layer):
         return x * paddle.rsqrt((x * x).mean(-1, keepdim=True) + self.eps) * self.weight
 
 
+def check_counts(**counts: int) -> None:
+    """Raise a ValueError unless every number is at least 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} {count} must be at least 1")
+
+
 def check_rates(**rates: float) -> None:
     """Raise a ValueError unless every probability is in [0, 1)."""
     for name, rate in rates.items():

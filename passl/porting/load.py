@@ -101,11 +101,9 @@ def set_weights(model: nn.Layer, weights: Mapping[str, np.ndarray], source: str)
         if name in shared and list(weights[name].shape) != list(ours[name].shape)
     ]
     problems = [
-        *_listed("are missing in the file", (name for name in ours if name not in shared)),
-        *_listed(
-            "of the file are not in the model", (name for name in weights if name not in shared)
-        ),
-        *_listed("have another shape", misshaped),
+        *_listed("missing in the file", (name for name in ours if name not in shared)),
+        *_listed("not in the model", (name for name in weights if name not in shared)),
+        *_listed("of another shape", misshaped),
     ]
     if problems:
         raise CheckpointError(
@@ -121,4 +119,4 @@ def _listed(rule: str, names: Iterable[str], shown: int = 5) -> list[str]:
     if not found:
         return []
     more = f" and {len(found) - shown} more" if len(found) > shown else ""
-    return [f"{len(found)} weights {rule}: {', '.join(found[:shown])}{more}"]
+    return [f"{rule} ({len(found)}): {', '.join(found[:shown])}{more}"]

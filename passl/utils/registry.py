@@ -71,7 +71,8 @@ class Registry:
             given: what the code passes in front, as the kind's contract says.
 
         Raises:
-            ConfigError: every key that is unknown, missing or of a wrong type.
+            ConfigError: every key that is unknown, missing or of a wrong type; or what the entry
+                says of arguments that do not go together.
         """
         problems = list(problems_in(Choice(self), node))
         if problems:
@@ -82,4 +83,9 @@ class Registry:
                 )
             )
         arguments = {key: value for key, value in node.items() if key != "name"}
-        return self.get(node["name"])(*given, **arguments)
+        try:
+            return self.get(node["name"])(*given, **arguments)
+        except ConfigError:
+            raise
+        except ValueError as error:  # arguments of the right types that do not go together
+            raise ConfigError(f"{self.kind} {node['name']}: {error}") from error

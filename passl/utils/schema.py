@@ -274,4 +274,8 @@ def _items(node: ast.expr) -> list[ast.expr]:
 def _shown(value: Any) -> str:
     if isinstance(value, Mapping):
         return "a mapping"
-    return "a list" if isinstance(value, list | tuple) and len(value) > 6 else repr(value)
+    if isinstance(value, list | tuple):
+        return (
+            f"[{', '.join(map(_shown, value))}]" if len(value) <= 6 else f"a list of {len(value)}"
+        )
+    return repr(value)

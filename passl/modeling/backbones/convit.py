@@ -22,6 +22,7 @@ from passl.modeling.layers import (
     apply_weights,
     attend,
     attention_weights,
+    check_counts,
     check_rates,
     init_conv,
     init_linear,
@@ -349,6 +350,7 @@ class ConViT(nn.Layer):
         hybrid_backbone: Mapping | None = None,
     ):
         super().__init__()
+        check_counts(patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim, depth=depth)
         heads = _heads(embed_dim, num_heads, head_dim)
         if not 0 <= local_up_to_layer <= depth:
             raise ValueError(
@@ -529,10 +531,14 @@ def resample_positions(pos_embed_1NC, old: tuple[int, int], new: tuple[int, int]
 
 
 def _heads(embed_dim: int, num_heads: int | None, head_dim: int | None) -> int:
-    heads = num_heads or (embed_dim // head_dim if head_dim else 4)
-    if embed_dim % heads or (head_dim and heads * head_dim != embed_dim):
-        width = f"{heads} heads of {head_dim}" if head_dim else f"{heads} heads"
+    if head_dim is not None:
+        check_counts(head_dim=head_dim)
+    if num_heads is None:
+        num_heads = 4 if head_dim is None else max(1, embed_dim // head_dim)
+    check_counts(num_heads=num_heads)
+    if embed_dim % num_heads or (head_dim and num_heads * head_dim != embed_dim):
+        width = f"{num_heads} heads of {head_dim}" if head_dim else f"{num_heads} heads"
         raise ValueError(
             f"embed_dim {embed_dim} does not divide into {width}; embed_dim is num_heads * head_dim"
         )
-    return heads
+    return num_heads

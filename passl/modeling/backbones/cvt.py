@@ -20,6 +20,7 @@ from passl.modeling.layers import (
     Mlp,
     attend,
     attention_weights,
+    check_counts,
     check_rates,
     init_conv,
     init_linear,
@@ -474,6 +475,7 @@ def per_stage(name: str, value: T | Sequence[T], stages: int) -> Sequence[T]:
 def _check_stage(
     stage: int, dim: int, heads: int, method: str, kernel: int, stride_q: int, padding_q: int
 ) -> None:
+    check_counts(embed_dim=dim, num_heads=heads, kernel_size=kernel)
     if dim % heads:
         raise ValueError(f"embed_dim {dim} of stage {stage} does not divide into {heads} heads")
     if method not in ("dw_bn", "avg", "linear"):

@@ -1,0 +1,222 @@
+"""The command lines, as a user calls them: what they print, and what wrong input gets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, request):
+    """A finished run of a tiny ConViT, made by tools/train.py."""
+    root = Path(__file__).parents[2]
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    done = subprocess.run(
+        [
+            *(sys.executable, root / "tools" / "train.py", "-c", "configs/digits/convit.yaml"),
+            *("-o", f"output_dir={folder}", "epochs=1", "lr_scheduler.warmup_epochs=0"),
+            *("-o", "model.architecture.depth=2", "-o", "model.architecture.local_up_to_layer=1"),
+        ],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_training_writes_its_folder(trained):
+    folder, done = trained
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "best.safetensors",
+        "last.safetensors",
+        "config.yaml",
+        "metrics.jsonl",
+        "train.log",
+        "vdl",
+    }
+    assert done.stdout == ""
+    for word in (
+        "[Train][Epoch 1/1][Iter: 22/44]",
+        "batch_cost",
+        "reader_cost",
+        "ips",
+        "eta",
+        "[Eval][Epoch 1]",
+    ):
+        assert word in done.stderr
+        assert word in (folder / "train.log").read_text()
+    assert "Warning" not in done.stderr
+
+
+def test_evaluation_gives_the_score_of_the_training(trained, run_tool):
+    folder, _ = trained
+    done = run_tool(
+        "eval.py", "-c", folder / "config.yaml", "--weights", folder / "best.safetensors"
+    )
+    result = json.loads(done.stdout.splitlines()[-1])
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    (val,) = (row for row in rows if row["phase"] == "val")
+    assert result["samples"] == 360
+    assert result["top1"] == pytest.approx(val["top1"])
+    assert result["loss"] == pytest.approx(val["loss"], rel=1e-6)
+
+
+def test_curves(trained, run_tool, tmp_path):
+    folder, _ = trained
+    out = tmp_path / "curves.png"
+    run_tool("visualize.py", "curves", folder, "--out", out)
+    with Image.open(out) as picture:
+        assert picture.width > 1000
+        assert len(picture.convert("RGB").getcolors(1 << 20)) > 50
+    done = run_tool("visualize.py", "curves", tmp_path, expect=2)
+    assert "holds no metrics.jsonl" in done.stderr
+
+
+def test_print_config(run_tool):
+    done = run_tool(
+        "print_config.py", "-c", "configs/cvt/cvt_13_384.yaml", "-o", "optimizer.lr=5e-4"
+    )
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith("optimizer.lr:")][0].split() == [
+        *("optimizer.lr:", "0.0005", "#", "-o")
+    ]
+    assert any("epochs: 300" in line and "configs/_base_/imagenet.yaml:" in line for line in lines)
+    assert any("transforms.0.size: 384" in line and "size_384.yaml:" in line for line in lines)
+
+
+def failing(run_tool, expect: int, *args) -> str:
+    """The message of a wrong call: one error, no traceback, nothing on stdout."""
+    done = run_tool(*args, expect=expect)
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    return done.stderr
+
+
+CONFIG = ("-c", "configs/digits/convit.yaml")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("-c", "configs/digits/convitt.yaml"), "does not exist; did you mean"),
+        ((*CONFIG, "-o", "model.architecture.embed_dims=3"), "did you mean 'embed_dim'?"),
+        ((*CONFIG, "-o", "optimizer.lr"), "an override is KEY=VALUE"),
+        (
+            (*CONFIG, "-o", "dataloader.train.dataset.transforms.7.size=3"),
+            "'7' is not an index from 0 to 1",
+        ),
+        (
+            (*CONFIG, "-o", "model.head.num_classes=11"),
+            "11 is not the 10 classes of dataloader.train; set it to 10",
+        ),
+        (
+            (*CONFIG, "-o", "model.architecture.patch_size=5"),
+            "does not divide into patches of 5 pixels",
+        ),
+        ((), "the following arguments are required: -c/--config"),
+    ],
+)
+def test_wrong_calls_cost_less_than_a_second_of_work(run_tool, args, message):
+    """Exit code 2, one message; paddle, which takes seconds, is not imported (see test_imports)."""
+    assert message in failing(run_tool, 2, "train.py", *args)
+
+
+def test_duplicate_key(run_tool, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("epochs: 1\nseed: 0\nepochs: 2\n")
+    assert f"error: {path}:3: epochs: the key stands twice" in failing(
+        run_tool, 2, "train.py", "-c", path
+    )
+
+
+def test_several_errors_are_listed(run_tool):
+    message = failing(
+        run_tool, 2, "train.py", *CONFIG, "-o", "epoch=1", "optimizer.lr=x", "device=tpu"
+    )
+    assert message.startswith("3 errors:\n  the command line (-o): ")
+
+
+def test_a_run_folder_in_use(run_tool, trained):
+    folder, _ = trained
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert "holds a run already" in failing(
+        run_tool, 2, "train.py", *CONFIG, "-o", f"output_dir={folder}"
+    )
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_options_that_only_the_constructor_can_refuse(run_tool, tmp_path):
+    message = failing(
+        run_tool,
+        2,
+        "train.py",
+        *CONFIG,
+        "-o",
+        "model.architecture.num_heads=5",
+        f"output_dir={tmp_path / 'run'}",
+    )
+    assert "embed_dim 64 does not divide into 5 heads" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_weights(run_tool, tmp_path):
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    for weights, message in (
+        (tmp_path / "none.safetensors", "there is no such weight file"),
+        (tmp_path / "torn.safetensors", "not a readable .safetensors file"),
+        (GOLDEN / "convit_fb" / "weights.pth", "weights of another network"),
+    ):
+        assert message in failing(run_tool, 1, "eval.py", *CONFIG, "--weights", weights)
+
+
+def test_two_processes_train_and_evaluate(run_tool, tiny_config, tmp_path):
+    """Under Paddle's launcher, on CPUs: both ranks end with the same weights, and one line is written for each step."""
+    root = Path(__file__).parents[2]
+    folder = tmp_path / "run"
+    launcher = [
+        sys.executable,
+        "-m",
+        "paddle.distributed.launch",
+        "--nproc_per_node",
+        "2",
+        "--log_dir",
+        tmp_path / "log",
+    ]
+    config = tiny_config("CvT", drop=0.0)
+    done = subprocess.run(
+        [
+            *launcher,
+            "tools/train.py",
+            "-c",
+            config,
+            "-o",
+            f"output_dir={folder}",
+            "dataloader.train.sampler.batch_size=64",
+        ],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    val = [row for row in rows if row["phase"] == "val"]
+    assert [row["samples"] for row in val] == [360, 360]
+    assert len({(row["phase"], row["step"]) for row in rows}) == len(rows)
+    result = json.loads(
+        run_tool("eval.py", "-c", config, "--weights", folder / "last.safetensors").stdout
+    )
+    assert result["top1"] == pytest.approx(val[-1]["top1"])  # one process, two processes: one score
+    assert result["loss"] == pytest.approx(val[-1]["loss"], rel=1e-5)
+    shutil.rmtree(tmp_path / "log")

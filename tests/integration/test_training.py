@@ -1,0 +1,177 @@
+"""Whole runs on the embedded digits, with tiny networks: train, kill, resume, evaluate, draw."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from passl.engine import train as train_module
+from passl.engine.metrics import read_metrics
+from passl.engine.train import train
+from passl.utils.config import get_config
+from passl.utils.errors import CheckpointError, ConfigError, RunError
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def run(path: Path, folder: Path, *overrides: str, resume: str | None = None):
+    return train(get_config(path, [f"output_dir={folder}", *overrides]), resume)
+
+
+def content(folder: Path, name: str = "last.safetensors"):
+    """Weights, optimizer state and progress of a checkpoint."""
+    path = folder / name
+    with safe_open(path, framework="np") as file:
+        return load_file(path), json.loads(file.metadata()["progress"])
+
+
+def same_run(ours: Path, theirs: Path) -> None:
+    """The two runs ended in the same state, bit for bit, and wrote the same numbers, each step once."""
+    for name in ("last.safetensors", "best.safetensors"):
+        (arrays, progress), (expected, expected_progress) = (
+            content(ours, name),
+            content(theirs, name),
+        )
+        assert progress == expected_progress
+        assert arrays.keys() == expected.keys()
+        for key in expected:
+            np.testing.assert_array_equal(arrays[key], expected[key], f"{name}: {key}")
+    timings = ("batch_cost", "reader_cost", "ips")
+    rows = [
+        [{k: v for k, v in row.items() if k not in timings} for row in read_metrics(f)]
+        for f in (ours, theirs)
+    ]
+    assert rows[0] == rows[1]
+    assert len({(row["phase"], row["step"]) for row in rows[0]}) == len(rows[0])
+
+
+@pytest.mark.parametrize("name", ["ConViT", "CvT"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_is_bit_for_bit(tiny_config, tmp_path, monkeypatch, name, workers):
+    """Killed in the middle of the second epoch and resumed in a process whose generators stand elsewhere. Dropout, drop path
+    and augmentation are on."""
+    path = tiny_config(name)
+    more = (f"dataloader.train.loader={{num_workers: {workers}}}", "epochs=3")
+    run(path, tmp_path / "straight", *more)
+
+    steps = 0
+
+    def killing(*args):
+        nonlocal steps
+        steps += 1
+        if steps == 15:  # eleven steps are an epoch
+            raise Killed
+        return step(*args)
+
+    step = train_module.train_step
+    monkeypatch.setattr(train_module, "train_step", killing)
+    with pytest.raises(Killed):
+        run(path, tmp_path / "killed", *more)
+    monkeypatch.setattr(train_module, "train_step", step)
+    assert content(tmp_path / "killed")[1]["epoch"] == 1
+
+    paddle.seed(99)
+    np.random.seed(99)  # noqa: NPY002
+    progress = run(path, tmp_path / "killed", *more, resume="auto")
+    assert (progress.epoch, progress.step) == (3, 33)
+    same_run(tmp_path / "killed", tmp_path / "straight")
+
+
+def test_seeds_zero_and_one_differ_and_zero_repeats(tiny_config, tmp_path):
+    path = tiny_config()
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(path, tmp_path / folder, f"seed={seed}", "epochs=1")
+    same_run(tmp_path / "a", tmp_path / "b")
+    ours, other = content(tmp_path / "a")[0], content(tmp_path / "c")[0]
+    assert not np.array_equal(ours["head.fc_cls.weight"], other["head.fc_cls.weight"])
+
+
+def test_the_best_checkpoint_is_that_of_the_best_epoch(tiny_config, tmp_path):
+    progress = run(tiny_config(), tmp_path / "run", "epochs=4")
+    scores = {
+        row["epoch"]: row["top1"] for row in read_metrics(tmp_path / "run") if row["phase"] == "val"
+    }
+    assert len(scores) == 4
+    assert progress.best_top1 == pytest.approx(max(scores.values()))
+    assert scores[progress.best_epoch] == max(scores.values())
+    assert content(tmp_path / "run", "best.safetensors")[1]["epoch"] == progress.best_epoch
+
+
+def test_more_epochs_and_a_checkpoint_by_path(tiny_config, tmp_path):
+    path = tiny_config()
+    run(path, tmp_path / "one", "epochs=1")
+    with pytest.raises(ConfigError, match="holds a run already"):
+        run(path, tmp_path / "one")
+    assert run(path, tmp_path / "one", "epochs=2", resume="auto").epoch == 2
+    assert (tmp_path / "one" / "config.from_epoch_2.yaml").is_file()
+    last = tmp_path / "one" / "last.safetensors"
+    assert run(path, tmp_path / "two", "epochs=3", resume=str(last)).epoch == 3
+
+
+def test_resume_auto_without_a_checkpoint_starts(tiny_config, tmp_path):
+    assert run(tiny_config(), tmp_path / "run", "epochs=1", resume="auto").step == 11
+
+
+def test_another_network_or_optimizer_cannot_resume(tiny_config, tmp_path):
+    run(tiny_config("ConViT"), tmp_path / "run", "epochs=1")
+    with pytest.raises(CheckpointError, match="weights of another network"):
+        run(tiny_config("CvT"), tmp_path / "run", resume="auto")
+
+
+def test_training_learns(tiny_config, tmp_path):
+    """A real, if small, ConViT is far above chance after a few epochs."""
+    progress = run(
+        tiny_config(drop=0.0),
+        tmp_path / "run",
+        "epochs=6",
+        "model.architecture.embed_dim=48",
+        "model.head.in_channels=48",
+        "dataloader.train.sampler.batch_size=32",
+        "dataloader.train.dataset.transforms=[{name: Normalize}]",
+    )
+    assert progress.best_top1 > 60
+
+
+def test_an_unreadable_picture_stops_the_run(tiny_config, tmp_path):
+    from PIL import Image
+
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(8):
+            Image.new("RGB", (32, 32), (i, 0, 0)).save(tmp_path / "data" / name / f"{i}.png")
+    (tmp_path / "data" / "b" / "3.png").write_bytes(b"no picture")
+    data = (
+        f"{{name: ImageFolder, dataroot: '{tmp_path / 'data'}', transforms: [{{name: Normalize}}]}}"
+    )
+    overrides = [f"dataloader.{part}.dataset={data}" for part in ("train", "val")]
+    overrides += ["model.head.num_classes=2", "dataloader.train.sampler.batch_size=4"]
+    for workers in (0, 2):
+        with pytest.raises(RunError) as caught:
+            run(
+                tiny_config(),
+                tmp_path / f"run{workers}",
+                *overrides,
+                f"dataloader.train.loader={{num_workers: {workers}}}",
+            )
+        assert str(caught.value).startswith(
+            f"{tmp_path / 'data' / 'b' / '3.png'}: cannot be read as a picture"
+        )
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
+    with pytest.raises(RunError, match="the loss is nan|the loss is inf|not finite"):
+        run(
+            tiny_config(drop=0.0),
+            tmp_path / "run",
+            "optimizer.lr=1e30",
+            "lr_scheduler.warmup_epochs=0",
+        )

@@ -1,0 +1,168 @@
+"""Whatever is wrong with a config is said at once: file and line, value, rule, way out."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from passl.engine.check import check_config
+from passl.utils.config import get_config
+from passl.utils.errors import ConfigError
+
+
+def problems(path: Path, *overrides: str, for_training: bool = True) -> str:
+    with pytest.raises(ConfigError) as caught:
+        check_config(get_config(path, overrides), for_training)
+    return str(caught.value)
+
+
+def test_a_right_config_passes(tiny_config):
+    check_config(get_config(tiny_config("ConViT")))
+    check_config(get_config(tiny_config("CvT")))
+
+
+@pytest.mark.parametrize(
+    ("override", "rule"),
+    [
+        ("epoch=3", "epoch: 'epoch' is not a key; did you mean 'epochs'?"),
+        (
+            "model.architecture.num_head=3",
+            "'num_head' is not an option of ConViT; did you mean 'num_heads'?",
+        ),
+        ("model.architecture.num_classes=3", "'num_classes' is not an option of ConViT"),
+        (
+            "model.architecture.act=gelo",
+            "must be one of gelu, gelu_tanh, quick_gelu, relu, not 'gelo'",
+        ),
+        (
+            "model.architecture={name: ConVit}",
+            "there is no backbone 'ConVit'; did you mean 'ConViT'?",
+        ),
+        ("model.architecture.embed_dim=[16]", "must be a whole number, not [16]"),
+        ("model.head.in_channels=12", "12 is not the backbone's width; set it to 16"),
+        ("model.head.num_classes=9", "9 is not the 10 classes of dataloader.train; set it to 10"),
+        ("model.name=CvtWrapper", "must be one of Model, CvTWrapper, not 'CvtWrapper'"),
+        ("optimizer.lr=fast", "must be a number, not 'fast'"),
+        ("optimizer.lr=-1", "must not be negative, not -1"),
+        ("optimizer.name=SGD", "there is no optimizer 'SGD'"),
+        ("optimizer.grad_clip={name: value, value: 1}", "there is no gradient clipping 'value'"),
+        ("log_config.interval=0", "must be at least 1, not 0"),
+        ("epochs=ten", "must be a whole number, not 'ten'"),
+        ("seed=-1", "must not be negative"),
+        ("device=tpu", "must be one of auto, cpu, gpu, not 'tpu'"),
+        ("lr_scheduler.warmup_epochs=9", "9 must lie between 0 and the 2 epochs of the run"),
+        ("dataloader.train.sampler.batch_size=0", "must be at least 1, not 0"),
+        ("dataloader.train.sampler.shuffle=1", "must be true or false, not 1"),
+        (
+            "dataloader.train.loader.workers=1",
+            "'workers' is not a key; did you mean 'num_workers'?",
+        ),
+        (
+            "dataloader.train.dataset.transforms.0.size=31",
+            "31 does not divide into patches of 8 pixels",
+        ),
+        ("dataloader.train.dataset.transforms.0.scale=[1]", "must be a list of 2 numbers, not [1]"),
+        (
+            "dataloader.val.dataset.transforms=[{name: CenterCrop, size: 32}]",
+            "must end with Normalize",
+        ),
+        ("dataloader.val.dataset.transforms=[]", "must end with Normalize"),
+        ("dataloader.val.dataset.transforms=3", "must be a list, not 3"),
+        ("dataloader.val.dataset.split=test", "must be one of train, val, not 'test'"),
+        ("loss.name=null", "needs a name: which loss"),
+        ("log_config=3", "must be a mapping, not 3"),
+    ],
+)
+def test_one_problem(tiny_config, override, rule):
+    message = problems(tiny_config(), override)
+    assert rule in message
+    assert message.startswith(f"the command line (-o): {override.split('=')[0].split('.')[0]}")
+    assert len(message.splitlines()) == 1
+
+
+def test_problems_name_file_and_line(tiny_config):
+    path = tiny_config()
+    text = path.read_text().replace("embed_dim: 16", "embed_dims: 16")
+    path.write_text(text)
+    line = 1 + text.splitlines().index("    embed_dims: 16")
+    assert problems(path).startswith(
+        f"{path}:{line}: model.architecture.embed_dims: 'embed_dims' is not an option"
+    )
+
+
+def test_missing_sections_and_keys(tiny_config):
+    path = tiny_config()
+    path.write_text(
+        path.read_text().replace("epochs: 2\n", "").replace("lr: 0.002", "weight_decay: 0.1")
+    )
+    message = problems(path)
+    assert "epochs is missing" in message
+    assert "optimizer.lr is missing" in message
+
+
+def test_all_problems_at_once(tiny_config):
+    """Of form and of sense together, as long as they concern different sections."""
+    message = problems(
+        tiny_config(), "epoch=1", "model.head.num_classes=3", "optimizer.lr=x", "loss.name=L1"
+    )
+    for rule in (
+        "'epoch' is not a key",
+        "set it to 10",
+        "must be a number",
+        "there is no loss 'L1'",
+    ):
+        assert rule in message
+    assert len(message.splitlines()) == 4
+
+
+def folder(root: Path, *classes: str) -> Path:
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(root / name / "a.png")
+    return root
+
+
+def data(part: str, root: Path) -> str:
+    transforms = "[{name: CenterCrop, size: 32}, {name: Normalize}]"
+    return f"dataloader.{part}.dataset={{name: ImageFolder, dataroot: '{root}', transforms: {transforms}}}"
+
+
+def test_data_folders(tiny_config, tmp_path):
+    (tmp_path / "empty").mkdir()
+    missing = problems(
+        tiny_config(), data("train", tmp_path / "nothing"), data("val", tmp_path / "empty")
+    )
+    assert "nothing: the data folder does not exist" in missing
+    assert "empty: the data folder has no class" in missing
+    assert len(missing.splitlines()) == 2
+
+
+def test_classes_of_training_and_validation_agree(tiny_config, tmp_path):
+    train, val = folder(tmp_path / "t", "cat", "dog"), folder(tmp_path / "v", "cat", "dogs")
+    message = problems(
+        tiny_config(), data("train", train), data("val", val), "model.head.num_classes=2"
+    )
+    assert "only one of them has dog, dogs" in message
+    message = problems(tiny_config(), data("train", train), data("val", train))
+    assert "10 is not the 2 classes of dataloader.train; set it to 2" in message
+
+
+def test_evaluation_needs_no_training_data(tiny_config, tmp_path):
+    cfg = get_config(tiny_config(), [data("train", tmp_path / "nothing")])
+    check_config(cfg, for_training=False)
+    with pytest.raises(ConfigError, match="does not exist"):
+        check_config(cfg)
+
+
+def test_the_check_does_not_import_paddle(run_tool, tiny_config):
+    code = (
+        "import sys; from passl.engine.check import check_config; from passl.utils.config import get_config;"
+        f"check_config(get_config({str(tiny_config())!r})); sys.exit('paddle' in sys.modules)"
+    )
+    import subprocess
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=False)
+    assert done.returncode == 0

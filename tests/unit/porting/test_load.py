@@ -1,0 +1,189 @@
+"""Weights are read without running anything, and loaded strictly."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from passl.modeling import Model
+from passl.modeling.backbones import build_backbone
+from passl.porting import load_weights, read_weights
+from passl.utils.errors import CheckpointError
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+SMALL = {
+    "name": "ConViT",
+    "img_size": 48,
+    "patch_size": 8,
+    "embed_dim": 48,
+    "depth": 4,
+    "num_heads": 4,
+    "local_up_to_layer": 3,
+}
+
+
+def model(classes: int = 10, **options) -> Model:
+    head = {"name": "ClsHead", "num_classes": classes, "in_channels": 48}
+    return Model({"model": {"architecture": SMALL | options, "head": head}})
+
+
+def torch_zip(path: Path, pickled: bytes, root: str = "archive") -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{root}/data.pkl", pickled)
+    return path
+
+
+def test_a_backbone_alone_takes_official_names(tmp_path):
+    weights, ours = read_weights(GOLDEN / "convit_fb" / "weights.pth")
+    assert not ours
+    path = tmp_path / "backbone.safetensors"
+    save_file(
+        {
+            name: np.ascontiguousarray(a)
+            for name, a in weights.items()
+            if not name.startswith("head.")
+        },
+        path,
+    )
+    backbone = build_backbone(SMALL)
+    load_weights(backbone, path)
+    np.testing.assert_array_equal(
+        backbone.blocks[0].attn.v.weight.numpy(), weights["blocks.0.attn.v.weight"].T
+    )
+    np.testing.assert_array_equal(
+        backbone.patch_embed.proj.weight.numpy(), weights["patch_embed.proj.weight"]
+    )
+
+
+def test_everything_that_does_not_fit_is_said_and_nothing_is_loaded():
+    net = model(classes=7, qkv_bias=True)
+    before = {name: tensor.numpy().copy() for name, tensor in net.state_dict().items()}
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(net, GOLDEN / "convit_fb" / "weights.pth")
+    message = str(caught.value)
+    assert "weights.pth: weights of another network" in message
+    assert "missing in the file (7): backbone.blocks.0.attn.qk.bias" in message
+    assert (
+        "of another shape (2): head.fc_cls.weight ([48, 10] in the file, [48, 7] in the model)"
+        in message
+    )
+    for name, tensor in net.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), before[name], name)
+
+
+def test_what_the_file_has_too_much():
+    with pytest.raises(
+        CheckpointError, match=r"not in the model \(16\): backbone.blocks.2.attn.gating_param"
+    ):
+        load_weights(model(depth=3, local_up_to_layer=2), GOLDEN / "convit_fb" / "weights.pth")
+
+
+@pytest.mark.parametrize("name", ["nothing.pth", "nothing.safetensors"])
+def test_a_missing_file(tmp_path, name):
+    with pytest.raises(CheckpointError, match=f"{name}: there is no such weight file"):
+        load_weights(model(), tmp_path / name)
+
+
+def test_a_folder_and_an_unknown_format(tmp_path):
+    with pytest.raises(CheckpointError, match="a folder, not a weight file"):
+        load_weights(model(), tmp_path)
+    (tmp_path / "weights.h5").write_bytes(b"x")
+    with pytest.raises(
+        CheckpointError, match=r"read from .safetensors, .pth, .pt, .bin, not from weights.h5"
+    ):
+        load_weights(model(), tmp_path / "weights.h5")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x80\x02\x8a\x0a old torch", b"PK\x03\x04 torn", b"\xff" * 4000]
+)
+def test_damaged_files(tmp_path, suffix, content):
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"weights{suffix}: "):
+        load_weights(model(), path)
+
+
+@pytest.mark.parametrize("part", [0.3, 0.9, 0.999])
+def test_truncated_files(tmp_path, part):
+    for source in ("convit_fb/weights.pth", "convit_timm/model.safetensors"):
+        data = (GOLDEN / source).read_bytes()
+        path = tmp_path / Path(source).name
+        path.write_bytes(data[: int(len(data) * part)])
+        with pytest.raises(CheckpointError, match=path.name):
+            load_weights(model(), path)
+
+
+class Payload:
+    """What a hostile file may carry."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("nest", [lambda x: x, lambda x: {"model": x}, lambda x: {"a": [x, 1]}])
+def test_a_file_that_carries_code_runs_nothing(tmp_path, nest):
+    marker = tmp_path / "ran"
+    path = torch_zip(tmp_path / "weights.pth", pickle.dumps(nest(Payload(marker))))
+    with pytest.raises(CheckpointError, match="refused: it asks for .* nothing was run"):
+        read_weights(path)
+    assert not marker.exists()
+
+
+def test_a_tensor_that_reaches_beyond_its_storage(tmp_path):
+    """Crafted strides and offsets would read foreign memory."""
+
+    for offset, size, stride in (
+        (0, (5,), (1,)),
+        (3, (2,), (1,)),
+        (0, (2, 2), (3, 1)),
+        (-1, (1,), (1,)),
+        (0, (2,), (-1,)),
+    ):
+        buffer = io.BytesIO()
+        # The protocol's calls are written by hand: GLOBAL torch._utils._rebuild_tensor_v2, then its arguments.
+        buffer.write(b"\x80\x02}(X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n(")
+        buffer.write(
+            b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"
+        )
+        for value in (offset, size, stride):
+            buffer.write(pickle.dumps(value, protocol=2)[2:-1])
+        buffer.write(b"tRu.")
+        path = tmp_path / "weights.pth"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", buffer.getvalue())
+            archive.writestr("archive/data/0", np.arange(4, dtype="float32").tobytes())
+        with pytest.raises(CheckpointError, match="reaches beyond its 4 values"):
+            read_weights(path)
+
+
+def test_no_state_dict_in_it(tmp_path):
+    path = torch_zip(
+        tmp_path / "weights.pth", pickle.dumps({"epoch": 3, "args": "none"}, protocol=2)
+    )
+    with pytest.raises(CheckpointError, match="holds no state dict"):
+        read_weights(path)
+
+
+def test_pretrained_by_path_and_not_yet_by_name():
+    cfg = {
+        "model": {
+            "architecture": SMALL,
+            "head": {"name": "ClsHead", "num_classes": 10, "in_channels": 48},
+        }
+    }
+    net = Model(cfg, pretrained=GOLDEN / "convit_fb" / "weights.pth")
+    weights, _ = read_weights(GOLDEN / "convit_fb" / "weights.pth")
+    np.testing.assert_array_equal(net.head.fc_cls.weight.numpy(), weights["head.weight"].T)
+    with pytest.raises(ValueError, match="pretrained=True: no published weights are listed yet"):
+        Model(cfg, pretrained=True)
