@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The demo of `make demo`: train a small network on the embedded digits, evaluate its best checkpoint, draw its curves.
-# Usage: demo.sh BIN MODEL PORT, where BIN is the environment's bin folder.
+# Usage: demo.sh BIN MODEL PORT [options of tools/train.py]; BIN is the bin folder of the environment.
 set -euo pipefail
 bin=$1 model=$2 port=$3
 config=configs/digits/$model.yaml
@@ -10,10 +10,10 @@ if [ ! -f "$config" ]; then
 fi
 run=runs/demo-$model-$(date +%Y%m%d-%H%M%S)
 
-"$bin/python" tools/train.py -c "$config" -o output_dir="$run"
-"$bin/python" tools/eval.py -c "$config" --weights "$run/best.safetensors" > "$run/eval.json"
+"$bin/python" tools/train.py -c "$config" -o output_dir="$run" "${@:4}"
+"$bin/python" tools/eval.py -c "$run/config.yaml" --weights "$run/best.safetensors" > "$run/eval.json"
 "$bin/python" tools/visualize.py curves "$run" > /dev/null
-top1=$("$bin/python" -c 'import json, sys; print(f"{json.load(open(sys.argv[1]))["\""top1"\""]:.2f}")' "$run/eval.json")
+top1=$("$bin/python" -c 'import json, sys; print("%.2f" % json.load(open(sys.argv[1]))["top1"])' "$run/eval.json")
 
 cat <<END
 
