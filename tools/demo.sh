@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The demo of `make demo`: train a small network on the embedded digits, evaluate its best checkpoint, draw its curves.
-# Usage: demo.sh BIN MODEL PORT [options of tools/train.py]; BIN is the bin folder of the environment.
+# Usage: demo.sh BIN MODEL PORT [options of tools/train.py].
+# BIN is the bin folder of the environment; RUN in the environment names another run folder.
 set -euo pipefail
 bin=$1 model=$2 port=$3
 config=configs/digits/$model.yaml
@@ -8,7 +9,7 @@ if [ ! -f "$config" ]; then
   echo "error: MODEL=$model: there is $(ls configs/digits | sed 's/\.yaml$//' | paste -sd, | sed 's/,/ and /')" >&2
   exit 2
 fi
-run=runs/demo-$model-$(date +%Y%m%d-%H%M%S)
+run=${RUN:-runs/demo-$model-$(date +%Y%m%d-%H%M%S)}
 
 "$bin/python" tools/train.py -c "$config" -o output_dir="$run" "${@:4}"
 "$bin/python" tools/eval.py -c "$run/config.yaml" --weights "$run/best.safetensors" > "$run/eval.json"

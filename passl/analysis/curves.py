@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import matplotlib
@@ -39,7 +38,7 @@ def plot_curves(folder: Path, picture: Path) -> None:
         )
 
     figure, (losses, accuracy, rate) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    draw(losses, train, "loss", "training (augmented, smoothed labels)")
+    draw(losses, train, "loss", "training (as augmented and smoothed)")
     draw(losses, val, "loss", "validation")
     losses.set(title="Cross entropy", xlabel="epoch", ylim=(0, None))
     losses.legend()
@@ -60,6 +59,6 @@ def plot_curves(folder: Path, picture: Path) -> None:
     for axes in (losses, accuracy, rate):
         axes.grid(alpha=0.3)
         axes.set_xlim(0, None)
-    figure.suptitle(os.fspath(folder), fontsize=9)
+    figure.suptitle(folder.resolve().name, fontsize=9)
     write_atomically(picture, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
     plt.close(figure)
