@@ -32,9 +32,10 @@ clean:  ## remove .venv and caches; runs/ stays
 	find passl tools tests -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/run.stamp: requirements.txt
-	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 10) <= v < (3, 13) else f"passl needs Python 3.10 to 3.12, not {v[0]}.{v[1]}; name one by make PYTHON=python3.11")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 10) <= v < (3, 13) else f"passl needs Python 3.10 to 3.12, not {v[0]}.{v[1]}; name one by make PYTHON=python3.11")'
+	@echo "installing into .venv ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 .venv/dev.stamp: .venv/run.stamp tests/requirements.txt

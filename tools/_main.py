@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
 
 from passl.utils.config import Config, get_config  # noqa: E402
+from passl.utils.cpu import choose_mkl_path  # noqa: E402
 from passl.utils.errors import ConfigError, RunError  # noqa: E402
 
 EXIT_FAILED_RUN, EXIT_WRONG_CALL = 1, 2
@@ -46,6 +47,7 @@ def run(main: Callable[[], None]) -> None:
     """Run a tool. Exit code 2 for a wrong call or config, 1 for a failed run, one message and no
     traceback for either.
     """
+    choose_mkl_path()
     for message in PADDLE_CHATTER:
         warnings.filterwarnings("ignore", message=message)
     try:
