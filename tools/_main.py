@@ -61,7 +61,7 @@ def run(main: Callable[[], None]) -> None:
             file=sys.stderr,
         )
         sys.exit(EXIT_WRONG_CALL)
-    except RunError as error:
+    except (RunError, OSError) as error:  # OSError: a full disk, a file that may not be read
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED_RUN)
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from passl.utils.errors import ConfigError, RunError
@@ -46,7 +47,7 @@ class ImageFolder:
         path, label = self.samples[index]
         try:
             with Image.open(path) as picture:
-                return picture.convert("RGB"), label
+                return _rgb(picture), label
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise RunError(
                 f"{path}: cannot be read as a picture ({error}); replace the file or take it out "
@@ -80,11 +81,25 @@ class ImageFolder:
         return names
 
 
+def _rgb(picture: Image.Image) -> Image.Image:
+    """Any picture in RGB; a transparent one as if it were opaque."""
+    if picture.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    elif picture.mode == "P" and isinstance(picture.info.get("transparency"), bytes):
+        picture = picture.convert("RGBA")  # Pillow warns about the direct way
+    return picture.convert("RGB")
+
+
 def _pictures(folder: str) -> list[str]:
-    found = []
+    """The pictures below a folder, sorted; links are followed, but no folder is entered twice."""
+    found: list[str] = []
+    seen: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders.sort()
-        found += [
-            os.path.join(parent, file) for file in sorted(files) if file.lower().endswith(SUFFIXES)
-        ]
+        found += [os.path.join(parent, f) for f in sorted(files) if f.lower().endswith(SUFFIXES)]
     return found

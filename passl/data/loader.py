@@ -7,6 +7,7 @@ import random
 import shutil
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,11 @@ class Loader:
         prefetch_factor: int = 2,
         use_shared_memory: bool | None = None,
     ):
+        if num_workers < 0 or prefetch_factor < 1:
+            raise ValueError(
+                f"loader.num_workers {num_workers} must be at least 0, and loader.prefetch_factor "
+                f"{prefetch_factor} at least 1"
+            )
         self.dataset, self.sampler = dataset, sampler
         self.classes: list[str] = dataset.dataset.classes
         ahead = num_workers * prefetch_factor * sampler.batch_size
@@ -114,9 +120,9 @@ class Loader:
 
     def _read_here(self) -> Iterator[list[Any]]:
         for keys in self.sampler:
-            yield [
-                paddle.to_tensor(array) for array in _collate([self.dataset[key] for key in keys])
-            ]
+            with _generators_kept():
+                arrays = _collate([self.dataset[key] for key in keys])
+            yield [paddle.to_tensor(array) for array in arrays]
 
     def _init_worker(self, worker: int) -> None:
         # Paddle's generator in a worker, for transforms that use it. The other generators are
@@ -125,9 +131,11 @@ class Loader:
         paddle.seed(int(rng.integers(2**31)))
 
     def _fits_shared_memory(self, samples: int) -> bool:
-        sample = self.dataset[(0, 0, 0)]
-        picture_bytes = 0 if isinstance(sample, Exception) else sample[0].nbytes
-        needed = 2 * samples * picture_bytes  # batches that wait, and those being made
+        with _generators_kept():
+            sample = self.dataset[(0, 0, 0)]
+        if isinstance(sample, Exception):
+            return False  # the first epoch will say what is wrong with it
+        needed = 2 * samples * sample[0].nbytes  # batches that wait, and those being made
         free = shutil.disk_usage(SHARED_MEMORY).free if os.path.isdir(SHARED_MEMORY) else 0
         if needed > free:
             get_logger().warning(
@@ -150,8 +158,15 @@ def build_transforms(nodes: Sequence[Mapping[str, Any]]) -> list[Any]:
     return [TRANSFORMS.build(node) for node in nodes]
 
 
-def build_loader(section: Mapping[str, Any], seed: int, rank: int = 0, world: int = 1) -> Loader:
+def build_loader(
+    section: Mapping[str, Any], seed: int, rank: int = 0, world: int = 1, even: bool = False
+) -> Loader:
     """The loader of a `dataloader.train` or `dataloader.val` section.
+
+    Args:
+        seed: of the run.
+        rank, world: which of how many processes this is.
+        even: whether every process must get as many batches as the others, as in training.
 
     Raises:
         ConfigError: the data set is not there, or not enough for one batch.
@@ -159,26 +174,42 @@ def build_loader(section: Mapping[str, Any], seed: int, rank: int = 0, world: in
     node = section["dataset"]
     dataset = Transformed(build_dataset(node), build_transforms(node["transforms"]), seed)
     try:
-        sampler = BatchSampler(len(dataset), seed, rank, world, **section["sampler"])
+        sampler = BatchSampler(len(dataset), seed, rank, world, even, **section["sampler"])
+        return Loader(dataset, sampler, **section.get("loader", {}))
     except ValueError as error:
         raise ConfigError(f"dataloader: {error}") from None
-    return Loader(dataset, sampler, **section.get("loader", {}))
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    """Leave the global generators of this process as they are; a worker's are its own."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
 
 
 _EXPECTED, _UNEXPECTED = 0, 1
 
 
 def _collate(samples: list[tuple[np.ndarray, int] | Exception]) -> list[np.ndarray]:
-    """Samples to arrays; or, if one of them is an error, its text as bytes and whether it is a
-    RunError.
+    """Samples to arrays; or, if one of them is an error, its text as bytes and if it is a RunError.
 
     An error that a worker raises ends in a Paddle that has lost its message, or that waits for
     ever. As data it arrives.
     """
-    errors = [sample for sample in samples if isinstance(sample, Exception)]
-    if errors:
-        kind = _EXPECTED if isinstance(errors[0], RunError) else _UNEXPECTED
-        text = np.frombuffer(str(errors[0]).encode(), dtype=np.uint8)
-        return [text, np.asarray([kind], dtype=np.int64)]
-    images, labels = zip(*samples, strict=True)  # type: ignore[misc]
-    return [np.stack(images), np.asarray(labels, dtype=np.int64)]
+    error = next((sample for sample in samples if isinstance(sample, Exception)), None)
+    if error is None:
+        images, labels = zip(*samples, strict=True)  # type: ignore[misc]
+        shapes = sorted({image.shape for image in images})
+        if len(shapes) == 1:
+            return [np.stack(images), np.asarray(labels, dtype=np.int64)]
+        error = RunError(
+            f"pictures of {shapes[0]} and {shapes[-1]} cannot be one batch; let the transforms end "
+            "in one size, by RandomResizedCrop or by Resize and CenterCrop"
+        )
+    kind = _EXPECTED if isinstance(error, RunError) else _UNEXPECTED
+    text = np.frombuffer(str(error).encode(errors="backslashreplace"), dtype=np.uint8)
+    return [text, np.asarray([kind], dtype=np.int64)]

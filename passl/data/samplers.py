@@ -26,6 +26,7 @@ class BatchSampler:
         length: samples of the data set.
         seed: of the run.
         rank, world: which of how many processes this is.
+        even: every rank gets the same number of batches, also without `shuffle`.
         batch_size: samples of one batch of one process.
         shuffle: a new order for each epoch.
         drop_last: leave out the last global batch if it is not full.
@@ -40,6 +41,7 @@ class BatchSampler:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        even: bool = False,
         /,
         *,
         batch_size: int,
@@ -48,6 +50,10 @@ class BatchSampler:
     ):
         if batch_size < 1:
             raise ValueError(f"sampler.batch_size {batch_size} must be at least 1")
+        if length < 1:
+            raise ValueError("the data set has 0 samples")
+        if drop_last and length < world:
+            raise ValueError(f"{world} processes are more than the {length} samples; use fewer")
         if drop_last and length < batch_size * world:
             raise ValueError(
                 f"sampler.batch_size {batch_size} on {world} processes is more than the {length} "
@@ -56,6 +62,7 @@ class BatchSampler:
             )
         self.length, self.seed, self.rank, self.world = length, seed, rank, world
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
+        self.even = even or shuffle
         self.epoch = 0
         self.start = 0
 
@@ -70,19 +77,17 @@ class BatchSampler:
         return own // self.batch_size if self.drop_last else -(-own // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order = np.arange(self.length)
+        epoch, order = self.epoch, np.arange(self.length)
         if self.shuffle:
-            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
+            np.random.default_rng((self.seed, epoch)).shuffle(order)
         positions = range(self.rank, self._total(), self.world)
         for batch in range(self.start, len(self)):
             chosen = positions[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [
-                (self.epoch, position, int(order[position % self.length])) for position in chosen
-            ]
+            yield [(epoch, position, int(order[position % self.length])) for position in chosen]
 
     def _total(self) -> int:
         """Samples of an epoch over all ranks."""
         if self.drop_last:
             return self.length - self.length % (self.batch_size * self.world)
         # A rank with fewer batches than the others would leave them waiting for its gradients.
-        return -(-self.length // self.world) * self.world if self.shuffle else self.length
+        return -(-self.length // self.world) * self.world if self.even else self.length

@@ -37,6 +37,9 @@ class Resize:
     size: int | Sequence[int]
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
 
+    def __post_init__(self):
+        _check_size(self.size)
+
     def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
         width, height = picture.size
         if not isinstance(self.size, int):
@@ -61,6 +64,9 @@ class CenterCrop:
     """
 
     size: int | Sequence[int]
+
+    def __post_init__(self):
+        _check_size(self.size)
 
     def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
         height, width = pair(self.size)
@@ -91,6 +97,12 @@ class RandomResizedCrop:
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
+
+    def __post_init__(self):
+        _check_size(self.size)
+        for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
+            if not 0 < low <= high:
+                raise ValueError(f"{name} [{low}, {high}] must be above 0 and in ascending order")
 
     def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
         left, top, width, height = self.box(picture.width, picture.height, rng)
@@ -123,6 +135,10 @@ class RandomHorizontalFlip:
 
     p: float = 0.5
 
+    def __post_init__(self):
+        if not 0 <= self.p <= 1:
+            raise ValueError(f"p {self.p} must lie between 0 and 1")
+
     def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
         return (
             picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < self.p else picture
@@ -142,6 +158,10 @@ class Normalize:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
+    def __post_init__(self):
+        if min(self.std) <= 0:
+            raise ValueError(f"std {list(self.std)} must be above 0")
+
     def __call__(self, picture: Image.Image, rng: np.random.Generator) -> np.ndarray:
         array = np.asarray(picture, dtype=np.float32) / np.float32(255)
         array = (array - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
@@ -151,3 +171,10 @@ class Normalize:
 def pair(size: int | Sequence[int]) -> tuple[int, int]:
     """A size as (height, width)."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _check_size(size: int | Sequence[int]) -> None:
+    sides = [size] if isinstance(size, int) else list(size)
+    if len(sides) != (1 if isinstance(size, int) else 2) or min(sides) < 1:
+        shown = size if isinstance(size, int) else sides
+        raise ValueError(f"size {shown} must be one number of pixels, or [height, width]")

@@ -105,6 +105,12 @@ def _counts(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     for keys in at_least_one:
         if _at(cfg, keys) < 1:
             yield keys, f"must be at least 1, not {_at(cfg, keys)}"
+    for part in ("train", "val"):
+        loader = cfg.dataloader[part].get("loader", {})
+        for key, least in (("num_workers", 0), ("prefetch_factor", 1)):
+            if loader.get(key, least) < least:
+                keys = ("dataloader", part, "loader", key)
+                yield keys, f"must be at least {least}, not {loader[key]}"
     for keys in (("optimizer", "lr"), ("seed",)):
         value = _at(cfg, keys[:-1]).get(keys[-1], 0)
         if value < 0:
@@ -144,6 +150,11 @@ def _pictures_fit_network(cfg: Config, parts: Sequence[str]) -> Iterator[Problem
                 keys,
                 "must end with Normalize, which makes the network's input, and have it only there",
             )
+        for index, node in enumerate(transforms):
+            try:
+                TRANSFORMS.build(node)
+            except ConfigError as error:
+                yield (*keys, index), str(error)
         sized = [(index, node.size) for index, node in enumerate(transforms) if "size" in node]
         if (
             not isinstance(patch, int)

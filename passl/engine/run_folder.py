@@ -32,7 +32,10 @@ def open_run_folder(folder: Path, resume: str | None, ranks: Ranks) -> Path | No
             made.
     """
     used = (folder / CONFIG).exists() or (folder / LAST).exists()
-    if used and resume is None:
+    own = resume == "auto" or (
+        resume is not None and Path(resume).resolve().parent == folder.resolve()
+    )
+    if used and not own:
         raise ConfigError(
             f"output_dir: {folder} holds a run already; go on with it by --resume auto, or choose "
             "another with -o output_dir=..."

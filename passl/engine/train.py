@@ -40,7 +40,7 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
     """
     ranks = distributed.start(cfg.get("device", "auto"))
     seed, epochs, folder = cfg.get("seed", 0), cfg.epochs, Path(cfg.output_dir)
-    train_loader = build_loader(cfg.dataloader.train, seed, ranks.rank, ranks.world)
+    train_loader = build_loader(cfg.dataloader.train, seed, ranks.rank, ranks.world, even=True)
     val_loader = build_loader(cfg.dataloader.val, seed, ranks.rank, ranks.world)
     global_batch = cfg.dataloader.train.sampler.batch_size * ranks.world
 
@@ -155,7 +155,9 @@ def _introduce(
         lr,
         rule,
     )
-    if progress.step:
+    if progress.epoch >= cfg.epochs:
+        log("all %d epochs are done; for more, raise epochs", cfg.epochs)
+    elif progress.step:
         log(
             "resumed after epoch %d, step %d; best so far %.2f %%",
             progress.epoch,
@@ -191,7 +193,7 @@ def _compare(old: dict, cfg: Config, checkpoint: Path) -> None:
         )
     before, now = dict(leaves(old)), dict(leaves(cfg.to_dict()))
     for keys in sorted(before.keys() | now.keys(), key=str):
-        if before.get(keys) != now.get(keys):
+        if before.get(keys) != now.get(keys) and keys != ("output_dir",):
             get_logger().warning(
                 "resuming with another %s: %r was %r", dotted(keys), now.get(keys), before.get(keys)
             )

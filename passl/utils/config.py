@@ -97,8 +97,14 @@ def get_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = find_config(file)
     tree, origins = _read_with_bases(path)
+    problems: list[str] = []
     for override in overrides:
-        tree, origins = _apply(override, tree, origins)
+        try:
+            tree, origins = _apply(override, tree, origins)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(*problems)
     return Config(tree, origins, path)
 
 
@@ -143,6 +149,8 @@ def leaves(tree: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
     """Every value that holds no other value, with the place where it stands. Empty lists and
     mappings are leaves.
     """
+    if not tree and not keys:
+        return
     if isinstance(tree, Mapping) and tree:
         for key, value in tree.items():
             yield from leaves(value, (*keys, key))
@@ -176,22 +184,25 @@ def _merge_with_origins(base, base_origins, over, over_origins):
 
 def _read_with_bases(path: Path):
     tree, origins = read(path)
-    bases = tree.pop("_base_", [])
+    names = tree.pop("_base_", [])
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{path}: _base_ must be the path of a config, or a list of paths")
+    bases = [Path(os.path.normpath(path.parent / name)) for name in names]
+    rule = f"does not exist; the path is relative to {path.parent}"
+    missing = [f"{path}: _base_: {base} {rule}" for base in bases if not base.is_file()]
+    if missing:
+        raise ConfigError(*missing)
     merged: dict[str, Any] = {}
     merged_origins: dict[Keys, str] = {}
-    for name in [bases] if isinstance(bases, str) else bases:
-        base_path = Path(os.path.normpath(path.parent / str(name)))
-        if not base_path.is_file():
-            raise ConfigError(
-                f"{path}: _base_: {base_path} does not exist; the path is relative to {path.parent}"
-            )
+    for base_path in bases:
         base, base_origins = read(base_path)
         if "_base_" in base:
             raise ConfigError(
                 f"{base_path}: _base_: a base cannot have a base of its own; list both in {path}"
             )
         merged, merged_origins = _merge_with_origins(merged, merged_origins, base, base_origins)
-    origins = {keys: origin for keys, origin in origins.items() if keys[0] != "_base_"}
+    origins = {keys: origin for keys, origin in origins.items() if keys[:1] != ("_base_",)}
     return _merge_with_origins(merged, merged_origins, tree, origins)
 
 
@@ -210,10 +221,13 @@ def _apply(override: str, tree, origins):
         key: str | int = name
         if isinstance(node, list):
             if not (name.isdecimal() and int(name) < len(node)):
-                last = len(node) - 1
+                rule = (
+                    f"not an index from 0 to {len(node) - 1}"
+                    if node
+                    else "not an index: it is empty"
+                )
                 raise ConfigError(
-                    f"{COMMAND_LINE} {override}: {dotted(keys)} is a list; {name!r} is not an "
-                    f"index from 0 to {last}"
+                    f"{COMMAND_LINE} {override}: {dotted(keys)} is a list; {name!r} is {rule}"
                 )
             key = int(name)
             node = node[key]
@@ -221,8 +235,8 @@ def _apply(override: str, tree, origins):
             node = node.get(name, {}) if isinstance(node, Mapping) else {}
         keys = (*keys, key)
     changed = _with(tree, keys, value)
-    kept = {place: _origin_after(place, keys, origins) for place, _ in leaves(changed)}
-    return changed, kept
+    given = {place for place, _ in leaves(value, keys)}
+    return changed, {k: COMMAND_LINE if k in given else origins[k] for k, _ in leaves(changed)}
 
 
 def _with(tree, keys: Keys, value):
@@ -236,13 +250,6 @@ def _with(tree, keys: Keys, value):
         ]
     node = tree if isinstance(tree, Mapping) else {}
     return merge(node, {key: _with(node.get(key), rest, value)})
-
-
-def _origin_after(place: Keys, overridden: Keys, origins) -> str:
-    # A leaf keeps its origin unless it stands at or below what the command line gave.
-    if place[: len(overridden)] == overridden or place not in origins:
-        return COMMAND_LINE
-    return origins[place]
 
 
 def _frozen(value: Any) -> Any:

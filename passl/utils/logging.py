@@ -12,6 +12,7 @@ PROGRESS = logging.INFO - 1
 no terminal.
 """
 logging.addLevelName(PROGRESS, "INFO")
+logging.addLevelName(logging.INFO, "INFO")  # the name still means the usual level
 _FORMAT = logging.Formatter(
     "[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%Y/%m/%d %H:%M:%S"
 )

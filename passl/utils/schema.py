@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -94,11 +95,8 @@ def _unparse(annotation: ast.expr | None) -> str:
 def _text(annotation: Any) -> str:
     if annotation is inspect.Parameter.empty:
         return "Any"
-    return (
-        annotation
-        if isinstance(annotation, str)
-        else inspect.formatannotation(annotation).replace("NoneType", "None")
-    )
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", text).replace("NoneType", "None")  # no module names
 
 
 def _default(node: ast.expr | None) -> Any:
@@ -187,7 +185,7 @@ def _problems_in_keys(
         if key in allowed:
             yield from problems_in(allowed[key], value, (*keys, key))
         else:
-            yield (*keys, key), f"{key!r} is not {what}{closest(key, list(allowed))}"
+            yield (*keys, key), f"{key!r} is not {what}{closest(str(key), list(allowed))}"
     for key, spec in allowed.items():
         if key not in data and _is_required(spec):
             yield keys, f"{dotted((*keys, key))} is missing"
@@ -211,6 +209,10 @@ _PLAIN: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "str": ("text", lambda value: isinstance(value, str)),
     "Mapping": ("a mapping", lambda value: isinstance(value, Mapping)),
+    "dict": ("a mapping", lambda value: isinstance(value, Mapping)),
+    "Sequence": ("a list", lambda value: isinstance(value, list | tuple)),
+    "list": ("a list", lambda value: isinstance(value, list | tuple)),
+    "tuple": ("a list", lambda value: isinstance(value, list | tuple)),
 }
 _PLURAL = {
     "whole number": "whole numbers",
@@ -232,19 +234,20 @@ def _fits(node: ast.expr, value: Any) -> bool:
         return _fits(node.left, value) or _fits(node.right, value)
     if not isinstance(node, ast.Subscript):
         return _PLAIN[ast.unparse(node)][1](value)
-    head, inner = ast.unparse(node.value), node.slice
+    head, items = ast.unparse(node.value), _items(node.slice)
     if head == "Literal":
-        return value in ast.literal_eval(ast.Tuple(_items(inner), ast.Load()))
-    if head == "Mapping":
+        return value in [ast.literal_eval(item) for item in items]
+    if head in ("Optional", "Union"):
+        return any(_fits(item, value) for item in items) or (head == "Optional" and value is None)
+    if head in ("Mapping", "dict"):
         return isinstance(value, Mapping)
+    assert head in ("Sequence", "list", "tuple"), head
     if not isinstance(value, list | tuple):
         return False
-    if head == "tuple":  # tuple[float, float]: one type for each place
-        return len(value) == len(_items(inner)) and all(
-            _fits(n, v) for n, v in zip(_items(inner), value, strict=True)
-        )
-    assert head == "Sequence", head
-    return all(_fits(inner, item) for item in value)
+    if head == "tuple" and ast.unparse(items[-1]) != "...":  # one type for each place
+        pairs = zip(items, value, strict=False)
+        return len(value) == len(items) and all(_fits(item, part) for item, part in pairs)
+    return all(_fits(items[0], part) for part in value)
 
 
 def describe(annotation: str) -> str:
@@ -260,11 +263,16 @@ def _describe(node: ast.expr) -> str:
     head, items = ast.unparse(node.value), _items(node.slice)
     if head == "Literal":
         return "one of " + ", ".join(str(ast.literal_eval(item)) for item in items)
-    if head == "Mapping":
+    if head in ("Optional", "Union"):
+        return ", or ".join([*map(_describe, items), *(["null"] if head == "Optional" else [])])
+    if head in ("Mapping", "dict"):
         return "a mapping"
-    one = _describe(items[0]).removeprefix("a ")
-    many = _PLURAL.get(one, f"items, each {_describe(items[0])}")
-    return f"a list of {len(items)} {many}" if head == "tuple" else f"a list of {many}"
+    each = [_describe(item) for item in items if ast.unparse(item) != "..."]
+    if len(set(each)) > 1:
+        return f"a list of {', '.join(each)}"
+    many = _PLURAL.get(each[0].removeprefix("a "), f"items, each {each[0]}")
+    fixed = head == "tuple" and len(each) == len(items)
+    return f"a list of {len(each)} {many}" if fixed else f"a list of {many}"
 
 
 def _items(node: ast.expr) -> list[ast.expr]:

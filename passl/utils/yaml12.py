@@ -62,6 +62,7 @@ class _Dumper(yaml.SafeDumper):
 
 for _name, _form, _first, _ in _SCALARS:
     _Parser.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_form})$"), _first)
+_RESOLVER = _Parser("")
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[Keys, str]]:
@@ -90,9 +91,10 @@ def parse(text: str, name: str) -> tuple[Any, dict[Keys, str]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{name}:{mark.line + 1}" if mark else name
-        raise ConfigError(
-            f"{place}: not YAML: {getattr(error, 'problem', None) or error}"
-        ) from None
+        rule = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ConfigError(f"{place}: not YAML: {rule}") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: not a config: it is nested too deeply") from None
     if node is None:
         return None, {}
     builder = _Builder(name)
@@ -104,7 +106,19 @@ def parse(text: str, name: str) -> tuple[Any, dict[Keys, str]]:
 
 def to_yaml(data: Any) -> str:
     """Plain data as YAML that `parse` reads back to the same values."""
-    return yaml.dump(_plain(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+    def dump(readable: bool) -> str:
+        options: Any = {"sort_keys": False, "allow_unicode": readable, "width": 120}
+        return yaml.dump(_plain(data), Dumper=_Dumper, **options)
+
+    text = dump(readable=True)
+    # Unicode's other line ends would be read as blanks: then all beyond ASCII is escaped.
+    return dump(readable=False) if re.search("[\x85\u2028\u2029\ufeff]", text) else text
+
+
+def _implicit_tag(node: yaml.ScalarNode) -> str:
+    """The tag that a scalar has by its form; another one was written out, as in `!!int "3"`."""
+    return _RESOLVER.resolve(yaml.ScalarNode, node.value, (node.style is None, True))
 
 
 class _Builder:
@@ -126,8 +140,11 @@ class _Builder:
             tree = [
                 self.build(item, (*keys, i), (*parents, node)) for i, item in enumerate(node.value)
             ]
-        elif isinstance(node, yaml.ScalarNode) and node.tag in _CONVERT:
-            tree = _CONVERT[node.tag](node.value)
+        elif isinstance(node, yaml.ScalarNode) and node.tag == _implicit_tag(node):
+            try:
+                tree = _CONVERT[node.tag](node.value)
+            except ValueError as error:  # such as a number of thousands of digits
+                return self._refuse(place, f"{node.value[:20]}...: {error}")
         else:
             return self._refuse(
                 place, f"the tag {node.tag!r} is not allowed; configs are plain data"
@@ -142,7 +159,9 @@ class _Builder:
         tree: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key, line = key_node.value, key_node.start_mark.line + 1
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != _TAG + "str":
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._refuse(f"{self.name}:{line}", "the key is a list or mapping, not a word")
+            elif key_node.tag != _TAG + "str":
                 self._refuse(f"{self.name}:{line}", f"the key {key!r} is not a word; quote it")
             elif key in tree:
                 self._refuse(

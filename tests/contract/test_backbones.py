@@ -11,8 +11,8 @@ from paddle.static import InputSpec
 
 from passl.modeling.backbones import BACKBONES, build_backbone
 
-# One small network of each; a backbone that is registered but not here fails the first test. Rates above zero, so that
-# training differs from evaluation.
+# One small network of each; a backbone that is registered but not here fails the first test. Rates
+# above zero, so that training differs from evaluation.
 SMALL = {
     "ConViT": {
         "img_size": 32,
@@ -101,7 +101,9 @@ def test_rectangular_pictures(backbone, size):
 
 
 def test_height_and_width_are_not_confused(backbone):
-    """A picture and its transpose give different features, and a change at one end of a wide picture changes the map there."""
+    """A picture and its transpose give different features, and a change at one end of a wide
+    picture changes the map there.
+    """
     backbone.eval()
     wide = pictures(1, 32, 96)
     changed = wide.clone()

@@ -76,7 +76,9 @@ def test_the_snippet_works(path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_form_is_right(path):
-    """All that the check can find without ImageNet on the disk: that the data is missing, and nothing else."""
+    """All that the check can find without ImageNet on the disk: that the data is missing, and
+    nothing else.
+    """
     if "digits" in path.parts:
         check_config(get_config(path))
         return
@@ -120,7 +122,9 @@ def test_list_models_and_create_model():
 
 @pytest.mark.parametrize(("name", "width"), [("convit_tiny", 192), ("cvt_13_224", 384)])
 def test_state_dict_keys_are_the_authors(name, width):
-    """Names that people's weight files and code rely on; the golden tests hold all of them against the files."""
+    """Names that people's weight files and code rely on; the golden tests hold all of them against
+    the files.
+    """
     keys = passl.create_model(name).state_dict().keys()
     anchors = {
         "convit_tiny": [

@@ -181,7 +181,9 @@ def test_wrong_weights(run_tool, tmp_path):
 
 
 def test_two_processes_train_and_evaluate(run_tool, tiny_config, tmp_path):
-    """Under Paddle's launcher, on CPUs: both ranks end with the same weights, and one line is written for each step."""
+    """Under Paddle's launcher, on CPUs: both ranks end with the same weights, and one line is
+    written for each step.
+    """
     root = Path(__file__).parents[2]
     folder = tmp_path / "run"
     launcher = [

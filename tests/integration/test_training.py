@@ -34,7 +34,9 @@ def content(folder: Path, name: str = "last.safetensors"):
 
 
 def same_run(ours: Path, theirs: Path) -> None:
-    """The two runs ended in the same state, bit for bit, and wrote the same numbers, each step once."""
+    """The two runs ended in the same state, bit for bit, and wrote the same numbers, each step
+    once.
+    """
     for name in ("last.safetensors", "best.safetensors"):
         (arrays, progress), (expected, expected_progress) = (
             content(ours, name),
@@ -56,8 +58,9 @@ def same_run(ours: Path, theirs: Path) -> None:
 @pytest.mark.parametrize("name", ["ConViT", "CvT"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resume_is_bit_for_bit(tiny_config, tmp_path, monkeypatch, name, workers):
-    """Killed in the middle of the second epoch and resumed in a process whose generators stand elsewhere. Dropout, drop path
-    and augmentation are on."""
+    """Killed in the middle of the second epoch and resumed in a process whose generators stand
+    elsewhere. Dropout, drop path and augmentation are on.
+    """
     path = tiny_config(name)
     more = (f"dataloader.train.loader={{num_workers: {workers}}}", "epochs=3")
     run(path, tmp_path / "straight", *more)

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# Each folder of passl and what it may import from. `engine` is the run; the folders beside it may use
-# its checkpoints and metrics, it uses none of them.
+# Each folder of passl and what it may import from. `engine` is the run; the folders beside it may
+# use its checkpoints and metrics, it uses none of them.
 MAY_IMPORT = {
     "utils": set(),
     "porting": {"utils"},
@@ -79,7 +79,9 @@ def test_every_folder_has_a_layer():
 
 
 def test_the_check_of_a_config_does_not_import_paddle():
-    """`import passl` and `--help` stay below their limits because of this; a clock would only be noise."""
+    """`import passl` and `--help` stay below their limits because of this; a clock would only be
+    noise.
+    """
     code = f"import sys, importlib\nfor m in {LIGHT!r}: importlib.import_module(m)\n"
     code += "loaded = {'paddle', 'matplotlib', 'visualdl', 'safetensors'} & sys.modules.keys()\n"
     code += "sys.exit(str(loaded) if loaded else 0)"
@@ -94,7 +96,8 @@ def test_import_and_help_are_light():
     for code in (
         "import passl",
         "import sys; sys.argv = ['train.py', '--help']; sys.path.insert(0, 'tools')\n"
-        "import runpy\ntry: runpy.run_path('tools/train.py', run_name='__main__')\nexcept SystemExit: pass",
+        "import runpy\ntry: runpy.run_path('tools/train.py', run_name='__main__')\nexcept "
+        "SystemExit: pass",
     ):
         code += "\nimport sys; sys.exit('numpy' in sys.modules or 'paddle' in sys.modules)"
         done = subprocess.run(

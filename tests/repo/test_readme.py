@@ -37,7 +37,9 @@ def test_python_examples_run():
 
 
 def test_python_commands_run(tmp_path):
-    """In order, since one goes on where the other ended; in a folder of the test and with fewer epochs."""
+    """In order, since one goes on where the other ended; in a folder of the test and with fewer
+    epochs.
+    """
     found = [args for args in commands("python") if not any("convit_tiny" in arg for arg in args)]
     assert [args[1] for args in found] == [
         "tools/train.py",

@@ -127,7 +127,8 @@ def folder(root: Path, *classes: str) -> Path:
 
 def data(part: str, root: Path) -> str:
     transforms = "[{name: CenterCrop, size: 32}, {name: Normalize}]"
-    return f"dataloader.{part}.dataset={{name: ImageFolder, dataroot: '{root}', transforms: {transforms}}}"
+    node = f"name: ImageFolder, dataroot: '{root}', transforms: {transforms}"
+    return f"dataloader.{part}.dataset={{{node}}}"
 
 
 def test_data_folders(tiny_config, tmp_path):
@@ -159,7 +160,8 @@ def test_evaluation_needs_no_training_data(tiny_config, tmp_path):
 
 def test_the_check_does_not_import_paddle(run_tool, tiny_config):
     code = (
-        "import sys; from passl.engine.check import check_config; from passl.utils.config import get_config;"
+        "import sys; from passl.engine.check import check_config; from passl.utils.config import "
+        "get_config;"
         f"check_config(get_config({str(tiny_config())!r})); sys.exit('paddle' in sys.modules)"
     )
     import subprocess

@@ -142,6 +142,12 @@ def test_a_run_is_never_written_over(tmp_path):
     assert open_run_folder(folder, "auto", Ranks()) is None  # killed before its first checkpoint
     (folder / "last.safetensors").touch()
     assert open_run_folder(folder, "auto", Ranks()) == folder / "last.safetensors"
+    assert open_run_folder(folder, str(folder / "last.safetensors"), Ranks())
+    foreign = tmp_path / "foreign.safetensors"
+    foreign.touch()
+    with pytest.raises(ConfigError, match="holds a run already"):
+        open_run_folder(folder, str(foreign), Ranks())
+    assert open_run_folder(tmp_path / "new", str(foreign), Ranks()) == foreign
     with pytest.raises(
         ConfigError, match="--resume nowhere.safetensors: there is no such checkpoint"
     ):

@@ -42,7 +42,9 @@ def randomised(layer: nn.Layer) -> nn.Layer:
 
 
 def gpsa_by_definition(attn: GPSA, x_BNC, rows: int, columns: int):
-    """The formula of the paper, token by token: relative positions [N, N, 3], two softmaxes, gate, renormalisation."""
+    """The formula of the paper, token by token: relative positions [N, N, 3], two softmaxes, gate,
+    renormalisation.
+    """
     y, x = np.divmod(np.arange(rows * columns), columns)
     dx, dy = x[None] - x[:, None], y[None] - y[:, None]
     relative = paddle.to_tensor(np.stack([dx, dy, dx**2 + dy**2], -1)).astype(x_BNC.dtype)
@@ -92,7 +94,9 @@ def test_attention_map_is_the_definition():
 
 
 def test_attention_dropout_takes_the_dense_form():
-    """In training it drops weights of the mixture; on the average that is the attention without dropout."""
+    """In training it drops weights of the mixture; on the average that is the attention without
+    dropout.
+    """
     attn = randomised(GPSA(8, 4, False, 2**-0.5, attn_drop=0.3, proj_drop=0.0))
     x, offsets = normal(1, 6, 8), Offsets(2, 3)
     attn.eval()
@@ -107,14 +111,16 @@ def test_attention_dropout_takes_the_dense_form():
 
 @pytest.mark.parametrize("heads", [4, 9, 16])
 def test_local_initialisation_is_a_convolution(heads):
-    """Each head of a fresh ConViT attends most to one neighbour, and together they cover a K x K window."""
+    """Each head of a fresh ConViT attends most to one neighbour, and together they cover a K x K
+    window.
+    """
     size = math.isqrt(heads)
     backbone = small(embed_dim=heads * 4, num_heads=heads, img_size=72)
     attn = backbone.blocks[0].attn
     np.testing.assert_array_equal(attn.v.weight.numpy(), np.eye(heads * 4))
     y_HYY, x_HXX = attn._positions(Offsets(9, 9))
-    # From the middle of the grid: how far, along each axis, the most attended patch lies. Heads of an even window look
-    # between two patches, half a step away.
+    # From the middle of the grid: how far, along each axis, the most attended patch lies. Heads of
+    # an even window look between two patches, half a step away.
     steps = np.arange(9) - 4
     found = [
         (float(p_x[4] @ steps), float(p_y[4] @ steps))
@@ -126,7 +132,9 @@ def test_local_initialisation_is_a_convolution(heads):
 
 
 def test_local_initialisation_formula():
-    """row = h1 + K h2 of pos_proj is [2 (h2 - c), 2 (h1 - c), -1] * strength (convit.py:124-137 of the original)."""
+    """row = h1 + K h2 of pos_proj is [2 (h2 - c), 2 (h1 - c), -1] * strength (convit.py:124-137 of
+    the original).
+    """
     backbone = small(locality_strength=0.5)
     weight = backbone.blocks[1].attn.pos_proj.weight.numpy().T
     expected = [[2 * (h2 - 0.5), 2 * (h1 - 0.5), -1] for h2 in range(2) for h1 in range(2)]
@@ -319,7 +327,9 @@ def test_hybrid_backbone():
 
 
 def test_initial_weights():
-    """Truncated normal of deviation 0.02 for Linear and tokens, zero biases, PyTorch's uniform for the patch convolution."""
+    """Truncated normal of deviation 0.02 for Linear and tokens, zero biases, PyTorch's uniform for
+    the patch convolution.
+    """
     backbone = small(embed_dim=64, num_heads=4, local_up_to_layer=1)
     for tensor in (
         backbone.pos_embed,

@@ -85,7 +85,7 @@ def test_average_projection_counts_padding_but_nothing_beyond(
         return inside.sum((2, 3)) / ((bottom - top) * (right - left))
 
     expected = np.stack(
-        [np.stack([window(t, l) for l in starts(width)], -1) for t in starts(height)], -2
+        [np.stack([window(t, left) for left in starts(width)], -1) for t in starts(height)], -2
     )
     ours = AvgProjection(kernel, stride, padding)(paddle.to_tensor(x)).numpy()
     assert ours.shape == expected.shape

@@ -40,7 +40,7 @@ def test_what_decays_in_convit():
         "backbone.cls_token",
         "backbone.blocks.0.attn.gating_param",
     } <= spared
-    assert all(name.endswith((".weight")) for name in decayed)
+    assert all(name.endswith(".weight") for name in decayed)
     assert not any("norm" in name or name.endswith("bias") for name in decayed)
 
 
@@ -59,7 +59,9 @@ def test_what_decays_in_cvt():
 
 @pytest.mark.parametrize("architecture", [CONVIT, CVT], ids=["ConViT", "CvT"])
 def test_decay_is_applied_to_those_and_only_those(architecture):
-    """With zero gradients, a step shrinks what decays by lr * weight_decay and leaves the rest alone."""
+    """With zero gradients, a step shrinks what decays by lr * weight_decay and leaves the rest
+    alone.
+    """
     net = model(architecture)
     optimizer = build_optimizer({"name": "AdamW", "lr": 1.0, "weight_decay": 0.1}, net)
     optimizer.set_lr(0.5)
@@ -98,7 +100,9 @@ def test_adamw_is_its_formula():
 
 
 def test_all_gradients_are_clipped_by_one_norm():
-    """Weights with and without decay share the norm: the first step of a plain clip shows it in the first moment."""
+    """Weights with and without decay share the norm: the first step of a plain clip shows it in the
+    first moment.
+    """
     net = model(CONVIT)
     clip = {"name": "global_norm", "value": 1.0}
     optimizer = build_optimizer({"name": "AdamW", "lr": 1.0, "grad_clip": clip}, net)
@@ -124,7 +128,9 @@ def test_learning_rate_follows_the_global_batch():
 
 
 def test_cosine():
-    """facebookresearch/convit's: 1e-3 at 1024, five epochs of warm-up from 1e-6, 1e-5 at the end of 300."""
+    """facebookresearch/convit's: 1e-3 at 1024, five epochs of warm-up from 1e-6, 1e-5 at the end of
+    300.
+    """
     section = {"name": "Cosine", "warmup_epochs": 5, "warmup_lr": 1e-6, "min_lr": 1e-5}
     schedule = build_schedule(section, 1e-3, 1251, 300)
     assert schedule(0) == pytest.approx(1e-6)

@@ -151,7 +151,8 @@ def test_a_tensor_that_reaches_beyond_its_storage(tmp_path):
         (0, (2,), (-1,)),
     ):
         buffer = io.BytesIO()
-        # The protocol's calls are written by hand: GLOBAL torch._utils._rebuild_tensor_v2, then its arguments.
+        # The protocol's calls are written by hand: GLOBAL torch._utils._rebuild_tensor_v2, then its
+        # arguments.
         buffer.write(b"\x80\x02}(X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n(")
         buffer.write(
             b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"

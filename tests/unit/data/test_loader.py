@@ -1,0 +1,576 @@
+"""Samplers and loaders: every sample in its place, and the same batches however they are made."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from passl.data import TRANSFORMS
+from passl.data import loader as loader_module
+from passl.data.digits import Digits
+from passl.data.loader import Transformed, build_dataset, build_loader, build_transforms
+from passl.data.samplers import BatchSampler
+from passl.utils.errors import ConfigError
+from passl.utils.logging import get_logger
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+# -------------------------------------------------------------------------------------------------
+# Samplers
+# -------------------------------------------------------------------------------------------------
+def batches_of(sampler: BatchSampler, epoch: int = 0, start: int = 0) -> list[list[tuple]]:
+    sampler.set_epoch(epoch, start)
+    return list(sampler)
+
+
+def indices(batches) -> list[int]:
+    return [index for batch in batches for _, _, index in batch]
+
+
+def over_ranks(length: int, world: int, epoch: int = 0, **options) -> list[list[list[tuple]]]:
+    """The batches of each rank."""
+    return [
+        batches_of(BatchSampler(length, 7, rank, world, **options), epoch) for rank in range(world)
+    ]
+
+
+@pytest.mark.parametrize(("length", "sizes"), [(10, [4, 4, 2]), (8, [4, 4]), (3, [3]), (1, [1])])
+def test_evaluation_takes_the_samples_in_order(length, sizes):
+    sampler = BatchSampler(length, 0, batch_size=4)
+    batches = batches_of(sampler)
+    assert [len(batch) for batch in batches] == sizes
+    assert len(sampler) == len(sizes)
+    assert indices(batches) == list(range(length))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("length", [1, 3, 10, 24, 25])
+def test_evaluation_deals_each_sample_once_over_all_ranks(world, length):
+    ranks = over_ranks(length, world, batch_size=3)
+    assert sorted(indices(batch for batches in ranks for batch in batches)) == list(range(length))
+    for rank, batches in enumerate(ranks):
+        assert len(batches) == len(BatchSampler(length, 7, rank, world, batch_size=3))
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_drop_last_leaves_out_what_does_not_fill_a_batch(shuffle):
+    sampler = BatchSampler(11, 0, batch_size=4, shuffle=shuffle, drop_last=True)
+    batches = batches_of(sampler)
+    assert [len(batch) for batch in batches] == [4, 4]
+    assert len(sampler) == 2
+    assert len(set(indices(batches))) == 8
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 5])
+def test_training_takes_every_sample_once_in_a_new_order(epoch):
+    order = indices(batches_of(BatchSampler(100, 0, batch_size=8, shuffle=True), epoch))
+    assert sorted(order) == list(range(100))
+    assert order != list(range(100))
+
+
+def test_another_epoch_and_another_seed_are_another_order():
+    def order(seed, epoch):
+        return tuple(
+            indices(batches_of(BatchSampler(100, seed, batch_size=8, shuffle=True), epoch))
+        )
+
+    assert len({order(seed, epoch) for seed in range(4) for epoch in range(4)}) == 16
+    assert order(2, 3) == order(2, 3)
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize(("length", "size"), [(25, 5), (37, 5), (48, 5), (30, 2), (31, 3)])
+def test_training_gives_every_rank_as_many_batches_of_the_same_sizes(
+    length, size, world, drop_last
+):
+    ranks = over_ranks(length, world, batch_size=size, shuffle=True, drop_last=drop_last)
+    sizes = [[len(batch) for batch in batches] for batches in ranks]
+    assert sizes == [sizes[0]] * world
+    times = Counter(indices(batch for batches in ranks for batch in batches))
+    if drop_last:
+        assert set(times.values()) == {1}
+        assert len(times) == length // (size * world) * size * world
+    else:
+        assert set(times) == set(range(length))
+        assert sum(times.values()) - length == -length % world
+        assert max(times.values()) <= 2
+
+
+def test_more_ranks_than_samples_in_training():
+    ranks = over_ranks(2, 5, batch_size=1, shuffle=True)
+    assert [len(indices(batches)) for batches in ranks] == [1] * 5
+    assert set(indices(batch for batches in ranks for batch in batches)) == {0, 1}
+
+
+@pytest.mark.parametrize("options", [{"shuffle": True, "drop_last": True}, {"shuffle": True}, {}])
+def test_ranks_share_one_order(options):
+    """The n-th batches of all ranks are the n-th batch of one rank with a larger batch size."""
+    whole = batches_of(BatchSampler(48, 7, batch_size=12, **options), 3)
+    for world in (2, 3, 4):
+        ranks = over_ranks(48, world, 3, batch_size=12 // world, **options)
+        joined = [
+            sorted(key for batch in step for key in batch) for step in zip(*ranks, strict=True)
+        ]
+        assert joined == whole
+
+
+def test_a_key_is_the_epoch_the_position_and_the_sample():
+    keys = [key for batch in batches_of(BatchSampler(9, 0, batch_size=4), 5) for key in batch]
+    assert keys == [(5, position, position) for position in range(9)]
+    assert all(type(part) is int for key in keys for part in key)
+    ranks = over_ranks(7, 3, batch_size=1, shuffle=True)
+    positions = [position for batches in ranks for batch in batches for _, position, _ in batch]
+    assert sorted(positions) == list(range(9))  # also those that are dealt twice
+
+
+@pytest.mark.parametrize("start", range(5))
+@pytest.mark.parametrize("rank", [0, 1])
+def test_start_skips_exactly_that_many_batches(start, rank):
+    sampler = BatchSampler(21, 7, rank, 2, batch_size=3, shuffle=True)
+    whole = batches_of(sampler, 2)
+    assert len(whole) == 4
+    assert batches_of(sampler, 2, start) == whole[start:]
+    assert len(sampler) == 4
+    assert batches_of(sampler, 2) == whole
+
+
+def test_iterating_twice_gives_the_same():
+    sampler = BatchSampler(10, 0, batch_size=3, shuffle=True)
+    assert list(sampler) == list(sampler) != []
+
+
+def test_set_epoch_leaves_an_order_alone_that_has_begun():
+    sampler = BatchSampler(9, 0, batch_size=3, shuffle=True)
+    whole = batches_of(sampler, 0)
+    sampler.set_epoch(0)
+    begun = iter(sampler)
+    first = next(begun)
+    sampler.set_epoch(1)
+    assert [first, *begun] == whole
+
+
+@pytest.mark.parametrize(("length", "world", "fits"), [(10, 1, 10), (10, 3, 3), (7, 2, 3)])
+def test_a_batch_larger_than_the_data(length, world, fits):
+    with pytest.raises(ValueError, match=rf"11 on {world} .* {length} samples.*batch_size {fits} "):
+        BatchSampler(length, 0, 0, world, batch_size=11, shuffle=True, drop_last=True)
+    advised = BatchSampler(length, 0, 0, world, batch_size=fits, shuffle=True, drop_last=True)
+    assert len(advised) >= 1
+    assert len(BatchSampler(length, 0, 0, world, batch_size=11, shuffle=True)) == 1
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_of_nothing(batch_size):
+    with pytest.raises(ValueError, match=rf"sampler\.batch_size {batch_size} must be at least 1"):
+        BatchSampler(10, 0, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_not_even_one_batch(shuffle):
+    with pytest.raises(ValueError, match="0 samples"):
+        BatchSampler(0, 0, batch_size=1, shuffle=shuffle)
+
+
+# -------------------------------------------------------------------------------------------------
+# Samples
+# -------------------------------------------------------------------------------------------------
+@pytest.fixture
+def transform(monkeypatch):
+    """Register a transform for one test."""
+    monkeypatch.setattr(TRANSFORMS, "_registered", dict(TRANSFORMS._registered))
+    return TRANSFORMS.register
+
+
+def draws_globally():
+    """A user's transform that does not use the generator it is given."""
+
+    class DrawsGlobally:
+        def __call__(self, picture, rng):
+            grey = random.randrange(256), int(np.random.randint(256)), int(rng.integers(256))
+            return Image.new("RGB", picture.size, grey)
+
+    return DrawsGlobally
+
+
+CROP = {"name": "RandomResizedCrop", "size": 16}
+NORMALIZE = {"name": "Normalize"}
+
+
+def section(workers: int = 0, transforms=(CROP, NORMALIZE), sampler=None, **loader) -> dict:
+    """A `dataloader.train` section over the 360 digits of the validation split: 8 batches."""
+    return {
+        "dataset": {"name": "Digits", "split": "val", "transforms": list(transforms)},
+        "sampler": {"batch_size": 50, "shuffle": True} | (sampler or {}),
+        "loader": {"num_workers": workers, **loader},
+    }
+
+
+@pytest.mark.parametrize("name", ["RandomResizedCrop", "DrawsGlobally"])
+def test_the_key_decides_what_is_random(transform, name):
+    transform(draws_globally())
+    node = CROP if name == "RandomResizedCrop" else {"name": name}
+    transforms = build_transforms([node, NORMALIZE])
+
+    def read(seed, epoch, position, index=3):
+        dataset = Transformed(Digits(split="val"), transforms, seed)
+        return dataset[(epoch, position, index)][0].tobytes()
+
+    keys = [
+        (seed, epoch, position) for seed in range(2) for epoch in range(2) for position in (0, 9)
+    ]
+    first = [read(*key) for key in keys]
+    random.seed(5)
+    np.random.seed(5)
+    assert [read(*key) for key in keys] == first
+    assert len(set(first)) == len(keys)
+
+
+def test_the_global_generators_differ_between_samples(transform):
+    transform(draws_globally())
+    transforms = build_transforms([{"name": "DrawsGlobally"}, NORMALIZE])
+    dataset = Transformed(Digits(split="val"), transforms, 0)
+    colours = np.array([dataset[(0, position, 0)][0][:, 0, 0] for position in range(60)])
+    for channel in range(3):
+        assert len(set(colours[:, channel].tolist())) > 40  # 60 of 256 greys meet a few times
+    assert np.abs(np.corrcoef(colours.T) - np.eye(3)).max() < 0.5
+
+
+# -------------------------------------------------------------------------------------------------
+# Loaders
+# -------------------------------------------------------------------------------------------------
+def read_all(batches) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(np.asarray(images), np.asarray(labels)) for images, labels in batches]
+
+
+def assert_equal(left, right):
+    assert len(left) == len(right) > 0
+    for ours, theirs in zip(left, right, strict=True):
+        np.testing.assert_array_equal(ours[0], theirs[0])
+        np.testing.assert_array_equal(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_stacked_samples(workers):
+    loader = build_loader(section(workers), 7)
+    loader.sampler.set_epoch(1)
+    keys = list(loader.sampler)
+    batches = read_all(loader.epoch(1))
+    assert len(loader) == len(batches) == 8
+    assert loader.classes == list("0123456789")
+    for (images, labels), batch in zip(batches, keys, strict=True):
+        assert (images.dtype, labels.dtype) == (np.float32, np.int64)
+        assert (images.shape, labels.shape) == ((len(batch), 3, 16, 16), (len(batch),))
+        samples = [loader.dataset[key] for key in batch]
+        np.testing.assert_array_equal(images, [image for image, _ in samples])
+        np.testing.assert_array_equal(labels, [label for _, label in samples])
+
+
+@pytest.mark.parametrize("shared", [True, False, None])
+def test_workers_change_nothing(transform, shared):
+    transform(draws_globally())
+    transforms = [{"name": "DrawsGlobally"}, CROP, NORMALIZE]
+    alone = build_loader(section(0, transforms), 7)
+    helped = build_loader(section(2, transforms, use_shared_memory=shared), 7)
+    for epoch in (0, 1):
+        assert_equal(read_all(alone.epoch(epoch)), read_all(helped.epoch(epoch)))
+
+
+def test_reading_ahead_changes_nothing():
+    expected = read_all(build_loader(section(0), 7).epoch(0))
+    assert_equal(read_all(build_loader(section(2, prefetch_factor=4), 7).epoch(0)), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_is_repeated_and_another_one_is_another(workers):
+    loader = build_loader(section(workers, sampler={"shuffle": False}), 7)
+    first, second, again = (read_all(loader.epoch(epoch)) for epoch in (0, 1, 0))
+    assert_equal(first, again)
+    for (images, labels), (other_images, other_labels) in zip(first, second, strict=True):
+        np.testing.assert_array_equal(labels, other_labels)
+        different = (images != other_images).any(axis=(1, 2, 3))
+        assert different.all()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("start", [1, 3, 7])
+def test_an_epoch_is_resumed_in_the_middle(workers, start):
+    loader = build_loader(section(workers), 7)
+    whole = read_all(loader.epoch(2))
+    fresh = build_loader(section(workers), 7)
+    assert_equal(read_all(fresh.epoch(2, start)), whole[start:])
+    assert len(fresh) == 8
+    assert_equal(read_all(loader.epoch(2)), whole)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_that_is_left_early_does_not_disturb_the_next(workers):
+    loader = build_loader(section(workers), 7)
+    expected = read_all(build_loader(section(0), 7).epoch(1))
+    left = loader.epoch(0)
+    next(left)
+    left.close()
+    assert_equal(read_all(loader.epoch(1)), expected)
+
+
+def test_reading_leaves_the_generators_of_this_process_alone():
+    loader = build_loader(section(0), 7)
+    states = random.getstate(), np.random.get_state()[1].tobytes()
+    assert len(read_all(loader.epoch(0))) == 8
+    assert (random.getstate(), np.random.get_state()[1].tobytes()) == states
+
+
+def test_another_seed_gives_other_crops():
+    sampler = {"shuffle": False}
+    ((images, _), *_), ((others, _), *_) = (
+        read_all(build_loader(section(sampler=sampler), seed).epoch(0)) for seed in (7, 8)
+    )
+    assert (images != others).any(axis=(1, 2, 3)).all()
+
+
+def test_ranks_crop_a_sample_as_one_process_does():
+    def by_pixels(world):
+        sampler = {"batch_size": 60 // world}
+        loaders = [build_loader(section(sampler=sampler), 7, rank, world) for rank in range(world)]
+        return sorted(
+            (int(label), image.tobytes())
+            for loader in loaders
+            for images, labels in read_all(loader.epoch(1))
+            for image, label in zip(images, labels, strict=True)
+        )
+
+    assert by_pixels(2) == by_pixels(1)
+
+
+def test_what_build_loader_refuses():
+    with pytest.raises(ConfigError, match=r"^dataloader: sampler\.batch_size 400 .* 360 samples"):
+        build_loader(section(sampler={"batch_size": 400, "drop_last": True}), 0)
+    with pytest.raises(ConfigError, match="there is no transform 'Centercrop'; .* 'CenterCrop'"):
+        build_loader(section(transforms=[{"name": "Centercrop"}]), 0)
+    unknown = section()
+    unknown["dataset"]["name"] = "Digit"
+    with pytest.raises(ConfigError, match="there is no dataset 'Digit'; did you mean 'Digits'?"):
+        build_loader(unknown, 0)
+
+
+@pytest.mark.parametrize("options", [{"num_workers": -1}, {"prefetch_factor": 0}], ids=str)
+def test_numbers_that_make_no_loader(options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        build_loader(section() | {"loader": options}, 0)
+
+
+def test_building_does_not_change_the_section():
+    node = section()
+    build_loader(node, 0)
+    assert node == section()
+    assert len(build_dataset(node["dataset"])) == 360
+    assert [type(made).__name__ for made in build_transforms(node["dataset"]["transforms"])] == [
+        "RandomResizedCrop",
+        "Normalize",
+    ]
+
+
+# -------------------------------------------------------------------------------------------------
+# Shared memory
+# -------------------------------------------------------------------------------------------------
+WAITING = 2 * 2 * 50 * (3 * 16 * 16 * 4)
+"""Bytes of the batches that two workers read ahead."""
+
+
+@pytest.fixture
+def shared_memory(tmp_path, monkeypatch):
+    """Whether a loader hands paddle shared memory, with that many bytes free."""
+    seen = []
+
+    def record(dataset, **options):
+        seen.append(options["use_shared_memory"])
+        return []
+
+    def decide(free: int | None, **loader) -> bool:
+        folder = tmp_path if free is not None else tmp_path / "gone"
+        monkeypatch.setattr(loader_module, "SHARED_MEMORY", str(folder))
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+        build_loader(section(2, **loader), 0)
+        return seen[-1]
+
+    monkeypatch.setattr(loader_module, "DataLoader", record)
+    monkeypatch.setattr(get_logger(), "propagate", True)
+    return decide
+
+
+def test_shared_memory_is_used_if_it_is_large_enough(shared_memory, caplog):
+    assert shared_memory(1 << 30) is True
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("free", [0, WAITING - 1, None])
+def test_shared_memory_is_left_if_it_is_too_small_or_not_there(shared_memory, caplog, free):
+    assert shared_memory(free) is False
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "batches go through pipes instead" in record.getMessage()
+
+
+def test_shared_memory_must_hold_what_waits_and_what_is_made(shared_memory):
+    assert shared_memory(3 * WAITING) is True
+    assert shared_memory(3 * WAITING, prefetch_factor=8) is False
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_shared_memory_is_as_the_config_says(shared_memory, caplog, wanted):
+    assert shared_memory(0 if wanted else 1 << 30, use_shared_memory=wanted) is wanted
+    assert caplog.records == []
+
+
+def test_shared_memory_is_not_asked_for_without_workers(monkeypatch):
+    def fail(path):
+        raise AssertionError("nobody needs to know")
+
+    monkeypatch.setattr(shutil, "disk_usage", fail)
+    assert len(build_loader(section(0), 0)) == 8
+
+
+# -------------------------------------------------------------------------------------------------
+# Errors, read in processes of their own: a loader that waits for ever must not stop the other tests
+# -------------------------------------------------------------------------------------------------
+READ = """
+import json, os, sys
+from passl.data import TRANSFORMS
+from passl.data.loader import build_loader
+from passl.utils.errors import RunError
+
+def register(error):
+    class Fails:
+        def __call__(self, picture, rng):
+            raise error
+    Fails.__name__ = type(error).__name__
+    TRANSFORMS.register(Fails)
+
+register(RunError("first line\\nsecond line"))
+register(ZeroDivisionError("a bug"))
+for name, section in json.load(open("sections.json")).items():
+    os.dup2(os.open(name + ".stderr", os.O_CREAT | os.O_WRONLY), 2)
+    try:
+        loader = build_loader(section, 0)
+        for epoch in range(2):  # an error leaves a loader that still works
+            try:
+                list(loader.epoch(epoch))
+            except Exception as error:
+                print(json.dumps([name, epoch, type(error).__name__, str(error)]), flush=True)
+    except Exception as error:
+        print(json.dumps([name, "build", type(error).__name__, str(error)]), flush=True)
+"""
+RESIZE = {"name": "Resize", "size": [8, 8]}
+
+
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory):
+    """By the number of workers: the folder, and by case type and message of both epochs' errors."""
+    made = {}
+
+    def read(workers: int):
+        if workers not in made:
+            made[workers] = read_in_a_process(tmp_path_factory.mktemp("errors"), workers)
+        return made[workers]
+
+    return read
+
+
+def read_in_a_process(folder: Path, workers: int) -> tuple[Path, dict]:
+    for name, size in [("a", 20), ("b", 20), ("c", 30), ("d", 20)]:
+        for case in ("broken", "first_broken", "no_name", "sizes"):
+            path = folder / case / "cat" / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (size, 20)).save(path)
+    (folder / "broken" / "cat" / "d.png").write_bytes(b"")
+    (folder / "first_broken" / "cat" / "a.png").write_bytes(b"")
+    Path(os.fsdecode(os.fsencode(folder) + b"/no_name/cat/e\xff.png")).write_bytes(b"")
+    sections = {
+        case: section(workers, [RESIZE, NORMALIZE], {"batch_size": 2, "shuffle": False})
+        | {
+            "dataset": {
+                "name": "ImageFolder",
+                "dataroot": str(folder / case),
+                "transforms": [NORMALIZE] if case == "sizes" else [RESIZE, NORMALIZE],
+            }
+        }
+        for case in ("broken", "first_broken", "no_name", "sizes")
+    } | {
+        "lines": section(workers, [{"name": "RunError"}, NORMALIZE], use_shared_memory=False),
+        "bug": section(workers, [{"name": "ZeroDivisionError"}, NORMALIZE]),
+    }
+    (folder / "sections.json").write_text(json.dumps(sections))
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", READ],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        stdout, _ = process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        stdout, _ = process.communicate()
+    found: dict = {case: [] for case in sections}
+    for line in stdout.splitlines():
+        case, _, kind, message = json.loads(line)
+        found[case].append((kind, message))
+    return folder, found
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("case", "picture"), [("broken", "d.png"), ("first_broken", "a.png")])
+def test_a_broken_picture_is_one_line(failures, workers, case, picture):
+    folder, found = failures(workers)
+    (kind, message), again = found[case]
+    assert kind == "RunError"
+    assert message.startswith(f"{folder / case / 'cat' / picture}: cannot be read as a picture")
+    assert len(message.splitlines()) == 1
+    assert again == (kind, message)
+    assert "Traceback" not in (folder / f"{case}.stderr").read_text()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_several_lines_keeps_them(failures, workers):
+    assert failures(workers)[1]["lines"] == [("RunError", "first line\nsecond line")] * 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bug_in_a_transform_comes_with_the_sample_and_its_traceback(failures, workers):
+    (kind, message), _ = failures(workers)[1]["bug"]
+    assert kind == "RuntimeError"
+    assert re.match(r"Digits val \d+:\n", message)
+    assert "in __call__" in message
+    assert message.strip().endswith("ZeroDivisionError: a bug")
+
+
+WITH_WORKERS = 2
+
+
+@pytest.mark.parametrize("workers", [0, WITH_WORKERS])
+def test_pictures_of_different_sizes_say_so(failures, workers):
+    (kind, message), _ = failures(workers)[1]["sizes"]
+    assert kind in ("ConfigError", "RunError", "RuntimeError", "ValueError")
+    assert "shape" in message or "size" in message
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_picture_whose_name_is_no_utf_8(failures, workers):
+    (kind, message), _ = failures(workers)[1]["no_name"]
+    assert kind == "RunError"
+    assert "cannot be read as a picture" in message

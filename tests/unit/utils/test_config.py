@@ -1,0 +1,594 @@
+"""Configs: inheritance, merging, overrides, origins, and that nothing changes them."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+
+from passl.utils.config import (
+    CONFIG_ROOT,
+    Config,
+    closest,
+    dotted,
+    find_config,
+    get_config,
+    leaves,
+    merge,
+    shipped_configs,
+)
+from passl.utils.errors import ConfigError
+from passl.utils.yaml12 import parse, to_yaml
+
+BASE = """\
+epochs: 10
+optimizer: {name: AdamW, lr: 1e-3, betas: [0.9, 0.999]}
+transforms:
+  - {name: Resize, size: 256}
+  - {name: Flip, p: 0.5}
+sizes: [1, 2, 3]
+empty: []
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a file below tmp_path and get its path."""
+
+    def write_file(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write_file
+
+
+@pytest.fixture
+def load(write):
+    """BASE with overrides, as a plain dict."""
+    path = write("base.yaml", BASE)
+
+    def load_with(*overrides: str) -> dict:
+        return get_config(path, overrides).to_dict()
+
+    return load_with
+
+
+# -------------------------------------------------------------------------------------------------
+# Inheritance
+# -------------------------------------------------------------------------------------------------
+def test_a_file_without_base(write):
+    path = write("a.yaml", "b: {c: [1, {d: 2}]}\n")
+    cfg = get_config(path)
+    assert cfg.to_dict() == {"b": {"c": [1, {"d": 2}]}}
+    assert cfg.file == path
+    assert get_config(str(path)) == cfg
+
+
+def test_mappings_merge_and_lists_replace(write):
+    write("bases/base.yaml", BASE)
+    cfg = get_config(
+        write("a.yaml", "_base_: bases/base.yaml\noptimizer: {lr: 2.0}\nsizes: [9]\nnew: {x: 1}\n")
+    )
+    assert cfg.to_dict() == {
+        "epochs": 10,
+        "optimizer": {"name": "AdamW", "lr": 2.0, "betas": [0.9, 0.999]},
+        "transforms": [{"name": "Resize", "size": 256}, {"name": "Flip", "p": 0.5}],
+        "sizes": [9],
+        "empty": [],
+        "new": {"x": 1},
+    }
+
+
+def test_a_node_of_another_name_is_replaced_whole(write):
+    write("base.yaml", "model: {head: {name: A, x: 1, in: {y: 2}}, z: 3}\n")
+    cfg = get_config(write("a.yaml", "_base_: base.yaml\nmodel: {head: {name: B, w: 4}}\n"))
+    assert cfg.to_dict() == {"model": {"head": {"name": "B", "w": 4}, "z": 3}}
+
+
+def test_a_node_of_the_same_name_is_merged(write):
+    write("base.yaml", "head: {name: A, x: 1}\n")
+    cfg = get_config(write("a.yaml", "_base_: base.yaml\nhead: {name: A, y: 2}\n"))
+    assert cfg.to_dict() == {"head": {"name": "A", "x": 1, "y": 2}}
+
+
+def test_later_bases_go_over_earlier_ones_and_the_file_over_all(write):
+    write("one.yaml", "a: 1\nb: 1\nc: 1\nn: {x: 1, y: 1}\n")
+    write("two.yaml", "b: 2\nc: 2\nn: {y: 2}\n")
+    cfg = get_config(write("a.yaml", "_base_: [one.yaml, two.yaml]\nc: 3\n"))
+    assert cfg.to_dict() == {"a": 1, "b": 2, "c": 3, "n": {"x": 1, "y": 2}}
+    other = get_config(write("b.yaml", "_base_: [two.yaml, one.yaml]\nc: 3\n"))
+    assert other.to_dict() == {"a": 1, "b": 1, "c": 3, "n": {"x": 1, "y": 1}}
+
+
+def test_bases_are_relative_to_their_file(write, tmp_path, monkeypatch):
+    write("bases/base.yaml", "a: 1\n")
+    write("inner/a.yaml", "_base_: ../bases/base.yaml\nb: 2\n")
+    monkeypatch.chdir(tmp_path / "bases")
+    assert get_config("../inner/a.yaml").to_dict() == {"a": 1, "b": 2}
+
+
+def test_an_empty_list_of_bases_is_none(write):
+    assert get_config(write("a.yaml", "_base_: []\na: 1\n")).to_dict() == {"a": 1}
+
+
+def test_a_base_has_no_base(write):
+    write("one.yaml", "a: 1\n")
+    two = write("two.yaml", "_base_: one.yaml\n")
+    path = write("a.yaml", "_base_: two.yaml\n")
+    with pytest.raises(ConfigError, match=rf"{two}: _base_: .* of its own; list both in {path}"):
+        get_config(path)
+
+
+def test_a_file_that_is_its_own_base(write):
+    path = write("a.yaml", "_base_: a.yaml\nb: 1\n")
+    with pytest.raises(ConfigError, match="a base cannot have a base"):
+        get_config(path)
+
+
+def test_a_missing_base(write, tmp_path):
+    path = write("a.yaml", "_base_: bases/gone.yaml\na: 1\n")
+    with pytest.raises(
+        ConfigError, match=rf"{path}: _base_: {tmp_path}/bases/gone\.yaml does not exist"
+    ):
+        get_config(path)
+
+
+def test_all_missing_bases_at_once(write):
+    path = write("a.yaml", "_base_: [one.yaml, two.yaml]\n")
+    with pytest.raises(ConfigError, match=r"(?s)one\.yaml.*two\.yaml"):
+        get_config(path)
+
+
+@pytest.mark.parametrize("value", ["5", "null", "", "true"])
+def test_a_base_that_is_no_path(write, value):
+    path = write("a.yaml", f"_base_: {value}\na: 1\n")
+    with pytest.raises(ConfigError, match="_base_"):
+        get_config(path)
+
+
+def test_problems_of_a_base_name_the_base(write):
+    base = write("base.yaml", "a: 1\na: 2\n")
+    with pytest.raises(ConfigError, match=rf"{base}:2: a: "):
+        get_config(write("a.yaml", "_base_: base.yaml\n"))
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n"])
+def test_an_empty_file(write, text):
+    assert get_config(write("a.yaml", text)).to_dict() == {}
+
+
+def test_a_file_with_an_empty_mapping(write):
+    assert get_config(write("a.yaml", "{}\n")).to_dict() == {}
+
+
+def test_an_empty_base(write):
+    write("base.yaml", "# nothing yet\n")
+    assert get_config(write("a.yaml", "_base_: base.yaml\na: 1\n")).to_dict() == {"a": 1}
+
+
+# -------------------------------------------------------------------------------------------------
+# Merging plain data
+# -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("base", "over", "expected"),
+    [
+        ({"a": 1}, {"b": 2}, {"a": 1, "b": 2}),
+        ({"a": {"b": 1}}, {"a": {"c": 2}}, {"a": {"b": 1, "c": 2}}),
+        ({"a": {"b": 1}}, {"a": {}}, {"a": {"b": 1}}),
+        ({"a": {"b": 1}}, {"a": None}, {"a": None}),
+        ({"a": {"b": 1}}, {"a": 5}, {"a": 5}),
+        ({"a": 5}, {"a": {"b": 1}}, {"a": {"b": 1}}),
+        ({"a": [1, 2]}, {"a": [3]}, {"a": [3]}),
+        ({"a": [1, 2]}, {"a": []}, {"a": []}),
+        ({"a": [{"b": 1}]}, {"a": [{"c": 1}]}, {"a": [{"c": 1}]}),
+        ({"name": "A", "x": 1}, {"name": "B"}, {"name": "B"}),
+        ({"name": "A", "x": 1}, {"name": "A"}, {"name": "A", "x": 1}),
+        ({"name": "A", "x": 1}, {"y": 2}, {"name": "A", "x": 1, "y": 2}),
+        ({"x": 1}, {"name": "A"}, {"x": 1, "name": "A"}),
+    ],
+)
+def test_merge(base, over, expected):
+    before = copy.deepcopy((base, over))
+    assert merge(base, over) == expected
+    assert (base, over) == before
+
+
+def test_leaves_are_scalars_and_what_is_empty():
+    tree = {"a": {"b": [1, {"c": None}]}, "d": [], "e": {}, "f": (2,)}
+    assert list(leaves(tree)) == [
+        (("a", "b", 0), 1),
+        (("a", "b", 1, "c"), None),
+        (("d",), []),
+        (("e",), {}),
+        (("f", 0), 2),
+    ]
+
+
+# -------------------------------------------------------------------------------------------------
+# Overrides
+# -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("5e-4", 5e-4),
+        ("010", 10),
+        ("no", "no"),
+        ("true", True),
+        ("null", None),
+        ("", None),
+        ("'5'", "5"),
+        ("[1, 2]", [1, 2]),
+        ("{a: {b: [1]}}", {"a": {"b": [1]}}),
+        ("[]", []),
+        (" 7 ", 7),
+        ("runs/a=b=c", "runs/a=b=c"),
+    ],
+)
+def test_the_value_of_an_override_is_yaml(load, text, value):
+    new = load(f"epochs={text}")["epochs"]
+    assert (new, type(new)) == (value, type(value))
+
+
+def test_an_override_changes_one_value_and_nothing_else(load):
+    expected = load()
+    expected["optimizer"]["lr"] = 0.5
+    assert load("optimizer.lr=0.5") == expected
+
+
+def test_list_items_by_index(load):
+    expected = load()
+    expected["transforms"][1]["p"] = 1.0
+    expected["transforms"][0]["size"] = [192, 192]
+    expected["sizes"][2] = 30
+    changed = load("transforms.1.p=1.0", "transforms.0.size=[192, 192]", "sizes.2=30")
+    assert changed == expected
+
+
+def test_an_index_of_what_another_override_gave(load):
+    assert load("sizes=[[1, 2], 3]", "sizes.0.1=9")["sizes"] == [[1, 9], 3]
+
+
+def test_new_keys_at_any_depth(load):
+    changed = load("new.deep.er=1", "optimizer.eps=1e-8", "transforms.0.interpolation=nearest")
+    assert changed["new"] == {"deep": {"er": 1}}
+    assert changed["optimizer"] == {"name": "AdamW", "lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8}
+    assert changed["transforms"][0] == {"name": "Resize", "size": 256, "interpolation": "nearest"}
+
+
+def test_overrides_merge_and_replace_as_files_do(load):
+    assert load("optimizer={lr: 2}")["optimizer"] == {
+        "name": "AdamW",
+        "lr": 2,
+        "betas": [0.9, 0.999],
+    }
+    assert load("sizes=[4]")["sizes"] == [4]
+    assert load("transforms.0={size: 8}")["transforms"][0] == {"name": "Resize", "size": 8}
+
+
+def test_another_name_replaces_the_node(load):
+    assert load("optimizer.name=SGD")["optimizer"] == {"name": "SGD"}
+    assert load("optimizer.name=AdamW") == load()
+    assert load("optimizer={name: SGD, lr: 1}")["optimizer"] == {"name": "SGD", "lr": 1}
+    assert load("transforms.1.name=Crop")["transforms"] == [
+        {"name": "Resize", "size": 256},
+        {"name": "Crop"},
+    ]
+
+
+def test_overrides_apply_in_their_order(load):
+    assert load("epochs=1", "epochs=2")["epochs"] == 2
+    assert load("optimizer.name=SGD", "optimizer.lr=3")["optimizer"] == {"name": "SGD", "lr": 3}
+    assert load("optimizer.lr=3", "optimizer.name=SGD")["optimizer"] == {"name": "SGD"}
+
+
+def test_a_scalar_gives_way_to_a_mapping(load):
+    assert load("epochs.warm=3")["epochs"] == {"warm": 3}
+
+
+def test_blanks_around_the_key_do_not_count(load):
+    assert load(" optimizer.lr = 3")["optimizer"]["lr"] == 3
+
+
+def test_an_override_of_an_inherited_value(write):
+    write("base.yaml", BASE)
+    cfg = get_config(write("a.yaml", "_base_: base.yaml\n"), ["transforms.0.size=8"])
+    assert cfg.transforms[0].to_dict() == {"name": "Resize", "size": 8}
+
+
+@pytest.mark.parametrize("index", ["3", "-1", "x", "x.0", "9999", "", "1_0", "0x1"])
+def test_a_bad_index(load, index):
+    rule = f"sizes is a list; {index.split('.')[0]!r} is not an index from 0 to 2"
+    with pytest.raises(ConfigError, match=rf"^-o sizes\.{index}=1: {rule}$"):
+        load(f"sizes.{index}=1")
+
+
+def test_a_bad_index_names_the_list(load):
+    with pytest.raises(ConfigError, match=r"transforms is a list; 'p' is not an index from 0 to 1"):
+        load("transforms.p=1")
+
+
+def test_an_empty_list_has_no_index(load):
+    with pytest.raises(ConfigError, match=r"empty is a list; '0' is not an index"):
+        load("empty.0=1")
+
+
+@pytest.mark.parametrize("override", ["epochs", "epochs:5", "", "=5", "  =5"])
+def test_no_key_or_no_value(load, override):
+    with pytest.raises(ConfigError, match=rf"^-o {override}: an override is KEY=VALUE, .*-o "):
+        load(override)
+
+
+@pytest.mark.parametrize(
+    ("value", "rule"),
+    [
+        ("[1, 2", "not YAML"),
+        ("{a: 1, a: 2}", "a: the key stands twice"),
+        ("!x 1", "the tag '!x' is not allowed"),
+        ("{5: 1}", "the key '5' is not a word"),
+    ],
+)
+def test_a_value_that_is_refused_in_a_file_is_refused_here(load, value, rule):
+    with pytest.raises(ConfigError, match=rf"^-o epochs={re.escape(value)}.*{rule}"):
+        load(f"epochs={value}")
+
+
+def test_values_are_never_evaluated(load, tmp_path):
+    text = f"__import__('os').mkdir('{tmp_path}/made')"
+    assert load(f"epochs={text}")["epochs"] == text
+    assert not (tmp_path / "made").exists()
+
+
+# -------------------------------------------------------------------------------------------------
+# Origins
+# -------------------------------------------------------------------------------------------------
+def test_origins_after_merging(write):
+    base = write("base.yaml", "a: 1\nn: {x: 1, y: 1}\nl: [1, 2]\nh: {name: A, z: 1}\nk: {q: 1}\n")
+    path = write("a.yaml", "_base_: base.yaml\n\nn: {y: 2}\nl: [3]\nh: {name: B}\nk: {}\n")
+    assert get_config(path).origins == {
+        ("a",): f"{base}:1",
+        ("n", "x"): f"{base}:2",
+        ("n", "y"): f"{path}:3",
+        ("l", 0): f"{path}:4",
+        ("h", "name"): f"{path}:5",
+        ("k", "q"): f"{base}:5",
+    }
+
+
+def test_origins_with_several_bases(write):
+    one, two = write("one.yaml", "a: 1\nb: 1\n"), write("two.yaml", "b: 2\nc: []\n")
+    path = write("a.yaml", "_base_: [one.yaml, two.yaml]\n")
+    assert get_config(path).origins == {
+        ("a",): f"{one}:1",
+        ("b",): f"{two}:1",
+        ("c",): f"{two}:2",
+    }
+
+
+def test_origins_after_overrides(write):
+    path = write("a.yaml", "n: {x: 1, y: 1}\nl: [1, 2]\nh: {name: A, z: 1}\n")
+    overrides = ["n.y=2", "l.0=5", "h.name=B", "new.key=[1, 2]"]
+    assert get_config(path, overrides).origins == {
+        ("n", "x"): f"{path}:1",
+        ("n", "y"): "-o",
+        ("l", 0): "-o",
+        ("l", 1): f"{path}:2",
+        ("h", "name"): "-o",
+        ("new", "key", 0): "-o",
+        ("new", "key", 1): "-o",
+    }
+
+
+def test_origins_of_what_an_override_leaves_alone(write):
+    path = write("a.yaml", "n: {x: 1, y: 1}\n")
+    cfg = get_config(path, ["n={y: 2}"])
+    assert cfg.to_dict() == {"n": {"x": 1, "y": 2}}
+    assert cfg.origins == {("n", "x"): f"{path}:1", ("n", "y"): "-o"}
+
+
+@pytest.mark.parametrize("path", shipped_configs(), ids=lambda path: path.stem)
+def test_every_leaf_of_a_shipped_config_has_an_origin(path):
+    cfg = get_config(path, ["seed=3"])
+    values = dict(leaves(cfg))
+    assert set(cfg.origins) == set(values)
+    assert cfg.origins.pop(("seed",)) == "-o"
+    for keys, origin in cfg.origins.items():
+        file, _, line = origin.rpartition(":")
+        text = Path(file).read_text(encoding="utf-8").splitlines()[int(line) - 1]
+        key = next(key for key in reversed(keys) if isinstance(key, str))
+        assert f"{key}:" in text or str(values[keys]) in text
+
+
+# -------------------------------------------------------------------------------------------------
+# Finding the file
+# -------------------------------------------------------------------------------------------------
+def test_there_are_shipped_configs():
+    names = {str(path.relative_to(CONFIG_ROOT)) for path in shipped_configs()}
+    assert {"digits/convit.yaml", "digits/cvt.yaml", "cvt/cvt_13_224.yaml"} <= names
+    assert not any(Path(name).parts[0] == "_base_" for name in names)
+
+
+@pytest.mark.parametrize("path", shipped_configs(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("prefix", ["", "configs"])
+def test_a_shipped_config_by_its_relative_name(path, prefix, tmp_path, monkeypatch):
+    expected = get_config(path)
+    monkeypatch.chdir(tmp_path)
+    cfg = get_config(Path(prefix) / path.relative_to(CONFIG_ROOT))
+    assert cfg == expected
+    assert cfg.file.samefile(path)
+
+
+def test_a_file_of_ones_own_goes_before_a_shipped_one(write, tmp_path, monkeypatch):
+    write("digits/convit.yaml", "mine: true\n")
+    write("configs/digits/cvt.yaml", "mine: true\n")
+    monkeypatch.chdir(tmp_path)
+    assert get_config("digits/convit.yaml").to_dict() == {"mine": True}
+    assert get_config("configs/digits/cvt.yaml").to_dict() == {"mine": True}
+    assert "model" in get_config("configs/digits/convit.yaml")
+
+
+def test_a_missing_file_suggests_the_closest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"^convit_tini\.yaml: .* does not exist; did you mean (\S+)\?$"
+    ) as caught:
+        get_config("convit_tini.yaml")
+    suggestion = re.search(r"mean (\S+)\?", str(caught.value)).group(1)
+    assert find_config(suggestion).samefile(CONFIG_ROOT / "convit" / "convit_tiny.yaml")
+
+
+def test_a_missing_file_that_is_like_no_other(tmp_path):
+    path = tmp_path / "qqqqqqqqqqqq.yaml"
+    with pytest.raises(ConfigError, match=rf"^{path}: the config file does not exist$"):
+        find_config(path)
+
+
+def test_a_folder_is_no_config(tmp_path):
+    with pytest.raises(ConfigError, match="is a folder, not a file"):
+        find_config(tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------
+# Read-only data
+# -------------------------------------------------------------------------------------------------
+@pytest.fixture
+def cfg() -> Config:
+    tree, origins = parse(BASE, "base.yaml")
+    return Config(tree, origins, Path("base.yaml"))
+
+
+def test_items_and_attributes_are_the_same(cfg):
+    assert cfg.optimizer.lr == cfg["optimizer"]["lr"] == 1e-3
+    assert cfg.transforms[1].name == cfg["transforms"][1]["name"] == "Flip"
+    assert list(cfg) == ["epochs", "optimizer", "transforms", "sizes", "empty"]
+    assert len(cfg) == 5
+    assert "epochs" in cfg
+    assert cfg.get("gone", 7) == 7
+
+
+def test_lists_are_tuples_and_mappings_are_configs(cfg):
+    assert cfg.sizes == (1, 2, 3)
+    assert cfg.empty == ()
+    assert isinstance(cfg.transforms, tuple)
+    assert all(isinstance(node, Config) for node in (cfg.optimizer, *cfg.transforms))
+    assert Config({"a": [[1, [2]], {"b": [3]}]}).a == ((1, (2,)), Config({"b": [3]}))
+
+
+def test_a_key_that_is_not_there(cfg):
+    with pytest.raises(AttributeError, match=r"no 'momentum' here; it has name, lr, betas"):
+        cfg.optimizer.momentum  # noqa: B018
+    with pytest.raises(KeyError, match="momentum"):
+        cfg.optimizer["momentum"]
+    with pytest.raises(AttributeError, match="nothing"):
+        Config({}).anything  # noqa: B018
+    assert not hasattr(cfg, "momentum")
+    assert getattr(cfg, "momentum", 0.9) == 0.9
+
+
+@pytest.mark.parametrize("key", ["epochs", "new", "file", "origins", "_data"])
+def test_attributes_are_read_only(cfg, key):
+    before = cfg.to_dict()
+    with pytest.raises(TypeError, match=rf"read-only: '{key}'"):
+        setattr(cfg, key, 1)
+    with pytest.raises(TypeError, match=rf"read-only: '{key}'"):
+        delattr(cfg, key)
+    with pytest.raises(TypeError, match="read-only"):
+        cfg.optimizer.lr = 1
+    assert cfg.to_dict() == before
+    assert cfg.file == Path("base.yaml")
+
+
+def test_items_are_read_only(cfg):
+    before = cfg.to_dict()
+    with pytest.raises(TypeError, match="item assignment"):
+        cfg["epochs"] = 1
+    with pytest.raises(TypeError, match="item deletion"):
+        del cfg["epochs"]
+    with pytest.raises(TypeError, match="item assignment"):
+        cfg.sizes[0] = 1
+    with pytest.raises(TypeError, match="item assignment"):
+        cfg.transforms[0]["size"] = 1
+    assert cfg.to_dict() == before
+
+
+def test_to_dict_is_a_copy_of_plain_data(cfg):
+    copied = cfg.to_dict()
+    assert copied == parse(BASE, "base.yaml")[0]
+    assert type(copied["optimizer"]) is dict
+    assert type(copied["sizes"]) is list
+    assert type(copied["transforms"][0]) is dict
+    copied["optimizer"]["lr"] = 0
+    copied["transforms"][0]["size"] = 0
+    copied["sizes"].append(4)
+    assert cfg.optimizer.lr == 1e-3
+    assert cfg.transforms[0].size == 256
+    assert cfg.sizes == (1, 2, 3)
+
+
+def test_the_data_given_stays_the_givers():
+    data, origins = {"a": {"b": [1]}}, {("a", "b", 0): "f:1"}
+    cfg = Config(data, origins)
+    data["a"]["b"].append(2)
+    data["c"] = 1
+    origins.clear()
+    assert cfg.to_dict() == {"a": {"b": [1]}}
+    assert cfg.origins == {("a", "b", 0): "f:1"}
+
+
+@pytest.mark.parametrize(
+    "clone",
+    [copy.copy, copy.deepcopy, lambda cfg: pickle.loads(pickle.dumps(cfg))],  # noqa: S301
+    ids=["copy", "deepcopy", "pickle"],
+)
+def test_round_trip_of_a_config(cfg, clone):
+    other = clone(cfg)
+    assert type(other) is Config
+    assert other == cfg
+    assert (other.to_dict(), other.origins, other.file) == (cfg.to_dict(), cfg.origins, cfg.file)
+    assert other.optimizer.lr == 1e-3
+    with pytest.raises(TypeError, match="read-only"):
+        other.epochs = 1
+
+
+def test_round_trip_through_yaml(cfg):
+    assert parse(to_yaml(cfg), "again.yaml")[0] == cfg.to_dict()
+
+
+def test_repr_shows_the_data():
+    assert repr(Config({"a": {"b": [1]}})) == "Config({'a': {'b': [1]}})"
+
+
+def test_a_config_is_expanded_as_keyword_arguments(cfg):
+    assert dict(**cfg.optimizer) == {"name": "AdamW", "lr": 1e-3, "betas": (0.9, 0.999)}
+
+
+# -------------------------------------------------------------------------------------------------
+# Words for messages
+# -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("word", "words", "expected"),
+    [
+        ("batchsize", ["shuffle", "batch_size"], "; did you mean 'batch_size'?"),
+        ("zzz", ["b", "a"], "; there are a, b"),
+        ("zzz", ["a"], "; there is a"),
+        ("zzz", [], ""),
+    ],
+)
+def test_closest(word, words, expected):
+    assert closest(word, words) == expected
+
+
+def test_dotted_is_how_an_override_names_a_place(load):
+    keys = ("transforms", 0, "size")
+    assert dotted(keys) == "transforms.0.size"
+    assert load(f"{dotted(keys)}=9")["transforms"][0]["size"] == 9
+
+
+def test_config_root_is_found_from_the_package():
+    assert (CONFIG_ROOT / "_base_" / "digits.yaml").is_file()
+    assert os.path.isabs(CONFIG_ROOT)

@@ -1,0 +1,315 @@
+"""Registries: names to constructor calls, for our own entries and for a user's."""
+
+# Without `from __future__ import annotations`, since a user's module may be without it too: then
+# annotations are objects and not texts.
+
+import ast
+import copy
+import inspect
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Optional, Union
+
+import pytest
+
+from passl.data import DATASETS, TRANSFORMS
+from passl.modeling import LOSSES
+from passl.modeling.backbones import BACKBONES
+from passl.modeling.heads import HEADS
+from passl.optim import CLIPS, OPTIMIZERS, SCHEDULES
+from passl.utils.config import Config
+from passl.utils.errors import ConfigError
+from passl.utils.registry import Registry
+from passl.utils.schema import REQUIRED, describe, fits, read_signature
+
+REGISTRIES = [BACKBONES, HEADS, DATASETS, TRANSFORMS, LOSSES, OPTIMIZERS, CLIPS, SCHEDULES]
+ENTRIES = [
+    pytest.param(registry, name, id=f"{registry.kind}-{name}")
+    for registry in REGISTRIES
+    for name in registry.names()
+]
+NO_LITERALS = {("RandomResizedCrop", "ratio"), ("Normalize", "mean"), ("Normalize", "std")}
+"""Defaults that are computed or named in the source, so that reading it gives None."""
+
+
+# -------------------------------------------------------------------------------------------------
+# Our own entries
+# -------------------------------------------------------------------------------------------------
+def keyword_only(target) -> list[inspect.Parameter]:
+    parameters = inspect.signature(target).parameters.values()
+    return [parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+
+
+def normal(annotation: str) -> str:
+    return ast.unparse(ast.parse(annotation, mode="eval"))
+
+
+@pytest.mark.parametrize(("registry", "name"), ENTRIES)
+def test_signature_read_from_source_is_that_of_the_class(registry, name):
+    read = registry.signature(name)
+    imported = keyword_only(registry.get(name))
+    assert list(read) == [parameter.name for parameter in imported]
+    for parameter in imported:
+        assert normal(read[parameter.name].annotation) == normal(parameter.annotation)
+        default = REQUIRED if parameter.default is parameter.empty else parameter.default
+        if (name, parameter.name) in NO_LITERALS:
+            assert read[parameter.name].default is None
+            assert default is not None
+        else:
+            assert read[parameter.name].default == default
+            assert type(read[parameter.name].default) is type(default)
+
+
+@pytest.mark.parametrize(("registry", "name"), ENTRIES)
+def test_every_annotation_is_understood_and_fits_its_default(registry, name):
+    some = [None, True, 2, 0.5, "a", [], [1], [1, 2], [0.5, 1, 2], ["a"], [[1]], [True], {"a": 1}]
+    for parameter in keyword_only(registry.get(name)):
+        accepted = [value for value in some if fits(parameter.annotation, value)]
+        assert len(accepted) < len(some)
+        assert not fits(parameter.annotation, object())
+        assert describe(parameter.annotation)
+        if parameter.default is not parameter.empty:
+            assert fits(parameter.annotation, parameter.default)
+
+
+@pytest.mark.parametrize(
+    "location", ["passl.data.samplers:BatchSampler", "passl.data.loader:Loader"]
+)
+def test_the_same_for_the_sections_of_a_loader(location):
+    module, _, name = location.partition(":")
+    imported = keyword_only(getattr(__import__(module, fromlist=[name]), name))
+    read = read_signature(location)
+    assert {key: (normal(value.annotation), value.default) for key, value in read.items()} == {
+        parameter.name: (
+            normal(parameter.annotation),
+            REQUIRED if parameter.default is parameter.empty else parameter.default,
+        )
+        for parameter in imported
+    }
+    assert all(not fits(parameter.annotation, object()) for parameter in imported)
+
+
+def test_there_are_entries_of_every_kind():
+    assert len({registry.kind for registry in REGISTRIES}) == len(REGISTRIES)
+    assert all(registry.names() for registry in REGISTRIES)
+
+
+def test_signatures_are_read_without_paddle():
+    code = """
+import sys
+from passl.data import DATASETS, TRANSFORMS
+from passl.modeling import LOSSES
+from passl.modeling.backbones import BACKBONES
+from passl.modeling.heads import HEADS
+from passl.optim import CLIPS, OPTIMIZERS, SCHEDULES
+for registry in (BACKBONES, HEADS, DATASETS, TRANSFORMS, LOSSES, OPTIMIZERS, CLIPS, SCHEDULES):
+    for name in registry.names():
+        registry.signature(name)
+sys.exit("paddle" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# -------------------------------------------------------------------------------------------------
+# A user's entries
+# -------------------------------------------------------------------------------------------------
+@pytest.fixture
+def registry() -> Registry:
+    return Registry("thing", {"OrderedDict": "collections:OrderedDict"})
+
+
+class Box:
+    def __init__(self, *given, width: int, lid: Literal["flat", "round"] = "flat", label: str = ""):
+        self.given, self.width, self.lid, self.label = given, width, lid, label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ball:
+    radius: float
+    colours: "Sequence[str]" = ("red",)
+
+
+def make(*given, times: int = 1) -> tuple:
+    return given * times
+
+
+def test_register_is_a_decorator_that_gives_its_target_back(registry):
+    assert registry.register(Box) is Box
+    assert "Box" in registry
+    assert "Ball" not in registry
+    assert registry.names() == ["Box", "OrderedDict"]
+    assert registry.get("Box") is Box
+
+
+def test_get_imports_what_is_named_by_its_place(registry):
+    assert registry.get("OrderedDict") is __import__("collections").OrderedDict
+
+
+@pytest.mark.parametrize("name", ["Box", "OrderedDict"])
+def test_a_taken_name(registry, name):
+    registry.register(Box)
+    other = type(name, (), {})
+    with pytest.raises(ValueError, match=rf"there is a thing '{name}' already; choose another"):
+        registry.register(other)
+    assert registry.get(name) is not other
+
+
+def test_registries_do_not_share_their_entries(registry):
+    registry.register(Box)
+    assert "Box" not in Registry("thing", {"OrderedDict": "collections:OrderedDict"})
+
+
+def test_build_a_class(registry):
+    registry.register(Box)
+    box = registry.build({"name": "Box", "width": 3, "lid": "round"}, "first", 2)
+    assert (box.given, box.width, box.lid, box.label) == (("first", 2), 3, "round", "")
+
+
+def test_build_a_dataclass_and_a_function(registry):
+    registry.register(Ball)
+    registry.register(make)
+    assert registry.build({"name": "Ball", "radius": 1}) == Ball(radius=1)
+    assert registry.build({"name": "Ball", "radius": 1, "colours": ["blue"]}).colours == ["blue"]
+    assert registry.build({"name": "make", "times": 2}, "a", "b") == ("a", "b", "a", "b")
+
+
+def test_build_from_a_config(registry):
+    registry.register(Ball)
+    node = Config({"name": "Ball", "radius": 0.5, "colours": ["blue", "red"]})
+    assert registry.build(node) == Ball(radius=0.5, colours=("blue", "red"))
+
+
+def test_build_does_not_change_the_node(registry):
+    registry.register(Ball)
+    node = {"name": "Ball", "radius": 1, "colours": ["blue"]}
+    before = copy.deepcopy(node)
+    assert registry.build(node) == registry.build(node)
+    assert node == before
+
+
+def test_arguments_are_the_nodes_and_the_defaults(registry):
+    registry.register(Box)
+    arguments = registry.arguments({"name": "Box", "width": 3, "label": "x"})
+    assert arguments == {"width": 3, "lid": "flat", "label": "x"}
+
+
+@pytest.mark.parametrize(
+    ("node", "problem"),
+    [
+        ({}, "thing: needs a name: which thing; there are Box, OrderedDict"),
+        ({"name": "Bax"}, "thing: name: there is no thing 'Bax'; did you mean 'Box'?"),
+        ({"name": "Box"}, "thing: width is missing"),
+        ({"name": "Box", "width": "3"}, "thing: width: must be a whole number, not '3'"),
+        (
+            {"name": "Box", "width": 3, "lib": "flat"},
+            "thing: lib: 'lib' is not an option of Box; did you mean 'lid'?",
+        ),
+        (
+            {"name": "Box", "width": 3, "lid": "open"},
+            "thing: lid: must be one of flat, round, not 'open'",
+        ),
+        (
+            {"name": "Box", "width": 3, "given": 1},
+            "thing: given: 'given' is not an option of Box; there are label, lid, name, width",
+        ),
+    ],
+)
+def test_what_build_refuses(registry, node, problem):
+    registry.register(Box)
+    with pytest.raises(ConfigError) as caught:
+        registry.build(node)
+    assert caught.value.problems == (problem,)
+
+
+def test_build_names_all_problems_at_once(registry):
+    registry.register(Box)
+    with pytest.raises(ConfigError) as caught:
+        registry.build({"name": "Box", "lid": 1, "label": 2, "more": 3})
+    assert len(caught.value.problems) == 4
+    assert str(caught.value).count("thing: ") == 4
+
+
+def test_what_the_entry_refuses_is_a_problem_of_the_config(registry):
+    def picky(*, a: int = 1, b: int = 1):
+        if a > b:
+            raise ValueError(f"a {a} is above b {b}")
+
+    registry.register(picky)
+    with pytest.raises(ConfigError, match="^thing picky: a 2 is above b 1$"):
+        registry.build({"name": "picky", "a": 2})
+
+
+def test_the_entrys_own_config_error_passes_unchanged(registry):
+    def picky(*, a: int = 1):
+        raise ConfigError("one", "two")
+
+    registry.register(picky)
+    with pytest.raises(ConfigError) as caught:
+        registry.build({"name": "picky"})
+    assert caught.value.problems == ("one", "two")
+
+
+def test_a_bug_in_an_entry_is_no_problem_of_the_config(registry):
+    def broken(*, a: int = 1):
+        raise KeyError("bug")
+
+    registry.register(broken)
+    with pytest.raises(KeyError, match="bug"):
+        registry.build({"name": "broken"})
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (int, 1),
+        (float, 1),
+        (bool, True),
+        (str, "a"),
+        (Any, [1]),
+        (int | None, None),
+        (int | None, 3),
+        (Literal["a", "b"], "b"),
+        (tuple[float, float], [1, 2]),
+        ("Sequence[int] | None", [1]),
+    ],
+)
+def test_annotations_as_objects(registry, annotation, value):
+    def target(*, value: annotation):
+        return value
+
+    registry.register(target)
+    assert registry.build({"name": "target", "value": value}) == value
+    if annotation is not Any:
+        with pytest.raises(ConfigError, match="value: must be "):
+            registry.build({"name": "target", "value": {"a": 1}})
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (Sequence[int], [1]),
+        (Sequence[int] | None, [1]),
+        (Mapping[str, Any], {"a": 1}),
+        (float | Literal["auto"], "auto"),
+        (Optional[int], 3),  # noqa: UP045
+        (Union[int, str], "a"),  # noqa: UP007
+        (list[int], [1]),
+        (list, [1]),
+        (dict, {"a": 1}),
+        (tuple[int, ...], [1, 2, 3]),
+        ("Optional[int]", 3),
+        ("list[int]", [1]),
+        ("dict[str, Any]", {"a": 1}),
+        ("tuple[int, ...]", [1, 2, 3]),
+    ],
+    ids=str,
+)
+def test_annotations_that_a_user_may_write(registry, annotation, value):
+    def target(*, value: annotation):
+        return value
+
+    registry.register(target)
+    assert registry.build({"name": "target", "value": value}) == value
