@@ -93,7 +93,6 @@ class Loader:
                 prefetch_factor=prefetch_factor,
                 use_shared_memory=use_shared_memory,
                 worker_init_fn=self._init_worker,
-                places=paddle.CPUPlace(),  # the step copies to the device
             )
             if num_workers > 0
             else None

@@ -90,6 +90,7 @@ def check_config(cfg: Config, for_training: bool = True) -> None:
 
 def _line(cfg: Config, keys: Sequence[Any], rule: str) -> str:
     inside = [origin for place, origin in cfg.origins.items() if place[: len(keys)] == tuple(keys)]
+    inside.sort(key=lambda origin: origin != COMMAND_LINE)  # what was changed last is to blame
     origin = cfg.origins.get(tuple(keys)) or (inside[0] if keys and inside else str(cfg.file))
     shown = "the command line (-o)" if origin == COMMAND_LINE else origin
     return f"{shown}: {dotted(tuple(keys))}: {rule}" if keys else f"{shown}: {rule}"
@@ -121,10 +122,27 @@ def _head_fits_backbone(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     width = BACKBONES.arguments(cfg.model.architecture).get("embed_dim")
     width = width[-1] if isinstance(width, Sequence) and width else width
     if isinstance(width, int) and cfg.model.head.in_channels != width:
-        yield (
-            ("model", "head", "in_channels"),
-            f"{cfg.model.head.in_channels} is not the backbone's width; set it to {width}",
-        )
+        rule = f"{cfg.model.head.in_channels} is not the backbone's width; set it to {width}"
+        yield ("model", "head", "in_channels"), rule
+
+
+def _patches_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
+    """Patches of one size divide the image, where a backbone has them (ConViT's rule)."""
+    architecture = BACKBONES.arguments(cfg.model.architecture)
+    patch = architecture.get("patch_size")
+    if not isinstance(patch, int) or patch < 1 or architecture.get("hybrid_backbone"):
+        return
+    sizes = [(("model", "architecture", "img_size"), architecture.get("img_size", patch))]
+    for part in parts:
+        keys = ("dataloader", part, "dataset", "transforms")
+        sized = [index for index, node in enumerate(_at(cfg, keys)) if "size" in node]
+        sizes += [((*keys, i, "size"), _at(cfg, (*keys, i, "size"))) for i in sized[-1:]]
+    for place, size in sizes:
+        if any(side % patch for side in ([size] if isinstance(size, int) else size)):
+            rule = (
+                f"{size} does not divide into patches of {patch} pixels; use a multiple of {patch}"
+            )
+            yield place, rule
 
 
 def _warm_up_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
@@ -136,16 +154,13 @@ def _warm_up_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
         )
 
 
-def _pictures_fit_network(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
-    """Every list of transforms ends with an array, of a size that the patches divide."""
-    architecture = BACKBONES.arguments(cfg.model.architecture)
-    patch = architecture.get("patch_size")
+def _transforms_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
+    """Every list of transforms can be built and ends with an array."""
     for part in parts:
         keys = ("dataloader", part, "dataset", "transforms")
         transforms = _at(cfg, keys)
-        if [index for index, node in enumerate(transforms) if node.name == "Normalize"] != [
-            len(transforms) - 1
-        ]:
+        names = [node.name for node in transforms]
+        if names[-1:] != ["Normalize"] or names.count("Normalize") > 1:
             yield (
                 keys,
                 "must end with Normalize, which makes the network's input, and have it only there",
@@ -155,22 +170,6 @@ def _pictures_fit_network(cfg: Config, parts: Sequence[str]) -> Iterator[Problem
                 TRANSFORMS.build(node)
             except ConfigError as error:
                 yield (*keys, index), str(error)
-        sized = [(index, node.size) for index, node in enumerate(transforms) if "size" in node]
-        if (
-            not isinstance(patch, int)
-            or patch < 1
-            or architecture.get("hybrid_backbone")
-            or not sized
-        ):
-            continue
-        index, size = sized[-1]
-        if any(
-            side % patch or side < patch for side in ([size] if isinstance(size, int) else size)
-        ):
-            yield (
-                (*keys, index, "size"),
-                f"{size} does not divide into patches of {patch} pixels; use a multiple of {patch}",
-            )
 
 
 def _data_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
@@ -205,7 +204,8 @@ _RULES: tuple[
     ((("epochs",), ("log_config",), ("dataloader",), ("optimizer", "lr"), ("seed",)), _counts),
     ((("model",),), _head_fits_backbone),
     ((("lr_scheduler",), ("epochs",)), _warm_up_fits),
-    ((("model", "architecture"), ("dataloader",)), _pictures_fit_network),
+    ((("model", "architecture"), ("dataloader",)), _patches_fit),
+    ((("dataloader",),), _transforms_fit),
     ((("model", "head"), ("dataloader",)), _data_fits),
 )
 """Which sections a rule looks at, and the rule."""

@@ -64,6 +64,11 @@ def test_a_right_config_passes(tiny_config):
             "dataloader.train.dataset.transforms.0.size=31",
             "31 does not divide into patches of 8 pixels",
         ),
+        ("model.architecture.img_size=36", "36 does not divide into patches of 8 pixels"),
+        ("model.architecture.img_size=[32, 12]", "does not divide into patches of 8 pixels"),
+        ("dataloader.train.dataset.transforms.0.size=[64]", "must be one number of pixels, or ["),
+        ("dataloader.train.dataset.transforms.0.scale=[1.0, 0.5]", "in ascending order"),
+        ("dataloader.val.loader.num_workers=-1", "must be at least 0, not -1"),
         ("dataloader.train.dataset.transforms.0.scale=[1]", "must be a list of 2 numbers, not [1]"),
         (
             "dataloader.val.dataset.transforms=[{name: CenterCrop, size: 32}]",
