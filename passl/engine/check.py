@@ -63,6 +63,17 @@ TRAINING = Section(
 """What a training config may have, and must."""
 
 
+# What other projects give to a backbone, and where it is here.
+_ELSEWHERE = {
+    (
+        "model",
+        "architecture",
+        "num_classes",
+    ): "a backbone knows no classes; set model.head.num_classes",
+    ("model", "architecture", "act_layer"): "the activation is called act here",
+}
+
+
 def check_config(cfg: Config, for_training: bool = True) -> None:
     """Check names, keys and types everywhere, and what must fit together.
 
@@ -92,6 +103,7 @@ def _line(cfg: Config, keys: Sequence[Any], rule: str) -> str:
     inside = [origin for place, origin in cfg.origins.items() if place[: len(keys)] == tuple(keys)]
     inside.sort(key=lambda origin: origin != COMMAND_LINE)  # what was changed last is to blame
     origin = cfg.origins.get(tuple(keys)) or (inside[0] if keys and inside else str(cfg.file))
+    rule = _ELSEWHERE.get(tuple(keys), rule)
     shown = "the command line (-o)" if origin == COMMAND_LINE else origin
     return f"{shown}: {dotted(tuple(keys))}: {rule}" if keys else f"{shown}: {rule}"
 

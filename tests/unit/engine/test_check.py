@@ -32,7 +32,11 @@ def test_a_right_config_passes(tiny_config):
             "model.architecture.num_head=3",
             "'num_head' is not an option of ConViT; did you mean 'num_heads'?",
         ),
-        ("model.architecture.num_classes=3", "'num_classes' is not an option of ConViT"),
+        (
+            "model.architecture.num_classes=3",
+            "a backbone knows no classes; set model.head.num_classes",
+        ),
+        ("model.architecture.act_layer=gelu", "the activation is called act here"),
         (
             "model.architecture.act=gelo",
             "must be one of gelu, gelu_tanh, quick_gelu, relu, not 'gelo'",

@@ -63,15 +63,13 @@ def test_batch_norm_as_in_pytorch():
     assert (bn._momentum, bn._epsilon) == (0.9, 1e-5)
 
 
-@pytest.mark.parametrize(("height", "width"), [(5, 5), (6, 8), (7, 4), (2, 3), (1, 1)])
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 2, 1), (3, 1, 1), (2, 2, 0)])
+@pytest.mark.parametrize(("height", "width"), [(5, 5), (6, 8), (7, 4), (2, 3)])
 def test_average_projection_counts_padding_but_nothing_beyond(
     height, width, kernel, stride, padding
 ):
     """PyTorch's AvgPool2d(ceil_mode=True, count_include_pad=True), from its definition."""
     x = np.random.default_rng(0).standard_normal((1, 2, height, width)).astype("float32")
-    if min(height, width) + 2 * padding < kernel:
-        pytest.skip("no window fits")
 
     def starts(length):
         count = math.ceil((length + 2 * padding - kernel) / stride) + 1
