@@ -5,10 +5,10 @@ PORT ?= 8040
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test test-parity lint format clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/run.stamp  ## make .venv and install what passl runs on
 
@@ -17,6 +17,9 @@ demo: .venv/run.stamp  ## train on real digits, evaluate, draw the curves (MODEL
 
 test: .venv/dev.stamp  ## run every test
 	$(BIN)/python -m pytest
+
+test-parity: .venv-parity/stamp  ## compare full-size networks with timm and transformers
+	.venv-parity/bin/python -m pytest tests/parity
 
 lint: .venv/dev.stamp  ## check style and types
 	$(BIN)/ruff check .
@@ -28,7 +31,7 @@ format: .venv/dev.stamp  ## put the code into the house style
 	$(BIN)/ruff format .
 
 clean:  ## remove .venv and caches; runs/ stays
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	rm -rf .venv .venv-parity .pytest_cache .ruff_cache .mypy_cache build *.egg-info
 	find passl tools tests -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/run.stamp: requirements.txt
@@ -40,4 +43,10 @@ clean:  ## remove .venv and caches; runs/ stays
 
 .venv/dev.stamp: .venv/run.stamp tests/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+.venv-parity/stamp: requirements.txt tests/requirements.txt tests/parity/requirements.txt
+	@$(PYTHON) -m venv .venv-parity
+	@.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt -r tests/parity/requirements.txt
+	@.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0 timm==1.0.31
 	@touch $@

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
@@ -38,9 +38,11 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_config(args: argparse.Namespace) -> Config:
-    """The config that the options name."""
-    return get_config(args.config, [pair for pairs in args.override for pair in pairs])
+def read_config(args: argparse.Namespace, before: Sequence[str] = ()) -> Config:
+    """The config that the options name; `before` are overrides that those of the user stand
+    above.
+    """
+    return get_config(args.config, [*before, *(pair for pairs in args.override for pair in pairs)])
 
 
 def run(main: Callable[[], None]) -> None:

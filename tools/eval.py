@@ -7,6 +7,20 @@ import json
 
 from _main import add_config_options, read_config, run
 
+TRANSFORMS = "dataloader.val.dataset.transforms"
+
+
+def preset_of(args: argparse.Namespace) -> list[str]:
+    """For weights of the model zoo, the pictures that belong to them, unless told otherwise."""
+    from passl.engine.preset import transforms_of
+    from passl.porting.resolve import zoo_entry
+
+    entry = zoo_entry(args.weights)
+    told = any(pair.startswith(TRANSFORMS) for pairs in args.override for pair in pairs)
+    return (
+        [] if entry is None or told else [f"{TRANSFORMS}={json.dumps(transforms_of(entry.preset))}"]
+    )
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -20,10 +34,13 @@ def main() -> None:
         "--weights",
         required=True,
         metavar="FILE",
-        help="weights: .safetensors (a checkpoint too) or .pth",
+        help=(
+            "weight file of any kind, https address, or name of the model zoo, whose pictures are "
+            "then used too"
+        ),
     )
     args = parser.parse_args()
-    cfg = read_config(args)
+    cfg = read_config(args, preset_of(args))
 
     from passl.engine.check import check_config
 

@@ -41,6 +41,7 @@ _MODEL = Section(
         "architecture": Choice(BACKBONES),
         "head": Choice(HEADS),
         "pretrained": Parameter("str | bool", False),
+        "fit": Parameter("Sequence[Literal['classes', 'resolution', 'channels']]", ()),
     }
 )
 _EVALUATION = {

@@ -22,7 +22,8 @@ from safetensors.numpy import save_file
 
 import passl
 from passl.optim.optimizers import trainable
-from passl.porting.load import OPTIMIZER, OURS, set_weights
+from passl.porting.files import OPTIMIZER, OURS
+from passl.porting.load import set_weights
 from passl.utils.errors import CheckpointError
 from passl.utils.files import write_atomically
 

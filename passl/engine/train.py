@@ -45,7 +45,7 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
     global_batch = cfg.dataloader.train.sampler.batch_size * ranks.world
 
     paddle.seed(seed)
-    model = Model(cfg, cfg.model.get("pretrained", False))
+    model = Model(cfg, cfg.model.get("pretrained", False), cfg.model.get("fit", ()))
     loss_fn = build_loss(cfg.loss)
     lr = scaled_lr(cfg.optimizer, global_batch)
     schedule = build_schedule(cfg.lr_scheduler, lr, len(train_loader), epochs)

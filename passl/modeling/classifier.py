@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ from paddle import nn
 
 from passl.modeling.backbones import build_backbone
 from passl.modeling.heads import build_head
-from passl.porting import load_weights
+from passl.porting import WeightFile, load_weights, locate, read_file
 from passl.utils.config import Config, closest, get_config, shipped_configs
 from passl.utils.errors import ConfigError
+from passl.utils.logging import get_logger
 
 
 class Model(nn.Layer):
@@ -21,14 +22,22 @@ class Model(nn.Layer):
     Args:
         cfg: a config file, or a mapping with a `model` section: `{architecture: {name: ...}, head:
             {name: ...}}`.
-        pretrained: a weight file to load, strictly; False for fresh weights.
+        pretrained: weights to load: a file, an address, or a name of the model zoo; True for the
+            zoo's weights of the variant that the config is named after; False for fresh weights.
+            What these weights want and the config leaves open (an activation, an epsilon) is set.
+        fit: in what the weights may differ; see `passl.porting.load_weights`.
 
     Raises:
         ConfigError: the section is incomplete or wrong, or head and backbone do not fit.
-        CheckpointError: the weights are another network's.
+        RunError: the weights cannot be had, or are another network's.
     """
 
-    def __init__(self, cfg: str | Path | Mapping[str, Any], pretrained: bool | str | Path = False):
+    def __init__(
+        self,
+        cfg: str | Path | Mapping[str, Any],
+        pretrained: bool | str | Path = False,
+        fit: Sequence[str] = (),
+    ):
         super().__init__()
         config = cfg if isinstance(cfg, Mapping) else get_config(cfg)
         section = config.get("model")
@@ -36,20 +45,20 @@ class Model(nn.Layer):
             raise ConfigError(
                 "a config for Model needs a section `model` with `architecture` and `head`"
             )
-        self.backbone = build_backbone(section["architecture"])
+        architecture = dict(section["architecture"])
+        file = None
+        if pretrained:
+            file = read_file(locate(_variant(config) if pretrained is True else pretrained))
+            architecture = _with_numerics(architecture, file)
+        self.backbone = build_backbone(architecture)
         self.head = build_head(section["head"])
         if self.head.in_channels != self.backbone.num_features:
             raise ConfigError(
-                f"model.head.in_channels {self.head.in_channels} is not the backbone's width; set "
-                f"it to {self.backbone.num_features}"
+                f"model.head.in_channels {self.head.in_channels} is not the backbone's width; "
+                f"set it to {self.backbone.num_features}"
             )
-        if pretrained is True:
-            raise ConfigError(
-                "pretrained=True: no published weights are listed yet; give the path of a weight "
-                "file"
-            )
-        if pretrained:
-            load_weights(self, pretrained)
+        if file is not None:
+            load_weights(self, file, fit)
 
     def forward(self, images):
         """Images [B, 3, height, width] -> logits [B, num_classes]."""
@@ -66,20 +75,64 @@ def list_models() -> list[str]:
 
 
 def create_model(
-    name: str, pretrained: bool | str | Path = False, num_classes: int | None = None
+    name: str,
+    pretrained: bool | str | Path = False,
+    num_classes: int | None = None,
+    img_size: int | Sequence[int] | None = None,
+    in_chans: int | None = None,
 ) -> Model:
-    """A published variant by name.
+    """A published variant by name. What is given beside the name is what loaded weights are fitted
+    to.
 
     Args:
         name: one of `list_models()`.
-        pretrained: a weight file to load, strictly; False for fresh weights.
+        pretrained: as for `Model`.
         num_classes: another number of classes than the published 1000.
+        img_size: another size, or [height, width], that ConViT's position embedding is made for.
+        in_chans: another number of channels than 3.
 
     Raises:
         ConfigError: there is no such model.
+        RunError: the weights cannot be had, or are another network's.
     """
     if name not in list_models():
         raise ConfigError(f"there is no model {name!r}{closest(name, list_models())}")
-    path = next(path for path in shipped_configs() if path.stem == name)
-    cfg = get_config(path, [] if num_classes is None else [f"model.head.num_classes={num_classes}"])
-    return Model(Config({"model": cfg.model}), pretrained)
+    cfg = get_config(next(path for path in shipped_configs() if path.stem == name))
+    model = Config({"model": cfg.model}).to_dict()["model"]
+    fit = []
+    if num_classes is not None:
+        model["head"]["num_classes"] = num_classes
+        fit.append("classes")
+    if in_chans is not None:
+        model["architecture"]["in_chans"] = in_chans
+        fit.append("channels")
+    if img_size is not None and model["architecture"]["name"] == "ConViT":  # CvT takes any size
+        model["architecture"]["img_size"] = img_size
+        fit.append("resolution")
+    return Model({"model": model}, name if pretrained is True else pretrained, fit)
+
+
+def _variant(config: Mapping[str, Any]) -> str:
+    """The variant that a config file is named after."""
+    file = getattr(config, "file", None)
+    if file is None or file.stem not in list_models():
+        raise ConfigError(
+            "pretrained: true needs a config of a published variant, such as "
+            "configs/convit/convit_tiny.yaml; else name a weight file or an entry of the model zoo"
+        )
+    return file.stem
+
+
+def _with_numerics(architecture: dict[str, Any], file: WeightFile) -> dict[str, Any]:
+    """What the weights want, where the config leaves it open; where it does not, it is right and a
+    warning is due.
+    """
+    log = get_logger()
+    for key, value in file.numerics.items():
+        wanted = f"weights of {file.source.name if file.source else 'passl'} want {key} {value}"
+        if key not in architecture:
+            architecture[key] = value
+            log.info("%s: set", wanted)
+        elif architecture[key] != value:
+            log.warning("%s; the config says %s, which stays", wanted, architecture[key])
+    return architecture

@@ -1,4 +1,22 @@
-"""Weights from files: `load_weights(model, path)`."""
+"""Weights from files: `load_weights(model, path)`. Only that needs paddle, and loads it."""
 
-from passl.porting.load import load_weights as load_weights
-from passl.porting.load import read_weights as read_weights
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PLACES = {
+    "WeightFile": "files",
+    "architecture_of": "files",
+    "load_weights": "load",
+    "locate": "resolve",
+    "read_file": "files",
+    "zoo_entry": "resolve",
+}
+__all__ = sorted(_PLACES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        return getattr(importlib.import_module(f"passl.porting.{_PLACES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,89 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from paddle import nn
-from safetensors import SafetensorError, safe_open
 
-from passl.porting.torch_file import read_torch
-from passl.utils.errors import CheckpointError
+from passl.porting.files import WeightFile, read_file, to_official
+from passl.utils.errors import CheckpointError, ConfigError
+from passl.utils.logging import get_logger
 
-OURS = "passl_version"
-"""Key of a file's metadata that says that names and layouts are this package's."""
-OPTIMIZER = "optimizer/"
-"""Prefix of what our checkpoints carry beside the weights."""
-
-# PyTorch's name of a leaf -> Paddle's. All other names of the networks are the authors' already.
-_LEAVES = {"running_mean": "_mean", "running_var": "_variance"}
-_DROPPED = "num_batches_tracked"  # PyTorch's BatchNorm counts batches, Paddle's does not
-_TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+FITS = ("classes", "resolution", "channels")
+"""What a file may be fitted to, when asked by these names."""
 
 
-def load_weights(model: nn.Layer, path: str | Path) -> None:
+@dataclass(frozen=True)
+class Row:
+    """One weight's way.
+
+    Args:
+        theirs: its name in the file, or those of its parts.
+        ours: its name in the model.
+        shape: in the model's layout.
+        transposed: whether its axes were exchanged.
+    """
+
+    theirs: tuple[str, ...]
+    ours: str
+    shape: tuple[int, ...]
+    transposed: bool
+
+
+@dataclass
+class Plan:
+    """What becomes of each weight of a file, and where each weight of the model comes from."""
+
+    weights: dict[str, np.ndarray]
+    rows: list[Row]
+    unused: list[str]
+    unfilled: list[str]
+    dropped: dict[str, str] = field(default_factory=dict)
+
+
+def load_weights(model: nn.Layer, path: str | Path | WeightFile, fit: Sequence[str] = ()) -> Plan:
     """Copy the weights of a file into the model. Every weight of both sides must find its partner.
 
     Args:
-        model: a `Model`, or a backbone alone for a file without classifier.
-        path: one of our checkpoints, or the weights of facebookresearch/convit, timm (ConViT) or
-            microsoft/CvT as `.safetensors`, `.pth`, `.pt` or `.bin`.
+        model: a `Model`, or a backbone alone, which leaves a classifier in the file out.
+        path: one of our checkpoints, or a file of facebookresearch/convit, timm, microsoft/CvT,
+            Hugging Face, MindCV, PASSL or PaddleClas. Which, and with which wrappers around its
+            names, is found out.
+        fit: what may differ between the file and the model: `classes` (the classifier stays as it
+            is), `resolution` (the position embedding is resampled), `channels` (the first
+            convolution is summed or repeated).
+
+    Returns:
+        What went where.
 
     Raises:
         CheckpointError: the file is missing, damaged or another network's. The model is then
             unchanged.
+        ConfigError: there is nothing of that name to fit.
     """
-    path = Path(path)
-    weights, ours = read_weights(path)
-    set_weights(model, weights if ours else from_torch(model, weights), str(path))
-
-
-def read_weights(path: Path) -> tuple[dict[str, np.ndarray], bool]:
-    """Name -> array as the file has them, and whether names and layouts are this package's (or
-    PyTorch's).
-    """
-    if path.is_dir():
-        raise CheckpointError(f"{path}: a folder, not a weight file; name one of the files in it")
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such weight file")
-    if path.suffix in _TORCH_SUFFIXES:
-        return read_torch(path), False
-    if path.suffix != ".safetensors":
-        raise CheckpointError(
-            f"{path}: weights are read from .safetensors, {', '.join(_TORCH_SUFFIXES)}, not from "
-            f"{path.name}"
-        )
-    try:
-        with safe_open(path, framework="np") as file:
-            weights = {
-                name: file.get_tensor(name)
-                for name in file.keys()  # noqa: SIM118 (no mapping)
-                if not name.startswith(OPTIMIZER)
-            }
-            return weights, OURS in (file.metadata() or {})
-    except (SafetensorError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a readable .safetensors file: {error}") from None
-
-
-def from_torch(model: nn.Layer, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Official names and PyTorch's layout to this model's. Which weights are transposed follows
-    from the layer they belong to, never from a shape: a square matrix would hide the mistake.
-    """
-    transposed = {
+    unknown = set(fit) - set(FITS)
+    if unknown:
+        raise ConfigError(f"fit {sorted(unknown)[0]!r} is not one of {', '.join(FITS)}")
+    file = path if isinstance(path, WeightFile) else read_file(path)
+    ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    linear = {
         f"{name}.weight" for name, layer in model.named_sublayers() if isinstance(layer, nn.Linear)
     }
-    whole = "head.fc_cls.weight" in model.state_dict()  # backbone and head, or a backbone alone
-    renamed = {}
-    for name, array in weights.items():
-        *layer, leaf = name.split(".")
-        if leaf == _DROPPED:
+    plan = plan_loading(file, ours, linear)
+    _fit(plan, ours, model, fit)
+    set_weights(model, plan.weights, str(file.path))
+    return plan
+
+
+def plan_loading(
+    file: WeightFile, ours: Mapping[str, tuple[int, ...]], linear: Iterable[str]
+) -> Plan:
+    """Find each weight of a model in a file, and bring it into the model's layout.
+
+    Which weights are transposed follows from the layer that they belong to, never from a shape: a
+        square matrix would hide
+    the mistake.
+
+    Args:
+        ours: names of the model's weights, and their shapes.
+        linear: those that are the matrix of a Linear, [in, out] in Paddle.
+    """
+    linear = set(linear)
+    plan = Plan({}, [], [], [], dict(file.dropped))
+    used: set[str] = set()
+    for name in ours:
+        own = name if name in file.weights else to_official(name)
+        theirs = (own,) if file.source is None else file.source.theirs(to_official(name))
+        if not all(part in file.weights for part in theirs):
+            plan.unfilled.append(name)
             continue
-        target = ".".join([*layer, _LEAVES.get(leaf, leaf)])
-        if whole:
-            target = f"head.fc_cls.{leaf}" if layer == ["head"] else f"backbone.{target}"
-        renamed[target] = array.T if target in transposed else array
-    return renamed
+        used.update(theirs)
+        transposed = (
+            name in linear and file.source is not None and file.source.framework != "paddle"
+        )
+        parts = [file.weights[part].T if transposed else file.weights[part] for part in theirs]
+        # Parts of a matrix lie side by side along its output axis, Paddle's last.
+        array = (
+            parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1 if name in linear else 0)
+        )
+        plan.weights[name] = array
+        plan.rows.append(Row(theirs, name, array.shape, transposed))
+    plan.unused = [name for name in file.weights if name not in used]
+    if not any(name.startswith("head.") for name in ours):  # a backbone alone
+        classifier = [n for n in plan.unused if n.startswith(("head.", "classifier."))]
+        plan.dropped |= {name: "the model has no classifier" for name in classifier}
+        plan.unused = [name for name in plan.unused if name not in classifier]
+    plan.weights |= {name: file.weights[name] for name in plan.unused}
+    return plan
 
 
 def set_weights(model: nn.Layer, weights: Mapping[str, np.ndarray], source: str) -> None:
@@ -107,8 +142,8 @@ def set_weights(model: nn.Layer, weights: Mapping[str, np.ndarray], source: str)
     ]
     if problems:
         raise CheckpointError(
-            f"{source}: weights of another network: {'; '.join(problems)}. Use the config that "
-            "belongs to the file"
+            f"{source}: weights of another network: {'; '.join(problems)}. "
+            f"Use the config that belongs to the file, or ask to fit {', '.join(FITS)}"
         )
     for name, parameter in ours.items():
         parameter.set_value(np.ascontiguousarray(weights[name], dtype=np.float32))
@@ -120,3 +155,52 @@ def _listed(rule: str, names: Iterable[str], shown: int = 5) -> list[str]:
         return []
     more = f" and {len(found) - shown} more" if len(found) > shown else ""
     return [f"{rule} ({len(found)}): {', '.join(found[:shown])}{more}"]
+
+
+# --------------------------------------------------------------------------------------------------
+# Fitting a file to another task
+# --------------------------------------------------------------------------------------------------
+def _fit(
+    plan: Plan, ours: Mapping[str, tuple[int, ...]], model: nn.Layer, fit: Sequence[str]
+) -> None:
+    state: Any = model.state_dict()
+    for name, shape in ours.items():
+        theirs = plan.weights.get(name)
+        if theirs is None or theirs.shape == shape:
+            continue
+        leaf = to_official(name)
+        if "classes" in fit and leaf.startswith("head."):
+            plan.weights[name] = state[name].numpy()
+            _say(
+                "%s stays as initialised: the file has %d classes, the model %d",
+                name,
+                theirs.shape[-1],
+                shape[-1],
+            )
+        elif "resolution" in fit and leaf == "pos_embed":
+            backbone = getattr(model, "backbone", model)
+            plan.weights[name] = backbone.fit_positions(theirs)
+            _say("%s is resampled from %d to %d patches", name, theirs.shape[1], shape[1])
+        elif "channels" in fit and leaf in (
+            "patch_embed.proj.weight",
+            "stage0.patch_embed.proj.weight",
+        ):
+            plan.weights[name] = fit_channels(theirs, shape[1])
+            how = "summed" if shape[1] == 1 else "repeated"
+            _say("%s is %s from %d to %d channels", name, how, theirs.shape[1], shape[1])
+
+
+def fit_channels(weight: np.ndarray, channels: int) -> np.ndarray:
+    """A convolution [out, in, h, w] for another number of input channels.
+
+    For one channel the weights are summed, so that grey gives what it gave in colour; for more they
+    are repeated in turn and scaled by old / new, so that outputs keep their size.
+    """
+    if channels == 1:
+        return weight.sum(axis=1, keepdims=True)
+    old = weight.shape[1]
+    return weight[:, [i % old for i in range(channels)]] * (old / channels)
+
+
+def _say(text: str, *values: object) -> None:
+    get_logger().info(text, *values)

@@ -222,3 +222,59 @@ def test_two_processes_train_and_evaluate(run_tool, tiny_config, tmp_path):
     assert result["top1"] == pytest.approx(val[-1]["top1"])  # one process, two processes: one score
     assert result["loss"] == pytest.approx(val[-1]["loss"], rel=1e-5)
     shutil.rmtree(tmp_path / "log")
+
+
+def test_convert_weights(run_tool, tmp_path):
+    """There and back through the command line: the file is the original bit for bit."""
+    from safetensors.numpy import load_file
+
+    source = GOLDEN / "convit_timm" / "model.safetensors"
+    ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
+    done = run_tool("convert_weights.py", source, ours)
+    assert "blocks.0.attn.qk.weight" in done.stdout
+    assert "transposed" in done.stdout
+    run_tool("convert_weights.py", ours, theirs, "--to", "timm")
+    original, back = load_file(source), load_file(theirs)
+    assert original.keys() == back.keys()
+    assert all((original[name] == back[name]).all() for name in original)
+    message = failing_after_output(run_tool, 2, "convert_weights.py", source, ours)
+    assert "is there already" in message
+
+
+def failing_after_output(run_tool, expect: int, *args) -> str:
+    done = run_tool(*args, expect=expect)
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_check_of_converted_weights(run_tool):
+    case = GOLDEN / "convit_mindcv"
+    done = run_tool("convert_weights.py", case / "weights.ckpt", "--check", case / "case.npz")
+    assert "relative to the largest" in done.stdout
+    other = GOLDEN / "cvt_ms" / "case.npz"
+    message = failing_after_output(
+        run_tool, 1, "convert_weights.py", GOLDEN / "cvt_hf" / "model.safetensors", "--check", other
+    )
+    assert message.startswith("error: ")
+
+
+def test_list_of_the_zoo(run_tool):
+    done = run_tool("convert_weights.py", "--list")
+    assert "convit_tiny.mindcv_in1k" in done.stdout
+    assert len(done.stdout.splitlines()) > 20
+
+
+def test_weights_of_the_zoo_bring_their_pictures(run_tool, tmp_path):
+    """Without a network the download fails, but which pictures would be used is known before."""
+    message = failing_after_output(
+        run_tool,
+        2,
+        *(
+            "eval.py",
+            "-c",
+            "configs/convit/convit_small.yaml",
+            "--weights",
+            "convit_small.mindcv_in1",
+        ),
+    )
+    assert "did you mean 'convit_small.mindcv_in1k'" in message

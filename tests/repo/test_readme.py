@@ -42,6 +42,8 @@ def test_python_commands_run(tmp_path):
     """
     found = [args for args in commands("python") if not any("convit_tiny" in arg for arg in args)]
     assert [args[1] for args in found] == [
+        "tools/convert_weights.py",
+        "tools/convert_weights.py",
         "tools/train.py",
         "tools/train.py",
         "tools/eval.py",

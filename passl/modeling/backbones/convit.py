@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
@@ -462,6 +463,21 @@ class ConViT(nn.Layer):
                 maps[index] = block.attention_map(x_BNC, offsets)
             x_BNC = block(x_BNC, offsets)
         return [maps[index] for index in wanted]
+
+    def fit_positions(self, pos_embed: np.ndarray) -> np.ndarray:
+        """A position embedding [1, N, C] of a square image, resampled for this network's grid.
+
+        Raises:
+            ValueError: N is no square, so that its grid is not known.
+        """
+        side = math.isqrt(pos_embed.shape[1])
+        if side * side != pos_embed.shape[1]:
+            raise ValueError(
+                f"a position embedding of {pos_embed.shape[1]} patches is not that of a square "
+                "image; "
+                "its grid is not known, so it cannot be resampled"
+            )
+        return resample_positions(paddle.to_tensor(pos_embed), (side, side), self.grid).numpy()
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that weight decay spares although they are not one-dimensional."""

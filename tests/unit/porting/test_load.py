@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 
 from passl.modeling import Model
 from passl.modeling.backbones import build_backbone
-from passl.porting import load_weights, read_weights
-from passl.utils.errors import CheckpointError
+from passl.porting import load_weights, read_file
+from passl.utils.errors import CheckpointError, ConfigError
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 SMALL = {
@@ -40,8 +40,9 @@ def torch_zip(path: Path, pickled: bytes, root: str = "archive") -> Path:
 
 
 def test_a_backbone_alone_takes_official_names(tmp_path):
-    weights, ours = read_weights(GOLDEN / "convit_fb" / "weights.pth")
-    assert not ours
+    file = read_file(GOLDEN / "convit_fb" / "weights.pth")
+    assert file.source.name == "timm"
+    weights = file.weights
     path = tmp_path / "backbone.safetensors"
     save_file(
         {
@@ -79,7 +80,7 @@ def test_everything_that_does_not_fit_is_said_and_nothing_is_loaded():
 
 def test_what_the_file_has_too_much():
     with pytest.raises(
-        CheckpointError, match=r"not in the model \(16\): backbone.blocks.2.attn.gating_param"
+        CheckpointError, match=r"not in the model \(16\): blocks.2.attn.gating_param"
     ):
         load_weights(model(depth=3, local_up_to_layer=2), GOLDEN / "convit_fb" / "weights.pth")
 
@@ -95,7 +96,8 @@ def test_a_folder_and_an_unknown_format(tmp_path):
         load_weights(model(), tmp_path)
     (tmp_path / "weights.h5").write_bytes(b"x")
     with pytest.raises(
-        CheckpointError, match=r"read from .safetensors, .pth, .pt, .bin, not from weights.h5"
+        CheckpointError,
+        match=r"read from .safetensors, .pth, .pt, .bin, .ckpt, .pdparams, not from weights.h5",
     ):
         load_weights(model(), tmp_path / "weights.h5")
 
@@ -136,7 +138,7 @@ def test_a_file_that_carries_code_runs_nothing(tmp_path, nest):
     marker = tmp_path / "ran"
     path = torch_zip(tmp_path / "weights.pth", pickle.dumps(nest(Payload(marker))))
     with pytest.raises(CheckpointError, match="refused: it asks for .* nothing was run"):
-        read_weights(path)
+        read_file(path)
     assert not marker.exists()
 
 
@@ -165,7 +167,7 @@ def test_a_tensor_that_reaches_beyond_its_storage(tmp_path):
             archive.writestr("archive/data.pkl", buffer.getvalue())
             archive.writestr("archive/data/0", np.arange(4, dtype="float32").tobytes())
         with pytest.raises(CheckpointError, match="reaches beyond its 4 values"):
-            read_weights(path)
+            read_file(path)
 
 
 def test_no_state_dict_in_it(tmp_path):
@@ -173,18 +175,45 @@ def test_no_state_dict_in_it(tmp_path):
         tmp_path / "weights.pth", pickle.dumps({"epoch": 3, "args": "none"}, protocol=2)
     )
     with pytest.raises(CheckpointError, match="holds no state dict"):
-        read_weights(path)
+        read_file(path)
 
 
-def test_pretrained_by_path_and_not_yet_by_name():
-    cfg = {
-        "model": {
-            "architecture": SMALL,
-            "head": {"name": "ClsHead", "num_classes": 10, "in_channels": 48},
-        }
-    }
+def test_pretrained_by_path():
+    head = {"name": "ClsHead", "num_classes": 10, "in_channels": 48}
+    cfg = {"model": {"architecture": SMALL, "head": head}}
     net = Model(cfg, pretrained=GOLDEN / "convit_fb" / "weights.pth")
-    weights, _ = read_weights(GOLDEN / "convit_fb" / "weights.pth")
+    weights = read_file(GOLDEN / "convit_fb" / "weights.pth").weights
     np.testing.assert_array_equal(net.head.fc_cls.weight.numpy(), weights["head.weight"].T)
-    with pytest.raises(ValueError, match="pretrained=True: no published weights are listed yet"):
+
+
+def test_pretrained_by_a_name_that_is_none():
+    head = {"name": "ClsHead", "num_classes": 10, "in_channels": 48}
+    cfg = {"model": {"architecture": SMALL, "head": head}}
+    with pytest.raises(ConfigError, match="pretrained: true needs a config of a published variant"):
         Model(cfg, pretrained=True)
+    with pytest.raises(ConfigError, match="no weights 'convit_tinny'; did you mean 'convit_tiny'"):
+        Model(cfg, pretrained="convit_tinny")
+    with pytest.raises(CheckpointError, match="nowhere.pth: there is no such weight file"):
+        Model(cfg, pretrained="nowhere.pth")
+
+
+def test_numerics_that_the_config_says_stay(caplog):
+    """MindCV's weights want two switches; a config that says otherwise is right, and a warning is "
+    "due."""
+    import logging
+
+    case = GOLDEN / "convit_mindcv"
+    architecture = {
+        **{"name": "ConViT", "img_size": 112, "patch_size": 8, "embed_dim": 48, "depth": 3},
+        **{"num_heads": 4, "local_up_to_layer": 2, "act": "gelu"},
+    }
+    head = {"name": "ClsHead", "num_classes": 6, "in_channels": 48}
+    cfg = {"model": {"architecture": architecture, "head": head}}
+    logging.getLogger("passl").propagate = True
+    with caplog.at_level(logging.INFO, logger="passl"):
+        net = Model(cfg, pretrained=case / "weights.ckpt")
+    assert net.backbone.norm._epsilon == 1e-7
+    assert "want act gelu_tanh; the config says gelu, which stays" in caplog.text
+    assert "want norm_eps 1e-07: set" in caplog.text
+    assert architecture["act"] == "gelu"
+    assert "norm_eps" not in architecture

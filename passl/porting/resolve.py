@@ -1,0 +1,36 @@
+"""From what a user calls weights to a file: a path, an address, or a name of the model zoo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from passl.porting.download import fetch, fetch_url
+from passl.porting.files import SUFFIXES
+from passl.porting.zoo import Entry, find
+
+
+def locate(weights: str | Path) -> Path:
+    """The file of some weights; downloaded, verified and cached if it is not here.
+
+    Args:
+        weights: a path; an address, https only; or a name of the model zoo.
+
+    Raises:
+        ConfigError: it is none of them.
+        RunError: it cannot be had from here.
+    """
+    if "://" in str(weights):
+        return fetch_url(str(weights), None)
+    entry = zoo_entry(weights)
+    return Path(weights) if entry is None else fetch(entry)
+
+
+def zoo_entry(weights: str | Path) -> Entry | None:
+    """The entry of the model zoo that is meant; None for a path or an address.
+
+    Raises:
+        ConfigError: it looks like a name of the zoo, but is none.
+    """
+    path, text = Path(weights), str(weights)
+    is_path = path.exists() or path.suffix in SUFFIXES or path.name != text or "://" in text
+    return None if isinstance(weights, Path) or is_path else find(text)

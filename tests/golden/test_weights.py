@@ -1,0 +1,230 @@
+"""Files of every source: recognised, loaded with the numerics that they want, converted, and "
+"written back bit for bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from passl.modeling import Model
+from passl.modeling.conversion import as_source, plan_conversion, write_converted, write_for
+from passl.porting import architecture_of, load_weights, read_file
+from passl.utils.errors import CheckpointError, ConfigError
+
+HERE = Path(__file__).parent
+# Case -> whose files these are, and how close the logits come, relative to the largest (MindSpore's
+# own kernels differ more).
+CASES = {
+    "convit_fb": ("timm", 1e-5),
+    "convit_fb_training_checkpoint": ("timm", 1e-5),
+    "convit_timm": ("timm", 1e-5),
+    "convit_mindcv": ("mindcv", 1e-4),
+    "cvt_ms": ("microsoft", 1e-5),
+    "cvt_ms_rectangular": ("microsoft", 1e-5),
+    "cvt_ms_avg_no_cls": ("microsoft", 1e-5),
+    "cvt_hf": ("huggingface", 1e-5),
+    "cvt_passl": ("passl", 1e-5),
+    "cvt_paddleclas": ("paddleclas", 1e-5),
+}
+SUFFIXES = (".pth", ".safetensors", ".ckpt", ".pdparams")
+
+
+def weights_of(name: str) -> Path:
+    (found,) = (path for path in (HERE / name).iterdir() if path.suffix in SUFFIXES)
+    return found
+
+
+def facts(name: str) -> dict:
+    return json.loads((HERE / name / "case.json").read_text())
+
+
+def model_section(name: str) -> dict:
+    """The config of a case as a user writes it, without the numerics that belong to the source."""
+    case = facts(name)
+    if name.startswith("convit"):
+        keys = ["img_size", "patch_size", "embed_dim", "depth", "num_heads", "local_up_to_layer"]
+        extra = {"qkv_bias": case.get("qkv_bias", False)}
+        width = case["embed_dim"]
+    else:
+        keys = ["embed_dim", "depth", "num_heads"]
+        extra = {}
+        if "qkv_proj_method" in case:
+            extra = {"method": case["qkv_proj_method"], "with_cls_token": case["cls_token"]}
+        width = case["embed_dim"][-1]
+    family = "ConViT" if name.startswith("convit") else "CvT"
+    head = {"name": "ClsHead", "num_classes": case["num_classes"], "in_channels": width}
+    architecture = {"name": family, **{key: case[key] for key in keys}, **extra}
+    return {"model": {"architecture": architecture, "head": head}}
+
+
+def logits_error(model: Model, name: str) -> float:
+    case = np.load(HERE / name / "case.npz")
+    model.eval()
+    with paddle.no_grad():
+        logits = model(paddle.to_tensor(case["images"])).numpy()
+    return np.abs(logits - case["logits"]).max() / np.abs(case["logits"]).max()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_recognised_and_loaded(name):
+    source, tolerance = CASES[name]
+    assert read_file(weights_of(name)).source.name == source
+    assert logits_error(Model(model_section(name), pretrained=weights_of(name)), name) <= tolerance
+
+
+@pytest.mark.parametrize(("name", "key"), [("convit_mindcv", "norm_eps"), ("cvt_hf", "act")])
+def test_the_numerics_of_a_source_matter(name, key):
+    """With the authors' numerics, said outright, the same weights give other logits: so they must "
+    "be switched."""
+    section = model_section(name)
+    section["model"]["architecture"] |= {
+        "act": "gelu" if name == "convit_mindcv" else "quick_gelu",
+        "norm_eps": 1e-5,
+    }
+    assert logits_error(Model(section, pretrained=weights_of(name)), name) > CASES[name][1]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_file_tells_its_architecture(name):
+    architecture, head = architecture_of(read_file(weights_of(name)))
+    expected = model_section(name)["model"]
+    assert head == expected["head"]
+    for key, value in expected["architecture"].items():
+        if key != "num_heads" or name.startswith("convit"):  # CvT's weights do not tell its heads
+            assert architecture[key] == value, key
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_converted_and_back(name, tmp_path):
+    """Our file gives the same model; and written for its own project again, it is the original "
+    "bit for bit."""
+    file = read_file(weights_of(name))
+    section = model_section(name)["model"]
+    architecture = {**section["architecture"], **file.numerics}
+    original = {key: array.copy() for key, array in file.weights.items()}
+    plan = plan_conversion(file, architecture, section["head"])
+    assert {part for row in plan.rows for part in row.theirs} == original.keys()
+    if file.source.framework == "torch":
+        written = as_source(file.source, plan)
+        assert written.keys() == original.keys()
+        for key, array in original.items():
+            np.testing.assert_array_equal(written[key], array, key)
+    write_converted(file, plan, architecture, tmp_path / "ours.safetensors")
+    model = Model(
+        {"model": {**section, "architecture": architecture}},
+        pretrained=tmp_path / "ours.safetensors",
+    )
+    assert logits_error(model, name) <= CASES[name][1]
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("convit_mindcv", "timm"), ("cvt_passl", "microsoft"), ("cvt_ms", "huggingface")],
+)
+def test_from_one_project_to_another(name, target, tmp_path):
+    section = model_section(name)["model"]
+    file = read_file(weights_of(name))
+    architecture = {**section["architecture"], **file.numerics}
+    write_for(
+        target,
+        file,
+        plan_conversion(file, architecture, section["head"]),
+        tmp_path / "theirs.safetensors",
+    )
+    other = read_file(tmp_path / "theirs.safetensors")
+    assert other.source.name == target
+    model = Model({"model": {**section, "architecture": architecture}})
+    load_weights(model, other)
+    model_numerics = {"cvt_ms": "quick_gelu"}
+    assert architecture.get("act", "quick_gelu") in (
+        "gelu_tanh",
+        model_numerics.get(name, "quick_gelu"),
+    )
+    assert logits_error(model, name) <= CASES[name][1]
+
+
+def test_as_pdparams(tmp_path):
+    for name in ("convit_fb", "cvt_ms"):
+        file = read_file(weights_of(name))
+        section = model_section(name)["model"]
+        out = tmp_path / f"{name}.pdparams"
+        write_converted(
+            file,
+            plan_conversion(file, section["architecture"], section["head"]),
+            section["architecture"],
+            out,
+        )
+        assert logits_error(Model({"model": section}, pretrained=out), name) <= 1e-5
+
+
+def test_nothing_is_written_over(tmp_path):
+    section = model_section("cvt_ms")["model"]
+    out = tmp_path / "ours.safetensors"
+    for expected in (None, "is there already"):
+        file = read_file(weights_of("cvt_ms"))
+        plan = plan_conversion(file, section["architecture"], section["head"])
+        if expected is None:
+            write_converted(file, plan, section["architecture"], out)
+        else:
+            with pytest.raises(ConfigError, match=expected):
+                write_converted(file, plan, section["architecture"], out)
+    with pytest.raises(ConfigError, match="written as .safetensors or .pdparams"):
+        write_converted(file, plan, section["architecture"], tmp_path / "ours.pth")
+
+
+def test_an_incomplete_file_is_refused():
+    file = read_file(weights_of("cvt_ms"))
+    section = model_section("cvt_ms")["model"]
+    del file.weights["stage1.blocks.0.attn.proj_k.weight"]
+    file.weights["stage9.extra"] = np.zeros(3, "float32")
+    with pytest.raises(
+        CheckpointError, match=r"not used: stage9.extra; not filled: backbone.stage1.*proj_k.weight"
+    ):
+        plan_conversion(file, section["architecture"], section["head"])
+
+
+def test_another_task():
+    """Another number of classes, another resolution, another number of channels: each by its "
+    "name, else strict."""
+    section = model_section("convit_fb")["model"]
+    path = weights_of("convit_fb")
+    other = {
+        "architecture": {**section["architecture"], "img_size": [32, 64], "in_chans": 1},
+        "head": {**section["head"], "num_classes": 3},
+    }
+    with pytest.raises(CheckpointError, match=r"of another shape \(4\)"):
+        Model({"model": other}, pretrained=path)
+    with pytest.raises(
+        CheckpointError, match=r"of another shape \(2\): backbone.pos_embed .*patch_embed"
+    ):
+        Model({"model": other}, pretrained=path, fit=["classes"])
+    model = Model({"model": other}, pretrained=path, fit=["classes", "resolution", "channels"])
+    weights = read_file(path).weights
+    convolution = model.backbone.patch_embed.proj.weight.numpy()
+    np.testing.assert_allclose(
+        convolution, weights["patch_embed.proj.weight"].sum(1, keepdims=True), rtol=1e-6
+    )
+    assert model.backbone.pos_embed.shape == [1, 32, section["head"]["in_channels"]]
+    np.testing.assert_array_equal(
+        model.backbone.blocks[0].attn.v.weight.numpy(), weights["blocks.0.attn.v.weight"].T
+    )
+    with pytest.raises(ConfigError, match="fit 'size' is not one of classes, resolution, channels"):
+        load_weights(model, path, fit=["size"])
+
+
+@pytest.mark.parametrize("channels", [1, 6])
+def test_other_channels_give_the_same_answer_in_grey(channels):
+    section = model_section("cvt_ms")["model"]
+    other = {**section, "architecture": {**section["architecture"], "in_chans": channels}}
+    model = Model({"model": other}, pretrained=weights_of("cvt_ms"), fit=["channels"])
+    plain = Model({"model": section}, pretrained=weights_of("cvt_ms"))
+    model.eval()
+    plain.eval()
+    grey = paddle.randn([2, 1, 64, 64])
+    expected = plain(grey.expand([2, 3, 64, 64])).numpy()
+    ours = model(grey.expand([2, channels, 64, 64])).numpy()
+    np.testing.assert_allclose(ours, expected, atol=1e-5 * np.abs(expected).max())
