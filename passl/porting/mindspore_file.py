@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from passl.porting.torch_file import DIMS, check_name, check_sizes, in_line, opened, widened
+from passl.porting.limits import DIMS, check_name, check_sizes, in_line, opened, widened
 from passl.utils.errors import CheckpointError
 
 _TYPES = {

@@ -12,14 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from passl.porting.torch_file import (
-    GROWTH,
-    PlainUnpickler,
-    check_sizes,
-    in_line,
-    opened,
-    weights_of,
-)
+from passl.porting.limits import GROWTH, check_sizes, in_line, opened
+from passl.porting.plain_pickle import PlainUnpickler, weights_of
 from passl.utils.errors import CheckpointError
 
 _DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "b1")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from passl.porting.torch_file import check_name, check_sizes, in_line, opened, widened
+from passl.porting.limits import check_name, check_sizes, in_line, opened, widened
 from passl.utils.errors import CheckpointError
 
 _DTYPES = {

@@ -28,6 +28,7 @@ from passl.porting.zoo import Entry, Preset
 from passl.utils.errors import ConfigError, RunError
 from passl.utils.logging import get_logger
 
+ROOT = Path(__file__).resolve().parents[3]
 BODY = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -702,14 +703,9 @@ def test_two_processes_make_one_download(server, authority, tmp_path):
     server.answers = [slow]
     certificates = tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(str(certificates))
-    folder = Path(download.__file__).parent
     code = f"""
-import sys, types
-sys.path.insert(0, {str(folder.parents[1])!r})
-import passl
-package = types.ModuleType("passl.porting")  # its own __init__ would load numpy and more
-package.__path__ = [{str(folder)!r}]
-sys.modules["passl.porting"] = package
+import sys
+sys.path.insert(0, {str(ROOT)!r})
 from passl.porting.download import fetch_url
 print("ready", flush=True)
 input()
