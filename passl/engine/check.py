@@ -194,7 +194,8 @@ def _data_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
         try:
             classes[part] = DATASETS.get(node.name).class_names(**arguments)
         except ConfigError as error:
-            yield ("dataloader", part, "dataset"), str(error)
+            place = ("dataloader", part, "dataset", *(["dataroot"] if "dataroot" in node else []))
+            yield place, str(error)
     head = cfg.model.head.num_classes
     odd = next(((part, len(names)) for part, names in classes.items() if len(names) != head), None)
     if odd:

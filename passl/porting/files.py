@@ -92,6 +92,9 @@ def read_file(path: str | Path) -> WeightFile:
         raise CheckpointError(f"{path}: weights are read from {known}, not from {path.name}")
     weights, dropped = _without_rest(weights)
     source = recognise(weights, framework)
+    if source is None and all(name.startswith("backbone.") for name in weights):  # without its head
+        weights = {name.removeprefix("backbone."): array for name, array in weights.items()}
+        source = recognise(weights, framework)
     if source is None:
         shown = ", ".join(list(weights)[:3]) or "nothing"
         raise CheckpointError(

@@ -85,8 +85,8 @@ def test_the_form_is_right(path):
     with pytest.raises(ConfigError) as caught:
         check_config(get_config(path))
     assert [problem.split(": ", 1)[1].split(":")[0] for problem in caught.value.problems] == [
-        "dataloader.train.dataset",
-        "dataloader.val.dataset",
+        "dataloader.train.dataset.dataroot",
+        "dataloader.val.dataset.dataroot",
     ]
     assert all("does not exist" in problem for problem in caught.value.problems)
 

@@ -228,3 +228,34 @@ def test_other_channels_give_the_same_answer_in_grey(channels):
     expected = plain(grey.expand([2, 3, 64, 64])).numpy()
     ours = model(grey.expand([2, channels, 64, 64])).numpy()
     np.testing.assert_allclose(ours, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "module.backbone.", "backbone."])
+def test_wrapped_names(tmp_path, prefix):
+    """What training wrappers put before every name comes off; a backbone alone takes a file without
+    classifier.
+    """
+    from safetensors.numpy import save_file
+
+    weights = read_file(weights_of("cvt_ms")).weights
+    whole = "backbone" not in prefix
+    kept = {name: array for name, array in weights.items() if whole or not name.startswith("head.")}
+    save_file({prefix + name: array for name, array in kept.items()}, tmp_path / "w.safetensors")
+    section = model_section("cvt_ms")
+    model = Model(section)
+    load_weights(model if whole else model.backbone, tmp_path / "w.safetensors")
+    if whole:
+        assert logits_error(model, "cvt_ms") <= 1e-5
+    token = model.backbone.stage2.cls_token.numpy()
+    np.testing.assert_array_equal(token, weights["stage2.cls_token"])
+
+
+def test_moving_averages_beside_the_weights_are_left_out(tmp_path):
+    from safetensors.numpy import save_file
+
+    weights = read_file(weights_of("cvt_ms")).weights
+    averages = {f"ema.{name}": array * 0 for name, array in weights.items()}
+    save_file({**weights, **averages}, tmp_path / "w.safetensors")
+    file = read_file(tmp_path / "w.safetensors")
+    assert len(file.dropped) == len(averages)
+    assert logits_error(Model(model_section("cvt_ms"), pretrained=file.path), "cvt_ms") <= 1e-5
