@@ -11,6 +11,7 @@ import numpy as np
 from paddle import nn
 
 from passl.porting.files import WeightFile, read_file, to_official
+from passl.porting.resolve import locate
 from passl.utils.errors import CheckpointError, ConfigError
 from passl.utils.logging import get_logger
 
@@ -51,9 +52,9 @@ def load_weights(model: nn.Layer, path: str | Path | WeightFile, fit: Sequence[s
 
     Args:
         model: a `Model`, or a backbone alone, which leaves a classifier in the file out.
-        path: one of our checkpoints, or a file of facebookresearch/convit, timm, microsoft/CvT,
-            Hugging Face, MindCV, PASSL or PaddleClas. Which, and with which wrappers around its
-            names, is found out.
+        path: a file, an https address, or a name of the model zoo. The weights may be one of our
+            checkpoints, or of facebookresearch/convit, timm, microsoft/CvT, Hugging Face, MindCV,
+            PASSL or PaddleClas; whose, and with which wrappers around their names, is found out.
         fit: what may differ between the file and the model: `classes` (the classifier stays as it
             is), `resolution` (the position embedding is resampled), `channels` (the first
             convolution is summed or repeated).
@@ -69,7 +70,7 @@ def load_weights(model: nn.Layer, path: str | Path | WeightFile, fit: Sequence[s
     unknown = set(fit) - set(FITS)
     if unknown:
         raise ConfigError(f"fit {sorted(unknown)[0]!r} is not one of {', '.join(FITS)}")
-    file = path if isinstance(path, WeightFile) else read_file(path)
+    file = path if isinstance(path, WeightFile) else read_file(locate(path))
     ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     linear = {
         f"{name}.weight" for name, layer in model.named_sublayers() if isinstance(layer, nn.Linear)
@@ -85,9 +86,8 @@ def plan_loading(
 ) -> Plan:
     """Find each weight of a model in a file, and bring it into the model's layout.
 
-    Which weights are transposed follows from the layer that they belong to, never from a shape: a
-        square matrix would hide
-    the mistake.
+    Which weights are transposed follows from the layer that they belong to, never from a shape:
+    a square matrix would hide the mistake.
 
     Args:
         ours: names of the model's weights, and their shapes.
@@ -97,8 +97,11 @@ def plan_loading(
     plan = Plan({}, [], [], [], dict(file.dropped))
     used: set[str] = set()
     for name in ours:
-        own = name if name in file.weights else to_official(name)
-        theirs = (own,) if file.source is None else file.source.theirs(to_official(name))
+        theirs: tuple[str, ...]
+        if file.source is None:  # a Model's names; the model here may be its backbone alone
+            theirs = (name if name in file.weights else f"backbone.{name}",)
+        else:
+            theirs = file.source.theirs(to_official(name))
         if not all(part in file.weights for part in theirs):
             plan.unfilled.append(name)
             continue

@@ -259,3 +259,18 @@ def test_moving_averages_beside_the_weights_are_left_out(tmp_path):
     file = read_file(tmp_path / "w.safetensors")
     assert len(file.dropped) == len(averages)
     assert logits_error(Model(model_section("cvt_ms"), pretrained=file.path), "cvt_ms") <= 1e-5
+
+
+def test_a_backbone_alone_takes_our_file(tmp_path):
+    section = model_section("cvt_ms")["model"]
+    file = read_file(weights_of("cvt_ms"))
+    plan = plan_conversion(file, section["architecture"], section["head"])
+    write_converted(file, plan, section["architecture"], tmp_path / "ours.safetensors")
+    backbone = Model({"model": section}).backbone
+    plan = load_weights(backbone, tmp_path / "ours.safetensors")
+    assert sorted(plan.dropped) == ["head.fc_cls.bias", "head.fc_cls.weight"]
+    backbone.eval()
+    case = np.load(HERE / "cvt_ms" / "case.npz")
+    pooled = backbone(paddle.to_tensor(case["images"])).numpy()
+    expected = case["feature/pooled"]
+    assert np.abs(pooled - expected).max() <= 1e-5 * np.abs(expected).max()
