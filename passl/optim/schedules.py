@@ -38,7 +38,8 @@ class Cosine:
                 f"lr_scheduler.warmup_epochs {warmup_epochs} must lie between 0 and the {epochs} "
                 "epochs of the run"
             )
-        self.lr, self.warmup_lr, self.min_lr = lr, warmup_lr, min_lr
+        # A rate scaled down to a small batch may be below both; then it does not rise to them.
+        self.lr, self.warmup_lr, self.min_lr = lr, min(warmup_lr, lr), min(min_lr, lr)
         self.warmup_steps = round(warmup_epochs * steps_per_epoch)
         self.total_steps = steps_per_epoch * epochs
 

@@ -146,6 +146,11 @@ def test_cosine():
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
 
 
+def test_a_small_rate_does_not_rise_to_the_smallest():
+    schedule = build_schedule({"name": "Cosine", "warmup_epochs": 1}, 5e-7, 10, 3)
+    assert {schedule(step) for step in range(30)} == {5e-7}
+
+
 def test_constant():
     schedule = build_schedule(
         {"name": "Constant", "warmup_epochs": 1, "warmup_lr": 0.0}, 0.1, 10, 3
