@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 
 import passl
 from passl.optim.optimizers import trainable
-from passl.porting.files import OPTIMIZER, OURS
+from passl.porting.files import NUMERICS, OPTIMIZER, OURS
 from passl.porting.load import set_weights
 from passl.utils.errors import CheckpointError
 from passl.utils.files import write_atomically
@@ -82,6 +82,7 @@ def save_checkpoint(
         _PROGRESS: json.dumps(asdict(progress)),
         _CONFIG: json.dumps(config),
         "classes": json.dumps(classes),
+        NUMERICS: json.dumps(getattr(model, "numerics", {})),
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata))

@@ -16,44 +16,51 @@ LOG = "train.log"
 LAST, BEST = "last.safetensors", "best.safetensors"
 
 
-def open_run_folder(folder: Path, resume: str | None, ranks: Ranks) -> Path | None:
-    """Make the run's folder, or find the checkpoint to go on from. A run that is there already is
-    never written over.
+def find_checkpoint(folder: Path, resume: str | None) -> Path | None:
+    """The checkpoint that a run goes on from. A run that is there already is never written over.
 
     Args:
+        folder: of the run.
         resume: null starts a new run; `auto` goes on from the folder's last checkpoint, if there is
             one; else a checkpoint's path.
 
-    Returns:
-        The checkpoint to resume from, or None.
-
     Raises:
-        ConfigError: the folder holds a run and `resume` does not say to go on with it, or cannot be
-            made.
+        ConfigError: the folder holds a run and `resume` does not say to go on with it, or there is
+            no such checkpoint.
     """
     used = (folder / CONFIG).exists() or (folder / LAST).exists()
-    own = resume == "auto" or (
-        resume is not None and Path(resume).resolve().parent == folder.resolve()
-    )
-    if used and not own:
+    inside = resume is not None and Path(resume).resolve().parent == folder.resolve()
+    if used and resume != "auto" and not inside:
         raise ConfigError(
             f"output_dir: {folder} holds a run already; go on with it by --resume auto, or choose "
             "another with -o output_dir=..."
         )
-    checkpoint = folder / LAST if resume == "auto" else Path(resume) if resume else None
-    if resume not in (None, "auto") and not checkpoint.is_file():
+    if resume is None:
+        return None
+    checkpoint = folder / LAST if resume == "auto" else Path(resume)
+    if checkpoint.is_file():
+        return checkpoint
+    if resume != "auto":
         raise ConfigError(
             f"--resume {resume}: there is no such checkpoint; name a .safetensors file of a run, "
             "or say auto"
         )
-    ranks.wait()  # every rank has looked before the first one writes
+    return None
+
+
+def make_run_folder(folder: Path, ranks: Ranks) -> None:
+    """Make the folder, once every rank has looked into it.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    ranks.wait()
     if ranks.is_first:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"output_dir: {folder} cannot be made: {error.strerror}") from None
     ranks.wait()
-    return checkpoint if checkpoint is not None and checkpoint.is_file() else None
 
 
 def write_config(folder: Path, config: Mapping[str, Any], epoch: int) -> None:

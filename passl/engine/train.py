@@ -12,7 +12,14 @@ from passl.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from passl.engine.distributed import Ranks
 from passl.engine.evaluate import Scores, evaluate
 from passl.engine.metrics import Meter, MetricLog
-from passl.engine.run_folder import BEST, LAST, LOG, open_run_folder, write_config
+from passl.engine.run_folder import (
+    BEST,
+    LAST,
+    LOG,
+    find_checkpoint,
+    make_run_folder,
+    write_config,
+)
 from passl.engine.step import train_step
 from passl.modeling import Model
 from passl.modeling.losses import build_loss
@@ -44,15 +51,19 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
     val_loader = build_loader(cfg.dataloader.val, seed, ranks.rank, ranks.world)
     global_batch = cfg.dataloader.train.sampler.batch_size * ranks.world
 
+    checkpoint = find_checkpoint(folder, resume)
     paddle.seed(seed)
-    model = Model(cfg, cfg.model.get("pretrained", False), cfg.model.get("fit", ()))
+    if checkpoint is None:
+        model = Model(cfg, cfg.model.get("pretrained", False), cfg.model.get("fit", ()))
+    else:
+        model = Model(cfg, checkpoint)  # with the numerics of what it was fine-tuned from
     loss_fn = build_loss(cfg.loss)
     lr = scaled_lr(cfg.optimizer, global_batch)
     schedule = build_schedule(cfg.lr_scheduler, lr, len(train_loader), epochs)
     optimizer = build_optimizer(cfg.optimizer, model)
 
     progress = Progress()
-    checkpoint = open_run_folder(folder, resume, ranks)
+    make_run_folder(folder, ranks)
     if checkpoint is not None:
         progress, old = load_checkpoint(checkpoint, model, optimizer)
         _compare(old, cfg, checkpoint)

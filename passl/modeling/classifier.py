@@ -47,9 +47,11 @@ class Model(nn.Layer):
             )
         architecture = dict(section["architecture"])
         file = None
+        self.numerics: dict[str, Any] = {}  # what the weights asked for, to be saved with them
         if pretrained:
             file = read_file(locate(_variant(config) if pretrained is True else pretrained))
             architecture = _with_numerics(architecture, file)
+            self.numerics = {key: architecture[key] for key in file.numerics}
         self.backbone = build_backbone(architecture)
         self.head = build_head(section["head"])
         if self.head.in_channels != self.backbone.num_features:

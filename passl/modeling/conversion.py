@@ -18,13 +18,14 @@ import passl
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.classifier import Model, list_models
 from passl.porting import WeightFile
-from passl.porting.files import OURS, to_official
+from passl.porting.files import NUMERICS, OURS, to_official
 from passl.porting.load import Plan, plan_loading
 from passl.porting.names import SOURCES, Source
 from passl.porting.zoo import entries
 from passl.utils.config import get_config, shipped_configs
 from passl.utils.errors import CheckpointError, ConfigError
 from passl.utils.files import write_atomically
+from passl.utils.logging import get_logger
 
 TARGETS = {source.name: source for source in SOURCES if source.framework == "torch"}
 """Projects whose files can be written."""
@@ -105,6 +106,7 @@ def write_converted(
         "source_sha256": sha256_of(file.path),
         "architecture": json.dumps(architecture),
         "variant": variant_of(architecture) or "",
+        NUMERICS: json.dumps(file.numerics),
     }
     if out.suffix == ".pdparams":
         tensors = {name: paddle.to_tensor(array) for name, array in arrays.items()}
@@ -126,6 +128,8 @@ def write_for(target: str, file: WeightFile, plan: Plan, out: Path) -> None:
     _check_free(out, (".safetensors",))
     if target not in TARGETS:
         raise ConfigError(f"--to {target}: weights can be written for {', '.join(TARGETS)}")
+    if file.numerics:
+        get_logger().warning("%s cannot say that these weights want %s", out, file.numerics)
     file.weights.clear()
     arrays = _owned(as_source(TARGETS[target], plan))
     write_atomically(out, lambda temporary: save_file(arrays, temporary, {"format": "pt"}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from passl.utils.errors import CheckpointError
 
 OURS = "passl_version"
 """Key of a file's metadata that says that names and layouts are this package's."""
+NUMERICS = "numerics"
+"""Key of that metadata for what the weights want of the backbone's constructor, as JSON."""
 OPTIMIZER = "optimizer/"
 """Prefix of what our checkpoints carry beside the weights."""
 EMA = "ema."
@@ -55,9 +58,17 @@ class WeightFile:
     @property
     def numerics(self) -> dict[str, Any]:
         """Constructor arguments of the backbone that these weights want and the config may not
-        have.
+        have. A file of this package says what the file said that it was made from.
         """
-        return dict(self.source.numerics) if self.source else {}
+        if self.source is not None:
+            return dict(self.source.numerics)
+        try:
+            told = json.loads(self.metadata.get(NUMERICS, "{}"))
+        except ValueError:
+            raise CheckpointError(f"{self.path}: damaged: its {NUMERICS} are not JSON") from None
+        if not isinstance(told, dict) or not told.keys() <= {"act", "norm_eps"}:
+            raise CheckpointError(f"{self.path}: damaged: its {NUMERICS} are {told!r}")
+        return told
 
 
 def read_file(path: str | Path) -> WeightFile:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import paddle
 import pytest
@@ -110,3 +112,22 @@ def test_a_failed_save_leaves_the_old_checkpoint(tiny_config, tmp_path, monkeypa
         save_checkpoint(path, model, optimizer, Progress(epoch=2), cfg.to_dict(), [])
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir() if file.suffix != ".yaml"] == ["c.safetensors"]
+
+
+def test_a_checkpoint_keeps_the_numerics_of_what_it_was_fine_tuned_from(tiny_config, tmp_path):
+    """MindCV's weights want a tanh GELU; who evaluates the fine-tuned network must get it too."""
+    golden = Path(__file__).parents[2] / "golden" / "convit_mindcv"
+    cfg = get_config(tiny_config("ConViT", drop=0.0)).to_dict()
+    cfg["model"]["architecture"] |= {"img_size": 112, "embed_dim": 48, "depth": 3}
+    cfg["model"]["architecture"]["local_up_to_layer"] = 2
+    cfg["model"]["head"] |= {"in_channels": 48, "num_classes": 6}
+    model = Model(cfg, pretrained=golden / "weights.ckpt")
+    optimizer = build_optimizer(cfg["optimizer"], model)
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, model, optimizer, Progress(), cfg, [])
+    again = Model(cfg, pretrained=path)
+    assert again.backbone.norm._epsilon == 1e-7
+    images = paddle.ones([1, 3, 112, 112])
+    again.eval()
+    model.eval()
+    np.testing.assert_array_equal(again(images).numpy(), model(images).numpy())

@@ -12,7 +12,7 @@ from passl.data.loader import build_loader
 from passl.engine.distributed import Ranks
 from passl.engine.evaluate import count_correct, evaluate
 from passl.engine.metrics import Meter, MetricLog, read_metrics
-from passl.engine.run_folder import open_run_folder, write_config
+from passl.engine.run_folder import find_checkpoint, make_run_folder, write_config
 from passl.engine.step import step_seed
 from passl.utils.config import get_config
 from passl.utils.errors import ConfigError, RunError
@@ -135,26 +135,26 @@ def test_meter_reports_and_stops_at_a_loss_that_is_not_finite(tmp_path):
 
 def test_a_run_is_never_written_over(tmp_path):
     folder = tmp_path / "a" / "run"
-    assert open_run_folder(folder, None, Ranks()) is None
+    assert find_checkpoint(folder, None) is None
+    make_run_folder(folder, Ranks())
     write_config(folder, {"epochs": 1}, 0)
     with pytest.raises(ConfigError, match="holds a run already; go on with it by --resume auto"):
-        open_run_folder(folder, None, Ranks())
-    assert open_run_folder(folder, "auto", Ranks()) is None  # killed before its first checkpoint
-    (folder / "last.safetensors").touch()
-    assert open_run_folder(folder, "auto", Ranks()) == folder / "last.safetensors"
-    assert open_run_folder(folder, str(folder / "last.safetensors"), Ranks())
+        find_checkpoint(folder, None)
+    assert find_checkpoint(folder, "auto") is None  # killed before its first checkpoint
+    last = folder / "last.safetensors"
+    last.touch()
+    assert find_checkpoint(folder, "auto") == last
+    assert find_checkpoint(folder, str(last)) == last
     foreign = tmp_path / "foreign.safetensors"
     foreign.touch()
     with pytest.raises(ConfigError, match="holds a run already"):
-        open_run_folder(folder, str(foreign), Ranks())
-    assert open_run_folder(tmp_path / "new", str(foreign), Ranks()) == foreign
-    with pytest.raises(
-        ConfigError, match="--resume nowhere.safetensors: there is no such checkpoint"
-    ):
-        open_run_folder(tmp_path / "b", "nowhere.safetensors", Ranks())
+        find_checkpoint(folder, str(foreign))
+    assert find_checkpoint(tmp_path / "new", str(foreign)) == foreign
+    with pytest.raises(ConfigError, match="--resume nowhere.safetensors: there is no such"):
+        find_checkpoint(tmp_path / "b", "nowhere.safetensors")
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot be made"):
-        open_run_folder(tmp_path / "file" / "run", None, Ranks())
+        make_run_folder(tmp_path / "file" / "run", Ranks())
 
 
 def test_the_config_of_a_resumed_run_stands_beside_the_first(tmp_path):
