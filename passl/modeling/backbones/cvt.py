@@ -13,7 +13,6 @@ from typing import Literal, TypeVar
 
 import paddle
 from paddle import nn
-from paddle.nn import functional as F
 
 from passl.modeling.layers import (
     DropPath,
@@ -64,29 +63,14 @@ class ConvProjection(nn.Layer):
         return self.bn(self.conv(x_BCYX))
 
 
-class AvgProjection(nn.Layer):
-    """The `avg` projection: average pooling, which counts the padding but not what a last window
-    reaches beyond it.
-
-    Paddle's `exclusive=False` would count that too, so the padding is made explicit here.
-    """
-
-    def __init__(self, kernel: int, stride: int, padding: int):
-        super().__init__()
-        self.kernel, self.stride, self.padding = kernel, stride, padding
-
-    def forward(self, x_BCYX):
-        padded = F.pad(x_BCYX, [self.padding] * 4)
-        return F.avg_pool2d(
-            padded, self.kernel, stride=self.stride, padding=0, ceil_mode=True, exclusive=True
-        )
-
-
 def projection(method: str, dim: int, kernel: int, stride: int, padding: int) -> nn.Layer:
     """What stands between the tokens and the Linear of q, k or v; `linear` is nothing at all."""
     if method == "dw_bn":
         return ConvProjection(dim, kernel, stride, padding)
-    return AvgProjection(kernel, stride, padding) if method == "avg" else nn.Identity()
+    if method == "avg":
+        # Padding counts as zeros; what a last window reaches beyond it does not, as in PyTorch.
+        return nn.AvgPool2D(kernel, stride, padding, ceil_mode=True, exclusive=False)
+    return nn.Identity()
 
 
 class ConvAttention(nn.Layer):

@@ -7,10 +7,11 @@ import math
 import numpy as np
 import paddle
 import pytest
+from paddle import nn
 from paddle.nn import functional as F
 
 from passl.modeling.backbones import build_backbone
-from passl.modeling.backbones.cvt import AvgProjection, ConvProjection
+from passl.modeling.backbones.cvt import ConvProjection, projection
 
 
 def small(**options):
@@ -85,7 +86,7 @@ def test_average_projection_counts_padding_but_nothing_beyond(
     expected = np.stack(
         [np.stack([window(t, left) for left in starts(width)], -1) for t in starts(height)], -2
     )
-    ours = AvgProjection(kernel, stride, padding)(paddle.to_tensor(x)).numpy()
+    ours = projection("avg", 2, kernel, stride, padding)(paddle.to_tensor(x)).numpy()
     assert ours.shape == expected.shape
     np.testing.assert_allclose(ours, expected, atol=1e-6)
 
@@ -93,7 +94,7 @@ def test_average_projection_counts_padding_but_nothing_beyond(
 def test_methods():
     assert isinstance(small().stage0.blocks[0].attn.conv_proj_q, ConvProjection)
     avg = small(method="avg").stage0.blocks[0].attn
-    assert isinstance(avg.conv_proj_k, AvgProjection)
+    assert isinstance(avg.conv_proj_k, nn.AvgPool2D)
     assert not list(avg.conv_proj_q.parameters())
     linear = small(method="linear")
     images = normal(2, 3, 32, 32)
