@@ -126,15 +126,11 @@ def _variant(config: Mapping[str, Any]) -> str:
 
 
 def _with_numerics(architecture: dict[str, Any], file: WeightFile) -> dict[str, Any]:
-    """What the weights want, where the config leaves it open; where it does not, it is right and a
-    warning is due.
+    """What the weights want, where the config leaves it open; what it says stays (and loading
+    warns).
     """
-    log = get_logger()
     for key, value in file.numerics.items():
-        wanted = f"weights of {file.source.name if file.source else 'passl'} want {key} {value}"
         if key not in architecture:
             architecture[key] = value
-            log.info("%s: set", wanted)
-        elif architecture[key] != value:
-            log.warning("%s; the config says %s, which stays", wanted, architecture[key])
+            get_logger().info("%s: set %s %s, which these weights want", file.path, key, value)
     return architecture

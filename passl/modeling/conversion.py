@@ -109,6 +109,7 @@ def write_converted(
         NUMERICS: json.dumps(file.numerics),
     }
     if out.suffix == ".pdparams":
+        _warn_of_numerics(file, out)
         tensors = {name: paddle.to_tensor(array) for name, array in arrays.items()}
         write_atomically(out, lambda temporary: paddle.save(tensors, str(temporary)))
         return
@@ -128,8 +129,7 @@ def write_for(target: str, file: WeightFile, plan: Plan, out: Path) -> None:
     _check_free(out, (".safetensors",))
     if target not in TARGETS:
         raise ConfigError(f"--to {target}: weights can be written for {', '.join(TARGETS)}")
-    if file.numerics:
-        get_logger().warning("%s cannot say that these weights want %s", out, file.numerics)
+    _warn_of_numerics(file, out)
     file.weights.clear()
     arrays = _owned(as_source(TARGETS[target], plan))
     write_atomically(out, lambda temporary: save_file(arrays, temporary, {"format": "pt"}))
@@ -145,6 +145,11 @@ def as_source(source: Source, plan: Plan) -> dict[str, np.ndarray]:
         parts = np.split(array, len(theirs), axis=-1)
         found |= {part: a.T if name in linear else a for part, a in zip(theirs, parts, strict=True)}
     return found
+
+
+def _warn_of_numerics(file: WeightFile, out: Path) -> None:
+    if file.numerics:
+        get_logger().warning("%s cannot say that these weights want %s", out, file.numerics)
 
 
 def _is_matrix(name: str, array: np.ndarray) -> bool:

@@ -9,6 +9,19 @@ from typing import Any
 from passl.optim import SCHEDULES
 
 
+class WarmUp:
+    """From `start` to `lr` in equal steps.
+
+    A rate that was scaled down to a small batch may lie below `start`; then it does not rise to it.
+    """
+
+    def __init__(self, lr: float, start: float, steps: int):
+        self.lr, self.start, self.steps = lr, min(start, lr), steps
+
+    def __call__(self, step: int) -> float:
+        return self.start + (self.lr - self.start) * step / self.steps
+
+
 class Cosine:
     """Linear warm-up, then half a cosine from `lr` to `min_lr`.
 
@@ -38,14 +51,13 @@ class Cosine:
                 f"lr_scheduler.warmup_epochs {warmup_epochs} must lie between 0 and the {epochs} "
                 "epochs of the run"
             )
-        # A rate scaled down to a small batch may be below both; then it does not rise to them.
-        self.lr, self.warmup_lr, self.min_lr = lr, min(warmup_lr, lr), min(min_lr, lr)
-        self.warmup_steps = round(warmup_epochs * steps_per_epoch)
+        self.warm_up = WarmUp(lr, warmup_lr, round(warmup_epochs * steps_per_epoch))
+        self.lr, self.min_lr = lr, min(min_lr, lr)
         self.total_steps = steps_per_epoch * epochs
 
     def __call__(self, step: int) -> float:
-        if step < self.warmup_steps:
-            return self.warmup_lr + (self.lr - self.warmup_lr) * step / self.warmup_steps
+        if step < self.warm_up.steps:
+            return self.warm_up(step)
         progress = min(step / self.total_steps, 1.0)
         return self.min_lr + (self.lr - self.min_lr) * (1 + math.cos(math.pi * progress)) / 2
 
@@ -68,12 +80,12 @@ class Constant:
         warmup_epochs: float = 0,
         warmup_lr: float = 1e-6,
     ):
-        self.lr, self.warmup_lr = lr, warmup_lr
-        self.warmup_steps = round(warmup_epochs * steps_per_epoch)
+        self.warm_up = WarmUp(lr, warmup_lr, round(warmup_epochs * steps_per_epoch))
+        self.lr = lr
 
     def __call__(self, step: int) -> float:
-        if step < self.warmup_steps:
-            return self.warmup_lr + (self.lr - self.warmup_lr) * step / self.warmup_steps
+        if step < self.warm_up.steps:
+            return self.warm_up(step)
         return self.lr
 
 

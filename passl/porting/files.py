@@ -152,7 +152,7 @@ def architecture_of(file: WeightFile) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         family = _convit if "cls_token" in names or "blocks.0.norm1.weight" in names else _cvt
         architecture = family(names)
-        classes, width = _head(names, file)
+        classes, width = names["head.bias"][0], names["norm.weight"][0]
     except (KeyError, IndexError, ValueError) as error:
         raise CheckpointError(f"{file.path}: incomplete: it has no {error}") from None
     return {**architecture, **file.numerics}, {
@@ -228,8 +228,3 @@ def _cvt(names: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
             for s in stages
         ],
     }
-
-
-def _head(names: Mapping[str, tuple[int, ...]], file: WeightFile) -> tuple[int, int]:
-    classes = names["head.bias"][0]
-    return classes, next(side for side in names["norm.weight"])

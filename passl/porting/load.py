@@ -76,6 +76,11 @@ def load_weights(model: nn.Layer, path: str | Path | WeightFile, fit: Sequence[s
         f"{name}.weight" for name, layer in model.named_sublayers() if isinstance(layer, nn.Linear)
     }
     plan = plan_loading(file, ours, linear)
+    for key, value in file.numerics.items():
+        own = getattr(getattr(model, "backbone", model), key, value)
+        if own != value:
+            text = "%s: these weights want %s %s, and the model has %s: its logits will differ"
+            get_logger().warning(text, file.path, key, value, own)
     _fit(plan, ours, model, fit)
     set_weights(model, plan.weights, str(file.path))
     return plan

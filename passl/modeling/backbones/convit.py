@@ -376,6 +376,7 @@ class ConViT(nn.Layer):
             drop_path_rate=drop_path_rate,
         )
         self.num_features = embed_dim
+        self.act, self.norm_eps = act, norm_eps
         self.local_up_to_layer = local_up_to_layer
         self.global_pool = global_pool
 

@@ -303,6 +303,7 @@ class CvT(nn.Layer):
         paddings_q, paddings_kv = each("padding_q", padding_q), each("padding_kv", padding_kv)
 
         self.num_features = embed_dim[-1]
+        self.act, self.norm_eps = act, norm_eps
         self.stride = 1
         channels = in_chans
         for s, dim in enumerate(embed_dim):

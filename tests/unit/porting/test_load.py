@@ -213,7 +213,7 @@ def test_numerics_that_the_config_says_stay(caplog):
     with caplog.at_level(logging.INFO, logger="passl"):
         net = Model(cfg, pretrained=case / "weights.ckpt")
     assert net.backbone.norm._epsilon == 1e-7
-    assert "want act gelu_tanh; the config says gelu, which stays" in caplog.text
-    assert "want norm_eps 1e-07: set" in caplog.text
+    assert "want act gelu_tanh, and the model has gelu: its logits will differ" in caplog.text
+    assert "set norm_eps 1e-07, which these weights want" in caplog.text
     assert architecture["act"] == "gelu"
     assert "norm_eps" not in architecture
