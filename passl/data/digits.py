@@ -8,11 +8,13 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from passl.data.dataset import ImageDataset
+
 FILE = Path(__file__).with_name("digits.npz")
 SIDE = 32
 
 
-class Digits:
+class Digits(ImageDataset):
     """1,797 handwritten digits of 43 people, 8x8 pixels (UCI optical recognition of handwritten
     digits; `digits.md` has the source), grown to 32x32 in RGB. 1,437 are for training and 360 for
     validation, each digit in proportion.
@@ -38,11 +40,8 @@ class Digits:
         self.split = split
         self.classes = self.class_names(split=split)
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return self.pictures[index].convert("RGB"), int(self.labels[index])
+    def picture(self, index: int) -> Image.Image:
+        return self.pictures[index].convert("RGB")
 
     def name(self, index: int) -> str:
         """Which digit it is, for messages."""

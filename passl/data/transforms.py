@@ -2,17 +2,20 @@
 outputs).
 
 A size is one number, or [height, width]. Pixels run from 0 to 255 until `Normalize`.
+`on_arrays` says whether a transform takes what `Normalize` makes instead of a picture.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageFilter
+
+from passl.utils.errors import RunError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -34,6 +37,7 @@ class Resize:
         interpolation: Pillow's filter.
     """
 
+    on_arrays: ClassVar[bool] = False
     size: int | Sequence[int]
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
 
@@ -63,6 +67,7 @@ class CenterCrop:
         size: in pixels.
     """
 
+    on_arrays: ClassVar[bool] = False
     size: int | Sequence[int]
 
     def __post_init__(self):
@@ -90,13 +95,14 @@ class RandomResizedCrop:
         size: of the result, in pixels.
         scale: smallest and largest part of the picture's area.
         ratio: smallest and largest width over height; drawn evenly on a logarithmic scale.
-        interpolation: Pillow's filter.
+        interpolation: Pillow's filter; random is bilinear or bicubic, drawn for each picture.
     """
 
+    on_arrays: ClassVar[bool] = False
     size: int | Sequence[int]
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "random"] = "bicubic"
 
     def __post_init__(self):
         _check_size(self.size)
@@ -108,7 +114,7 @@ class RandomResizedCrop:
         left, top, width, height = self.box(picture.width, picture.height, rng)
         part = picture.crop((left, top, left + width, top + height))
         rows, columns = pair(self.size)
-        return part.resize((columns, rows), RESAMPLING[self.interpolation])
+        return part.resize((columns, rows), draw_filter(self.interpolation, rng))
 
     def box(self, width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Left, top, width and height of a part. After ten draws that do not fit, the largest one
@@ -126,6 +132,43 @@ class RandomResizedCrop:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RandomCrop:
+    """Cut out a part at a random place.
+
+    Args:
+        size: of the result, in pixels.
+        padding: of black on each side, before the crop, in pixels.
+
+    Raises:
+        RunError: a picture is smaller than that.
+    """
+
+    on_arrays: ClassVar[bool] = False
+    size: int | Sequence[int]
+    padding: int = 0
+
+    def __post_init__(self):
+        _check_size(self.size)
+        if self.padding < 0:
+            raise ValueError(f"padding {self.padding} must be at least 0")
+
+    def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+        height, width = pair(self.size)
+        free_height = picture.height + 2 * self.padding - height
+        free_width = picture.width + 2 * self.padding - width
+        if min(free_height, free_width) < 0:
+            raise RunError(
+                f"RandomCrop: {width} x {height} pixels do not fit into a picture of "
+                f"{picture.width} x {picture.height} with padding {self.padding}; put a Resize "
+                "before it, or give more padding"
+            )
+        # Pillow fills what a box reaches beyond the picture with black.
+        left = int(rng.integers(free_width + 1)) - self.padding
+        top = int(rng.integers(free_height + 1)) - self.padding
+        return picture.crop((left, top, left + width, top + height))
+
+
+@dataclass(frozen=True, kw_only=True)
 class RandomHorizontalFlip:
     """Mirror left and right.
 
@@ -133,16 +176,130 @@ class RandomHorizontalFlip:
         p: how often.
     """
 
+    on_arrays: ClassVar[bool] = False
     p: float = 0.5
 
     def __post_init__(self):
-        if not 0 <= self.p <= 1:
-            raise ValueError(f"p {self.p} must lie between 0 and 1")
+        check_probability(self.p)
 
     def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
         return (
             picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < self.p else picture
         )
+
+
+def _shift_hue(picture: Image.Image, turns: float) -> Image.Image:
+    hue, saturation, value = picture.convert("HSV").split()
+    # QUIRK: torchvision cuts to whole steps of 1/255 towards 0, though a turn has 256 of them.
+    steps = int(turns * 255) % 256
+    hue = hue.point([(old + steps) % 256 for old in range(256)])
+    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+
+
+# For each option of ColorJitter: what makes the change, the amount that changes nothing, the
+# smallest amount and the largest.
+_CHANGES: dict[str, tuple[Callable[[Image.Image, float], Image.Image], float, float, float]] = {
+    "brightness": (lambda picture, x: ImageEnhance.Brightness(picture).enhance(x), 1, 0, math.inf),
+    "contrast": (lambda picture, x: ImageEnhance.Contrast(picture).enhance(x), 1, 0, math.inf),
+    "saturation": (lambda picture, x: ImageEnhance.Color(picture).enhance(x), 1, 0, math.inf),
+    "hue": (_shift_hue, 0, -0.5, 0.5),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColorJitter:
+    """Change brightness, contrast, saturation and hue, in a random order, as torchvision does it.
+
+    Args:
+        brightness: 0.4 draws the factor from 0.6 to 1.4, [0.6, 1.4] does the same.
+        contrast: likewise.
+        saturation: likewise.
+        hue: 0.1 draws the shift from -0.1 to 0.1 turns of the colour wheel, [-0.1, 0.1] does the
+            same; at most 0.5.
+        p: how often anything is changed.
+    """
+
+    on_arrays: ClassVar[bool] = False
+    brightness: float | tuple[float, float] = 0.0
+    contrast: float | tuple[float, float] = 0.0
+    saturation: float | tuple[float, float] = 0.0
+    hue: float | tuple[float, float] = 0.0
+    p: float = 1.0
+
+    def __post_init__(self):
+        check_probability(self.p)
+        for name, (_, _, smallest, largest) in _CHANGES.items():
+            low, high = self.range_of(name)
+            if not smallest <= low <= high <= largest:
+                bound = "" if largest == math.inf else f" and {largest} at most"
+                raise ValueError(
+                    f"{name} {getattr(self, name)} must be a number from 0 on{bound}, or a range "
+                    f"in ascending order from {smallest} on{bound}"
+                )
+
+    def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+        if rng.random() >= self.p:
+            return picture
+        changed = [
+            name
+            for name, (_, neutral, _, _) in _CHANGES.items()
+            if self.range_of(name) != (neutral, neutral)
+        ]
+        for index in rng.permutation(len(changed)):
+            name = changed[index]
+            picture = _CHANGES[name][0](picture, rng.uniform(*self.range_of(name)))
+        return picture
+
+    def range_of(self, name: str) -> tuple[float, float]:
+        """Smallest and largest factor, or shift, of one of the four."""
+        amount = getattr(self, name)
+        _, neutral, smallest, _ = _CHANGES[name]
+        if isinstance(amount, int | float):
+            return max(neutral - amount, smallest), neutral + amount
+        return amount[0], amount[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomGrayscale:
+    """Take the colour out, by the weights of ITU-R 601.
+
+    Args:
+        p: how often.
+    """
+
+    on_arrays: ClassVar[bool] = False
+    p: float = 0.1
+
+    def __post_init__(self):
+        check_probability(self.p)
+
+    def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+        return picture.convert("L").convert("RGB") if rng.random() < self.p else picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianBlur:
+    """Blur, as DINO and DeiT III do it.
+
+    Args:
+        p: how often.
+        radius: smallest and largest standard deviation, in pixels.
+    """
+
+    on_arrays: ClassVar[bool] = False
+    p: float = 0.5
+    radius: tuple[float, float] = (0.1, 2.0)
+
+    def __post_init__(self):
+        check_probability(self.p)
+        low, high = self.radius
+        if not 0 <= low <= high:
+            raise ValueError(f"radius [{low}, {high}] must be at least 0 and in ascending order")
+
+    def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+        if rng.random() >= self.p:
+            return picture
+        return picture.filter(ImageFilter.GaussianBlur(rng.uniform(*self.radius)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +312,7 @@ class Normalize:
         std: their standard deviations.
     """
 
+    on_arrays: ClassVar[bool] = False
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
@@ -166,6 +324,19 @@ class Normalize:
         array = np.asarray(picture, dtype=np.float32) / np.float32(255)
         array = (array - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def draw_filter(interpolation: str, rng: np.random.Generator) -> Image.Resampling:
+    """Pillow's filter of that name; for "random", which draws, bilinear or bicubic."""
+    if interpolation == "random":
+        interpolation = ("bilinear", "bicubic")[rng.integers(2)]
+    return RESAMPLING[interpolation]
+
+
+def check_probability(p: float, name: str = "p") -> None:
+    """Raise ValueError if the option of that name is no probability."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"{name} {p} must lie between 0 and 1")
 
 
 def pair(size: int | Sequence[int]) -> tuple[int, int]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from passl.data import DATASETS, TRANSFORMS
+from passl.data import DATASET_OPTIONS, DATASETS, TRANSFORMS, dataset_arguments
+from passl.data.mixup import build_mixup
 from passl.modeling import LOSSES
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.heads import HEADS
 from passl.optim import OPTIMIZER_SECTION, SCHEDULES
-from passl.utils.config import COMMAND_LINE, Config, dotted
+from passl.utils.config import COMMAND_LINE, Config, dotted, get_config
 from passl.utils.errors import ConfigError
 from passl.utils.schema import (
     Choice,
@@ -28,9 +29,12 @@ _SAMPLER = Section(read_signature("passl.data.samplers:BatchSampler"))
 _LOADER = Section(read_signature("passl.data.loader:Loader"), required=False)
 
 
-def _data(required: bool = True) -> Section:
-    dataset = Choice(DATASETS, {"transforms": Many(Choice(TRANSFORMS))})
-    return Section({"dataset": dataset, "sampler": _SAMPLER, "loader": _LOADER}, required)
+_DATASET = Choice(DATASETS, {**DATASET_OPTIONS, "transforms": Many(Choice(TRANSFORMS))})
+_DATA = {"dataset": _DATASET, "sampler": _SAMPLER, "loader": _LOADER}
+
+
+def _options_of(location: str) -> Section:
+    return Section(read_signature(location), required=False)
 
 
 _MODEL = Section(
@@ -52,12 +56,31 @@ _EVALUATION = {
 TRAINING = Section(
     {
         **_EVALUATION,
-        "dataloader": Section({"train": _data(), "val": _data()}),
+        "dataloader": Section(
+            {
+                "train": Section({**_DATA, "mixup": _options_of("passl.data.mixup:Mixup")}),
+                "val": Section(_DATA),
+            }
+        ),
         "epochs": Parameter("int"),
+        "eval_interval": Parameter("int", 1),
         "output_dir": Parameter("str"),
         "loss": Choice(LOSSES),
+        "distillation": Section(
+            {
+                "teacher": Parameter("str"),
+                "weights": Parameter("str"),
+                **read_signature("passl.modeling.losses:Distilled"),
+            },
+            required=False,
+        ),
         "lr_scheduler": Choice(SCHEDULES),
         "optimizer": OPTIMIZER_SECTION,
+        "accumulate": Parameter("int", 1),
+        "amp": _options_of("passl.engine.precision:Precision"),
+        "ema": _options_of("passl.engine.average:WeightAverage"),
+        "freeze": _options_of("passl.engine.freezing:Freezing"),
+        "recompute": Parameter("bool", False),
         "log_config": Section({"interval": Parameter("int")}),
     }
 )
@@ -114,6 +137,9 @@ def _line(cfg: Config, keys: Sequence[Any], rule: str) -> str:
 # --------------------------------------------------------------------------------------------------
 def _counts(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     """Counts that cannot be zero, and numbers that cannot be negative."""
+    for key in ("accumulate", "eval_interval"):
+        if cfg.get(key, 1) < 1:
+            yield (key,), f"must be at least 1, not {cfg[key]}"
     at_least_one = [("epochs",), ("log_config", "interval")]
     at_least_one += [("dataloader", part, "sampler", "batch_size") for part in ("train", "val")]
     for keys in at_least_one:
@@ -158,13 +184,53 @@ def _patches_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
             yield place, rule
 
 
-def _warm_up_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
-    warmup = SCHEDULES.arguments(cfg.lr_scheduler).get("warmup_epochs", 0)
-    if not 0 <= warmup <= cfg.epochs:
-        yield (
-            ("lr_scheduler", "warmup_epochs"),
-            f"{warmup} must lie between 0 and the {cfg.epochs} epochs of the run",
-        )
+def _schedule_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
+    """The schedule's times lie within the run."""
+    try:
+        SCHEDULES.build(cfg.lr_scheduler, 1.0, 1, cfg.epochs)
+    except ConfigError as error:
+        yield ("lr_scheduler",), str(error)
+
+
+def _mixup_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
+    """Mixup can be built, and has two pictures to mix."""
+    if "train" not in parts or "mixup" not in cfg.dataloader.train:
+        return
+    keys = ("dataloader", "train", "mixup")
+    section, batch = cfg.dataloader.train.mixup, cfg.dataloader.train.sampler.batch_size
+    try:
+        build_mixup(section, cfg.model.head.num_classes)
+    except ValueError as error:
+        yield keys, str(error)
+    if section.get("mode") == "pair" and batch % 2:
+        rule = f"mode pair needs an even dataloader.train.sampler.batch_size, not {batch}"
+        yield keys, rule
+
+
+def _training_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
+    """What would else be found out only when the run begins."""
+    if "train" not in parts:
+        return
+    batch, accumulate = cfg.dataloader.train.sampler.batch_size, cfg.get("accumulate", 1)
+    if accumulate > batch:
+        rule = f"{accumulate} parts are more than the {batch} samples of a batch; use fewer"
+        yield ("accumulate",), rule
+    decay = cfg.get("ema", {}).get("decay")
+    if decay is not None and not 0 <= decay < 1:
+        yield ("ema", "decay"), f"{decay} must be at least 0 and below 1, such as 0.9999"
+    epochs = cfg.get("freeze", {}).get("epochs")
+    if epochs is not None and epochs < 1:
+        yield ("freeze", "epochs"), f"{epochs} must be at least 1, or null for all epochs"
+    if "distillation" in cfg:
+        try:
+            teacher = get_config(cfg.distillation.teacher)
+            classes, own = teacher.model.head.num_classes, cfg.model.head.num_classes
+        except (ConfigError, AttributeError, KeyError) as error:
+            yield ("distillation", "teacher"), str(error)
+        else:
+            if classes != own:
+                rule = f"its head has {classes} classes, but the student's {own}"
+                yield ("distillation", "teacher"), rule
 
 
 def _transforms_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
@@ -173,16 +239,22 @@ def _transforms_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
         keys = ("dataloader", part, "dataset", "transforms")
         transforms = _at(cfg, keys)
         names = [node.name for node in transforms]
-        if names[-1:] != ["Normalize"] or names.count("Normalize") > 1:
-            yield (
-                keys,
-                "must end with Normalize, which makes the network's input, and have it only there",
-            )
+        if names.count("Normalize") != 1:
+            yield keys, "must have Normalize once, which makes the network's input"
+            continue
+        border = names.index("Normalize")
         for index, node in enumerate(transforms):
             try:
-                TRANSFORMS.build(node)
+                transform = TRANSFORMS.build(node)
             except ConfigError as error:
                 yield (*keys, index), str(error)
+                continue
+            # A user's transform that does not say what it works on works on pictures.
+            on_arrays = getattr(transform, "on_arrays", False)
+            if index != border and on_arrays != (index > border):
+                works_on, side = ("arrays", "behind") if on_arrays else ("pictures", "before")
+                rule = f"{node.name} works on {works_on}; it must stand {side} Normalize"
+                yield (*keys, index), rule
 
 
 def _data_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
@@ -190,9 +262,8 @@ def _data_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     classes: dict[str, list[str]] = {}
     for part in parts:
         node = cfg.dataloader[part].dataset
-        arguments = {key: value for key, value in node.items() if key not in ("name", "transforms")}
         try:
-            classes[part] = DATASETS.get(node.name).class_names(**arguments)
+            classes[part] = DATASETS.get(node.name).class_names(**dataset_arguments(node))
         except ConfigError as error:
             place = ("dataloader", part, "dataset", *(["dataroot"] if "dataroot" in node else []))
             yield place, str(error)
@@ -217,7 +288,12 @@ _RULES: tuple[
 ] = (
     ((("epochs",), ("log_config",), ("dataloader",), ("optimizer", "lr"), ("seed",)), _counts),
     ((("model",),), _head_fits_backbone),
-    ((("lr_scheduler",), ("epochs",)), _warm_up_fits),
+    ((("lr_scheduler",), ("epochs",)), _schedule_fits),
+    ((("dataloader", "train"), ("model", "head")), _mixup_fits),
+    (
+        (("dataloader", "train"), ("accumulate",), ("ema",), ("freeze",), ("distillation",)),
+        _training_fits,
+    ),
     ((("model", "architecture"), ("dataloader",)), _patches_fit),
     ((("dataloader",),), _transforms_fit),
     ((("model", "head"), ("dataloader",)), _data_fits),

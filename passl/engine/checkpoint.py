@@ -1,9 +1,11 @@
 """The state of a run in one file, complete or absent.
 
 A checkpoint is a `.safetensors` file: the model's weights under their own names, the optimizer's
-state under `optimizer/NAME/ACCUMULATOR`, and what is no array as JSON in the metadata. It is data
-only, nothing in it can run; any reader of weights can use it. There is no generator's state in it
-because there is none to keep (see `step.train_step`).
+state under `optimizer/NAME/ACCUMULATOR`, and what is no array as JSON in the metadata. Where the
+weights are averaged, the averages stand under the weights' names, because they are what scores, and
+the trained weights under `trained/NAME`. It is data only, nothing in it can run; any reader of
+weights can use it. There is no generator's state in it because there is none to keep (see
+`step.train_step`).
 """
 
 from __future__ import annotations
@@ -16,19 +18,20 @@ from typing import Any
 
 import numpy as np
 import paddle
-from paddle import nn
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 import passl
-from passl.optim.optimizers import trainable
-from passl.porting.files import NUMERICS, OPTIMIZER, OURS
+from passl.engine.learner import Learner
+from passl.porting.files import NO_WEIGHTS, NUMERICS, OPTIMIZER, OURS, TRAINED
 from passl.porting.load import set_weights
 from passl.utils.errors import CheckpointError
 from passl.utils.files import write_atomically
 
 _PROGRESS = "progress"
 _CONFIG = "config"
+_SCALER = "loss_scaler"
+_MASTER = "master_weight"
 
 
 @dataclass
@@ -50,8 +53,7 @@ class Progress:
 
 def save_checkpoint(
     path: Path,
-    model: nn.Layer,
-    optimizer: paddle.optimizer.Optimizer,
+    learner: Learner,
     progress: Progress,
     config: Mapping[str, Any],
     classes: list[str],
@@ -62,9 +64,13 @@ def save_checkpoint(
         config: the resolved config, as plain data.
         classes: names of the labels, so that a prediction can say them.
     """
-    arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    state = optimizer.state_dict()
-    for name, parameter in trainable(model):
+    model = learner.model
+    with learner.average.applied() as trained:
+        arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    arrays |= {TRAINED + name: tensor.numpy() for name, tensor in trained.items()}
+    state = learner.optimizer.state_dict()
+    masters = state.pop("master_weights", {})
+    for name, parameter in model.named_parameters():
         # Paddle keys the state by generated names, which another process may give to other
         # parameters.
         prefix = f"{parameter.name}_"
@@ -73,14 +79,18 @@ def save_checkpoint(
             for key, tensor in state.items()
             if key.startswith(prefix)
         }
+        if parameter.name in masters:
+            own[_MASTER] = masters[parameter.name]
         arrays |= {
             f"{OPTIMIZER}{name}/{accumulator}": tensor.numpy()
             for accumulator, tensor in own.items()
         }
+    scaler = learner.precision.scaler.state_dict()
     metadata = {
         OURS: passl.__version__,
         _PROGRESS: json.dumps(asdict(progress)),
         _CONFIG: json.dumps(config),
+        _SCALER: json.dumps({key: np.asarray(value).tolist() for key, value in scaler.items()}),
         "classes": json.dumps(classes),
         NUMERICS: json.dumps(getattr(model, "numerics", {})),
     }
@@ -88,16 +98,15 @@ def save_checkpoint(
     write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata))
 
 
-def load_checkpoint(
-    path: Path, model: nn.Layer, optimizer: paddle.optimizer.Optimizer
-) -> tuple[Progress, dict[str, Any]]:
-    """Put model and optimizer into the state that was saved.
+def load_checkpoint(path: Path, learner: Learner) -> tuple[Progress, dict[str, Any]]:
+    """Put the learner into the state that was saved.
 
     Returns:
         The progress, and the config that the run had then.
 
     Raises:
-        CheckpointError: the file is missing, damaged, no checkpoint, or another network's.
+        CheckpointError: the file is missing, damaged, no checkpoint, or another network's; or it
+            has no trained weights beside its averages.
     """
     try:
         with safe_open(path, framework="np") as file:
@@ -112,26 +121,37 @@ def load_checkpoint(
             f"{path}: weights without the state of a run; load them with model.pretrained instead "
             "of resuming"
         )
-    set_weights(
-        model,
-        {name: array for name, array in arrays.items() if not name.startswith(OPTIMIZER)},
-        str(path),
-    )
-    state = {}
-    for name, parameter in trainable(model):
+    weights = {name: array for name, array in arrays.items() if not name.startswith(NO_WEIGHTS)}
+    trained = {
+        name.removeprefix(TRAINED): array
+        for name, array in arrays.items()
+        if name.startswith(TRAINED)
+    }
+    set_weights(learner.model, trained or weights, str(path))
+    learner.average.restore(weights)
+    state: dict[str, Any] = {}
+    masters, known = {}, []
+    for name, parameter in learner.model.named_parameters():
         prefix = f"{OPTIMIZER}{name}/"
-        own = {
-            key.removeprefix(prefix): array
-            for key, array in arrays.items()
-            if key.startswith(prefix)
-        }
-        state |= {
-            f"{parameter.name}_{accumulator}": paddle.to_tensor(array)
-            for accumulator, array in own.items()
-        }
-    optimizer.set_state_dict(state)
-    known = {field.name for field in fields(Progress)}
+        keys = [key for key in arrays if key.startswith(prefix)]
+        known += [parameter] if keys else []
+        for key in keys:
+            tensor = paddle.to_tensor(arrays[key])
+            if key == prefix + _MASTER:
+                masters[parameter.name] = tensor
+            else:
+                state[f"{parameter.name}_{key.removeprefix(prefix)}"] = tensor
+    learner.optimizer.set_state_dict(state | ({"master_weights": masters} if masters else {}))
+    if known:
+        # Paddle would take the state in with the next step, and miss that of parameters that have
+        # none because they have been frozen until then.
+        block = paddle.static.default_main_program().global_block()
+        learner.optimizer._create_accumulators(block, known)
+    scaler = json.loads(metadata.get(_SCALER, "{}"))
+    if scaler:
+        learner.precision.scaler.load_state_dict(scaler)
+    names = {field.name for field in fields(Progress)}
     progress = {
-        key: value for key, value in json.loads(metadata[_PROGRESS]).items() if key in known
+        key: value for key, value in json.loads(metadata[_PROGRESS]).items() if key in names
     }
     return Progress(**progress), json.loads(metadata[_CONFIG])

@@ -6,8 +6,10 @@ GPUs and Gloo on CPUs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import paddle
@@ -43,17 +45,33 @@ class Ranks:
         """
         return model if self.world == 1 else paddle.DataParallel(model)
 
-    def average_statistics(self, model: nn.Layer) -> None:
+    def synchronised(self, wrapped: nn.Layer, last: bool) -> AbstractContextManager:
+        """The context of one forward and backward pass. Gradients of several passes add up, and are
+        averaged over the ranks with the last.
+        """
+        return nullcontext() if self.world == 1 or last else wrapped.no_sync()
+
+    def gather(self, array: np.ndarray) -> list[np.ndarray]:
+        """The array of every rank, in order of rank. The lengths may differ."""
+        if self.world == 1:
+            return [array]
+        found: list[np.ndarray] = []
+        dist.all_gather_object(found, array)
+        return found
+
+    def average_statistics(self, state: Mapping[str, Any]) -> None:
         """Give every rank the mean of the ranks' BatchNorm statistics, which DataParallel leaves
         apart.
+
+        Args:
+            state: tensors by name, of which those of BatchNorm are changed.
         """
         if self.world == 1:
             return
-        for layer in model.sublayers():
-            if isinstance(layer, nn.BatchNorm2D):
-                for statistic in (layer._mean, layer._variance):
-                    dist.all_reduce(statistic)
-                    statistic.set_value(statistic / self.world)
+        for name, statistic in state.items():
+            if name.endswith(("._mean", "._variance")):
+                dist.all_reduce(statistic)
+                statistic.set_value(statistic / self.world)
 
     def wait(self) -> None:
         """Wait for the others."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import paddle
 
 from passl.data.loader import Loader, build_loader
+from passl.data.mixup import build_mixup
 from passl.engine import distributed
 from passl.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
-from passl.engine.distributed import Ranks
 from passl.engine.evaluate import Scores, evaluate
+from passl.engine.learner import Learner, build_learner
 from passl.engine.metrics import Meter, MetricLog
 from passl.engine.run_folder import (
     BEST,
@@ -22,12 +24,12 @@ from passl.engine.run_folder import (
 )
 from passl.engine.step import train_step
 from passl.modeling import Model
-from passl.modeling.losses import build_loss
-from passl.optim.optimizers import build_optimizer, scaled_lr
-from passl.optim.schedules import build_schedule
+from passl.optim.optimizers import scaled_lr
 from passl.utils.config import Config, dotted, leaves
 from passl.utils.errors import CheckpointError
 from passl.utils.logging import get_logger, log_to_file, stop_logging_to
+
+_MIXUP = 1  # keeps its generators apart from those of the samples and of the steps
 
 
 def train(cfg: Config, resume: str | None = None) -> Progress:
@@ -49,6 +51,7 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
     seed, epochs, folder = cfg.get("seed", 0), cfg.epochs, Path(cfg.output_dir)
     train_loader = build_loader(cfg.dataloader.train, seed, ranks.rank, ranks.world, even=True)
     val_loader = build_loader(cfg.dataloader.val, seed, ranks.rank, ranks.world)
+    mixup = build_mixup(cfg.dataloader.train.get("mixup"), cfg.model.head.num_classes)
     global_batch = cfg.dataloader.train.sampler.batch_size * ranks.world
 
     checkpoint = find_checkpoint(folder, resume)
@@ -57,26 +60,22 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
         model = Model(cfg, cfg.model.get("pretrained", False), cfg.model.get("fit", ()))
     else:
         model = Model(cfg, checkpoint)  # with the numerics of what it was fine-tuned from
-    loss_fn = build_loss(cfg.loss)
-    lr = scaled_lr(cfg.optimizer, global_batch)
-    schedule = build_schedule(cfg.lr_scheduler, lr, len(train_loader), epochs)
-    optimizer = build_optimizer(cfg.optimizer, model)
+    learner = build_learner(cfg, model, ranks, global_batch, len(train_loader))
 
     progress = Progress()
     make_run_folder(folder, ranks)
     if checkpoint is not None:
-        progress, old = load_checkpoint(checkpoint, model, optimizer)
+        progress, old = load_checkpoint(checkpoint, learner)
         _compare(old, cfg, checkpoint)
     log_file = log_to_file(folder / LOG) if ranks.is_first else None
     metrics = MetricLog(folder if ranks.is_first else None, progress.step)
     if ranks.is_first:
         write_config(folder, cfg.to_dict(), progress.epoch)
-        _introduce(cfg, model, train_loader, val_loader, ranks, lr, global_batch, progress)
+        _introduce(cfg, learner, train_loader, val_loader, global_batch, progress)
 
-    wrapped = ranks.wrap(model)
     try:
         for epoch in range(progress.epoch, epochs):
-            wrapped.train()
+            learner.begin_epoch(epoch)
             meter = Meter(
                 metrics,
                 epoch,
@@ -87,41 +86,33 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
                 cfg.log_config.interval,
                 ranks.is_first,
             )
-            for images, labels in train_loader.epoch(epoch):
+            for batch in train_loader.epoch(epoch):
+                rng = np.random.default_rng((seed, ranks.rank, progress.step, _MIXUP))
+                images, targets = mixup(batch.images, batch.labels, epoch, rng)
                 meter.batch_read()
-                loss = train_step(
-                    wrapped,
-                    images,
-                    labels,
-                    loss_fn,
-                    optimizer,
-                    schedule,
-                    progress.step,
-                    seed,
-                    ranks,
-                )
+                loss = train_step(learner, images, targets, progress.step)
                 progress.step += 1
-                meter.step_made(loss, optimizer.get_lr())
+                meter.step_made(loss, learner.optimizer.get_lr())
             meter.close()
             progress.epoch += 1
 
-            ranks.average_statistics(model)
-            scores = evaluate(model, val_loader, ranks)
-            is_best = scores.top1 > progress.best_top1
-            if is_best:
-                progress.best_top1, progress.best_epoch = scores.top1, progress.epoch
+            ranks.average_statistics(model.state_dict())
+            ranks.average_statistics(learner.average.averages)
+            is_best = False
+            if progress.epoch % cfg.get("eval_interval", 1) == 0 or progress.epoch == epochs:
+                with learner.average.applied():
+                    scores = evaluate(model, val_loader, ranks)
+                is_best = scores.top1 > progress.best_top1
+                if is_best:
+                    progress.best_top1, progress.best_epoch = scores.top1, progress.epoch
+                if ranks.is_first:
+                    _report(metrics, scores, progress)
             if ranks.is_first:
-                _report(metrics, scores, progress)
                 # The best one first: killed in between, the run is resumed from the epoch before
                 # and finds it again.
                 for name in [BEST, LAST] if is_best else [LAST]:
                     save_checkpoint(
-                        folder / name,
-                        model,
-                        optimizer,
-                        progress,
-                        cfg.to_dict(),
-                        train_loader.classes,
+                        folder / name, learner, progress, cfg.to_dict(), train_loader.classes
                     )
             ranks.wait()
     finally:
@@ -133,23 +124,21 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
 
 def _introduce(
     cfg: Config,
-    model: Model,
+    learner: Learner,
     train_loader: Loader,
     val_loader: Loader,
-    ranks: Ranks,
-    lr: float,
     global_batch: int,
     progress: Progress,
 ) -> None:
     """Say what is about to run."""
     log = get_logger().info
-    count = sum(parameter.size for parameter in model.parameters() if not parameter.stop_gradient)
+    count = sum(p.size for p in learner.model.parameters() if not p.stop_gradient)
     log(
         "%s with %s parameters on %s, %d process(es)",
         cfg.model.architecture.name,
         f"{count:,}",
         paddle.get_device(),
-        ranks.world,
+        learner.ranks.world,
     )
     log(
         "%d training and %d validation pictures, %d classes",
@@ -157,7 +146,7 @@ def _introduce(
         len(val_loader.dataset),
         len(train_loader.classes),
     )
-    base = cfg.optimizer.get("lr_base_batch")
+    lr, base = scaled_lr(cfg.optimizer, global_batch), cfg.optimizer.get("lr_base_batch")
     rule = "as configured" if base is None else f"{cfg.optimizer.lr:g} x {global_batch} / {base}"
     log(
         "global batch %d, %d steps an epoch, peak learning rate %g (%s)",

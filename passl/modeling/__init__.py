@@ -2,7 +2,10 @@
 
 from passl.utils.registry import Registry
 
-LOSSES = Registry("loss", {"CrossEntropy": "passl.modeling.losses:CrossEntropy"})
+LOSSES = Registry(
+    "loss",
+    {name: f"passl.modeling.losses:{name}" for name in ("BinaryCrossEntropy", "CrossEntropy")},
+)
 """A loss is called with logits [B, classes] and labels [B] or targets [B, classes], and gives a
 scalar.
 """

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import paddle
 from paddle import nn
+from paddle.distributed.fleet.utils import recompute as paddle_recompute
 from paddle.nn import functional as F
 
 
@@ -55,6 +56,34 @@ def norm(name: str, dim: int, eps: float) -> nn.Layer:
     if name == "rms_norm":
         return RMSNorm(dim, eps)
     raise ValueError(f"norm_layer {name!r} is not one of layer_norm, rms_norm")
+
+
+def run_block(block: nn.Layer, recompute: bool, *inputs):
+    """`block(*inputs)`; with `recompute`, in training, without keeping what is inside the block for
+    the backward pass, which makes it anew: less memory for a third more time.
+
+    Dropout repeats its draws. Running statistics take the batch in once, not twice.
+    """
+    if not (recompute and block.training):
+        return block(*inputs)
+    norms = [layer for layer in block.sublayers() if isinstance(layer, nn.BatchNorm2D)]
+    again = False
+
+    def run(*inputs):
+        nonlocal again
+        momenta = [layer._momentum for layer in norms]
+        for layer in norms if again else ():
+            layer._momentum = 1.0  # the statistics stay exactly as they are
+        again = True
+        try:
+            return block(*inputs)
+        finally:
+            for layer, momentum in zip(norms, momenta, strict=True):
+                layer._momentum = momentum
+
+    # The other implementation, Paddle's default, gives no gradient to a block's parameters where
+    # its input needs none, and DataParallel overlooks its gradients.
+    return paddle_recompute(run, *inputs, use_reentrant=False)
 
 
 class RMSNorm(nn.Layer):

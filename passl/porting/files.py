@@ -23,6 +23,8 @@ OURS = "passl_version"
 NUMERICS = "numerics"
 """Key of that metadata for what the weights want of the backbone's constructor, as JSON."""
 OPTIMIZER = "optimizer/"
+TRAINED = "trained/"
+NO_WEIGHTS = (OPTIMIZER, TRAINED)
 """Prefix of what our checkpoints carry beside the weights."""
 EMA = "ema."
 """Prefix of the moving averages that MindCV stores beside the weights."""
@@ -91,7 +93,7 @@ def read_file(path: str | Path) -> WeightFile:
     if path.suffix == ".safetensors":
         weights, metadata = read_safetensors(path)
         if OURS in metadata:
-            own = {name: array for name, array in weights.items() if not name.startswith(OPTIMIZER)}
+            own = {name: array for name, array in weights.items() if not name.startswith(NO_WEIGHTS)}
             return WeightFile(path, own, None, {}, metadata)
         framework = "torch"
     elif path.suffix in _FRAMEWORKS:

@@ -11,9 +11,12 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from passl.data.loader import build_loader
 from passl.engine import train as train_module
+from passl.engine.evaluate import evaluate
 from passl.engine.metrics import read_metrics
 from passl.engine.train import train
+from passl.modeling import Model
 from passl.utils.config import get_config
 from passl.utils.errors import CheckpointError, ConfigError, RunError
 
@@ -55,14 +58,26 @@ def same_run(ours: Path, theirs: Path) -> None:
     assert len({(row["phase"], row["step"]) for row in rows[0]}) == len(rows[0])
 
 
+RECIPE = (
+    "dataloader.train.sampler.repeats=3",
+    "dataloader.train.mixup={mixup_alpha: 0.8, cutmix_alpha: 1.0}",
+    "dataloader.train.dataset.transforms=[{name: RandomResizedCrop, size: 32}, {name: RandAugment, "
+    "policy: rand-m9-mstd0.5-inc1}, {name: Normalize}, {name: RandomErasing, p: 0.25, mode: pixel}]",
+    "ema={decay: 0.9}",
+    "accumulate=2",
+    "freeze={names: ['backbone.*'], epochs: 1}",
+)
+
+
 @pytest.mark.parametrize("name", ["ConViT", "CvT"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resume_is_bit_for_bit(tiny_config, tmp_path, monkeypatch, name, workers):
+@pytest.mark.parametrize("recipe", [(), RECIPE], ids=["plain", "recipe"])
+def test_resume_is_bit_for_bit(tiny_config, tmp_path, monkeypatch, name, workers, recipe):
     """Killed in the middle of the second epoch and resumed in a process whose generators stand
     elsewhere. Dropout, drop path and augmentation are on.
     """
     path = tiny_config(name)
-    more = (f"dataloader.train.loader={{num_workers: {workers}}}", "epochs=3")
+    more = (f"dataloader.train.loader={{num_workers: {workers}}}", "epochs=3", *recipe)
     run(path, tmp_path / "straight", *more)
 
     steps = 0
@@ -86,6 +101,32 @@ def test_resume_is_bit_for_bit(tiny_config, tmp_path, monkeypatch, name, workers
     progress = run(path, tmp_path / "killed", *more, resume="auto")
     assert (progress.epoch, progress.step) == (3, 33)
     same_run(tmp_path / "killed", tmp_path / "straight")
+
+
+def test_the_recipe_is_one_run_for_any_number_of_workers(tiny_config, tmp_path):
+    for workers in (0, 3):
+        more = (f"dataloader.train.loader={{num_workers: {workers}}}", "epochs=1", *RECIPE)
+        run(tiny_config(), tmp_path / str(workers), *more)
+    same_run(tmp_path / "0", tmp_path / "3")
+
+
+def test_averaged_weights_are_what_is_scored_and_saved_as_best(tiny_config, tmp_path):
+    more = ("epochs=2", "ema={decay: 0.95}")
+    progress = run(tiny_config(), tmp_path / "run", *more)
+    config = get_config(tiny_config())
+    loader = build_loader(config.dataloader.val, 0)
+    scores = evaluate(Model(config, tmp_path / "run" / "best.safetensors"), loader)
+    assert scores.top1 == progress.best_top1
+    arrays = content(tmp_path / "run")[0]
+    key = "head.fc_cls.weight"
+    assert not np.array_equal(arrays[key], arrays[f"trained/{key}"])
+
+
+def test_evaluation_every_few_epochs_and_at_the_end(tiny_config, tmp_path):
+    run(tiny_config(), tmp_path / "run", "epochs=5", "eval_interval=2")
+    rows = [row["epoch"] for row in read_metrics(tmp_path / "run") if row["phase"] == "val"]
+    assert rows == [2, 4, 5]
+    assert content(tmp_path / "run")[1]["epoch"] == 5
 
 
 def test_seeds_zero_and_one_differ_and_zero_repeats(tiny_config, tmp_path):

@@ -19,10 +19,14 @@ BACKBONES = Registry(
 * `num_features: int`, the width of what `forward` returns,
 * `stride: int`, the pixels between two neighbours of its last feature map; height and width of an
   image are multiples of it,
+* `recompute: bool`, false at first: whether training keeps only what lies between its blocks for
+  the backward pass and makes the rest anew,
 * `forward(images) -> [B, num_features]` for images [B, 3, height, width] and any B >= 1,
 * `forward_features(images, out_indices=None)`, a list of feature maps [B, C, h, w],
 * `no_weight_decay() -> set[str]`, names of parameters that weight decay must spare although they
-  are not one-dimensional.
+  are not one-dimensional,
+* `num_layers: int` and `layer_index(name) -> int`, the layer of each parameter, counted from the
+  image's side: 0 embeds the image, the blocks follow, and num_layers is the final norm.
 
 It knows neither classes nor losses. `tests/contract/test_backbones.py` holds every registered
 backbone to this.

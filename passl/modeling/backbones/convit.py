@@ -28,6 +28,7 @@ from passl.modeling.layers import (
     init_conv,
     init_linear,
     norm,
+    run_block,
     trunc_normal_,
 )
 
@@ -376,6 +377,7 @@ class ConViT(nn.Layer):
             drop_path_rate=drop_path_rate,
         )
         self.num_features = embed_dim
+        self.recompute = False
         self.act, self.norm_eps = act, norm_eps
         self.local_up_to_layer = local_up_to_layer
         self.global_pool = global_pool
@@ -419,7 +421,7 @@ class ConViT(nn.Layer):
         """Images [B, in_chans, height, width] -> features [B, embed_dim]."""
         x_BNC, offsets = self._embed(images)
         for index, block in enumerate(self.blocks):
-            x_BNC = block(self._join(x_BNC, index), offsets)
+            x_BNC = run_block(block, self.recompute, self._join(x_BNC, index), offsets)
         x_BNC = self.norm(x_BNC)
         if self.global_pool == "token":
             return x_BNC[:, 0]
@@ -439,7 +441,7 @@ class ConViT(nn.Layer):
         x_BNC, offsets = self._embed(images)
         maps = {}
         for index, block in enumerate(self.blocks):
-            x_BNC = block(self._join(x_BNC, index), offsets)
+            x_BNC = run_block(block, self.recompute, self._join(x_BNC, index), offsets)
             if index in wanted:
                 maps[index] = (
                     self._patches(x_BNC, index).transpose([0, 2, 1]).reshape([0, 0, *offsets.grid])
@@ -483,6 +485,20 @@ class ConViT(nn.Layer):
     def no_weight_decay(self) -> set[str]:
         """Parameters that weight decay spares although they are not one-dimensional."""
         return {name for name, _ in self.named_parameters() if name in ("pos_embed", "cls_token")}
+
+    @property
+    def num_layers(self) -> int:
+        """The last layer's index: the blocks, from 1, and the final norm."""
+        return len(self.blocks) + 1
+
+    def layer_index(self, name: str) -> int:
+        """The layer that a parameter belongs to: 0 for what embeds, i + 1 for block i, num_layers
+        for the final norm.
+        """
+        part, _, rest = name.partition(".")
+        if part == "blocks":
+            return int(rest.partition(".")[0]) + 1
+        return self.num_layers if part == "norm" else 0
 
     def _embed(self, images):
         """Images to tokens [B, N, C], and the offsets of their grid."""

@@ -24,6 +24,7 @@ from passl.modeling.layers import (
     init_conv,
     init_linear,
     norm,
+    run_block,
     trunc_normal_,
 )
 
@@ -194,11 +195,11 @@ class Stage(nn.Layer):
         self.pos_drop = nn.Dropout(drop)
         self.blocks = nn.LayerList(blocks)
 
-    def forward(self, x):
+    def forward(self, x, recompute: bool = False):
         """[B, C_in, h, w] -> tokens [B, N, C] and their grid (Y, X)."""
         x_BNC, grid = self.embed(x)
         for block in self.blocks:
-            x_BNC = block(x_BNC, grid)
+            x_BNC = run_block(block, recompute, x_BNC, grid)
         return x_BNC, grid
 
     def embed(self, x):
@@ -303,6 +304,7 @@ class CvT(nn.Layer):
         paddings_q, paddings_kv = each("padding_q", padding_q), each("padding_kv", padding_kv)
 
         self.num_features = embed_dim[-1]
+        self.recompute = False
         self.act, self.norm_eps = act, norm_eps
         self.stride = 1
         channels = in_chans
@@ -356,7 +358,7 @@ class CvT(nn.Layer):
         """Images [B, in_chans, height, width] -> features [B, embed_dim[-1]]."""
         x = images
         for stage in self.stages:
-            x_BNC, grid = stage(x)
+            x_BNC, grid = stage(x, self.recompute)
             cls_B1C, patches_BNC = split_class_token(x_BNC, grid)
             x = to_map(patches_BNC, grid)
         if cls_B1C is None:
@@ -376,7 +378,7 @@ class CvT(nn.Layer):
         maps = []
         x = images
         for stage in self.stages:
-            x_BNC, grid = stage(x)
+            x_BNC, grid = stage(x, self.recompute)
             x = to_map(split_class_token(x_BNC, grid)[1], grid)
             maps.append(x)
         return [maps[index] for index in wanted]
@@ -405,6 +407,25 @@ class CvT(nn.Layer):
     def no_weight_decay(self) -> set[str]:
         """Parameters that weight decay spares although they are not one-dimensional."""
         return {name for name, _ in self.named_parameters() if name.endswith("cls_token")}
+
+    @property
+    def num_layers(self) -> int:
+        """The last layer's index: the blocks of all stages, from 1, and the final norm."""
+        return sum(len(stage.blocks) for stage in self.stages) + 1
+
+    def layer_index(self, name: str) -> int:
+        """The layer that a parameter belongs to: 0 for what embeds the image, then the blocks of
+        all stages, num_layers for the final norm. Embedding and class token of a later stage
+        belong to its first block.
+        """
+        part, *rest = name.split(".")
+        if part == "norm":
+            return self.num_layers
+        number = int(part.removeprefix("stage"))
+        before = sum(len(stage.blocks) for stage in self.stages[:number])
+        if rest[0] == "blocks":
+            return before + int(rest[1]) + 1
+        return before + 1 if number else 0
 
     def _stage_indices(self, indices: Sequence[int]) -> list[int]:
         wrong = [index for index in indices if not -self.num_stages <= index < self.num_stages]

@@ -10,97 +10,123 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from passl.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
+from passl.engine.distributed import Ranks
+from passl.engine.learner import Learner, build_learner
+from passl.engine.step import train_step
 from passl.modeling import Model
-from passl.optim.optimizers import build_optimizer
 from passl.porting import load_weights
 from passl.utils.config import get_config
 from passl.utils.errors import CheckpointError
 
 
-def fresh(cfg):
-    model = Model(cfg)
-    return model, build_optimizer(cfg.optimizer, model)
+def fresh(cfg) -> Learner:
+    learner = build_learner(cfg, Model(cfg), Ranks(), global_batch=4, steps_per_epoch=5)
+    learner.begin_epoch(0)
+    return learner
 
 
-def step(model, optimizer, seed: int):
-    images = paddle.to_tensor(
-        np.random.default_rng(seed).standard_normal((4, 3, 32, 32)).astype("float32")
-    )
-    optimizer.set_lr(1e-2)
-    loss = (model(images) ** 2).mean()
-    loss.backward()
-    optimizer.step()
-    optimizer.clear_grad(set_to_zero=False)
-    return loss.item()
+def step(learner: Learner, number: int) -> float:
+    rng = np.random.default_rng(number)
+    images = rng.standard_normal((4, 3, 32, 32)).astype("float32")
+    labels = paddle.to_tensor(rng.integers(10, size=4))
+    return train_step(learner, paddle.to_tensor(images), labels, number).item()
 
 
 @pytest.mark.parametrize("name", ["ConViT", "CvT"])
-def test_another_model_goes_on_exactly(tiny_config, tmp_path, name):
-    """The second model is built after others, so that Paddle's generated names differ."""
-    cfg = get_config(tiny_config(name, drop=0.0))
-    model, optimizer = fresh(cfg)
-    for i in range(2):
-        step(model, optimizer, i)
+@pytest.mark.parametrize("ema", [{}, {"decay": 0.9}])
+def test_another_learner_goes_on_exactly(tiny_config, tmp_path, name, ema):
+    """The second one is built after others, so that Paddle's generated names differ."""
+    cfg = get_config(tiny_config(name, ema=ema))
+    learner = fresh(cfg)
+    for number in range(2):
+        step(learner, number)
     path = tmp_path / "c.safetensors"
     progress = Progress(epoch=1, step=2, best_top1=12.5, best_epoch=1)
-    save_checkpoint(path, model, optimizer, progress, cfg.to_dict(), ["a", "b"])
-    straight = [step(model, optimizer, i) for i in (2, 3)]
+    save_checkpoint(path, learner, progress, cfg.to_dict(), ["a", "b"])
+    straight = [step(learner, number) for number in (2, 3)]
 
     fresh(cfg)  # a decoy takes the next names
-    other, other_optimizer = fresh(cfg)
-    found, config = load_checkpoint(path, other, other_optimizer)
+    other = fresh(cfg)
+    found, config = load_checkpoint(path, other)
     assert (found, config) == (progress, cfg.to_dict())
-    assert [step(other, other_optimizer, i) for i in (2, 3)] == straight
-    for key, tensor in model.state_dict().items():
-        np.testing.assert_array_equal(other.state_dict()[key].numpy(), tensor.numpy(), key)
+    assert [step(other, number) for number in (2, 3)] == straight
+    for key, tensor in learner.model.state_dict().items():
+        np.testing.assert_array_equal(other.model.state_dict()[key].numpy(), tensor.numpy(), key)
+    assert learner.average.averages.keys() == (learner.model.state_dict().keys() if ema else set())
+    for key, tensor in learner.average.averages.items():
+        np.testing.assert_array_equal(other.average.averages[key].numpy(), tensor.numpy(), key)
 
 
 def test_a_checkpoint_is_a_weight_file_too(tiny_config, tmp_path):
     cfg = get_config(tiny_config())
-    model, optimizer = fresh(cfg)
-    step(model, optimizer, 0)
+    learner = fresh(cfg)
+    step(learner, 0)
     path = tmp_path / "c.safetensors"
-    save_checkpoint(path, model, optimizer, Progress(), cfg.to_dict(), [])
+    save_checkpoint(path, learner, Progress(), cfg.to_dict(), [])
     other = Model(cfg)
     load_weights(other, path)
-    for key, tensor in model.state_dict().items():
+    for key, tensor in learner.model.state_dict().items():
         np.testing.assert_array_equal(other.state_dict()[key].numpy(), tensor.numpy(), key)
     stored = load_file(path)
     assert "optimizer/head.fc_cls.weight/moment1_0" in stored
     assert not [key for key in stored if "linear_" in key]  # no generated name
 
 
+def test_with_averages_the_weight_file_is_that_of_the_averages(tiny_config, tmp_path):
+    cfg = get_config(tiny_config(ema={"decay": 0.5, "warmup": False}))
+    learner = fresh(cfg)
+    step(learner, 0)
+    path = tmp_path / "c.safetensors"
+    before = {key: tensor.numpy() for key, tensor in learner.model.state_dict().items()}
+    save_checkpoint(path, learner, Progress(), cfg.to_dict(), [])
+    other = Model(cfg)
+    load_weights(other, path)
+    key = "head.fc_cls.weight"
+    averages = learner.average.averages[key].numpy()
+    np.testing.assert_array_equal(other.state_dict()[key].numpy(), averages)
+    np.testing.assert_array_equal(learner.model.state_dict()[key].numpy(), before[key])
+    assert not np.array_equal(averages, before[key])
+    # Going on without averages, or beginning them late, is possible too.
+    plain = fresh(get_config(tiny_config()))
+    load_checkpoint(path, plain)
+    np.testing.assert_array_equal(plain.model.state_dict()[key].numpy(), before[key])
+    save_checkpoint(path, plain, Progress(), cfg.to_dict(), [])
+    late = fresh(cfg)
+    load_checkpoint(path, late)
+    np.testing.assert_array_equal(late.average.averages[key].numpy(), before[key])
+
+
 def test_a_checkpoint_of_another_network(tiny_config, tmp_path):
     cfg = get_config(tiny_config("ConViT"))
     path = tmp_path / "c.safetensors"
-    save_checkpoint(path, *fresh(cfg), Progress(), cfg.to_dict(), [])
+    save_checkpoint(path, fresh(cfg), Progress(), cfg.to_dict(), [])
     with pytest.raises(
         CheckpointError, match="c.safetensors: weights of another network: missing in the file"
     ):
-        load_checkpoint(path, *fresh(get_config(tiny_config("CvT"))))
+        load_checkpoint(path, fresh(get_config(tiny_config("CvT"))))
 
 
 def test_damaged_missing_and_foreign(tiny_config, tmp_path):
     cfg = get_config(tiny_config())
-    model, optimizer = fresh(cfg)
+    learner = fresh(cfg)
     path = tmp_path / "c.safetensors"
     with pytest.raises(CheckpointError, match="there is no such checkpoint"):
-        load_checkpoint(path, model, optimizer)
-    save_checkpoint(path, model, optimizer, Progress(), cfg.to_dict(), [])
+        load_checkpoint(path, learner)
+    save_checkpoint(path, learner, Progress(), cfg.to_dict(), [])
     data = path.read_bytes()
     path.write_bytes(data[:-100])
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
-        load_checkpoint(path, model, optimizer)
-    save_file({name: tensor.numpy() for name, tensor in model.state_dict().items()}, path)
+        load_checkpoint(path, learner)
+    save_file({name: tensor.numpy() for name, tensor in learner.model.state_dict().items()}, path)
     with pytest.raises(CheckpointError, match="weights without the state of a run"):
-        load_checkpoint(path, model, optimizer)
+        load_checkpoint(path, learner)
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(tiny_config, tmp_path, monkeypatch):
     cfg = get_config(tiny_config())
-    model, optimizer = fresh(cfg)
+    learner = fresh(cfg)
     path = tmp_path / "c.safetensors"
-    save_checkpoint(path, model, optimizer, Progress(epoch=1), cfg.to_dict(), [])
+    save_checkpoint(path, learner, Progress(epoch=1), cfg.to_dict(), [])
     before = path.read_bytes()
 
     def full_disk(arrays, temporary, metadata):
@@ -109,7 +135,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(tiny_config, tmp_path, monkeypa
 
     monkeypatch.setattr("passl.engine.checkpoint.save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(path, model, optimizer, Progress(epoch=2), cfg.to_dict(), [])
+        save_checkpoint(path, learner, Progress(epoch=2), cfg.to_dict(), [])
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir() if file.suffix != ".yaml"] == ["c.safetensors"]
 
@@ -122,9 +148,9 @@ def test_a_checkpoint_keeps_the_numerics_of_what_it_was_fine_tuned_from(tiny_con
     cfg["model"]["architecture"]["local_up_to_layer"] = 2
     cfg["model"]["head"] |= {"in_channels": 48, "num_classes": 6}
     model = Model(cfg, pretrained=golden / "weights.ckpt")
-    optimizer = build_optimizer(cfg["optimizer"], model)
+    learner = build_learner(cfg, model, Ranks(), 4, 5)
     path = tmp_path / "c.safetensors"
-    save_checkpoint(path, model, optimizer, Progress(), cfg, [])
+    save_checkpoint(path, learner, Progress(), cfg, [])
     again = Model(cfg, pretrained=path)
     assert again.backbone.norm._epsilon == 1e-7
     images = paddle.ones([1, 3, 112, 112])

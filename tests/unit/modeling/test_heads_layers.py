@@ -1,4 +1,4 @@
-"""Head, loss and the layers that both networks share."""
+"""Head and the layers that both networks share."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from paddle.nn import functional as F
 
 from passl.modeling.heads import build_head
 from passl.modeling.layers import DropPath, activation, attend, norm
-from passl.modeling.losses import build_loss
-from passl.utils.errors import ConfigError
 
 
 def normal(*shape: int):
@@ -38,31 +36,6 @@ def test_head_with_a_hidden_layer():
 def test_head_refuses(options):
     with pytest.raises(ValueError, match="must be at least"):
         build_head({"name": "ClsHead", "num_classes": 5, "in_channels": 8, **options})
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_cross_entropy_of_labels(smoothing):
-    loss = build_loss({"name": "CrossEntropy", "label_smoothing": smoothing})
-    logits, labels = normal(6, 4), paddle.to_tensor([0, 1, 2, 3, 0, 1])
-    expected = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-    np.testing.assert_allclose(loss(logits, labels).item(), expected.item(), rtol=1e-6)
-
-
-def test_cross_entropy_takes_soft_targets_as_they_are():
-    logits = normal(6, 4)
-    targets = F.softmax(normal(6, 4) * 2, -1)
-    smoothed = build_loss({"name": "CrossEntropy", "label_smoothing": 0.3})(logits, targets)
-    expected = F.cross_entropy(logits, targets, soft_label=True).mean()
-    np.testing.assert_allclose(smoothed.item(), expected.item(), rtol=1e-6)
-
-
-def test_loss_refuses():
-    with pytest.raises(ValueError, match="label_smoothing 1.0 must be"):
-        build_loss({"name": "CrossEntropy", "label_smoothing": 1.0})
-    with pytest.raises(
-        ConfigError, match="there is no loss 'CrossEntrpy'; did you mean 'CrossEntropy'"
-    ):
-        build_loss({"name": "CrossEntrpy"})
 
 
 def test_drop_path_keeps_the_mean_and_drops_whole_samples():

@@ -1,0 +1,52 @@
+"""What every data set is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+from PIL import Image
+
+
+class ImageDataset(ABC):
+    """Pictures with labels.
+
+    A subclass sets the attributes, reads a picture in `picture` and names it in `name`. It also has
+    a static method `class_names(...)`, which takes the constructor's arguments and finds the class
+    names at once, without looking at any picture, for the check of a config. It raises ConfigError
+    for what the user must correct, and RunError for a picture that cannot be read.
+
+    Attributes:
+        classes: names of the labels.
+        labels: int64 [N], the class of each sample.
+        valid_labels: the only classes that occur, in ascending order, where an evaluation shall
+            compare only among them; null for all.
+    """
+
+    classes: list[str]
+    labels: np.ndarray
+    valid_labels: list[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return self.picture(index), int(self.labels[index])
+
+    @abstractmethod
+    def picture(self, index: int) -> Image.Image:
+        """The picture in RGB.
+
+        Raises:
+            RunError: it cannot be read.
+        """
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Which sample it is, for messages and tables of predictions."""
+
+    def shuffled(self, rng: np.random.Generator) -> np.ndarray:
+        """A random order of the indices. A data set that is read fastest in another order than any
+        gives its own.
+        """
+        return rng.permutation(len(self))

@@ -1,0 +1,70 @@
+"""An exponential moving average of the weights (EMA), which often scores better than they do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import paddle
+from paddle import nn
+
+
+class WeightAverage:
+    """average = decay * average + (1 - decay) * weights, after every step.
+
+    Everything in the state dict is averaged, the running statistics of BatchNorm too, as timm's
+    ModelEmaV3 does. Without `decay` it averages nothing and costs nothing.
+
+    Args:
+        model: whose weights; they are where the average starts.
+        decay: in [0, 1), or null for no average. facebookresearch/convit has 0.99996 as default,
+            switched off.
+        warmup: a smaller decay at the beginning, min(decay, (1 + step) / (10 + step)), so that the
+            random start is forgotten soon (TensorFlow's num_updates).
+
+    Attributes:
+        averages: tensors by the names of the state dict; none without an average.
+    """
+
+    def __init__(self, model: nn.Layer, /, *, decay: float | None = None, warmup: bool = True):
+        if decay is not None and not 0 <= decay < 1:
+            raise ValueError(f"ema.decay {decay} must be at least 0 and below 1, such as 0.9999")
+        self._model, self.decay, self.warmup = model, decay, warmup
+        kept = model.state_dict() if decay is not None else {}
+        self.averages = {name: tensor.detach().clone() for name, tensor in kept.items()}
+
+    @paddle.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights of the model.
+
+        Args:
+            step: steps made before the one that has just been made.
+        """
+        if not self.averages:
+            return
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
+        for name, weight in self._model.state_dict().items():
+            average = self.averages[name]
+            average.scale_(decay)
+            average.add_(weight.astype(average.dtype) * (1 - decay))
+
+    @contextmanager
+    def applied(self) -> Iterator[dict[str, Any]]:
+        """Within it the model has the averages as its weights. Gives the trained weights that they
+        stand in for, by name; none without an average.
+        """
+        weights = self._model.state_dict()
+        trained = {name: weights[name].detach().clone() for name in self.averages}
+        try:
+            for name, average in self.averages.items():
+                weights[name].set_value(average.astype(weights[name].dtype))
+            yield trained
+        finally:
+            for name, weight in trained.items():
+                weights[name].set_value(weight)
+
+    def restore(self, averages: Mapping[str, Any]) -> None:
+        """Go on from these averages; arrays or tensors by name."""
+        for name, average in self.averages.items():
+            average.set_value(averages[name])

@@ -1,0 +1,68 @@
+"""Parameters that are not trained, for a while or for good."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from paddle import nn
+
+from passl.utils.config import closest
+from passl.utils.errors import ConfigError
+
+
+class Freezing:
+    """Freezes parameters for the first epochs (linear probing, then fine-tuning all), or for all.
+
+    Args:
+        model: whose parameters.
+        names: shell-style patterns of parameter names, such as `backbone.*`.
+        epochs: how many epochs they stay as they are; null for the whole run.
+
+    Raises:
+        ConfigError: no parameter is left to train, or a pattern matches none.
+    """
+
+    def __init__(self, model: nn.Layer, /, *, names: Sequence[str] = (), epochs: int | None = None):
+        if epochs is not None and epochs < 1:
+            raise ValueError(f"freeze.epochs {epochs} must be at least 1, or null for all epochs")
+        self._model, self._epochs = model, epochs
+        trainable = {n: p for n, p in model.named_parameters() if not p.stop_gradient}
+        for pattern in names:
+            if not any(fnmatchcase(name, pattern) for name in trainable):
+                raise ConfigError(
+                    f"freeze.names: {pattern!r} matches no parameter{closest(pattern, trainable)}"
+                )
+        self._parameters = [
+            parameter
+            for name, parameter in trainable.items()
+            if any(fnmatchcase(name, pattern) for pattern in names)
+        ]
+        if len(self._parameters) == len(trainable):
+            raise ConfigError(
+                f"freeze.names: {list(names)} leaves nothing to train; the classifier is head.*"
+            )
+        frozen = {id(parameter) for parameter in self._parameters}
+        self._norms = [
+            layer
+            for layer in model.sublayers()
+            if isinstance(layer, nn.BatchNorm2D | nn.SyncBatchNorm) and id(layer.weight) in frozen
+        ]
+
+    def apply(self, epoch: int) -> bool:
+        """Freeze or thaw for that epoch, counted from 0.
+
+        Returns:
+            Whether anything has changed. Paddle's DataParallel overlooks parameters that thaw after
+            it was made, so it must be made anew then.
+        """
+        frozen = self._epochs is None or epoch < self._epochs
+        changed = [p for p in self._parameters if p.stop_gradient != frozen]
+        for parameter in changed:
+            parameter.stop_gradient = frozen
+        return bool(changed)
+
+    def rest(self) -> None:
+        """Keep the running statistics of frozen norms too, in a model that trains."""
+        for layer in self._norms:
+            layer.training = not layer.weight.stop_gradient

@@ -1,0 +1,120 @@
+"""What learns: the network and everything that a step uses and changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from passl.engine.average import WeightAverage
+from passl.engine.distributed import Ranks
+from passl.engine.freezing import Freezing
+from passl.engine.precision import Precision
+from passl.modeling import Model
+from passl.modeling.losses import Distilled, Supervised, build_loss
+from passl.optim.optimizers import build_optimizer, scaled_lr
+from passl.optim.schedules import build_schedule
+from passl.utils.errors import ConfigError
+from passl.utils.logging import get_logger
+
+
+@dataclass(kw_only=True)
+class Learner:
+    """What a step uses and changes.
+
+    Args:
+        model: the network.
+        wrapped: the same as training calls it: `Ranks.wrap(model)`.
+        objective: (model, images, targets) -> loss; see `modeling.losses`.
+        optimizer: of the model's parameters.
+        schedule: step -> learning rate.
+        average: of the model's weights.
+        precision: number format and loss scaling.
+        freezing: which parameters rest.
+        accumulate: the batch goes through the network in that many parts, whose gradients are
+            added up: the memory of a part, the update of the whole. (Of BatchNorm each part has its
+            own statistics.)
+        seed: of the run.
+        ranks: the processes.
+    """
+
+    model: nn.Layer
+    wrapped: nn.Layer
+    objective: Callable[[nn.Layer, Any, Any], Any]
+    optimizer: Any
+    schedule: Callable[[int], float]
+    average: WeightAverage
+    precision: Precision
+    freezing: Freezing
+    accumulate: int
+    seed: int
+    ranks: Ranks
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Training mode, with those parameters frozen that rest in this epoch, from 0."""
+        self.model.train()
+        if self.freezing.apply(epoch):
+            self.wrapped = self.ranks.wrap(self.model)
+        self.wrapped.train()
+        self.freezing.rest()
+
+
+def build_learner(
+    cfg: Mapping[str, Any], model: nn.Layer, ranks: Ranks, global_batch: int, steps_per_epoch: int
+) -> Learner:
+    """The learner of a training config.
+
+    Args:
+        cfg: checked by `engine.check.check_config`.
+        model: as the run starts from it, on its device.
+        global_batch: samples of one step over all ranks.
+
+    Raises:
+        ConfigError: values that do not fit the network or the device.
+    """
+    try:
+        precision = Precision(paddle.get_device().startswith("gpu"), **cfg.get("amp", {}))
+        lr = scaled_lr(cfg["optimizer"], global_batch)
+        optimizer = build_optimizer(cfg["optimizer"], model)
+        learner = Learner(
+            model=model,
+            wrapped=model,
+            objective=_objective(cfg),
+            optimizer=optimizer,
+            schedule=build_schedule(cfg["lr_scheduler"], lr, steps_per_epoch, cfg["epochs"]),
+            average=WeightAverage(model, **cfg.get("ema", {})),
+            precision=precision,
+            freezing=Freezing(model, **cfg.get("freeze", {})),
+            accumulate=cfg.get("accumulate", 1),
+            seed=cfg.get("seed", 0),
+            ranks=ranks,
+        )
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    model.backbone.recompute = cfg.get("recompute", False)
+    learner.model, learner.optimizer = precision.prepare(model, optimizer)
+    learner.wrapped = ranks.wrap(learner.model)
+    return learner
+
+
+def _objective(cfg: Mapping[str, Any]) -> Callable[[nn.Layer, Any, Any], Any]:
+    loss = build_loss(cfg["loss"])
+    if "distillation" not in cfg:
+        return Supervised(loss)
+    options = dict(cfg["distillation"])
+    teacher = Model(options.pop("teacher"), options.pop("weights"))
+    for parameter in teacher.parameters():
+        parameter.stop_gradient = True
+    classes = cfg["model"]["head"]["num_classes"]
+    if teacher.head.num_classes != classes:
+        raise ConfigError(
+            f"distillation.teacher: {teacher.head.num_classes} classes, but the student has "
+            f"{classes}; a teacher must know the same ones"
+        )
+    get_logger().info("taught by %s", cfg["distillation"]["teacher"])
+    return Distilled(loss, teacher, **options)

@@ -1,0 +1,208 @@
+"""What a step does with averages, parts of a batch, frozen parameters and precision."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import paddle
+import pytest
+
+from passl.engine.average import WeightAverage
+from passl.engine.distributed import Ranks
+from passl.engine.freezing import Freezing
+from passl.engine.learner import Learner, build_learner
+from passl.engine.step import train_step
+from passl.modeling import Model
+from passl.utils.config import get_config
+from passl.utils.errors import ConfigError
+
+
+def learner_of(path, *overrides: str) -> Learner:
+    cfg = get_config(path, overrides)
+    paddle.seed(0)
+    learner = build_learner(cfg, Model(cfg), Ranks(), global_batch=12, steps_per_epoch=5)
+    learner.begin_epoch(0)
+    return learner
+
+
+def batch(size: int = 12):
+    rng = np.random.default_rng(3)
+    images = rng.standard_normal((size, 3, 32, 32)).astype("float32")
+    return paddle.to_tensor(images), paddle.to_tensor(rng.integers(10, size=size))
+
+
+def weights(learner: Learner) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in learner.model.state_dict().items()}
+
+
+# --------------------------------------------------------------------------------------------------
+# Accumulation
+# --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("parts", [2, 5, 12, 40])
+def test_a_batch_in_parts_is_the_whole_batch(tiny_config, parts):
+    """Also where the parts are not equal (12 in 5), or more than the samples. Nothing random is on,
+    and ConViT has no statistics of a batch.
+    """
+    path = tiny_config("ConViT", drop=0.0)
+    whole, apart = learner_of(path), learner_of(path, f"accumulate={parts}")
+    images, labels = batch()
+    for step in range(3):
+        losses = [train_step(learner, images, labels, step).item() for learner in (whole, apart)]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for name, expected in weights(whole).items():
+        np.testing.assert_allclose(weights(apart)[name], expected, atol=2e-5, err_msg=name)
+
+
+def test_soft_targets_come_in_parts_too(tiny_config):
+    path = tiny_config("ConViT", drop=0.0)
+    images, labels = batch()
+    targets = paddle.nn.functional.one_hot(labels, 10) * 0.7 + 0.03
+    losses = [
+        train_step(learner_of(path, f"accumulate={parts}"), images, targets, 0).item()
+        for parts in (1, 3)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+# --------------------------------------------------------------------------------------------------
+# Averages
+# --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("warmup", [False, True])
+def test_the_average_is_what_the_formula_says(tiny_config, warmup):
+    learner = learner_of(tiny_config("CvT"), f"ema={{decay: 0.9, warmup: {warmup}}}".lower())
+    expected = {name: value.astype("float64") for name, value in weights(learner).items()}
+    images, labels = batch()
+    for step in range(4):
+        train_step(learner, images, labels, step)
+        decay = min(0.9, (1 + step) / (10 + step)) if warmup else 0.9
+        for name, value in weights(learner).items():
+            expected[name] = decay * expected[name] + (1 - decay) * value
+    trained = weights(learner)
+    assert any(name.endswith("bn._mean") for name in expected)
+    with learner.average.applied() as kept:
+        for name, value in weights(learner).items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+            np.testing.assert_array_equal(kept[name].numpy(), trained[name])
+    for name, value in weights(learner).items():
+        np.testing.assert_array_equal(value, trained[name], name)
+
+
+def test_the_weights_come_back_after_an_error(tiny_config):
+    learner = learner_of(tiny_config(), "ema={decay: 0.5}")
+    train_step(learner, *batch(), 0)
+    trained = weights(learner)
+    with pytest.raises(RuntimeError), learner.average.applied():
+        raise RuntimeError
+    np.testing.assert_array_equal(
+        weights(learner)["head.fc_cls.weight"], trained["head.fc_cls.weight"]
+    )
+
+
+def test_without_decay_there_is_no_average(tiny_config):
+    learner = learner_of(tiny_config())
+    train_step(learner, *batch(), 0)
+    with learner.average.applied() as trained:
+        assert trained == {}
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_average_refuses(decay):
+    with pytest.raises(ValueError, match=r"ema.decay .* must be at least 0 and below 1"):
+        WeightAverage(paddle.nn.Linear(1, 1), decay=decay)
+
+
+# --------------------------------------------------------------------------------------------------
+# Freezing
+# --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["ConViT", "CvT"])
+def test_linear_probe_then_thaw(tiny_config, name):
+    learner = learner_of(tiny_config(name), "freeze={names: [backbone.*], epochs: 1}")
+    before = weights(learner)
+    for step in range(2):
+        train_step(learner, *batch(), step)
+    after = weights(learner)
+    for key in before:  # running statistics of CvT included
+        same = np.array_equal(after[key], before[key])
+        assert same == key.startswith("backbone."), key
+    learner.begin_epoch(1)
+    train_step(learner, *batch(), 2)
+    thawed = weights(learner)
+    unchanged = {key for key in thawed if np.array_equal(thawed[key], after[key])}
+    # The class token's query is not convolved, so in CvT's last block nothing moves these.
+    idle = {f"backbone.stage2.blocks.0.attn.conv_proj_q.bn.{n}" for n in ("weight", "bias")}
+    assert unchanged == (idle if name == "CvT" else set())
+
+
+def test_freezing_for_good_and_refusals(tiny_config):
+    learner = learner_of(tiny_config(), "freeze={names: ['backbone.blocks.0.*']}")
+    learner.begin_epoch(100)
+    before = weights(learner)
+    train_step(learner, *batch(), 1)
+    after = weights(learner)
+    frozen = {key for key in before if np.array_equal(before[key], after[key])}
+    assert frozen == {key for key in before if key.startswith("backbone.blocks.0.")}
+    model = Model(get_config(tiny_config()))
+    with pytest.raises(ConfigError, match=r"'backbone.block.*' matches no parameter"):
+        Freezing(model, names=["backbone.block.*"])
+    with pytest.raises(ConfigError, match="leaves nothing to train"):
+        Freezing(model, names=["*"])
+    with pytest.raises(ValueError, match="freeze.epochs 0"):
+        Freezing(model, names=["head.*"], epochs=0)
+
+
+# --------------------------------------------------------------------------------------------------
+# Precision, recomputation, distillation
+# --------------------------------------------------------------------------------------------------
+def test_amp_on_a_cpu_is_said_and_changes_nothing(tiny_config, caplog):
+    path = tiny_config()
+    images, labels = batch()
+    with caplog.at_level(logging.INFO, logger="passl"):
+        mixed = learner_of(path, "amp={level: O1, dtype: float16}")
+    assert "amp: O1 in float16 does nothing on a CPU; training in float32" in caplog.text
+    losses = [
+        train_step(learner, images, labels, 0).item() for learner in (mixed, learner_of(path))
+    ]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("name", ["ConViT", "CvT"])
+def test_recompute_changes_no_step(tiny_config, name):
+    path = tiny_config(name)
+    learners = [learner_of(path, f"recompute={value}") for value in ("false", "true")]
+    assert learners[1].model.backbone.recompute
+    for step in range(2):
+        for learner in learners:
+            train_step(learner, *batch(), step)
+    for key, value in weights(learners[0]).items():
+        np.testing.assert_array_equal(weights(learners[1])[key], value, key)
+
+
+def test_distillation_from_a_config(tiny_config, tmp_path):
+    from passl.engine.checkpoint import Progress, save_checkpoint
+
+    teacher_config = tiny_config("CvT")
+    teacher = learner_of(teacher_config)
+    save_checkpoint(tmp_path / "teacher.safetensors", teacher, Progress(), {}, [])
+    told = f"{{teacher: '{teacher_config}', weights: '{tmp_path / 'teacher.safetensors'}'"
+    student = learner_of(tiny_config(drop=0.0), f"distillation={told}, alpha: 1.0}}")
+    images, labels = batch()
+    teacher.model.eval()
+    guesses = teacher.model(images).argmax(-1)
+    expected = paddle.nn.functional.cross_entropy(student.model(images), guesses).item()
+    loss = train_step(student, images, labels, 0).item()
+    assert loss == pytest.approx(expected, rel=1e-5)
+    named = {name for name, _ in student.model.named_parameters()}
+    assert not any("teacher" in name for name in named)
+
+
+def test_a_teacher_of_other_classes(tiny_config, tmp_path):
+    from passl.engine.checkpoint import Progress, save_checkpoint
+
+    teacher_config = tiny_config("CvT")
+    save_checkpoint(tmp_path / "t.safetensors", learner_of(teacher_config), Progress(), {}, [])
+    told = f"{{teacher: '{teacher_config}', weights: '{tmp_path / 't.safetensors'}'}}"
+    with pytest.raises(
+        ConfigError, match="distillation.teacher: 10 classes, but the student has 7"
+    ):
+        learner_of(tiny_config(), f"distillation={told}", "model.head.num_classes=7")
