@@ -5,18 +5,34 @@ from __future__ import annotations
 from passl.utils.registry import Registry
 from passl.utils.schema import Choice, Parameter
 
-OPTIMIZERS = Registry("optimizer", {"AdamW": "passl.optim.optimizers:adamw"})
+OPTIMIZERS = Registry(
+    "optimizer",
+    {
+        name: f"passl.optim.algorithms:{name.lower()}"
+        for name in ("Adam", "AdamW", "Lamb", "Lion", "Momentum", "RMSProp", "SGD")
+    },
+)
 """An optimizer is a function `(parameters, decays, clip, *, options) ->
-paddle.optimizer.Optimizer`: the trainable parameters, `decays(generated name) -> bool`, and a
-gradient clip or None. Its learning rate is set before every step.
+paddle.optimizer.Optimizer`: the parameters as one list, `decays(generated name) -> bool`, and a
+gradient clip or None. Its learning rate is set before every step; it multiplies that by the
+parameter's `optimize_attr["learning_rate"]`, as Paddle's own do. Parameters come without a
+`regularizer`.
 """
 
-CLIPS = Registry("gradient clipping", {"global_norm": "passl.optim.optimizers:global_norm"})
-"""A gradient clipping is a function of its options alone."""
+CLIPS = Registry(
+    "gradient clipping",
+    {name: f"passl.optim.clips:{name}" for name in ("adaptive", "global_norm", "value")},
+)
+"""A gradient clipping is a function `(model, *, options) -> paddle.nn.clip.ClipGradBase`. The
+optimizer calls what it returns with all parameters and gradients, before decay is added to these.
+"""
 
 SCHEDULES = Registry(
     "schedule",
-    {"Cosine": "passl.optim.schedules:Cosine", "Constant": "passl.optim.schedules:Constant"},
+    {
+        name: f"passl.optim.schedules:{name}"
+        for name in ("Constant", "Cosine", "Linear", "MultiStep", "Polynomial", "Step")
+    },
 )
 """A schedule is made with (lr, steps per epoch, epochs) and its options, and called with a step,
 from 0, for the learning rate of that step. It has no state: a resumed run needs only the step.
@@ -27,7 +43,12 @@ OPTIMIZER_SECTION = Choice(
     {
         "lr": Parameter("float"),
         "lr_base_batch": Parameter("int | None", None),
+        "lr_scale": Parameter("Literal['linear', 'sqrt']", "linear"),
+        "no_weight_decay": Parameter("Sequence[str] | None", None),
+        "layer_decay": Parameter("float | None", None),
         "grad_clip": Choice(CLIPS, required=False),
     },
 )
-"""What every optimizer section may have beside the options of its own."""
+"""What every optimizer section may have beside the options of its own; `build_optimizer` and
+`scaled_lr` say what it means.
+"""

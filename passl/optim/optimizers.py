@@ -1,94 +1,79 @@
-"""Optimizers, and which parameters weight decay spares."""
+"""The optimizer of a config: algorithm, weight decay, layer-wise rates and clipping."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import paddle
 from paddle import nn
 
-from passl.optim import CLIPS, OPTIMIZERS
+from passl.optim import CLIPS, OPTIMIZER_SECTION, OPTIMIZERS
+from passl.optim.parameters import decayed_names, layer_rates, trainable
+from passl.utils.errors import ConfigError
 
-
-def adamw(
-    parameters: Sequence[Any],
-    decays: Callable[[str], bool],
-    clip: Any,
-    *,
-    weight_decay: float = 0.05,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-) -> paddle.optimizer.Optimizer:
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), with decay decoupled and scaled by the
-    learning rate.
-
-    Args:
-        weight_decay: for the parameters that are decayed at all.
-        betas: decay of the running means of gradient and squared gradient.
-        eps: added to the root of the latter.
-    """
-    return paddle.optimizer.AdamW(
-        learning_rate=0.0,
-        beta1=betas[0],
-        beta2=betas[1],
-        epsilon=eps,
-        parameters=list(parameters),
-        weight_decay=weight_decay,
-        apply_decay_param_fun=decays,
-        grad_clip=clip,
-    )
-
-
-def global_norm(*, value: float) -> Any:
-    """Scale all gradients down together when their common norm is above `value`."""
-    if value <= 0:
-        raise ValueError(f"grad_clip.value {value} must be above 0")
-    return nn.ClipGradByGlobalNorm(value)
+__all__ = ["build_optimizer", "decayed_names", "lr_rule", "scaled_lr", "trainable"]
 
 
 def build_optimizer(section: Mapping[str, Any], model: nn.Layer) -> paddle.optimizer.Optimizer:
     """The optimizer of an `optimizer` section for the model's trainable parameters.
 
-    All parameters are one group: Paddle clips each group by a norm of its own.
+    All parameters are one group, and rates differ through an attribute of each parameter: Paddle
+    clips each group by a norm of its own.
+
+    Args:
+        section: `name` and the options of the algorithm; `no_weight_decay`, see `decayed_names`;
+            `layer_decay`, see `layer_rates`; `grad_clip`, one of CLIPS; `lr` and its scaling are
+            for `scaled_lr`.
+        model: a `Model`, or what has its `backbone` and `no_weight_decay`.
+
+    Raises:
+        ConfigError: an option that is wrong, or does not fit the model.
     """
-    clip = CLIPS.build(section["grad_clip"]) if "grad_clip" in section else None
+    clip = CLIPS.build(section["grad_clip"], model) if "grad_clip" in section else None
+    parameters = trainable(model)
+    decayed_own = decayed_names(model, section.get("no_weight_decay"))
     # Paddle asks about its generated names, not about those of the model.
-    decayed_own = decayed_names(model)
-    decayed = {parameter.name for name, parameter in trainable(model) if name in decayed_own}
-    own = {
-        key: value
-        for key, value in section.items()
-        if key not in ("lr", "lr_base_batch", "grad_clip")
-    }
-    parameters = [parameter for _, parameter in trainable(model)]
-    return OPTIMIZERS.build(own, parameters, lambda name: name in decayed, clip)
-
-
-def trainable(model: nn.Layer) -> list[tuple[str, Any]]:
-    """Name and parameter of what is trained. (Paddle counts the running statistics of BatchNorm as
-    parameters.)
-    """
-    return [
-        (name, parameter)
-        for name, parameter in model.named_parameters()
-        if not parameter.stop_gradient
-    ]
-
-
-def decayed_names(model: Any) -> set[str]:
-    """The parameters that weight decay applies to: not the one-dimensional (biases, norms, gates),
-    nor those that the model spares (class token, position embedding).
-    """
-    spared = model.no_weight_decay()
-    return {
-        name for name, parameter in trainable(model) if parameter.ndim > 1 and name not in spared
-    }
+    decayed = {parameter.name for name, parameter in parameters if name in decayed_own}
+    try:
+        rates = layer_rates(model, section.get("layer_decay"))
+    except ValueError as error:
+        raise ConfigError(f"optimizer.{error}") from None
+    for name, parameter in parameters:  # what an earlier optimizer left there would count too
+        parameter.optimize_attr = {"learning_rate": rates[name]}
+        parameter.regularizer = None
+    own = {key: value for key, value in section.items() if key not in OPTIMIZER_SECTION.more}
+    return OPTIMIZERS.build(own, [p for _, p in parameters], lambda name: name in decayed, clip)
 
 
 def scaled_lr(section: Mapping[str, Any], global_batch: int) -> float:
-    """The learning rate of a run: `lr` as it stands, or in proportion to the global batch where
-    `lr_base_batch` says for how many samples `lr` is meant.
+    """The learning rate of a run: `lr` as it stands, or, where `lr_base_batch` says for how many
+    samples `lr` is meant, in proportion to the global batch (`lr_scale` linear; Goyal et al., arXiv
+    1706.02677) or to its square root (sqrt; usual for Lamb and other adaptive rates).
+
+    Raises:
+        ConfigError: there is a rule but no batch that it starts from, or one below 1.
     """
+    base, rule = section.get("lr_base_batch"), section.get("lr_scale", "linear")
+    if base is None:
+        if rule != "linear":
+            raise ConfigError(
+                f"optimizer.lr_scale {rule} scales nothing without optimizer.lr_base_batch; give "
+                "the batch that lr is meant for"
+            )
+        return section["lr"]
+    if base < 1:
+        raise ConfigError(f"optimizer.lr_base_batch {base} must be at least 1 sample")
+    ratio = global_batch / base
+    return section["lr"] * (ratio if rule == "linear" else math.sqrt(ratio))
+
+
+def lr_rule(section: Mapping[str, Any], global_batch: int) -> str:
+    """How `scaled_lr` comes to its result, in words for a log."""
     base = section.get("lr_base_batch")
-    return section["lr"] if base is None else section["lr"] * global_batch / base
+    if base is None:
+        return "as configured"
+    ratio = f"{global_batch} / {base}"
+    rule = section.get("lr_scale", "linear")
+    return f"{section['lr']:g} x {ratio if rule == 'linear' else f'sqrt({ratio})'}"

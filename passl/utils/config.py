@@ -166,14 +166,15 @@ def leaves(tree: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
 # --------------------------------------------------------------------------------------------------
 def merge(base: Any, over: Any) -> Any:
     """Mappings merge key by key, anything else is replaced; so is a node whose `name` changes, as a
-    whole.
+    whole. A mapping that null stands above is taken away.
     """
     if not (isinstance(base, Mapping) and isinstance(over, Mapping)):
         return over
     if "name" in over and over["name"] != base.get("name", over["name"]):
         return over
+    gone = {key for key, v in over.items() if v is None and isinstance(base.get(key), Mapping)}
     merged = {key: merge(base[key], value) if key in base else value for key, value in over.items()}
-    return {**base, **merged}
+    return {key: value for key, value in {**base, **merged}.items() if key not in gone}
 
 
 def _merge_with_origins(base, base_origins, over, over_origins):

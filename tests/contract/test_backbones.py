@@ -188,3 +188,19 @@ def test_no_weight_decay_names_parameters_with_more_than_one_axis(backbone):
     assert spared <= parameters.keys()
     assert all(parameters[name].ndim > 1 for name in spared)
     assert any(name.endswith("cls_token") for name in spared)
+
+
+def test_layers_are_counted_from_the_image(backbone):
+    """Every index from 0 to num_layers is some parameter's, blocks are in the order of the network,
+    and the final norm is the last.
+    """
+    index = {name: backbone.layer_index(name) for name, _ in backbone.named_parameters()}
+    assert set(index.values()) == set(range(backbone.num_layers + 1))
+    assert {name for name in index if index[name] == backbone.num_layers} == {
+        "norm.weight",
+        "norm.bias",
+    }
+    blocks = [index[name] for name in index if "blocks." in name]
+    assert blocks == sorted(blocks)
+    assert set(blocks) == set(range(1, backbone.num_layers))
+    assert next(index[name] for name in index if "patch_embed" in name) == 0

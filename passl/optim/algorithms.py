@@ -1,0 +1,286 @@
+"""How gradients change weights. Here g is a gradient, w its weight, t the step from 1, and lr the
+learning rate of the step.
+
+Weight decay is of two kinds: coupled, an L2 penalty whose gradient weight_decay * w is added to g
+and then goes through the algorithm like any gradient, and decoupled, which shrinks w itself by
+lr * weight_decay (Loshchilov and Hutter, arXiv 1711.05101). Formulas are PyTorch's or timm's where
+nothing else is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import paddle
+from paddle.regularizer import L2Decay
+
+
+def sgd(
+    parameters: Sequence[Any],
+    decays: Callable[[str], bool],
+    clip: Any,
+    *,
+    weight_decay: float = 0.0,
+) -> paddle.optimizer.Optimizer:
+    """Stochastic gradient descent, w -= lr * g, with coupled decay. Momentum has an entry of its
+    own.
+
+    Args:
+        weight_decay: for the parameters that are decayed at all.
+    """
+    _couple(parameters, decays, weight_decay)
+    return paddle.optimizer.SGD(learning_rate=0.0, parameters=list(parameters), grad_clip=clip)
+
+
+def momentum(
+    parameters: Sequence[Any],
+    decays: Callable[[str], bool],
+    clip: Any,
+    *,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+) -> paddle.optimizer.Optimizer:
+    """SGD with momentum and coupled decay: v = momentum * v + g, w -= lr * v; with Nesterov's,
+    w -= lr * (g + momentum * v) (Sutskever et al., ICML 2013).
+
+    Args:
+        momentum: decay of the running sum of gradients.
+        nesterov: whether the step looks ahead by one.
+        weight_decay: for the parameters that are decayed at all.
+    """
+    _check_fractions(momentum=momentum)
+    _couple(parameters, decays, weight_decay)
+    return paddle.optimizer.Momentum(
+        learning_rate=0.0,
+        momentum=momentum,
+        use_nesterov=nesterov,
+        parameters=list(parameters),
+        grad_clip=clip,
+    )
+
+
+def rmsprop(
+    parameters: Sequence[Any],
+    decays: Callable[[str], bool],
+    clip: Any,
+    *,
+    alpha: float = 0.9,
+    eps: float = 1e-8,
+    momentum: float = 0.0,
+    centered: bool = False,
+    weight_decay: float = 0.0,
+) -> paddle.optimizer.Optimizer:
+    """RMSProp (Tieleman and Hinton, 2012; centered: Graves, arXiv 1308.0850) with coupled decay:
+    s = alpha * s + (1 - alpha) * g^2, v = momentum * v + lr * g / sqrt(s + eps), w -= v.
+
+    As in TensorFlow and timm's RMSpropTF, eps stands inside the root and the learning rate inside
+    the running sum v; in PyTorch both stand outside. The mean s starts at 0, in timm at 1.
+
+    Args:
+        alpha: decay of the running mean of the squared gradient.
+        eps: added to that mean, under the root.
+        momentum: decay of the running sum of steps.
+        centered: whether the square of g's own running mean is taken from s: its variance then.
+        weight_decay: for the parameters that are decayed at all.
+    """
+    _check_fractions(alpha=alpha, momentum=momentum)
+    _check_eps(eps)
+    _couple(parameters, decays, weight_decay)
+    return paddle.optimizer.RMSProp(
+        learning_rate=0.0,
+        rho=alpha,
+        epsilon=eps,
+        momentum=momentum,
+        centered=centered,
+        parameters=list(parameters),
+        grad_clip=clip,
+    )
+
+
+def adam(
+    parameters: Sequence[Any],
+    decays: Callable[[str], bool],
+    clip: Any,
+    *,
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+) -> paddle.optimizer.Optimizer:
+    """Adam (Kingma and Ba, arXiv 1412.6980) with coupled decay: m and v are running means of g and
+    g^2, divided by 1 - beta^t, and w -= lr * m / (sqrt(v) + eps).
+
+    Args:
+        weight_decay: for the parameters that are decayed at all.
+        betas: decay of the running means of gradient and squared gradient.
+        eps: added to the root of the latter.
+    """
+    _check_fractions(betas=betas)
+    _check_eps(eps)
+    _couple(parameters, decays, weight_decay)
+    return paddle.optimizer.Adam(
+        learning_rate=0.0,
+        beta1=betas[0],
+        beta2=betas[1],
+        epsilon=eps,
+        parameters=list(parameters),
+        grad_clip=clip,
+    )
+
+
+def adamw(
+    parameters: Sequence[Any],
+    decays: Callable[[str], bool],
+    clip: Any,
+    *,
+    weight_decay: float = 0.05,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+) -> paddle.optimizer.Optimizer:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101): Adam with decoupled decay.
+
+    Args:
+        weight_decay: for the parameters that are decayed at all.
+        betas: decay of the running means of gradient and squared gradient.
+        eps: added to the root of the latter.
+    """
+    _check_fractions(betas=betas)
+    _check_eps(eps)
+    _check_decay(weight_decay)
+    return paddle.optimizer.AdamW(
+        learning_rate=0.0,
+        beta1=betas[0],
+        beta2=betas[1],
+        epsilon=eps,
+        parameters=list(parameters),
+        weight_decay=float(weight_decay),
+        apply_decay_param_fun=decays,
+        grad_clip=clip,
+    )
+
+
+def lamb(
+    parameters: Sequence[Any],
+    decays: Callable[[str], bool],
+    clip: Any,
+    *,
+    weight_decay: float = 0.01,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-6,
+    always_adapt: bool = False,
+) -> paddle.optimizer.Optimizer:
+    """LAMB (You et al., arXiv 1904.00962), for large batches: with Adam's m and v,
+    r = m / (sqrt(v) + eps) + weight_decay * w, and w -= lr * (|w| / |r|) * r for each parameter.
+
+    The ratio is 1 where a norm is 0, and for parameters that are not decayed. (timm's Lamb also
+    clips to a global norm of 1; here that is grad_clip.)
+
+    Args:
+        weight_decay: for the parameters that are decayed at all.
+        betas: decay of the running means of gradient and squared gradient.
+        eps: added to the root of the latter.
+        always_adapt: whether parameters that are not decayed have the ratio too.
+    """
+    _check_fractions(betas=betas)
+    _check_eps(eps)
+    _check_decay(weight_decay)
+    return paddle.optimizer.Lamb(
+        learning_rate=0.0,
+        lamb_weight_decay=weight_decay,
+        beta1=betas[0],
+        beta2=betas[1],
+        epsilon=eps,
+        parameters=list(parameters),
+        grad_clip=clip,
+        exclude_from_weight_decay_fn=lambda parameter: not decays(parameter.name),
+        always_adapt=always_adapt,
+    )
+
+
+def lion(
+    parameters: Sequence[Any],
+    decays: Callable[[str], bool],
+    clip: Any,
+    *,
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.99),
+) -> paddle.optimizer.Optimizer:
+    """Lion (Chen et al., arXiv 2302.06675), which remembers m alone and steps by signs:
+    w -= lr * (sign(beta1 * m + (1 - beta1) * g) + weight_decay * w), then
+    m = beta2 * m + (1 - beta2) * g.
+
+    The paper takes AdamW's learning rate divided by 3 to 10, and its decay multiplied by as much.
+
+    Args:
+        weight_decay: decoupled, for the parameters that are decayed at all.
+        betas: weight of the past in the step, and in m.
+    """
+    _check_fractions(betas=betas)
+    _check_decay(weight_decay)
+    return Lion(parameters, decays, clip, weight_decay, betas)
+
+
+class Lion(paddle.optimizer.Optimizer):
+    """What `lion` builds, in the form that Paddle's optimizers have."""
+
+    def __init__(
+        self,
+        parameters: Sequence[Any],
+        decays: Callable[[str], bool],
+        clip: Any,
+        weight_decay: float,
+        betas: tuple[float, float],
+    ):
+        super().__init__(learning_rate=0.0, parameters=list(parameters), grad_clip=clip)
+        self._decays, self._weight_decay, self._betas = decays, weight_decay, betas
+        self._multi_precision = False  # set by paddle.amp.decorate
+
+    def _create_accumulators(self, block, parameters):
+        for parameter in parameters:
+            half = self._multi_precision and self._is_dtype_fp16_or_bf16(parameter.dtype)
+            self._add_accumulator(
+                "moment", self._create_master_weight(parameter) if half else parameter
+            )
+
+    def _append_optimize_op(self, block, param_and_grad):
+        parameter, gradient = param_and_grad
+        # Half-precision parameters have a float32 master copy.
+        weight = self._master_weights.get(parameter.name, parameter)
+        gradient = gradient.astype(weight.dtype)
+        moment = self._get_accumulator_master("moment", parameter)
+        (beta1, beta2), decay = self._betas, self._weight_decay
+        change = (beta1 * moment + (1 - beta1) * gradient).sign()
+        if decay and self._decays(parameter.name):
+            change += decay * weight
+        weight.subtract_(self._create_param_lr(param_and_grad) * change)
+        moment.scale_(beta2).add_((1 - beta2) * gradient)
+        if weight is not parameter:
+            paddle.assign(weight.astype(parameter.dtype), parameter)
+
+
+def _couple(parameters: Sequence[Any], decays: Callable[[str], bool], weight_decay: float) -> None:
+    """Coupled decay for some parameters and not for others: Paddle adds a parameter's own
+    regularizer to its gradient, behind the clipping.
+    """
+    _check_decay(weight_decay)
+    for parameter in parameters:
+        if weight_decay and decays(parameter.name):
+            parameter.regularizer = L2Decay(weight_decay)
+
+
+def _check_decay(weight_decay: float) -> None:
+    if not weight_decay >= 0:
+        raise ValueError(f"weight_decay {weight_decay} must be at least 0; 0 is none")
+
+
+def _check_eps(eps: float) -> None:
+    if not eps > 0:
+        raise ValueError(f"eps {eps} must be above 0, or a weight without gradient is divided by 0")
+
+
+def _check_fractions(**options: float | Sequence[float]) -> None:
+    for name, option in options.items():
+        for number in option if isinstance(option, Sequence) else [option]:
+            if not 0 <= number < 1:
+                raise ValueError(f"{name} {number} must be at least 0 and below 1")

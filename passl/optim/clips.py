@@ -1,0 +1,89 @@
+"""Gradient clipping. An optimizer clips in its step, so behind the unscaling of a GradScaler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import paddle
+from paddle import nn
+from paddle.nn.clip import ClipGradBase
+
+from passl.optim.parameters import matching
+
+
+def global_norm(model: nn.Layer, *, value: float) -> nn.ClipGradByGlobalNorm:
+    """Scale all gradients down together when their common norm is above `value`."""
+    if not value > 0:
+        raise ValueError(f"grad_clip.value {value} must be above 0")
+    return nn.ClipGradByGlobalNorm(value)
+
+
+def value(model: nn.Layer, *, value: float) -> nn.ClipGradByValue:
+    """Limit each number of a gradient to the range from -`value` to `value`."""
+    if not value > 0:
+        raise ValueError(f"grad_clip.value {value} must be above 0")
+    return nn.ClipGradByValue(value)
+
+
+def adaptive(
+    model: nn.Layer,
+    *,
+    clip_factor: float = 0.01,
+    eps: float = 1e-3,
+    exclude: Sequence[str] = ("head.fc_cls.*",),
+) -> AdaptiveClip:
+    """Adaptive gradient clipping (AGC; Brock et al., arXiv 2102.06171).
+
+    Args:
+        clip_factor: how long a unit's gradient may be, relative to its weights.
+        eps: the least norm that weights count with, so that those that start at 0 can leave it.
+        exclude: patterns of parameters that are not clipped; the classifier, as in the paper.
+    """
+    for name, number in (("clip_factor", clip_factor), ("eps", eps)):
+        if not number > 0:
+            raise ValueError(f"grad_clip.{name} {number} must be above 0")
+    excluded = matching(model, exclude, "optimizer.grad_clip.exclude")
+    parameters = dict(model.named_parameters())
+    return AdaptiveClip(clip_factor, eps, {parameters[name].name for name in excluded})
+
+
+class AdaptiveClip(ClipGradBase):
+    """Where a unit's gradient G is longer than clip_factor * max(|W|, eps), it is shortened to
+    that.
+
+    A unit is what makes one output: a column of a Linear's weight (Paddle's are [in, out]), a
+    kernel of a convolution, else (biases, norms, embeddings) the whole parameter. That is timm's
+    `adaptive_clip_grad`.
+
+    Args:
+        clip_factor, eps, excluded: of `adaptive`, the last as generated names.
+    """
+
+    def __init__(self, clip_factor: float, eps: float, excluded: set[str]):
+        super().__init__()
+        self._clip_factor, self._eps, self._excluded = clip_factor, eps, excluded
+
+    def __str__(self) -> str:
+        return f"adaptive gradient clipping, {self._clip_factor:g} of the weights' norm"
+
+    @paddle.no_grad()
+    def _dygraph_clip(self, params_grads: Sequence[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+        return [
+            (weight, gradient if weight.name in self._excluded else self._clip(weight, gradient))
+            for weight, gradient in params_grads
+        ]
+
+    def _clip(self, weight, gradient):
+        limit = self._clip_factor * unit_norms(weight).clip(min=self._eps)
+        scale = (limit / unit_norms(gradient).clip(min=1e-12)).clip(max=1.0)
+        return gradient * scale.astype(gradient.dtype)
+
+
+def unit_norms(array):
+    """The Euclidean norm of each unit, in a shape that broadcasts against the array."""
+    if array.ndim == 2:
+        axes = [0]
+    else:
+        axes = list(range(1, array.ndim)) or [0]
+    return array.astype("float32").square().sum(axes, keepdim=True).sqrt()

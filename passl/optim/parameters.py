@@ -1,0 +1,93 @@
+"""Which parameters are trained, which of them decay, and how fast each one learns."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from paddle import nn
+
+from passl.utils.errors import ConfigError
+
+DEFAULT = "default"
+"""What stands in a list of patterns for the default rule."""
+
+
+def trainable(model: nn.Layer) -> list[tuple[str, Any]]:
+    """Name and parameter of what is trained. (Paddle counts the running statistics of BatchNorm as
+    parameters.)
+    """
+    return [
+        (name, parameter)
+        for name, parameter in model.named_parameters()
+        if not parameter.stop_gradient
+    ]
+
+
+def decayed_names(model: Any, no_weight_decay: Sequence[str] | None = None) -> set[str]:
+    """The trainable parameters that weight decay applies to.
+
+    Args:
+        no_weight_decay: patterns of the names that it spares, such as `*.bias`. Among them
+            `default` stands for the default rule: the one-dimensional (biases, norms, gates) and
+            those that the model names (class token, position embedding). Null is that rule alone;
+            an empty list spares none.
+
+    Raises:
+        ConfigError: a pattern matches no parameter.
+    """
+    patterns = [DEFAULT] if no_weight_decay is None else list(no_weight_decay)
+    own = [pattern for pattern in patterns if pattern != DEFAULT]
+    spared = matching(model, own, "optimizer.no_weight_decay")
+    if DEFAULT in patterns:
+        spared |= model.no_weight_decay()
+        spared |= {name for name, parameter in model.named_parameters() if parameter.ndim <= 1}
+    return {name for name, _ in trainable(model)} - spared
+
+
+def layer_rates(model: Any, layer_decay: float | None = None) -> dict[str, float]:
+    """What the learning rate of each trainable parameter is multiplied by.
+
+    Layer-wise decay (ELECTRA, arXiv 2003.10555; BEiT, arXiv 2106.08254) makes it smaller from layer
+    to layer towards the input: layer_decay ** (num_layers - layer_index). The backbone says which
+    layer a parameter belongs to; the head belongs to the last, with 1.
+
+    Args:
+        layer_decay: null gives 1 to all.
+
+    Raises:
+        ValueError: it does not lie above 0 and up to 1.
+    """
+    if layer_decay is None:
+        return {name: 1.0 for name, _ in trainable(model)}
+    if not 0 < layer_decay <= 1:
+        raise ValueError(
+            f"layer_decay {layer_decay} must be above 0 and at most 1; leave it out for one rate"
+        )
+    last, rates = model.backbone.num_layers, {}
+    for name, _ in trainable(model):
+        part, _, own = name.partition(".")
+        index = model.backbone.layer_index(own) if part == "backbone" else last
+        rates[name] = float(layer_decay ** (last - index))
+    return rates
+
+
+def matching(model: nn.Layer, patterns: Sequence[str], key: str) -> set[str]:
+    """The parameters whose names match any of the shell-style patterns; frozen ones are among them.
+
+    Args:
+        key: where the patterns stand in the config, for the message.
+
+    Raises:
+        ConfigError: a pattern matches none; the message has the closest name.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            nearest = difflib.get_close_matches(pattern, names, n=1, cutoff=0.0)[0]
+            raise ConfigError(
+                f"{key}: {pattern!r} matches no parameter; the closest name is {nearest!r}"
+            )
+    return {name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)}

@@ -1,0 +1,251 @@
+"""Each optimizer against its published formula in float64, its decay, its rates and its resume."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from passl.optim import OPTIMIZERS
+from passl.optim.optimizers import build_optimizer, decayed_names, trainable
+from passl.utils.errors import ConfigError
+
+
+# --------------------------------------------------------------------------------------------------
+# The formulas of the papers. `s` keeps what an algorithm remembers, from one step to the next.
+# --------------------------------------------------------------------------------------------------
+def sgd(s, w, g, lr, t, wd):
+    return w - lr * (g + wd * w)
+
+
+def momentum(s, w, g, lr, t, wd, momentum=0.9, nesterov=False):
+    g = g + wd * w
+    s["v"] = momentum * s.get("v", 0.0) + g
+    return w - lr * (g + momentum * s["v"] if nesterov else s["v"])
+
+
+def rmsprop(s, w, g, lr, t, wd, alpha=0.9, eps=1e-8, momentum=0.0, centered=False):
+    g = g + wd * w
+    s["square"] = alpha * s.get("square", 0.0) + (1 - alpha) * g**2
+    s["mean"] = alpha * s.get("mean", 0.0) + (1 - alpha) * g
+    spread = s["square"] - (s["mean"] ** 2 if centered else 0.0)
+    s["v"] = momentum * s.get("v", 0.0) + lr * g / np.sqrt(spread + eps)
+    return w - s["v"]
+
+
+def adam_direction(s, g, t, betas, eps):
+    s["m"] = betas[0] * s.get("m", 0.0) + (1 - betas[0]) * g
+    s["v"] = betas[1] * s.get("v", 0.0) + (1 - betas[1]) * g**2
+    return s["m"] / (1 - betas[0] ** t) / (np.sqrt(s["v"] / (1 - betas[1] ** t)) + eps)
+
+
+def adam(s, w, g, lr, t, wd, betas=(0.9, 0.999), eps=1e-8):
+    return w - lr * adam_direction(s, g + wd * w, t, betas, eps)
+
+
+def adamw(s, w, g, lr, t, wd, betas=(0.9, 0.999), eps=1e-8):
+    return w * (1 - lr * wd) - lr * adam_direction(s, g, t, betas, eps)
+
+
+def lamb(s, w, g, lr, t, wd, betas=(0.9, 0.999), eps=1e-6, always_adapt=False):
+    r = adam_direction(s, g, t, betas, eps) + wd * w
+    ratio = np.linalg.norm(w) / np.linalg.norm(r) if (wd or always_adapt) and w.any() else 1.0
+    return w - lr * ratio * r
+
+
+def lion(s, w, g, lr, t, wd, betas=(0.9, 0.99)):
+    m = s.get("m", 0.0)
+    s["m"] = betas[1] * m + (1 - betas[1]) * g
+    return w - lr * (np.sign(betas[0] * m + (1 - betas[0]) * g) + wd * w)
+
+
+CASES = [
+    ("SGD", sgd, {}),
+    ("Momentum", momentum, {}),
+    ("Momentum", momentum, {"momentum": 0.8, "nesterov": True}),
+    ("RMSProp", rmsprop, {}),
+    ("RMSProp", rmsprop, {"alpha": 0.95, "eps": 0.01, "momentum": 0.7, "centered": True}),
+    ("Adam", adam, {}),
+    ("Adam", adam, {"betas": [0.8, 0.9], "eps": 1e-3}),
+    ("AdamW", adamw, {}),
+    ("AdamW", adamw, {"betas": [0.8, 0.9], "eps": 1e-3}),
+    ("Lamb", lamb, {}),
+    ("Lamb", lamb, {"betas": [0.8, 0.9], "eps": 1e-3, "always_adapt": True}),
+    ("Lion", lion, {}),
+    ("Lion", lion, {"betas": [0.95, 0.98]}),
+]
+NAMES = OPTIMIZERS.names()
+
+
+def test_every_optimizer_has_its_formula():
+    assert NAMES
+    assert {name for name, _, _ in CASES} == set(NAMES)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize(("name", "formula", "options"), CASES)
+def test_an_optimizer_is_its_formula(
+    make_model, give_gradients, name, formula, options, weight_decay
+):
+    """Twelve steps with a rate that changes, on every parameter, decayed or not."""
+    model = make_model()
+    section = {"name": name, "lr": 1.0, "weight_decay": weight_decay, **options}
+    optimizer = build_optimizer(section, model)
+    decayed = decayed_names(model)
+    expected = {n: p.numpy().astype("float64") for n, p in trainable(model)}
+    memory: dict[str, dict] = {n: {} for n in expected}
+    for t in range(1, 13):
+        lr = 0.01 / t
+        gradients = give_gradients(model, seed=t)
+        optimizer.set_lr(lr)
+        optimizer.step()
+        for n, w in expected.items():
+            wd = weight_decay if n in decayed else 0.0
+            g = gradients[n].astype("float64")
+            expected[n] = formula(memory[n], w, g, lr, t, wd, **options)
+    for n, parameter in trainable(model):
+        np.testing.assert_allclose(parameter.numpy(), expected[n], rtol=1e-5, atol=1e-6, err_msg=n)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("backbone", ["ConViT", "CvT"])
+def test_decay_moves_what_it_may_and_nothing_else(make_model, give_gradients, name, backbone):
+    """With gradients of zero, decay is all that moves a weight."""
+    model = make_model(backbone)
+    optimizer = build_optimizer({"name": name, "lr": 1.0, "weight_decay": 0.1}, model)
+    for _, parameter in trainable(model):
+        parameter.set_value(np.ones(parameter.shape, "float32"))
+    give_gradients(model, seed=0, gradients=dict.fromkeys(dict(trainable(model)), 0.0))
+    optimizer.set_lr(0.5)
+    optimizer.step()
+    moved = {n for n, parameter in trainable(model) if (parameter.numpy() != 1.0).any()}
+    assert moved == decayed_names(model)
+    assert moved
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Lion", "SGD", "Momentum"])
+def test_decay_shrinks_by_rate_and_decay(make_model, give_gradients, name):
+    model = make_model()
+    optimizer = build_optimizer({"name": name, "lr": 1.0, "weight_decay": 0.1}, model)
+    weight = model.head.fc_cls.weight
+    weight.set_value(np.ones(weight.shape, "float32"))
+    give_gradients(model, seed=0, gradients=dict.fromkeys(dict(trainable(model)), 0.0))
+    optimizer.set_lr(0.5)
+    optimizer.step()
+    np.testing.assert_allclose(weight.numpy(), 0.95, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_layer_learns_at_its_own_rate(make_model, give_gradients, name):
+    """From weights of zero, a first step is in proportion to the rate: exactly that of one rate for
+    all, times 0.5 for each layer that lies behind.
+    """
+    moves = []
+    for layer_decay in (None, 0.5):
+        model = make_model()
+        for _, parameter in trainable(model):
+            parameter.set_value(np.zeros(parameter.shape, "float32"))
+        section = {"name": name, "lr": 1.0, "layer_decay": layer_decay}
+        optimizer = build_optimizer(section, model)
+        give_gradients(model, seed=1)
+        optimizer.set_lr(0.1)
+        optimizer.step()
+        moves.append({n: parameter.numpy() for n, parameter in trainable(model)})
+    behind = {"backbone.blocks.0": 2, "backbone.blocks.1": 1, "backbone.norm": 0, "head": 0}
+    for n, move in moves[0].items():
+        layers = next((behind[part] for part in behind if n.startswith(part)), 3)
+        np.testing.assert_allclose(moves[1][n], move * 0.5**layers, rtol=1e-6, err_msg=n)
+        assert move.any()
+
+
+@pytest.mark.parametrize(("name", "formula", "options"), CASES)
+def test_two_steps_and_two_more_are_four(make_model, give_gradients, name, formula, options):
+    """The state is kept under the parameters' own names, as checkpoints do, and goes on in another
+    network, whose generated names are others.
+    """
+    clip = {"name": "global_norm", "value": 1.0}
+    section = {"name": name, "lr": 1.0, "weight_decay": 0.1, "layer_decay": 0.7, **options}
+    section["grad_clip"] = clip
+
+    def run(model, optimizer, steps):
+        for t in steps:
+            give_gradients(model, seed=t)
+            optimizer.set_lr(0.1 / (t + 1))
+            optimizer.step()
+
+    def start():
+        model = make_model()
+        return model, build_optimizer(section, model)
+
+    straight, optimizer = start()
+    run(straight, optimizer, range(4))
+    first, optimizer = start()
+    run(first, optimizer, range(2))
+    saved = {}
+    for n, parameter in trainable(first):
+        prefix = f"{parameter.name}_"
+        for key, tensor in optimizer.state_dict().items():
+            if key.startswith(prefix):
+                saved[n, key.removeprefix(prefix)] = tensor.numpy().copy()
+    assert len(saved) == len(optimizer.state_dict())
+    assert bool(saved) == (name != "SGD")  # which remembers nothing
+
+    second, optimizer = start()
+    second.set_state_dict({n: p.numpy().copy() for n, p in first.state_dict().items()})
+    names = {n: parameter.name for n, parameter in trainable(second)}
+    state = {f"{names[n]}_{key}": paddle.to_tensor(array) for (n, key), array in saved.items()}
+    optimizer.set_state_dict(state)
+    run(second, optimizer, range(2, 4))
+    expected = dict(trainable(straight))
+    for n, parameter in trainable(second):
+        np.testing.assert_array_equal(parameter.numpy(), expected[n].numpy(), err_msg=n)
+
+
+def test_nothing_is_left_of_an_earlier_optimizer(make_model, give_gradients):
+    model = make_model()
+    build_optimizer({"name": "SGD", "lr": 1.0, "weight_decay": 0.3, "layer_decay": 0.5}, model)
+    optimizer = build_optimizer({"name": "SGD", "lr": 1.0}, model)
+    before = {n: parameter.numpy().copy() for n, parameter in trainable(model)}
+    gradients = give_gradients(model, seed=0)
+    optimizer.set_lr(0.25)
+    optimizer.step()
+    for n, parameter in trainable(model):
+        np.testing.assert_allclose(
+            parameter.numpy(), before[n] - 0.25 * gradients[n], rtol=1e-6, atol=1e-7, err_msg=n
+        )
+
+
+def test_lion_steps_a_float32_copy_of_half_precision_weights():
+    """A step of 1e-4 on weights of 1 is lost in bfloat16; in the copy ten of them add up."""
+    layer = paddle.nn.Linear(2, 3)
+    weight = layer.weight
+    weight.set_value(np.ones([2, 3], "float32"))
+    layer.bfloat16()
+    optimizer = OPTIMIZERS.build({"name": "Lion"}, [weight], lambda name: False, None)
+    optimizer._multi_precision = True  # as paddle.amp.decorate does
+    optimizer.set_lr(1e-4)
+    for _ in range(10):
+        weight.grad = paddle.ones([2, 3]).astype("bfloat16")
+        optimizer.step()
+    (master,) = optimizer.state_dict()["master_weights"].values()
+    np.testing.assert_allclose(master.numpy(), 1 - 1e-3, rtol=1e-6)
+    assert weight.dtype == paddle.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"name": "AdamX"}, "there is no optimizer 'AdamX'; did you mean 'Adam'"),
+        ({"name": "AdamW", "betas": [0.9, 1.0]}, "betas 1.0 must be at least 0 and below 1"),
+        ({"name": "Adam", "eps": 0}, "eps 0 must be above 0"),
+        ({"name": "Lion", "weight_decay": -0.1}, "weight_decay -0.1 must be at least 0"),
+        ({"name": "Lamb", "weight_decay": -0.1}, "weight_decay -0.1 must be at least 0"),
+        ({"name": "SGD", "weight_decay": -0.1}, "weight_decay -0.1 must be at least 0"),
+        ({"name": "SGD", "momentum": 0.9}, "'momentum' is not an option of SGD"),
+        ({"name": "Momentum", "momentum": 1}, "momentum 1 must be at least 0 and below 1"),
+        ({"name": "RMSProp", "alpha": -1}, "alpha -1 must be at least 0 and below 1"),
+    ],
+)
+def test_refusals(make_model, section, message):
+    with pytest.raises(ConfigError, match=message):
+        build_optimizer({"lr": 1.0, **section}, make_model())
