@@ -3,6 +3,7 @@ auto]
 """
 
 import argparse
+from pathlib import Path
 
 from _main import add_config_options, read_config, run
 
@@ -17,6 +18,11 @@ def main() -> None:
         metavar="auto|FILE",
         help="go on from the last checkpoint of output_dir, or from a given one",
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="train nothing: say what was found and what would be done, and draw augmented pictures",
+    )
     args = parser.parse_args()
     cfg = read_config(args)
 
@@ -24,10 +30,20 @@ def main() -> None:
 
     check_config(cfg)
 
-    from passl.engine.train import train
     from passl.utils.logging import get_logger, log_to_console
 
     log_to_console()
+    if args.dry_run:
+        from passl.analysis.first_look import first_look
+
+        folder = Path(cfg.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)  # a run may still begin in it
+        taken = len(list(folder.glob("augmented*.png")))
+        first_look(cfg, folder / f"augmented{f'_{taken + 1}' if taken else ''}.png")
+        return
+
+    from passl.engine.train import train
+
     progress = train(cfg, args.resume)
     get_logger().info(
         "best top1 %.2f %% in epoch %d; everything is in %s",

@@ -31,8 +31,8 @@ class WeightAverage:
         if decay is not None and not 0 <= decay < 1:
             raise ValueError(f"ema.decay {decay} must be at least 0 and below 1, such as 0.9999")
         self._model, self.decay, self.warmup = model, decay, warmup
-        kept = model.state_dict() if decay is not None else {}
-        self.averages = {name: tensor.detach().clone() for name, tensor in kept.items()}
+        kept = self._weights() if decay is not None else {}
+        self.averages = {name: weight.detach().clone() for name, weight in kept.items()}
 
     @paddle.no_grad()
     def update(self, step: int) -> None:
@@ -44,22 +44,20 @@ class WeightAverage:
         if not self.averages:
             return
         decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
-        for name, weight in self._model.state_dict().items():
-            average = self.averages[name]
+        weights = self._weights()
+        for name, average in self.averages.items():
             average.scale_(decay)
-            average.add_(weight.astype(average.dtype) * (1 - decay))
+            average.add_(weights[name].astype(average.dtype) * (1 - decay))
 
     @contextmanager
-    def applied(self) -> Iterator[dict[str, Any]]:
-        """Within it the model has the averages as its weights. Gives the trained weights that they
-        stand in for, by name; none without an average.
-        """
-        weights = self._model.state_dict()
+    def applied(self) -> Iterator[None]:
+        """Within it the model has the averages as its weights."""
+        weights = self._weights()
         trained = {name: weights[name].detach().clone() for name in self.averages}
         try:
             for name, average in self.averages.items():
                 weights[name].set_value(average.astype(weights[name].dtype))
-            yield trained
+            yield
         finally:
             for name, weight in trained.items():
                 weights[name].set_value(weight)
@@ -68,3 +66,9 @@ class WeightAverage:
         """Go on from these averages; arrays or tensors by name."""
         for name, average in self.averages.items():
             average.set_value(averages[name])
+
+    def _weights(self) -> dict[str, Any]:
+        """The model's own tensors, running statistics included. (In half precision its state dict
+        has copies in float32.)
+        """
+        return dict(self._model.named_parameters())

@@ -145,12 +145,23 @@ def _counts(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     for keys in at_least_one:
         if _at(cfg, keys) < 1:
             yield keys, f"must be at least 1, not {_at(cfg, keys)}"
+    least = {
+        ("loader", "num_workers"): 0,
+        ("loader", "prefetch_factor"): 1,
+        ("loader", "max_bad_samples"): 0,
+        ("sampler", "repeats"): 1,
+        ("dataset", "fraction_seed"): 0,
+    }
     for part in ("train", "val"):
-        loader = cfg.dataloader[part].get("loader", {})
-        for key, least in (("num_workers", 0), ("prefetch_factor", 1)):
-            if loader.get(key, least) < least:
-                keys = ("dataloader", part, "loader", key)
-                yield keys, f"must be at least {least}, not {loader[key]}"
+        for (section, key), smallest in least.items():
+            value = cfg.dataloader[part].get(section, {}).get(key, smallest)
+            if value < smallest:
+                keys = ("dataloader", part, section, key)
+                yield keys, f"must be at least {smallest}, not {value}"
+        fraction = cfg.dataloader[part].dataset.get("fraction", 1.0)
+        if not 0 < fraction <= 1:
+            keys = ("dataloader", part, "dataset", "fraction")
+            yield keys, f"must lie above 0 and at most at 1, not {fraction}"
     for keys in (("optimizer", "lr"), ("seed",)):
         value = _at(cfg, keys[:-1]).get(keys[-1], 0)
         if value < 0:
@@ -212,7 +223,7 @@ def _training_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     if "train" not in parts:
         return
     batch, accumulate = cfg.dataloader.train.sampler.batch_size, cfg.get("accumulate", 1)
-    if accumulate > batch:
+    if accumulate > batch > 0:
         rule = f"{accumulate} parts are more than the {batch} samples of a batch; use fewer"
         yield ("accumulate",), rule
     decay = cfg.get("ema", {}).get("decay")

@@ -65,9 +65,10 @@ def save_checkpoint(
         classes: names of the labels, so that a prediction can say them.
     """
     model = learner.model
-    with learner.average.applied() as trained:
-        arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    arrays |= {TRAINED + name: tensor.numpy() for name, tensor in trained.items()}
+    arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    if averages := learner.average.averages:
+        arrays = {TRAINED + name: array for name, array in arrays.items()}
+        arrays |= {name: average.numpy() for name, average in averages.items()}
     state = learner.optimizer.state_dict()
     masters = state.pop("master_weights", {})
     for name, parameter in model.named_parameters():

@@ -27,7 +27,7 @@ class Learner:
 
     Args:
         model: the network.
-        wrapped: the same as training calls it: `Ranks.wrap(model)`.
+        wrapped: the same as training calls it, `Ranks.wrap(model)`; null before the first epoch.
         objective: (model, images, targets) -> loss; see `modeling.losses`.
         optimizer: of the model's parameters.
         schedule: step -> learning rate.
@@ -42,7 +42,7 @@ class Learner:
     """
 
     model: nn.Layer
-    wrapped: nn.Layer
+    wrapped: nn.Layer | None = None
     objective: Callable[[nn.Layer, Any, Any], Any]
     optimizer: Any
     schedule: Callable[[int], float]
@@ -54,9 +54,14 @@ class Learner:
     ranks: Ranks
 
     def begin_epoch(self, epoch: int) -> None:
-        """Training mode, with those parameters frozen that rest in this epoch, from 0."""
-        self.model.train()
-        if self.freezing.apply(epoch):
+        """Training mode, with those parameters frozen that rest in this epoch, from 0.
+
+        Weights and state are loaded before the first one: what changes the weights' format, or
+        copies them to other ranks, is done here.
+        """
+        if self.wrapped is None:
+            self.model, self.optimizer = self.precision.prepare(self.model, self.optimizer)
+        if self.freezing.apply(epoch) or self.wrapped is None:
             self.wrapped = self.ranks.wrap(self.model)
         self.wrapped.train()
         self.freezing.rest()
@@ -76,17 +81,14 @@ def build_learner(
         ConfigError: values that do not fit the network or the device.
     """
     try:
-        precision = Precision(paddle.get_device().startswith("gpu"), **cfg.get("amp", {}))
         lr = scaled_lr(cfg["optimizer"], global_batch)
-        optimizer = build_optimizer(cfg["optimizer"], model)
         learner = Learner(
             model=model,
-            wrapped=model,
             objective=_objective(cfg),
-            optimizer=optimizer,
+            optimizer=build_optimizer(cfg["optimizer"], model),
             schedule=build_schedule(cfg["lr_scheduler"], lr, steps_per_epoch, cfg["epochs"]),
             average=WeightAverage(model, **cfg.get("ema", {})),
-            precision=precision,
+            precision=Precision(paddle.get_device().startswith("gpu"), **cfg.get("amp", {})),
             freezing=Freezing(model, **cfg.get("freeze", {})),
             accumulate=cfg.get("accumulate", 1),
             seed=cfg.get("seed", 0),
@@ -97,8 +99,6 @@ def build_learner(
     except ValueError as error:
         raise ConfigError(str(error)) from None
     model.backbone.recompute = cfg.get("recompute", False)
-    learner.model, learner.optimizer = precision.prepare(model, optimizer)
-    learner.wrapped = ranks.wrap(learner.model)
     return learner
 
 

@@ -24,7 +24,7 @@ from passl.engine.run_folder import (
 )
 from passl.engine.step import train_step
 from passl.modeling import Model
-from passl.optim.optimizers import scaled_lr
+from passl.optim.optimizers import lr_rule, scaled_lr
 from passl.utils.config import Config, dotted, leaves
 from passl.utils.errors import CheckpointError
 from passl.utils.logging import get_logger, log_to_file, stop_logging_to
@@ -146,14 +146,12 @@ def _introduce(
         len(val_loader.dataset),
         len(train_loader.classes),
     )
-    lr, base = scaled_lr(cfg.optimizer, global_batch), cfg.optimizer.get("lr_base_batch")
-    rule = "as configured" if base is None else f"{cfg.optimizer.lr:g} x {global_batch} / {base}"
     log(
         "global batch %d, %d steps an epoch, peak learning rate %g (%s)",
         global_batch,
         len(train_loader),
-        lr,
-        rule,
+        scaled_lr(cfg.optimizer, global_batch),
+        lr_rule(cfg.optimizer, global_batch),
     )
     if progress.epoch >= cfg.epochs:
         log("all %d epochs are done; for more, raise epochs", cfg.epochs)

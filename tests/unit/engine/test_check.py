@@ -51,8 +51,37 @@ def test_a_right_config_passes(tiny_config):
         ("model.name=CvtWrapper", "must be one of Model, CvTWrapper, not 'CvtWrapper'"),
         ("optimizer.lr=fast", "must be a number, not 'fast'"),
         ("optimizer.lr=-1", "must not be negative, not -1"),
-        ("optimizer.name=SGD", "there is no optimizer 'SGD'"),
-        ("optimizer.grad_clip={name: value, value: 1}", "there is no gradient clipping 'value'"),
+        ("optimizer.name=Adan", "there is no optimizer 'Adan'; did you mean 'Adam'"),
+        ("optimizer.grad_clip={name: norm, value: 1}", "there is no gradient clipping 'norm'"),
+        ("accumulate=0", "must be at least 1, not 0"),
+        ("accumulate=129", "129 parts are more than the 128 samples of a batch"),
+        ("eval_interval=0", "must be at least 1, not 0"),
+        ("amp.level=O3", "must be one of O0, O1, O2, not 'O3'"),
+        ("ema.decay=1.0", "1.0 must be at least 0 and below 1"),
+        ("freeze={names: [head.*], epochs: 0}", "0 must be at least 1, or null for all epochs"),
+        ("recompute=1", "must be true or false, not 1"),
+        ("dataloader.train.mixup={prob: 2}", "prob 2 must lie between 0 and 1"),
+        ("dataloader.train.mixup={alpha: 2}", "'alpha' is not a key; did you mean"),
+        ("dataloader.val.mixup={prob: 1}", "'mixup' is not a key"),
+        ("dataloader.train.sampler.repeats=0", "must be at least 1, not 0"),
+        ("dataloader.train.dataset.fraction=1.5", "must lie above 0 and at most at 1, not 1.5"),
+        (
+            "dataloader.train.dataset.transforms.0={name: RandAugment, policy: rand-m9-foo3}",
+            "foo3",
+        ),
+        (
+            "dataloader.train.dataset.transforms=[{name: RandomErasing}, {name: Normalize}]",
+            "RandomErasing works on arrays; it must stand behind Normalize",
+        ),
+        (
+            "dataloader.val.dataset.transforms=[{name: Normalize}, {name: Resize, size: 32}]",
+            "Resize works on pictures; it must stand before Normalize",
+        ),
+        (
+            "distillation={teacher: nothing.yaml, weights: none.pdparams}",
+            "nothing.yaml",
+        ),
+        ("loss={name: BinaryCrossEntropy, smoothing: 0.1}", "did you mean 'label_smoothing'"),
         ("log_config.interval=0", "must be at least 1, not 0"),
         ("epochs=ten", "must be a whole number, not 'ten'"),
         ("seed=-1", "must not be negative"),
@@ -76,9 +105,9 @@ def test_a_right_config_passes(tiny_config):
         ("dataloader.train.dataset.transforms.0.scale=[1]", "must be a list of 2 numbers, not [1]"),
         (
             "dataloader.val.dataset.transforms=[{name: CenterCrop, size: 32}]",
-            "must end with Normalize",
+            "must have Normalize once",
         ),
-        ("dataloader.val.dataset.transforms=[]", "must end with Normalize"),
+        ("dataloader.val.dataset.transforms=[]", "must have Normalize once"),
         ("dataloader.val.dataset.transforms=3", "must be a list, not 3"),
         ("dataloader.val.dataset.split=test", "must be one of train, val, not 'test'"),
         ("loss.name=null", "needs a name: which loss"),
@@ -90,6 +119,22 @@ def test_one_problem(tiny_config, override, rule):
     assert rule in message
     assert message.startswith(f"the command line (-o): {override.split('=')[0].split('.')[0]}")
     assert len(message.splitlines()) == 1
+
+
+def test_pair_mixup_needs_an_even_batch(tiny_config):
+    told = ("dataloader.train.mixup={mode: pair}", "dataloader.train.sampler.batch_size=127")
+    assert "needs an even dataloader.train.sampler.batch_size, not 127" in problems(
+        tiny_config(), *told
+    )
+    # Evaluation mixes nothing.
+    check_config(get_config(tiny_config(), told), for_training=False)
+
+
+def test_a_teacher_of_other_classes(tiny_config):
+    student, teacher = tiny_config("ConViT"), tiny_config("CvT")
+    teacher.write_text(teacher.read_text().replace("num_classes: 10", "num_classes: 7"))
+    told = f"distillation={{teacher: '{teacher}', weights: w.safetensors}}"
+    assert "its head has 7 classes, but the student's 10" in problems(student, told)
 
 
 def test_problems_name_file_and_line(tiny_config):
