@@ -4,10 +4,14 @@ RUN/best.safetensors
 
 import argparse
 import json
+from pathlib import Path
 
 from _main import add_config_options, read_config, run
 
-TRANSFORMS = "dataloader.val.dataset.transforms"
+from passl.utils.config import COMMAND_LINE, Config, dotted
+from passl.utils.errors import ConfigError
+
+TRANSFORMS = ("dataloader", "val", "dataset", "transforms")
 
 
 def preset_of(args: argparse.Namespace) -> list[str]:
@@ -16,10 +20,35 @@ def preset_of(args: argparse.Namespace) -> list[str]:
     from passl.porting.resolve import zoo_entry
 
     entry = zoo_entry(args.weights)
-    told = any(pair.startswith(TRANSFORMS) for pairs in args.override for pair in pairs)
-    return (
-        [] if entry is None or told else [f"{TRANSFORMS}={json.dumps(transforms_of(entry.preset))}"]
-    )
+    return [] if entry is None or told(args) else [override_of(transforms_of(entry.preset))]
+
+
+def told(args: argparse.Namespace) -> bool:
+    """Whether -o says something of the pictures."""
+    origins = read_config(args).origins.items()
+    return any(keys[:4] == TRANSFORMS and origin == COMMAND_LINE for keys, origin in origins)
+
+
+def override_of(transforms: list) -> str:
+    return f"{dotted(TRANSFORMS)}={json.dumps(transforms)}"
+
+
+def read_evaluation(args: argparse.Namespace) -> Config:
+    """The config with the pictures that the options ask for."""
+    cfg = read_config(args, preset_of(args))
+    if args.crop is None:
+        return cfg
+    if told(args):
+        raise ConfigError(
+            f"--crop {args.crop} and -o {dotted(TRANSFORMS)} both say what the pictures are; leave "
+            "one out"
+        )
+    from passl.engine.check import check_config
+    from passl.engine.preset import with_crop
+
+    check_config(cfg, for_training=False)
+    transforms = with_crop(cfg.dataloader.val.dataset.transforms, args.crop)
+    return read_config(args, [override_of(transforms)])
 
 
 def main() -> None:
@@ -39,34 +68,70 @@ def main() -> None:
             "then used too"
         ),
     )
+    parser.add_argument(
+        "--crop",
+        choices=("squash", "resize"),
+        help="squash the whole picture to the square; or resize the shorter side, crop the centre",
+    )
+    parser.add_argument(
+        "--tta",
+        choices=("none", "flip"),
+        default="none",
+        help="flip: mean softmax of the picture and its mirror image",
+    )
+    parser.add_argument(
+        "--valid-labels",
+        metavar="FILE|present",
+        help=(
+            "compare only these classes: a text file with one a line, or those that the data has "
+            "pictures of"
+        ),
+    )
+    parser.add_argument(
+        "--real-labels",
+        metavar="real.json",
+        help="score also by ReaL's labels of ImageNet's validation set",
+    )
+    parser.add_argument(
+        "--per-class", type=Path, metavar="FILE.csv", help="write the scores of each class"
+    )
+    parser.add_argument(
+        "--confusion",
+        type=Path,
+        metavar="FILE.csv",
+        help="write how often which class is taken for which; up to 50 classes also as FILE.png",
+    )
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="FILE.csv|FILE.jsonl",
+        help="write the five best guesses for each picture",
+    )
     args = parser.parse_args()
-    cfg = read_config(args, preset_of(args))
+    cfg = read_evaluation(args)
 
+    from passl.analysis.evaluation import Options, evaluate_weights
     from passl.engine.check import check_config
 
     check_config(cfg, for_training=False)
+    options = Options(
+        tta=args.tta,
+        valid_labels=args.valid_labels,
+        real_labels=args.real_labels,
+        per_class=args.per_class,
+        confusion=args.confusion,
+        predictions=args.predictions,
+    )
+    options.files(cfg.model.head.num_classes)  # what cannot be written is said before the work
 
-    from passl.data.loader import build_loader
     from passl.engine import distributed
-    from passl.engine.evaluate import evaluate
-    from passl.modeling import Model
-    from passl.utils.logging import get_logger, log_to_console
+    from passl.utils.logging import log_to_console
 
     log_to_console()
     ranks = distributed.start(cfg.get("device", "auto"))
-    model = Model(cfg, args.weights)
-    scores = evaluate(
-        model, build_loader(cfg.dataloader.val, cfg.get("seed", 0), ranks.rank, ranks.world), ranks
-    )
+    found = evaluate_weights(cfg, args.weights, options, ranks)
     if ranks.is_first:
-        get_logger().info(
-            "%d pictures: top1 %.2f %%, top5 %.2f %%, loss %.4f",
-            scores.samples,
-            scores.top1,
-            scores.top5,
-            scores.loss,
-        )
-        print(json.dumps({"weights": args.weights, **scores.to_dict()}))
+        print(json.dumps({"weights": args.weights, "crop": args.crop, **found}))
 
 
 if __name__ == "__main__":

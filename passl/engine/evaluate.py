@@ -1,9 +1,16 @@
-"""Scores of a model on a data set."""
+"""Predictions of a model on a data set, and their scores. Training and `tools/eval.py` share the
+loop.
+
+B pictures of a batch, K classes, k best guesses, N pictures of all batches.
+"""
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import paddle
@@ -12,7 +19,25 @@ from paddle.nn import functional as F
 
 from passl.data.loader import Loader
 from passl.engine.distributed import Ranks
+from passl.engine.predictions import BEST, Predictions
 from passl.utils.errors import RunError
+
+View = Callable[[Any], Any]
+_RULED_OUT = -1e30  # finite, so that no infinity meets another; its probability is exactly 0
+
+
+def as_it_is(images_B3HW):
+    """The pictures themselves."""
+    return images_B3HW
+
+
+def mirrored(images_B3HW):
+    """Left and right exchanged."""
+    return images_B3HW.flip(-1)
+
+
+VIEWS: Mapping[str, tuple[View, ...]] = {"none": (as_it_is,), "flip": (as_it_is, mirrored)}
+"""Test-time augmentations: under which views of a picture its prediction is made."""
 
 
 @dataclass(frozen=True)
@@ -37,40 +62,96 @@ class Scores:
         return asdict(self)
 
 
-@paddle.no_grad()
 def evaluate(model: nn.Layer, loader: Loader, ranks: Ranks = Ranks()) -> Scores:  # noqa: B008 (frozen)
     """Score the model, in evaluation mode, on every sample exactly once. Its mode is restored.
 
-    Counts are summed over the ranks, so that the scores do not depend on how many there are.
+    Only the classes that the data set names as `valid_labels`, where it does, are compared.
+
+    Raises:
+        RunError: the outputs are not finite.
+    """
+    return score(predict(model, loader, loader.dataset.dataset.valid_labels), ranks)
+
+
+@paddle.no_grad()
+def predict(
+    model: nn.Layer,
+    loader: Loader,
+    valid_labels: Sequence[int] | None = None,
+    views: Sequence[View] = VIEWS["none"],
+) -> Predictions:
+    """This rank's predictions, by the model in evaluation mode. Its mode is restored.
+
+    Args:
+        valid_labels: the only classes that are compared; null for all.
+        views: a prediction is the mean of the softmax over them.
     """
     was_training = model.training
     model.eval()
     start = time.perf_counter()
-    top1 = top5 = samples = 0
-    loss = 0.0
-    for images, labels in loader.epoch(0):
-        logits = model(images)
-        top1 += count_correct(logits, labels, 1)
-        top5 += count_correct(logits, labels, 5)
-        loss += F.cross_entropy(logits, labels, reduction="sum").item()
-        samples += labels.shape[0]
-    top1, top5, loss, samples = ranks.sum([top1, top5, loss, samples])
+    k = min(BEST, len(loader.classes) if valid_labels is None else len(valid_labels))
+    barred = _barred(valid_labels, len(loader.classes))
+    rows = [_nothing(k)]  # a rank may have no sample
+    for images, labels, indices in loader.epoch(0):
+        logits_BK = averaged([model(view(images)).astype("float32") + barred for view in views])
+        best_Bk, classes_Bk = logits_BK.topk(k, axis=-1)
+        total_B1 = logits_BK.logsumexp(-1, keepdim=True)
+        probabilities_Bk = (best_Bk - total_B1).exp()
+        losses_B = (total_B1 - logits_BK.take_along_axis(labels.unsqueeze(-1), -1)).squeeze(-1)
+        found = (indices, labels, classes_Bk, probabilities_Bk, losses_B)
+        rows.append(tuple(tensor.numpy() for tensor in found))
     if was_training:
         model.train()
-    if not np.isfinite(loss):
+    columns = map(np.concatenate, zip(*rows, strict=True))
+    return Predictions(*columns, seconds=time.perf_counter() - start)
+
+
+def score(found: Predictions, ranks: Ranks = Ranks()) -> Scores:  # noqa: B008 (frozen)
+    """The scores over all ranks, from the predictions of each. Counts are summed, so that the
+    scores do not depend on how many ranks there are.
+
+    Raises:
+        RunError: the outputs are not finite.
+    """
+    own = (found.correct(1).sum(), found.correct(BEST).sum(), found.losses.sum(dtype=np.float64))
+    totals = ranks.sum([*map(float, own), len(found.labels), found.seconds])
+    top1, top5, loss, samples, seconds = totals
+    if not math.isfinite(loss):
         raise RunError(
             "the network's outputs are not finite; the weights are damaged, or training has "
             "diverged"
         )
-    seconds = time.perf_counter() - start
     return Scores(
-        100 * top1 / samples, 100 * top5 / samples, loss / samples, int(samples), samples / seconds
+        100 * top1 / samples,
+        100 * top5 / samples,
+        loss / samples,
+        int(samples),
+        samples * ranks.world / seconds,
     )
 
 
-def count_correct(logits_BK, labels_B, k: int) -> int:
-    """How many labels are among the k best guesses; among all, where there are fewer than k
-    classes.
+def averaged(logits_BK: Sequence[Any]):
+    """One [B, K] whose softmax is the mean of the softmax of each.
+
+    VGG (arXiv 1409.1556, section 3.2) and GoogLeNet (arXiv 1409.4842, section 7) join the views of
+    a picture so; timm averages logits.
     """
-    best_Bk = logits_BK.topk(min(k, logits_BK.shape[-1]), axis=-1)[1]
-    return int((best_Bk == labels_B.unsqueeze(-1)).sum().item())
+    if len(logits_BK) == 1:
+        return logits_BK[0]  # not its log-softmax, whose rounding could make two guesses equal
+    logs = paddle.stack([F.log_softmax(logits, axis=-1) for logits in logits_BK])
+    return logs.logsumexp(0) - math.log(len(logits_BK))
+
+
+def _nothing(k: int) -> tuple[np.ndarray, ...]:
+    """Indices, labels, classes, probabilities and losses of no sample."""
+    whole, real = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    return whole, whole, whole.reshape(0, k), real.reshape(0, k), real
+
+
+def _barred(valid_labels: Sequence[int] | None, classes: int):
+    """What is added to logits [B, K] so that only these classes are compared."""
+    if valid_labels is None:
+        return paddle.zeros([1])
+    barred = np.full(classes, _RULED_OUT, np.float32)
+    barred[list(valid_labels)] = 0
+    return paddle.to_tensor(barred)

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "data": {"utils"},
     "optim": {"utils"},
     "engine": {"utils", "porting", "modeling", "data", "optim"},
-    "analysis": {"utils", "engine"},
+    "analysis": {"utils", "engine", "modeling", "data", "optim"},
     "": {"modeling"},  # passl/__init__.py
 }
 # Modules that a wrong config, or --help, must not wait for paddle with.
@@ -27,12 +27,15 @@ LIGHT = [
     "passl.modeling.backbones",
     "passl.modeling.heads",
     "passl.data",
-    "passl.data.digits",
-    "passl.data.image_folder",
+    *(
+        f"passl.data.{name}"
+        for name in ("cifar", "digits", "image_folder", "image_list", "tar_shards", "subset")
+    ),
     "passl.data.samplers",
     "passl.data.transforms",
     "passl.optim",
     "passl.engine",
+    "passl.analysis.evaluation",
     "passl.engine.check",
     *(f"passl.utils.{path.stem}" for path in (ROOT / "passl" / "utils").glob("[a-z]*.py")),
 ]

@@ -1,0 +1,193 @@
+"""A first look at a run before it is made: what it would find and do, and its pictures as the
+network would see them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import paddle
+
+matplotlib.use("Agg")  # no screen is needed
+from matplotlib import pyplot as plt
+
+from passl.data.dataset import ImageDataset
+from passl.data.loader import Loader, build_loader
+from passl.data.transforms import Normalize
+from passl.engine import distributed
+from passl.engine.learner import Learner, build_learner
+from passl.modeling import Model
+from passl.optim import SCHEDULES
+from passl.optim.optimizers import lr_rule, scaled_lr
+from passl.optim.parameters import decayed_names, trainable
+from passl.utils.config import Config
+from passl.utils.files import write_atomically
+from passl.utils.logging import get_logger
+
+MEASURED = 64
+"""Pictures whose size is looked at."""
+ROWS, COLUMNS = 8, 8
+"""Of the sheet: samples; the original and its augmentations."""
+
+
+def first_look(cfg: Config, picture: Path) -> None:
+    """Log what a training would find and do, and draw some augmented pictures.
+
+    Everything is built as the run would build it, weights and optimizer included, so that what the
+    run cannot start with is found here. Nothing is trained, and no run folder is made.
+
+    Args:
+        cfg: checked by `engine.check.check_config`.
+        picture: the PNG to write; its folder exists.
+
+    Raises:
+        ConfigError: the run cannot start as configured.
+        RunError: weights or a picture cannot be read.
+    """
+    ranks = distributed.start(cfg.get("device", "auto"))
+    seed = cfg.get("seed", 0)
+    train = build_loader(cfg.dataloader.train, seed, ranks.rank, ranks.world, even=True)
+    val = build_loader(cfg.dataloader.val, seed, ranks.rank, ranks.world)
+    global_batch = cfg.dataloader.train.sampler.batch_size * ranks.world
+    paddle.seed(seed)
+    model = Model(cfg, cfg.model.get("pretrained", False), cfg.model.get("fit", ()))
+    learner = build_learner(cfg, model, ranks, global_batch, len(train))
+    learner.begin_epoch(0)
+    if ranks.is_first:
+        for part, loader in (("train", train), ("val", val)):
+            _log_data(part, cfg.dataloader[part], loader.dataset.dataset)
+        _log_run(cfg, learner, len(train), global_batch)
+        draw_augmented(picture, train)
+        get_logger().info("augmented pictures are in %s", picture)
+
+
+def _log_data(part: str, section: Mapping[str, Any], dataset: ImageDataset) -> None:
+    log = get_logger().info
+    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    log("%s: %s", part, _written(section["dataset"], but=("transforms",)))
+    log(
+        "%s: %d pictures of %d classes, %d to %d of each (median %g)",
+        part,
+        len(dataset),
+        len(counts),
+        counts.min(),
+        counts.max(),
+        np.median(counts),
+    )
+    fewest = np.argsort(counts, kind="stable")[:5]
+    named = ", ".join(f"{dataset.classes[label]} ({counts[label]})" for label in fewest)
+    log("%s: the classes with the fewest: %s", part, named)
+    if dataset.valid_labels is not None:
+        log("%s: only %d classes are compared", part, len(dataset.valid_labels))
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, MEASURED).astype(int))
+    sizes = np.array([dataset.picture(int(index)).size for index in chosen])
+    low, middle, high = np.percentile(sizes, [0, 50, 100], axis=0).astype(int)
+    log(
+        "%s: of %d pictures looked at the widths are %d to %d pixels (median %d), the heights %d "
+        "to %d (median %d)",
+        part,
+        len(chosen),
+        *(low[0], high[0], middle[0], low[1], high[1], middle[1]),
+    )
+    for number, node in enumerate(section["dataset"]["transforms"], 1):
+        log("%s: transform %d: %s", part, number, _written(node))
+
+
+def _log_run(cfg: Config, learner: Learner, steps: int, global_batch: int) -> None:
+    log = get_logger().info
+    mixup = cfg.dataloader.train.get("mixup")
+    log("mixup: %s", "none" if mixup is None else _written(mixup))
+    sizes = {name: parameter.size for name, parameter in trainable(learner.model)}
+    decayed = decayed_names(learner.model, cfg.optimizer.get("no_weight_decay")) & sizes.keys()
+    decaying = sum(sizes[name] for name in decayed)
+    log("network: %s", _written(cfg.model.architecture))
+    log(
+        "network: %s parameters to train on %s; weight decay on %s in %d tensors, none on %s in %d",
+        f"{sum(sizes.values()):,}",
+        paddle.get_device(),
+        f"{decaying:,}",
+        len(decayed),
+        f"{sum(sizes.values()) - decaying:,}",
+        len(sizes) - len(decayed),
+    )
+    log("loss: %s", _written(cfg.loss))
+    log("optimizer: %s", _written(cfg.optimizer))
+    for key in ("accumulate", "amp", "ema", "freeze", "distillation", "recompute"):
+        if key in cfg:
+            log("%s: %s", key, _written({key: cfg[key]}))
+    log(
+        "run: %d epochs of %d steps with %d pictures each, on %d process(es)",
+        cfg.epochs,
+        steps,
+        global_batch,
+        learner.ranks.world,
+    )
+    lr, rule = scaled_lr(cfg.optimizer, global_batch), lr_rule(cfg.optimizer, global_batch)
+    log("learning rate: %g at its peak (%s)", lr, rule)
+    warmup = SCHEDULES.arguments(cfg.lr_scheduler).get("warmup_epochs", 0)
+    epochs = sorted({0, warmup, cfg.epochs / 4, cfg.epochs / 2, 3 * cfg.epochs / 4, cfg.epochs})
+    last = steps * cfg.epochs - 1
+    rates = [f"{e:g}: {learner.schedule(min(round(e * steps), last)):.3g}" for e in epochs]
+    log("learning rate: %s; after epoch %s", cfg.lr_scheduler.name, ", ".join(rates))
+
+
+def draw_augmented(picture: Path, loader: Loader) -> None:
+    """Draw the samples that an epoch begins with, and what augmentation makes of them.
+
+    Each is drawn from the generators of the run: the second column is what the network sees in the
+    first epoch, the others are what it would see at the same place of the epochs after it. Mixup
+    comes after that and is not shown.
+
+    Args:
+        picture: the PNG to write.
+        loader: of the training data.
+    """
+    samples, dataset = loader.dataset, loader.dataset.dataset
+    (norm,) = (transform for transform in samples.transforms if isinstance(transform, Normalize))
+    mean, std = (np.reshape(values, (3, 1, 1)) for values in (norm.mean, norm.std))
+    loader.sampler.set_epoch(0)
+    places: dict[int, int] = {}
+    for batch in loader.sampler:
+        for _, position, index in batch:
+            places.setdefault(index, position)  # repeated augmentation has a sample several times
+        if len(places) >= ROWS:
+            break
+    chosen = list(places.items())[:ROWS]
+    figure, grid = plt.subplots(
+        len(chosen),
+        COLUMNS,
+        figsize=(1.5 * COLUMNS, 1.6 * len(chosen) + 0.5),
+        layout="constrained",
+        squeeze=False,
+    )
+    for axes, (index, position) in zip(grid, chosen, strict=True):
+        original = dataset.picture(index)
+        axes[0].imshow(original)
+        name = dataset.classes[dataset.labels[index]]
+        shown = name if len(name) <= 18 else f"{name[:17]}…"
+        axes[0].set_title(shown, fontsize=8, parse_math=False)
+        axes[0].set_xlabel(f"{original.width} x {original.height}", fontsize=7)
+        for epoch, place in enumerate(axes[1:]):
+            sample = samples[(epoch, position, index)]
+            if isinstance(sample, Exception):
+                raise sample
+            pixels = np.clip(sample[0] * std + mean, 0, 1)
+            place.imshow(pixels.transpose(1, 2, 0))
+            if axes is grid[0]:
+                place.set_title(f"epoch {epoch + 1}", fontsize=8)
+        for place in axes:
+            place.set(xticks=[], yticks=[])
+    write_atomically(picture, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    plt.close(figure)
+
+
+def _written(node: Mapping[str, Any], but: Sequence[str] = ()) -> str:
+    """A node on one line: its name and its options, as JSON."""
+    plain = Config(node).to_dict()
+    options = {key: value for key, value in plain.items() if key not in ("name", *but)}
+    return " ".join([*([plain["name"]] if "name" in plain else []), json.dumps(options)])

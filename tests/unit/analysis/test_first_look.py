@@ -1,0 +1,132 @@
+"""A first look says what the run would do, and shows what it would see."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from PIL import Image
+
+from passl.analysis.first_look import COLUMNS, ROWS, first_look
+from passl.data.loader import build_loader
+from passl.utils.config import get_config
+from passl.utils.logging import get_logger
+
+
+@pytest.fixture
+def lines():
+    """What is logged, as it comes."""
+    found: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            found.append(record.getMessage())
+
+    logger, handler = get_logger(), Handler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield found
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+def the_line(lines: list[str], beginning: str) -> str:
+    (line,) = (line for line in lines if line.startswith(beginning))
+    return line
+
+
+def test_what_is_said(tiny_config, tmp_path, lines):
+    path = tiny_config("ConViT", epochs=8)
+    cfg = get_config(path, ["optimizer.lr_base_batch=512", "lr_scheduler.warmup_epochs=2"])
+    first_look(cfg, tmp_path / "augmented.png")
+    assert not Path(cfg.output_dir).exists()
+
+    with np.load(Path(__file__).parents[3] / "passl" / "data" / "digits.npz") as file:
+        counts = np.bincount(file["labels"][~file["is_val"].astype(bool)])
+    assert len(counts) == 10
+    low, high = counts.min(), counts.max()
+    assert the_line(lines, "train: 1437") == (
+        f"train: 1437 pictures of 10 classes, {low} to {high} of each "
+        f"(median {np.median(counts):g})"
+    )
+    fewest = the_line(lines, "train: the classes with the fewest: ")
+    assert f": {counts.argmin()} ({low})," in fewest
+    assert "widths are 32 to 32 pixels" in the_line(lines, "val: of 64 pictures")
+    assert the_line(lines, "train: transform 1").endswith('RandomResizedCrop {"size": 32}')
+    assert the_line(lines, "mixup") == "mixup: none"
+
+    # 16 wide, two blocks, 16 patches of 8 x 8: see the lists of parameters in the network's tests.
+    width, hidden = 16, 64
+    matrices = 3 * 64 * width + 2 * (4 * width * width + 2 * width * hidden) + 10 * width + 3 * 4
+    spared = (
+        (16 + 1) * width  # position embedding and class token
+        + width  # bias of the patches
+        + 2 * (4 * width + width + hidden + width)  # two norms, three biases
+        + 4 + 4  # gates and the bias of the local block's positions
+        + 2 * width + 10  # last norm, head
+    )  # fmt: skip
+    text = "\n".join(lines)
+    assert f"{matrices + spared:,} parameters to train" in text
+    assert f"weight decay on {matrices:,} in" in text
+    assert f"none on {spared:,} in" in text
+
+    peak = 2e-3 * 128 / 512
+    assert the_line(lines, "run: ") == (
+        "run: 8 epochs of 11 steps with 128 pictures each, on 1 process(es)"
+    )
+    assert f"{peak:g} at its peak (0.002 x 128 / 512)" in text
+    middle = 1e-5 + (peak - 1e-5) * (1 + math.cos(math.pi * 4 / 8)) / 2
+    rates = the_line(lines, "learning rate: Cosine")
+    assert "after epoch 0: 1e-06, 2: " in rates
+    assert f", 4: {middle:.3g}, 6: " in rates
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_the_sheet_shows_what_the_run_sees(tiny_config, tmp_path, monkeypatch, repeats):
+    """Column two is the first batch of the first epoch, without mean and deviation, each sample
+    once.
+    """
+    shown = []
+    draw = Axes.imshow
+    monkeypatch.setattr(
+        Axes, "imshow", lambda axes, data: (shown.append(np.asarray(data)), draw(axes, data))[1]
+    )
+    cfg = get_config(tiny_config(), [f"dataloader.train.sampler.repeats={repeats}", "seed=3"])
+    first_look(cfg, tmp_path / "augmented.png")
+    assert len(shown) == ROWS * COLUMNS
+    assert len({picture.tobytes() for picture in shown}) == ROWS * COLUMNS  # nothing is the same
+    loader = build_loader(cfg.dataloader.train, 3)
+    batch = next(loader.epoch(0))
+    std, mean = np.array([0.229, 0.224, 0.225]), np.array([0.485, 0.456, 0.406])
+    for row in range(ROWS):
+        image = batch.images.numpy()[row * repeats].transpose(1, 2, 0) * std + mean
+        np.testing.assert_allclose(shown[row * COLUMNS + 1], np.clip(image, 0, 1), atol=1e-6)
+        index = int(batch.indices[row * repeats])
+        np.testing.assert_array_equal(
+            shown[row * COLUMNS], np.asarray(loader.dataset.dataset.picture(index))
+        )
+    with Image.open(tmp_path / "augmented.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 1000
+
+
+def test_fewer_samples_than_rows(tiny_config, tmp_path, lines):
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    for place, size in (("a/0", (40, 30)), ("a/1", (64, 48)), ("b/0", (33, 90))):
+        Image.new("RGB", size, (size[0], 90, 0)).save(tmp_path / "data" / f"{place}.png")
+    crop = "[{name: RandomResizedCrop, size: 32}, {name: Normalize}]"
+    data = f"{{name: ImageFolder, dataroot: '{tmp_path / 'data'}', transforms: {crop}}}"
+    overrides = [f"dataloader.{part}.dataset={data}" for part in ("train", "val")]
+    overrides += ["model.head.num_classes=2", "dataloader.train.sampler.batch_size=2"]
+    first_look(get_config(tiny_config(), overrides), tmp_path / "augmented.png")
+    assert (tmp_path / "augmented.png").is_file()
+    assert "3 pictures of 2 classes, 1 to 2 of each (median 1.5)" in the_line(lines, "train: 3")
+    assert the_line(lines, "train: of 3 pictures").endswith(
+        "widths are 33 to 64 pixels (median 40), the heights 30 to 90 (median 48)"
+    )

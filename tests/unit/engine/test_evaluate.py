@@ -1,0 +1,217 @@
+"""Scores and predictions against the same numbers computed in numpy from all logits at once."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import paddle
+import pytest
+
+from passl.data.loader import build_loader
+from passl.engine.evaluate import VIEWS, averaged, evaluate, predict, score
+from passl.engine.predictions import Predictions
+from passl.utils.config import get_config
+from passl.utils.errors import RunError
+
+
+class Linear(paddle.nn.Layer):
+    """Fixed random weights, so that every picture has its own logits and a mirrored one others."""
+
+    def __init__(self, scale=0.02):
+        super().__init__()
+        weights = np.random.default_rng(0).normal(scale=scale, size=(3 * 32 * 32, 10))
+        self.weights_CK = paddle.to_tensor(weights.astype("float32"))
+
+    def forward(self, images):
+        return images.flatten(1) @ self.weights_CK
+
+
+@pytest.fixture
+def section(tiny_config):
+    """The validation data with a batch size of one's own."""
+
+    def make(batch: int = 64, **loader):
+        overrides = [f"dataloader.val.sampler.batch_size={batch}"]
+        overrides += [f"dataloader.val.loader.{key}={value}" for key, value in loader.items()]
+        return get_config(tiny_config(), overrides).dataloader.val
+
+    return make
+
+
+def all_logits(section, mirror: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [360, 10] in float64, and labels, picture by picture."""
+    loader = build_loader(section, 0)
+    weights = Linear().weights_CK.numpy().astype("float64")
+    samples = [loader.dataset[(0, index, index)] for index in range(len(loader.dataset))]
+    images = np.stack([image for image, *_ in samples]).astype("float64")
+    images = images[..., ::-1] if mirror else images
+    return images.reshape(len(images), -1) @ weights, np.array([s[1] for s in samples])
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def expected(log_p: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The scores, from the place of the label among all classes."""
+    own = log_p[np.arange(len(labels)), labels]
+    better = (log_p > own[:, None]).sum(-1)
+    return {
+        "top1": 100 * (better < 1).mean(),
+        "top5": 100 * (better < 5).mean(),
+        "loss": -own.mean(),
+        "samples": len(labels),
+    }
+
+
+def check(scores, wanted: dict[str, float]) -> None:
+    found = scores.to_dict()
+    assert found["ips"] > 0
+    assert {key: found[key] for key in wanted} == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("batch", [7, 64, 360, 1000])
+def test_scores_do_not_depend_on_the_batch(section, batch):
+    model = Linear()
+    model.train()
+    scores = evaluate(model, build_loader(section(batch), 0))
+    assert model.training
+    logits, labels = all_logits(section())
+    check(scores, expected(log_softmax(logits), labels))
+    assert 0 < scores.top1 < scores.top5 < 100
+
+
+def test_scores_are_counts_over_ranks(section):
+    """Three ranks' own counts add up to those of one."""
+    whole = evaluate(Linear(), build_loader(section(50), 0))
+    parts = [evaluate(Linear(), build_loader(section(50), 0, rank, 3)) for rank in range(3)]
+    assert sum(part.samples for part in parts) == 360
+    assert sum(part.top1 * part.samples for part in parts) / 360 == pytest.approx(whole.top1)
+    assert sum(part.loss * part.samples for part in parts) / 360 == pytest.approx(whole.loss)
+
+
+class Together:
+    """Stands for ranks whose predictions are made already; the first of them asks."""
+
+    def __init__(self, parts: list[Predictions]):
+        self.parts = parts
+
+    def gather(self, array: np.ndarray) -> list[np.ndarray]:
+        (name,) = (name for name, value in vars(self.parts[0]).items() if value is array)
+        return [getattr(part, name) for part in self.parts]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 400])
+def test_predictions_of_all_ranks_are_in_the_order_of_the_data(section, world):
+    """Also where ranks have no sample at all."""
+    parts = [
+        predict(Linear(), build_loader(section(64), 0, rank, world))
+        for rank in (range(world) if world < 10 else (0, 1, 359, 399))
+    ]
+    found = parts[0].of_all(Together(parts))
+    logits, labels = all_logits(section())
+    log_p = log_softmax(logits)
+    order = np.argsort(-log_p, -1)[:, :5]
+    chosen = np.arange(360) if world < 10 else np.array([0, 1, 359])
+    np.testing.assert_array_equal(found.indices, chosen)
+    np.testing.assert_array_equal(found.labels, labels[chosen])
+    np.testing.assert_array_equal(found.classes, order[chosen])
+    np.testing.assert_allclose(
+        found.probabilities, np.exp(np.take_along_axis(log_p, order, -1))[chosen], rtol=1e-5
+    )
+    np.testing.assert_allclose(found.losses, -log_p[np.arange(360), labels][chosen], rtol=1e-4)
+
+
+def test_predictions_do_not_depend_on_workers(section):
+    here = predict(Linear(), build_loader(section(50), 0))
+    workers = predict(Linear(), build_loader(section(50, num_workers=2), 0))
+    np.testing.assert_array_equal(workers.indices, np.arange(360))
+    np.testing.assert_array_equal(workers.classes, here.classes)
+    np.testing.assert_array_equal(workers.probabilities, here.probabilities)
+
+
+def test_a_shuffled_order_is_put_right(section):
+    """And a sample that two ranks have, as in a shuffled order of odd length, is there once."""
+    shuffled = {**section(64), "sampler": {"batch_size": 64, "shuffle": True}}
+    found = predict(Linear(), build_loader(shuffled, 0))
+    assert found.indices.tolist() != list(range(360))
+    twice = Together([found, found])
+    straight = predict(Linear(), build_loader(section(64), 0))
+    np.testing.assert_array_equal(found.of_all(twice).indices, straight.indices)
+    np.testing.assert_array_equal(found.of_all(twice).classes, straight.classes)
+
+
+VALID = [1, 3, 4, 6, 8, 9]
+
+
+def with_valid_labels(section, labels):
+    """A loader of the samples of these classes, whose data set names them as the only ones."""
+    loader = build_loader(section, 0)
+    dataset = loader.dataset.dataset
+    kept = [index for index in range(360) if dataset.labels[index] in labels]
+    dataset.labels = dataset.labels[kept]
+    dataset.pictures = [dataset.pictures[index] for index in kept]
+    dataset.valid_labels = list(labels)
+    loader.sampler.length = len(kept)
+    return loader, np.array(kept)
+
+
+@pytest.mark.parametrize("valid", [VALID, [2, 7, 9]])
+def test_only_valid_labels_are_compared(section, valid):
+    """Scores as if the network had these outputs only; guesses keep their numbers. With three
+    classes every picture is among the five best.
+    """
+    loader, kept = with_valid_labels(section(50), valid)
+    logits, labels = all_logits(section())
+    log_p = log_softmax(logits[kept][:, valid])
+    wanted = expected(log_p, np.searchsorted(valid, labels[kept]))
+    check(evaluate(Linear(), loader), wanted)
+    found = predict(Linear(), loader, valid)
+    best = np.argsort(-log_p, -1)[:, :5]
+    np.testing.assert_array_equal(found.classes, np.array(valid)[best])
+    np.testing.assert_allclose(
+        found.probabilities, np.exp(np.take_along_axis(log_p, best, -1)), rtol=1e-5
+    )
+    unrestricted = score(predict(Linear(), loader))
+    assert unrestricted.top1 < wanted["top1"]
+
+
+def test_flip_is_the_mean_softmax(section):
+    """Of the picture and its mirror image, also among valid labels."""
+    (straight, labels), (mirrored, _) = all_logits(section()), all_logits(section(), mirror=True)
+    assert not np.allclose(straight, mirrored)
+    loader = build_loader(section(64), 0)
+    mean = (np.exp(log_softmax(straight)) + np.exp(log_softmax(mirrored))) / 2
+    check(score(predict(Linear(), loader, None, VIEWS["flip"])), expected(np.log(mean), labels))
+    loader, kept = with_valid_labels(section(64), VALID)
+    pair = (log_softmax(logits[kept][:, VALID]) for logits in (straight, mirrored))
+    mean = sum(map(np.exp, pair)) / 2
+    wanted = expected(np.log(mean), np.searchsorted(VALID, labels[kept]))
+    check(score(predict(Linear(), loader, VALID, VIEWS["flip"])), wanted)
+
+
+def test_mean_softmax_of_certain_and_opposite_views():
+    """By hand: (1 + e^-200) / 2 each, though e^-200 is too small for float32."""
+    found = averaged([paddle.to_tensor([[100.0, -100.0]]), paddle.to_tensor([[-100.0, 100.0]])])
+    np.testing.assert_allclose(found.numpy(), [[math.log(0.5)] * 2], rtol=1e-6)
+
+
+def test_correct_guesses():
+    labels, classes = np.array([1, 2, 0]), np.array([[1, 2, 0], [0, 2, 1], [3, 2, 1]])
+    none = np.zeros(3, np.float32)
+    found = Predictions(np.arange(3), labels, classes, none, none, 1.0)
+    assert [found.correct(k).tolist() for k in (1, 2, 5)] == [
+        [True, False, False],
+        [True, True, False],
+        [True, True, False],
+    ]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_outputs_that_are_not_finite(section, value):
+    model = Linear()
+    model.forward = lambda images: paddle.full([images.shape[0], 10], float(value))
+    with pytest.raises(RunError, match="outputs are not finite"):
+        evaluate(model, build_loader(section(), 0))
