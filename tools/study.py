@@ -60,7 +60,7 @@ def score_of(network: str, fraction: float, seed: int, full: int, runs: Path) ->
         "seed": seed,
         "epochs": epochs,
         "eval_interval": epochs,
-        "lr_scheduler.warmup_epochs": epochs / full,
+        "lr_scheduler.warmup_epochs": 2 * epochs / full,
         "dataloader.train.dataset.fraction": fraction,
         "dataloader.train.dataset.fraction_seed": seed,
     }

@@ -218,7 +218,7 @@ def _apply(
     rng: np.random.Generator,
 ) -> Image.Image:
     for layer in layers:
-        if layer.p < 1 and rng.random() >= layer.p:
+        if layer.p < 1 and rng.random() >= layer.p:  # timm draws nothing for what is certain
             continue
         level = noise.draw(layer.magnitude, rng) / LARGEST
         picture = OPS[layer.op](picture, level, rng, geometry)

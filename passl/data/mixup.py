@@ -7,6 +7,7 @@ one for each picture.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -49,9 +50,10 @@ class Mixup:
         mode: Literal["batch", "pair", "elem"] = "batch",
         off_epoch: int | None = None,
     ):
-        if min(mixup_alpha, cutmix_alpha) < 0:
+        if not (0 <= mixup_alpha < math.inf and 0 <= cutmix_alpha < math.inf):
             raise ValueError(
-                f"mixup_alpha {mixup_alpha} and cutmix_alpha {cutmix_alpha} must be at least 0"
+                f"mixup_alpha {mixup_alpha} and cutmix_alpha {cutmix_alpha} must be at least 0 and "
+                "finite"
             )
         if cutmix_minmax is not None and not 0 <= cutmix_minmax[0] < cutmix_minmax[1] <= 1:
             raise ValueError(

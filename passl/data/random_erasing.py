@@ -32,7 +32,7 @@ class RandomErasing:
     p: float = 0.5
     mode: Literal["const", "rand", "pixel"] = "const"
     min_area: float = 0.02
-    max_area: float = 1 / 3
+    max_area: float = 0.3333333333333333
     min_aspect: float = 0.3
     max_aspect: float | None = None
     min_count: int = 1
@@ -45,10 +45,10 @@ class RandomErasing:
                 f"min_area {self.min_area} and max_area {self.max_area} must lie above 0 and at 1 "
                 "at most, in ascending order"
             )
-        if self.min_aspect <= 0 or self._max_aspect < self.min_aspect:
+        if not (self.min_aspect > 0 and self.min_aspect <= self._max_aspect < math.inf):
             raise ValueError(
                 f"min_aspect {self.min_aspect} must be above 0 and max_aspect, here "
-                f"{self.max_aspect}, at least that; null is 1 / min_aspect"
+                f"{self.max_aspect}, at least that and finite; null is 1 / min_aspect"
             )
         if not 1 <= self.min_count <= self._max_count:
             raise ValueError(

@@ -230,8 +230,8 @@ class ColorJitter:
         check_probability(self.p)
         for name, (_, _, smallest, largest) in _CHANGES.items():
             low, high = self.range_of(name)
-            if not smallest <= low <= high <= largest:
-                bound = "" if largest == math.inf else f" and {largest} at most"
+            if not (smallest <= low <= high <= largest and math.isfinite(high)):
+                bound = f" and {largest} at most" if name == "hue" else ""
                 raise ValueError(
                     f"{name} {getattr(self, name)} must be a number from 0 on{bound}, or a range "
                     f"in ascending order from {smallest} on{bound}"
@@ -293,8 +293,10 @@ class GaussianBlur:
     def __post_init__(self):
         check_probability(self.p)
         low, high = self.radius
-        if not 0 <= low <= high:
-            raise ValueError(f"radius [{low}, {high}] must be at least 0 and in ascending order")
+        if not 0 <= low <= high < math.inf:
+            raise ValueError(
+                f"radius [{low}, {high}] must be at least 0, finite and in ascending order"
+            )
 
     def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
         if rng.random() >= self.p:

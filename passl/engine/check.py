@@ -208,13 +208,16 @@ def _mixup_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     if "train" not in parts or "mixup" not in cfg.dataloader.train:
         return
     keys = ("dataloader", "train", "mixup")
-    section, batch = cfg.dataloader.train.mixup, cfg.dataloader.train.sampler.batch_size
+    section, sampler = cfg.dataloader.train.mixup, cfg.dataloader.train.sampler
     try:
         build_mixup(section, cfg.model.head.num_classes)
     except ValueError as error:
         yield keys, str(error)
-    if section.get("mode") == "pair" and batch % 2:
-        rule = f"mode pair needs an even dataloader.train.sampler.batch_size, not {batch}"
+    if section.get("mode") == "pair" and (sampler.batch_size % 2 or not sampler.get("drop_last")):
+        rule = (
+            "mode pair needs batches of an even size: an even dataloader.train.sampler.batch_size, "
+            f"not {sampler.batch_size}, and drop_last: true"
+        )
         yield keys, rule
 
 

@@ -84,7 +84,9 @@ def _of_fields(node: ast.ClassDef) -> Signature:
     return {
         item.target.id: Parameter(_unparse(item.annotation), _default(item.value))
         for item in node.body
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+        if isinstance(item, ast.AnnAssign)
+        and isinstance(item.target, ast.Name)
+        and "ClassVar" not in ast.unparse(item.annotation)
     }
 
 

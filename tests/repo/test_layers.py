@@ -28,12 +28,12 @@ LIGHT = [
     "passl.modeling.heads",
     "passl.data",
     *(
-        f"passl.data.{name}"
-        for name in ("cifar", "digits", "image_folder", "image_list", "tar_shards", "subset")
+        f"passl.data.{path.stem}"
+        for path in (ROOT / "passl" / "data").glob("[a-z]*.py")
+        if path.stem != "loader"
     ),
-    "passl.data.samplers",
-    "passl.data.transforms",
     "passl.optim",
+    "passl.optim.schedules",
     "passl.engine",
     "passl.analysis.evaluation",
     "passl.engine.check",

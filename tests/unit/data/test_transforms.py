@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageFilter
 
 from passl.data import TRANSFORMS
 from passl.data.transforms import (
     CenterCrop,
+    ColorJitter,
+    GaussianBlur,
     Normalize,
+    RandomCrop,
+    RandomGrayscale,
     RandomHorizontalFlip,
     RandomResizedCrop,
     Resize,
     pair,
 )
-from passl.utils.errors import ConfigError
+from passl.utils.errors import ConfigError, RunError
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "transforms"
 
@@ -272,6 +277,206 @@ def test_the_crop_is_the_box_resized(size, expected):
     assert cropped.tobytes() == resized.tobytes()
 
 
+def test_random_interpolation_is_bilinear_or_bicubic_of_the_same_box():
+    def crop(interpolation, seed):
+        transform = RandomResizedCrop(size=70, interpolation=interpolation)
+        return transform(noise(60, 50), np.random.default_rng(seed)).tobytes()
+
+    drawn = []
+    for seed in range(400):
+        results = {crop(kind, seed): kind for kind in ("bilinear", "bicubic")}
+        assert len(results) == 2
+        drawn.append(results[crop("random", seed)])
+    assert abs(drawn.count("bilinear") - 200) < 4 * math.sqrt(400 / 4)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_a_named_interpolation_draws_nothing(interpolation):
+    one, other = np.random.default_rng(3), np.random.default_rng(3)
+    crop = RandomResizedCrop(size=16, interpolation=interpolation)
+    crop(noise(60, 50), one)
+    crop.box(60, 50, other)
+    assert one.random() == other.random()
+
+
+# -------------------------------------------------------------------------------------------------
+# RandomCrop
+# -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("padding", [0, 2])
+def test_random_crop_is_a_window_of_the_padded_picture(rng, padding):
+    picture = noise(6, 5)
+    padded = np.pad(np.asarray(picture), ((padding, padding), (padding, padding), (0, 0)))
+    crop = RandomCrop(size=[3, 4], padding=padding)
+    windows = [
+        padded[top : top + 3, left : left + 4].tobytes()
+        for top in range(padded.shape[0] - 2)
+        for left in range(padded.shape[1] - 3)
+    ]
+    total = 100 * len(windows)
+    drawn = [crop(picture, rng).tobytes() for _ in range(total)]
+    counts = [drawn.count(window) for window in windows]
+    assert sum(counts) == total
+    assert min(counts) > 55  # 100 are expected, with a standard deviation of 10
+    assert max(counts) < 145
+
+
+def test_random_crop_of_the_whole_picture(rng):
+    picture = noise(6, 5)
+    assert RandomCrop(size=[5, 6])(picture, rng).tobytes() == picture.tobytes()
+
+
+@pytest.mark.parametrize(("size", "padding"), [(6, 0), ([5, 7], 0), (8, 1)])
+def test_random_crop_of_a_smaller_picture(rng, size, padding):
+    with pytest.raises(RunError, match=f"6 x 5 with padding {padding}; put a Resize"):
+        RandomCrop(size=size, padding=padding)(noise(6, 5), rng)
+
+
+# -------------------------------------------------------------------------------------------------
+# Colours
+# -------------------------------------------------------------------------------------------------
+def hue(picture: Image.Image, turns: float) -> Image.Image:
+    """torchvision.transforms.functional.adjust_hue."""
+    channels = np.asarray(picture.convert("HSV")).copy()
+    channels[..., 0] += np.int32(turns * 255).astype(np.uint8)
+    return Image.frombytes("HSV", picture.size, channels.tobytes()).convert("RGB")
+
+
+@pytest.mark.parametrize(
+    ("option", "change"),
+    [
+        ("brightness", lambda picture, x: ImageEnhance.Brightness(picture).enhance(x)),
+        ("contrast", lambda picture, x: ImageEnhance.Contrast(picture).enhance(x)),
+        ("saturation", lambda picture, x: ImageEnhance.Color(picture).enhance(x)),
+    ],
+)
+@pytest.mark.parametrize("factor", [0.0, 0.3, 1.7])
+def test_color_jitter_by_a_factor(rng, option, change, factor):
+    picture = noise(9, 7)
+    jitter = ColorJitter(**{option: [factor, factor]})
+    assert jitter(picture, rng).tobytes() == change(picture, factor).tobytes()
+
+
+@pytest.mark.parametrize("turns", [-0.5, -0.2, -0.001, 0.1, 0.5])
+def test_color_jitter_of_hue(rng, turns):
+    picture = noise(9, 7)
+    jitter = ColorJitter(hue=[turns, turns])
+    assert jitter(picture, rng).tobytes() == hue(picture, turns).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("option", "amount", "expected"),
+    [
+        ("brightness", 0.4, (0.6, 1.4)),
+        ("contrast", 1.5, (0, 2.5)),
+        ("saturation", [0.2, 0.9], (0.2, 0.9)),
+        ("hue", 0.1, (-0.1, 0.1)),
+        ("hue", [0.1, 0.2], (0.1, 0.2)),
+    ],
+)
+def test_color_jitter_draws_evenly_from_its_range(option, amount, expected):
+    drawn = []
+
+    class Recorder:
+        def random(self):
+            return 0.0
+
+        def permutation(self, count):
+            return range(count)
+
+        def uniform(self, low, high):
+            drawn.append((low, high))
+            return low
+
+    ColorJitter(**{option: amount})(noise(3, 3), Recorder())
+    assert drawn == [pytest.approx(expected)]
+
+
+def test_color_jitter_changes_in_every_order():
+    """Brightness 3 and contrast 0 do not commute."""
+    picture = noise(9, 7)
+    bright, flat = ImageEnhance.Brightness, ImageEnhance.Contrast
+    orders = {
+        bright(flat(picture).enhance(0)).enhance(3).tobytes(): 0,
+        flat(bright(picture).enhance(3)).enhance(0).tobytes(): 0,
+    }
+    jitter = ColorJitter(brightness=[3, 3], contrast=[0, 0])
+    for seed in range(400):
+        orders[jitter(picture, np.random.default_rng(seed)).tobytes()] += 1
+    assert len(orders) == 2
+    assert all(abs(count - 200) < 4 * math.sqrt(400 / 4) for count in orders.values())
+
+
+def test_color_jitter_without_amounts_changes_nothing(rng):
+    picture = noise(9, 7)
+    assert ColorJitter()(picture, rng) is picture
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"brightness": -0.1}, "brightness -0.1 must be a number from 0 on"),
+        ({"contrast": [1.2, 0.8]}, "contrast .* in ascending order from 0 on"),
+        ({"saturation": [-1, 1]}, "saturation .* from 0 on"),
+        ({"hue": 0.6}, "hue 0.6 .* 0.5 at most"),
+        ({"hue": -0.1}, "hue -0.1 must"),
+        ({"hue": [-0.6, 0]}, "hue .* from -0.5 on and 0.5 at most"),
+        ({"brightness": float("inf")}, "brightness inf must"),
+        ({"p": 2}, "p 2 must"),
+    ],
+)
+def test_wrong_amounts_of_color_jitter(options, message):
+    with pytest.raises(ConfigError, match=message):
+        TRANSFORMS.build({"name": "ColorJitter", **options})
+
+
+def test_grayscale_has_three_equal_channels(rng):
+    picture = noise(9, 7)
+    grey = np.asarray(RandomGrayscale(p=1)(picture, rng)).astype(float)
+    assert (grey == grey[..., :1]).all()
+    luma = np.asarray(picture) @ np.array([0.299, 0.587, 0.114])  # ITU-R 601
+    assert np.abs(grey[..., 0] - luma).max() < 1
+
+
+def test_blur_has_a_radius_of_the_range(rng):
+    picture = noise(40, 40)
+    blurred = GaussianBlur(p=1, radius=(1.5, 1.5))(picture, rng)
+    assert blurred.tobytes() == picture.filter(ImageFilter.GaussianBlur(1.5)).tobytes()
+    contrasts = [
+        np.asarray(GaussianBlur(p=1, radius=(0.5, 2))(picture, rng)).std() for _ in range(40)
+    ]
+    bounds = [np.asarray(picture.filter(ImageFilter.GaussianBlur(r))).std() for r in (2, 0.5)]
+    assert bounds[0] <= min(contrasts) < max(contrasts) <= bounds[1]
+
+
+@pytest.mark.parametrize("radius", [[2, 1], [-1, 1], [1, float("inf")]])
+def test_a_wrong_radius(radius):
+    with pytest.raises(ConfigError, match="radius"):
+        TRANSFORMS.build({"name": "GaussianBlur", "radius": radius})
+
+
+@pytest.mark.parametrize("p", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda p: RandomGrayscale(p=p),
+        lambda p: GaussianBlur(p=p, radius=(1, 2)),
+        lambda p: ColorJitter(p=p, brightness=[0.1, 0.2]),
+    ],
+    ids=["RandomGrayscale", "GaussianBlur", "ColorJitter"],
+)
+def test_colours_change_as_often_as_p_says(rng, transform, p):
+    picture, transform = noise(4, 3), transform(p)
+    changed = sum(transform(picture, rng).tobytes() != picture.tobytes() for _ in range(2000))
+    assert abs(changed / 2000 - p) <= 4 * math.sqrt(p * (1 - p) / 2000)
+
+
+@pytest.mark.parametrize("name", ["RandomGrayscale", "GaussianBlur", "RandomHorizontalFlip"])
+@pytest.mark.parametrize("p", [-0.1, 1.1])
+def test_a_p_that_is_no_probability(name, p):
+    with pytest.raises(ConfigError, match=f"p {p} must lie between 0 and 1"):
+        TRANSFORMS.build({"name": name, "p": p})
+
+
 # -------------------------------------------------------------------------------------------------
 # RandomHorizontalFlip and Normalize
 # -------------------------------------------------------------------------------------------------
@@ -317,20 +522,38 @@ NODES = [
     {"name": "CenterCrop", "size": 40},
     {"name": "RandomResizedCrop", "size": 10},
     {"name": "RandomHorizontalFlip", "p": 0.5},
+    {"name": "RandomCrop", "size": 10, "padding": 2},
+    {"name": "ColorJitter", "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
+    {"name": "RandomGrayscale", "p": 0.5},
+    {"name": "GaussianBlur"},
+    {"name": "RandAugment", "policy": "rand-m9-mstd0.5-inc1"},
+    {"name": "AutoAugment", "policy": "original-mstd0.5"},
+    {"name": "ThreeAugment"},
     {"name": "Normalize"},
+    {"name": "RandomErasing", "mode": "pixel"},
 ]
 
 
 @pytest.mark.parametrize("node", NODES, ids=lambda node: node["name"])
 def test_a_transform_changes_neither_the_picture_nor_a_global_generator(rng, node):
-    picture = noise(30, 20)
-    before = picture.tobytes()
-    state = np.random.get_state()[1].tobytes()
     transform = TRANSFORMS.build(node)
-    for _ in range(5):
-        transform(picture, rng)
-    assert picture.tobytes() == before
-    assert np.random.get_state()[1].tobytes() == state
+    given = Normalize()(noise(30, 20), rng) if transform.on_arrays else noise(30, 20)
+    before = given.tobytes()
+    states = np.random.get_state()[1].tobytes(), random.getstate()
+    for _ in range(20):
+        transform(given, rng)
+    assert given.tobytes() == before
+    assert (np.random.get_state()[1].tobytes(), random.getstate()) == states
+
+
+def test_only_random_erasing_works_on_arrays():
+    on_arrays = {node["name"] for node in NODES if TRANSFORMS.get(node["name"]).on_arrays}
+    assert on_arrays == {"RandomErasing"}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS.names())
+def test_on_arrays_is_no_option(name):
+    assert "on_arrays" not in TRANSFORMS.signature(name)
 
 
 def test_every_transform_is_tested_here():
@@ -344,7 +567,7 @@ def test_pair_is_height_and_width(size, expected):
     assert pair(size) == expected
 
 
-@pytest.mark.parametrize("name", ["Resize", "CenterCrop", "RandomResizedCrop"])
+@pytest.mark.parametrize("name", ["Resize", "CenterCrop", "RandomCrop", "RandomResizedCrop"])
 @pytest.mark.parametrize("size", [[256], [1, 2, 3], [], 0, -8], ids=str)
 def test_a_size_that_is_no_size(name, size):
     with pytest.raises(ConfigError, match="size"):

@@ -123,9 +123,10 @@ def test_one_problem(tiny_config, override, rule):
 
 def test_pair_mixup_needs_an_even_batch(tiny_config):
     told = ("dataloader.train.mixup={mode: pair}", "dataloader.train.sampler.batch_size=127")
-    assert "needs an even dataloader.train.sampler.batch_size, not 127" in problems(
-        tiny_config(), *told
-    )
+    rule = "an even dataloader.train.sampler.batch_size, not 127, and drop_last: true"
+    assert rule in problems(tiny_config(), *told)
+    told = (told[0], "dataloader.train.sampler.drop_last=false")
+    assert "and drop_last: true" in problems(tiny_config(), *told)
     # Evaluation mixes nothing.
     check_config(get_config(tiny_config(), told), for_training=False)
 

@@ -263,6 +263,8 @@ class WithInit:
 class Fields:
     """Has fields."""
 
+    shared: ClassVar[bool] = True
+    also_shared: typing.ClassVar[int]
     a: int
     b: tuple[float, float] = (0.5, 1)
 
