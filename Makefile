@@ -5,7 +5,7 @@ PORT ?= 8040
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-parity lint format clean
+.PHONY: help setup demo study test test-parity lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,6 +14,9 @@ setup: .venv/run.stamp  ## make .venv and install what passl runs on
 
 demo: .venv/run.stamp  ## train on real digits, evaluate, draw the curves (MODEL=convit or cvt)
 	@bash tools/demo.sh $(BIN) $(MODEL) $(PORT)
+
+study: .venv/run.stamp  ## ConViT and plain attention on parts of the digits: docs/study (under an hour)
+	$(BIN)/python tools/study.py
 
 test: .venv/dev.stamp  ## run every test
 	$(BIN)/python -m pytest

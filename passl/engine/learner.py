@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import paddle
@@ -39,6 +39,7 @@ class Learner:
             own statistics.)
         seed: of the run.
         ranks: the processes.
+        retired: earlier values of `wrapped`.
     """
 
     model: nn.Layer
@@ -52,6 +53,7 @@ class Learner:
     accumulate: int
     seed: int
     ranks: Ranks
+    retired: list[Any] = field(default_factory=list)
 
     def begin_epoch(self, epoch: int) -> None:
         """Training mode, with those parameters frozen that rest in this epoch, from 0.
@@ -62,6 +64,9 @@ class Learner:
         if self.wrapped is None:
             self.model, self.optimizer = self.precision.prepare(self.model, self.optimizer)
         if self.freezing.apply(epoch) or self.wrapped is None:
+            # The hooks of an earlier wrapper stay at the parameters and do nothing any more, but
+            # Paddle crashes if it is freed.
+            self.retired.append(self.wrapped)
             self.wrapped = self.ranks.wrap(self.model)
         self.wrapped.train()
         self.freezing.rest()

@@ -46,6 +46,7 @@ def test_python_commands_run(tmp_path):
         "tools/convert_weights.py",
         "tools/train.py",
         "tools/train.py",
+        "tools/train.py",
         "tools/eval.py",
         "tools/visualize.py",
     ]
@@ -55,11 +56,12 @@ def test_python_commands_run(tmp_path):
             quick.get(arg, arg).replace("runs/digits", str(tmp_path / "run")) for arg in args[1:]
         ]
         call([sys.executable, *changed])
-    assert (tmp_path / "run" / "curves.png").is_file()
+    for name in ("augmented.png", "curves.png", "confusion.csv", "confusion.png"):
+        assert (tmp_path / "run" / name).is_file()
 
 
 def test_imagenet_commands_miss_only_the_pictures():
-    found = [args for args in commands("python") if any("convit_tiny" in arg for arg in args)]
+    found = [args for args in commands("python") if any("convit_tiny." in arg for arg in args)]
     assert {args[1] for args in found} == {"tools/train.py", "tools/print_config.py"}
     for args in found:
         done = call([sys.executable, *args[1:]], expect=2 if args[1] == "tools/train.py" else 0)
