@@ -35,6 +35,8 @@ PARAMETERS = {
     "cvt_w24_384": 277_196_392,
 }
 PASSL = Path(__file__).parent / "passl"
+DERIVED = [p for p in CONFIGS if p.parent.name in ("distilled", "finetune", "mindcv")]
+OWN_NETWORKS = [p for p in CONFIGS if p not in DERIVED]
 
 
 class Snippet(nn.Layer):
@@ -58,7 +60,13 @@ def test_there_are_configs():
     assert {path.stem for path in CONFIGS} >= PARAMETERS.keys() | {"convit", "cvt"}
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_name_is_one_recipe():
+    """What stands beside the published variants, in folders of its own, has names of its own."""
+    stems = [path.stem for path in CONFIGS if path.parent.name not in ("digits", "study")]
+    assert len(set(stems)) == len(stems)
+
+
+@pytest.mark.parametrize("path", OWN_NETWORKS, ids=lambda path: path.stem)
 def test_the_snippet_works(path):
     model = Snippet(path)
     cfg = get_config(path)
@@ -74,21 +82,47 @@ def test_the_snippet_works(path):
             assert model(paddle.zeros([1, 3, side, side])).shape == [1, cfg.model.head.num_classes]
 
 
+@pytest.mark.parametrize("path", DERIVED, ids=lambda path: path.stem)
+def test_other_recipes_have_networks_of_the_published_variants(path):
+    """But for the classes, the size that the position embedding is made for, and the numerics."""
+
+    def shape(file: Path) -> tuple:
+        model = get_config(file).to_dict()["model"]
+        for key in ("img_size", "act", "norm_eps"):
+            model["architecture"].pop(key, None)
+        return model["architecture"], model["head"]["name"], model["head"]["in_channels"]
+
+    assert shape(path) in [shape(file) for file in OWN_NETWORKS if file.stem in PARAMETERS]
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_the_form_is_right(path):
-    """All that the check can find without ImageNet on the disk: that the data is missing, and
-    nothing else.
+def test_the_form_is_right(path, tmp_path, monkeypatch):
+    """All that the check can find without the data: that it is missing, and nothing else. CIFAR is
+    downloaded when a run begins.
     """
-    if "digits" in path.parts:
-        check_config(get_config(path))
+    monkeypatch.chdir(tmp_path)  # where there is no data
+    cfg = get_config(path)
+    if cfg.dataloader.train.dataset.name != "ImageFolder":
+        check_config(cfg)
         return
     with pytest.raises(ConfigError) as caught:
-        check_config(get_config(path))
+        check_config(cfg)
     assert [problem.split(": ", 1)[1].split(":")[0] for problem in caught.value.problems] == [
         "dataloader.train.dataset.dataroot",
         "dataloader.val.dataset.dataroot",
     ]
     assert all("does not exist" in problem for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100"])
+def test_cifar_without_download_is_missed(name, tmp_path):
+    path = next(path for path in CONFIGS if path.stem == f"convit_tiny_{name.lower()}")
+    overrides = [f"dataloader.{part}.dataset.download=false" for part in ("train", "val")]
+    overrides += [f"dataloader.{part}.dataset.dataroot={tmp_path}" for part in ("train", "val")]
+    with pytest.raises(ConfigError) as caught:
+        check_config(get_config(path, overrides))
+    assert len(caught.value.problems) == 2
+    assert all("download: true" in problem for problem in caught.value.problems)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
