@@ -14,9 +14,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs
 
 from passl.utils.config import Config, get_config  # noqa: E402
 from passl.utils.cpu import choose_mkl_path  # noqa: E402
-from passl.utils.errors import ConfigError, RunError  # noqa: E402
+from passl.utils.errors import ConfigError, RunError, Stopped  # noqa: E402
 
 EXIT_FAILED_RUN, EXIT_WRONG_CALL = 1, 2
+EXIT_STOPPED = 75  # "try again later", in sysexits.h: a run that was told to stop and has saved
 # What Paddle tells every user on every run, and nobody can act on.
 PADDLE_CHATTER = ("No ccache found", "When training, we now always track global mean and variance")
 
@@ -66,6 +67,9 @@ def run(main: Callable[[], None]) -> None:
     except (RunError, OSError) as error:  # OSError: a full disk, a file that may not be read
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED_RUN)
+    except Stopped as stopped:
+        print(f"stopped by {stopped}; go on with --resume auto", file=sys.stderr)
+        sys.exit(EXIT_STOPPED)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

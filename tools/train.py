@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="train nothing: say what was found and what would be done, and draw augmented pictures",
+        help="train nothing: say what was found and would be done, and draw augmented pictures",
     )
     args = parser.parse_args()
     cfg = read_config(args)

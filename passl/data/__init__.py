@@ -2,35 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from passl.utils.registry import Registry
+from passl.utils.schema import Parameter, read_signature
 
 DATASETS = Registry(
     "dataset",
     {
+        "CIFAR10": "passl.data.cifar:CIFAR10",
+        "CIFAR100": "passl.data.cifar:CIFAR100",
         "Digits": "passl.data.digits:Digits",
         "ImageFolder": "passl.data.image_folder:ImageFolder",
+        "ImageList": "passl.data.image_list:ImageList",
+        "TarShards": "passl.data.tar_shards:TarShards",
     },
 )
-"""A dataset has `len()`, `dataset[index] -> (PIL image in RGB, label)`, `name(index)` for messages,
-`classes`, the names of its labels, and a static method `class_names(...)` that takes the
-constructor's arguments and finds them at once, without looking at any picture. It raises
-ConfigError for what the user must correct and RunError for a picture that cannot be read.
-"""
+"""A data set is an `ImageDataset`, whose docstring is the contract."""
+
+DATASET_OPTIONS: dict[str, Parameter] = dict(read_signature("passl.data.subset:Subset"))
+"""What the node of every data set may have beside the data set's own arguments."""
+
+
+def dataset_arguments(node: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a data set's constructor, and of its `class_names`: the node without its
+    name, its transforms, and what all data sets have.
+    """
+    others = ("name", "transforms", *DATASET_OPTIONS)
+    return {key: value for key, value in node.items() if key not in others}
+
+
+def dataset_options(node: Mapping[str, Any]) -> dict[str, Any]:
+    """What the node has of `DATASET_OPTIONS`: the keyword arguments of `Subset` and of
+    `subset.check_options`.
+    """
+    return {key: value for key, value in node.items() if key in DATASET_OPTIONS}
+
 
 TRANSFORMS = Registry(
     "transform",
     {
-        name: f"passl.data.transforms:{name}"
-        for name in (
-            "CenterCrop",
-            "Normalize",
-            "RandomHorizontalFlip",
-            "RandomResizedCrop",
-            "Resize",
-        )
+        **{
+            name: f"passl.data.transforms:{name}"
+            for name in (
+                "CenterCrop",
+                "ColorJitter",
+                "GaussianBlur",
+                "Normalize",
+                "RandomCrop",
+                "RandomGrayscale",
+                "RandomHorizontalFlip",
+                "RandomResizedCrop",
+                "Resize",
+            )
+        },
+        "AutoAugment": "passl.data.auto_augment:AutoAugment",
+        "RandAugment": "passl.data.auto_augment:RandAugment",
+        "RandomErasing": "passl.data.random_erasing:RandomErasing",
+        "ThreeAugment": "passl.data.auto_augment:ThreeAugment",
     },
 )
 """A transform is called with a picture and a `numpy.random.Generator`, and draws from that
-generator only. Pictures are PIL images until `Normalize`, which ends every list and makes the array
-that the network takes.
+generator only. Pictures are PIL images until `Normalize`, which makes the array that the network
+takes; after it come those whose class attribute `on_arrays` is true.
 """

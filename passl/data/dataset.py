@@ -19,8 +19,8 @@ class ImageDataset(ABC):
     Attributes:
         classes: names of the labels.
         labels: int64 [N], the class of each sample.
-        valid_labels: the only classes that occur, in ascending order, where an evaluation shall
-            compare only among them; null for all.
+        valid_labels: the classes, in ascending order, that an evaluation shall compare only among;
+            null for all.
     """
 
     classes: list[str]

@@ -8,86 +8,99 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from passl.utils.errors import ConfigError, RunError
+from passl.data.class_file import read_class_file
+from passl.data.dataset import ImageDataset
+from passl.data.pictures import read_picture
+from passl.utils.errors import ConfigError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
-class ImageFolder:
-    """`dataroot/CLASS/**/PICTURE`, the layout of ImageNet's train and val folders. Classes are
-    numbered in sorted order.
+class ImageFolder(ImageDataset):
+    """`dataroot/CLASS/**/PICTURE`, the layout of ImageNet's train and val folders.
 
     Args:
         dataroot: the folder of the class folders.
+        class_file: the names of all classes in the order of their labels, where there may be
+            folders of some of them only, as in ImageNet-A and -R; see `read_class_file`. Null: the
+            folders in sorted order.
+        exif_turn: turn pictures as their EXIF orientation says.
 
     Raises:
-        ConfigError: the folder is missing, has no class, or a class has no picture.
+        ConfigError: the folder is missing, has no class, a class has no picture, or is not in
+            `class_file`.
     """
 
-    def __init__(self, *, dataroot: str):
-        self.classes = self.class_names(dataroot=dataroot)
-        self.samples: list[tuple[str, int]] = []
+    def __init__(self, *, dataroot: str, class_file: str | None = None, exif_turn: bool = False):
+        self.classes = self.class_names(dataroot=dataroot, class_file=class_file)
+        self.exif_turn = exif_turn
+        label_of = {name: label for label, name in enumerate(self.classes)}
+        self.paths: list[str] = []
+        labels: list[int] = []
         empty = []
-        for label, name in enumerate(self.classes):
+        for name in _folders(dataroot):
             found = _pictures(os.path.join(dataroot, name))
-            self.samples += [(path, label) for path in found]
+            self.paths += found
+            labels += [label_of[name]] * len(found)
             if not found:
                 empty.append(name)
         if empty:
-            more = f" and {len(empty) - 3} more classes" if len(empty) > 3 else ""
             raise ConfigError(
-                f"{dataroot}: no picture in {', '.join(empty[:3])}{more}; "
-                f"every class folder needs one with an ending of {', '.join(SUFFIXES)}"
+                f"{dataroot}: no picture in {_some(empty)}; every class folder needs one with an "
+                f"ending of {', '.join(SUFFIXES)}"
             )
+        self.labels = np.asarray(labels, dtype=np.int64)
 
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        path, label = self.samples[index]
-        try:
-            with Image.open(path) as picture:
-                return _rgb(picture), label
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise RunError(
-                f"{path}: cannot be read as a picture ({error}); replace the file or take it out "
-                "of the folder"
-            ) from None
+    def picture(self, index: int) -> Image.Image:
+        return read_picture(self.paths[index], self.paths[index], self.exif_turn)
 
     def name(self, index: int) -> str:
         """The picture's path."""
-        return self.samples[index][0]
+        return self.paths[index]
 
     @staticmethod
-    def class_names(*, dataroot: str) -> list[str]:
-        """The class folders, sorted."""
-        root = Path(dataroot)
-        if not root.is_dir():
-            what = "is a file, not a folder" if root.exists() else "does not exist"
+    def class_names(
+        *, dataroot: str, class_file: str | None = None, exif_turn: bool = False
+    ) -> list[str]:
+        """The class folders, sorted; or what the class file lists."""
+        folders = _folders(dataroot)
+        if class_file is None:
+            return folders
+        names = read_class_file(class_file)
+        unknown = sorted(set(folders).difference(names))
+        if unknown:
             raise ConfigError(
-                f"{dataroot}: the data folder {what}; it must hold one folder of pictures for each "
-                "class"
-            )
-        names = sorted(
-            entry.name
-            for entry in os.scandir(root)
-            if entry.is_dir() and not entry.name.startswith(".")
-        )
-        if not names:
-            raise ConfigError(
-                f"{dataroot}: the data folder has no class; it must hold one folder of pictures "
-                "for each class"
+                f"{dataroot}: the class folder {_some(unknown)} is not in {class_file}, which must "
+                "list every class folder by its name"
             )
         return names
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    """Any picture in RGB; a transparent one as if it were opaque."""
-    if picture.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    elif picture.mode == "P" and isinstance(picture.info.get("transparency"), bytes):
-        picture = picture.convert("RGBA")  # Pillow warns about the direct way
-    return picture.convert("RGB")
+def _folders(dataroot: str) -> list[str]:
+    """The class folders, sorted."""
+    root = Path(dataroot)
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "does not exist"
+        raise ConfigError(
+            f"{dataroot}: the data folder {what}; it must hold one folder of pictures for each "
+            "class"
+        )
+    names = sorted(
+        entry.name
+        for entry in os.scandir(root)
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+    if not names:
+        raise ConfigError(
+            f"{dataroot}: the data folder has no class; it must hold one folder of pictures "
+            "for each class"
+        )
+    return names
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more classes" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
 
 
 def _pictures(folder: str) -> list[str]:

@@ -2,37 +2,71 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
+import signal
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import paddle
 from paddle.io import DataLoader, Dataset
 
-from passl.data import DATASETS, TRANSFORMS
+from passl.data import DATASET_OPTIONS, DATASETS, TRANSFORMS, dataset_options
+from passl.data.dataset import ImageDataset
 from passl.data.samplers import BatchSampler, Key
+from passl.data.subset import Subset
+from passl.utils.config import dotted
 from passl.utils.errors import ConfigError, RunError
 from passl.utils.logging import get_logger
+from passl.utils.schema import Section, problems_in
 
 SHARED_MEMORY = "/dev/shm"
+_TRIED = 4
+"""Samples that are read to learn how large they are; some may be bad."""
+
+
+class Sample(NamedTuple):
+    """What a key gave.
+
+    Args:
+        image: float32 [3, height, width]; null if the sample is left out.
+        label: its class.
+        index: which sample of the data set it is.
+        bad: index and error of each sample that could not be read on the way to this one.
+    """
+
+    image: np.ndarray | None
+    label: int
+    index: int
+    bad: tuple[tuple[int, str], ...] = ()
 
 
 class Transformed(Dataset):
-    """A data set's pictures through the transforms, each drawn from a generator of its own."""
+    """A data set's pictures through the transforms, each drawn from a generator of its own.
 
-    def __init__(self, dataset: Any, transforms: Sequence[Any], seed: int):
+    Args:
+        dataset: gives the pictures.
+        transforms: in order.
+        seed: of the run.
+        draws: how many other samples may be drawn in place of one that cannot be read; null leaves
+            it out.
+    """
+
+    def __init__(
+        self, dataset: ImageDataset, transforms: Sequence[Any], seed: int, draws: int | None = 0
+    ):
         super().__init__()
-        self.dataset, self.transforms, self.seed = dataset, transforms, seed
+        self.dataset, self.transforms, self.seed, self.draws = dataset, transforms, seed, draws
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: Key) -> tuple[np.ndarray, int] | Exception:
+    def __getitem__(self, key: Key) -> Sample | Exception:
         """The sample of that key. What goes wrong is given back, not raised: see `_collate`."""
         epoch, position, index = key
         rng = np.random.default_rng((self.seed, epoch, position))
@@ -40,45 +74,97 @@ class Transformed(Dataset):
         # each sample too.
         random.seed(int(rng.integers(2**63)))
         np.random.seed(int(rng.integers(2**32)))  # noqa: NPY002
+        bad: list[tuple[int, str]] = []
         try:
-            picture, label = self.dataset[index]
+            while True:
+                try:
+                    picture, label = self.dataset[index]
+                    break
+                except RunError as error:
+                    if self.draws is not None and len(bad) >= self.draws:
+                        return error
+                    bad.append((index, str(error)))
+                if self.draws is None:
+                    return Sample(None, 0, index, tuple(bad))
+                # The number of tries is part of the seed, as the sample's place is: so workers do
+                # not matter. It is never 0, since numpy takes a missing number for 0.
+                other = np.random.default_rng((self.seed, epoch, position, len(bad)))
+                index = int(other.integers(len(self)))
             for transform in self.transforms:
                 picture = transform(picture, rng)
         except RunError as error:
             return error
         except Exception:
             return RuntimeError(f"{self.dataset.name(index)}:\n{traceback.format_exc()}")
-        return picture, label
+        return Sample(picture, label, index, tuple(bad))
+
+
+class Batch(NamedTuple):
+    """Samples as tensors.
+
+    Args:
+        images: [B, 3, height, width] float32.
+        labels: [B] int64.
+        indices: [B] int64, which samples of the data set these are.
+    """
+
+    images: Any
+    labels: Any
+    indices: Any
 
 
 class Loader:
-    """Iterates over (images [B, 3, height, width] float32, labels [B] int64), one epoch at a time.
+    """Iterates over batches, one epoch at a time.
 
     Args:
-        dataset: what gives the samples.
-        sampler: which of them, and in which order.
+        dataset: what gives the pictures.
+        transforms: make the arrays of them.
+        sampler: which samples, and in which order.
         num_workers: processes that read ahead; 0 reads in this one.
         prefetch_factor: batches that each of them reads ahead.
         use_shared_memory: how workers hand batches over; null decides by the room in /dev/shm.
+        on_bad_sample: what a picture that cannot be read does. `error` ends the run. With `skip`,
+            training takes another sample instead, drawn from (seed, epoch, position), and
+            evaluation leaves the sample out; each is warned about once, by name.
+        max_bad_samples: with `skip`, how many different samples of this process may be bad; one
+            more ends the run.
+
+    Attributes:
+        classes: names of the labels.
+        bad: the samples that could not be read so far: index -> error.
     """
 
     def __init__(
         self,
-        dataset: Transformed,
+        dataset: ImageDataset,
+        transforms: Sequence[Any],
         sampler: BatchSampler,
         /,
         *,
         num_workers: int = 0,
         prefetch_factor: int = 2,
         use_shared_memory: bool | None = None,
+        on_bad_sample: Literal["error", "skip"] = "error",
+        max_bad_samples: int = 100,
     ):
         if num_workers < 0 or prefetch_factor < 1:
             raise ValueError(
                 f"loader.num_workers {num_workers} must be at least 0, and loader.prefetch_factor "
                 f"{prefetch_factor} at least 1"
             )
-        self.dataset, self.sampler = dataset, sampler
-        self.classes: list[str] = dataset.dataset.classes
+        if on_bad_sample not in ("error", "skip") or max_bad_samples < 0:
+            raise ValueError(
+                f"loader.on_bad_sample {on_bad_sample!r} must be error or skip, and "
+                f"loader.max_bad_samples {max_bad_samples} at least 0"
+            )
+        draws: int | None = 0
+        if on_bad_sample == "skip":
+            draws = max_bad_samples + 1 if sampler.even else None
+        self.dataset = Transformed(dataset, transforms, sampler.seed, draws)
+        self.sampler = sampler
+        self.classes: list[str] = dataset.classes
+        self.bad: dict[int, str] = {}
+        self.max_bad_samples = max_bad_samples
         ahead = num_workers * prefetch_factor * sampler.batch_size
         if use_shared_memory is None:
             use_shared_memory = num_workers > 0 and self._fits_shared_memory(ahead)
@@ -86,7 +172,7 @@ class Loader:
         # waits for ever.
         self._with_workers = (
             DataLoader(
-                dataset,
+                self.dataset,
                 batch_sampler=sampler,
                 collate_fn=_collate,
                 num_workers=num_workers,
@@ -99,23 +185,39 @@ class Loader:
         )
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
+        """Batches of an epoch; where samples are left out, there may be less."""
         return len(self.sampler)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Any, Any]]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of that epoch, from batch `start` on.
 
         Raises:
-            RunError: a picture cannot be read.
+            RunError: a picture cannot be read, or too many of them.
             RuntimeError: a transform failed; the message has its traceback.
         """
         self.sampler.set_epoch(epoch, start)
         batches = self._with_workers if self._with_workers is not None else self._read_here()
-        for images, labels in batches:
-            if images.dtype == paddle.uint8:  # no images, but the text of an error
-                text = images.numpy().tobytes().decode()
-                raise RunError(text) if labels.item() == _EXPECTED else RuntimeError(text)
-            yield images, labels
+        for *arrays, encoded in batches:
+            report = json.loads(encoded.numpy().tobytes())
+            if report["error"] is not None:
+                raise (RunError if report["expected"] else RuntimeError)(report["error"])
+            for index, text in report["bad"]:
+                self._note(index, text)
+            if arrays:
+                yield Batch(*arrays)
+
+    def _note(self, index: int, text: str) -> None:
+        """Warn of a sample that cannot be read, if it is a new one."""
+        if index in self.bad:
+            return
+        self.bad[index] = text
+        if len(self.bad) > self.max_bad_samples:
+            raise RunError(
+                f"more than {self.max_bad_samples} samples cannot be read, the last one: {text}; "
+                "mend the data, or raise loader.max_bad_samples"
+            )
+        instead = "another is taken instead" if self.sampler.even else "left out"
+        get_logger().warning("bad sample %d, %s: %s", len(self.bad), instead, text)
 
     def _read_here(self) -> Iterator[list[Any]]:
         for keys in self.sampler:
@@ -124,6 +226,9 @@ class Loader:
             yield [paddle.to_tensor(array) for array in arrays]
 
     def _init_worker(self, worker: int) -> None:
+        # A run that is told to stop needs its workers until it has saved; it ends them by SIGTERM.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         # Paddle's generator in a worker, for transforms that use it. The other generators are
         # seeded for each sample.
         rng = np.random.default_rng((self.sampler.seed, self.sampler.epoch, worker))
@@ -131,10 +236,11 @@ class Loader:
 
     def _fits_shared_memory(self, samples: int) -> bool:
         with _generators_kept():
-            sample = self.dataset[(0, 0, 0)]
-        if isinstance(sample, Exception):
-            return False  # the first epoch will say what is wrong with it
-        needed = 2 * samples * sample[0].nbytes  # batches that wait, and those being made
+            tried = [self.dataset[(0, 0, index)] for index in range(min(_TRIED, len(self.dataset)))]
+        images = [s.image for s in tried if isinstance(s, Sample) and s.image is not None]
+        if not images:
+            return False  # the first epoch will say what is wrong with them
+        needed = 2 * samples * images[0].nbytes  # batches that wait, and those being made
         free = shutil.disk_usage(SHARED_MEMORY).free if os.path.isdir(SHARED_MEMORY) else 0
         if needed > free:
             get_logger().warning(
@@ -147,9 +253,22 @@ class Loader:
         return needed <= free
 
 
-def build_dataset(node: Mapping[str, Any]) -> Any:
-    """The data set of a `dataset` node, without its transforms."""
-    return DATASETS.build({key: value for key, value in node.items() if key != "transforms"})
+def build_dataset(node: Mapping[str, Any]) -> ImageDataset:
+    """The data set of a `dataset` node, without its transforms.
+
+    Raises:
+        ConfigError: the node is wrong, or the data is not there.
+    """
+    options = dataset_options(node)
+    problems = [
+        f"dataset: {dotted(keys)}: {rule}"
+        for keys, rule in problems_in(Section(DATASET_OPTIONS), options)
+    ]
+    if problems:
+        raise ConfigError(*problems)
+    others = (*DATASET_OPTIONS, "transforms")
+    dataset = DATASETS.build({key: value for key, value in node.items() if key not in others})
+    return Subset(dataset, **options) if options else dataset
 
 
 def build_transforms(nodes: Sequence[Mapping[str, Any]]) -> list[Any]:
@@ -171,10 +290,12 @@ def build_loader(
         ConfigError: the data set is not there, or not enough for one batch.
     """
     node = section["dataset"]
-    dataset = Transformed(build_dataset(node), build_transforms(node["transforms"]), seed)
+    dataset, transforms = build_dataset(node), build_transforms(node["transforms"])
     try:
-        sampler = BatchSampler(len(dataset), seed, rank, world, even, **section["sampler"])
-        return Loader(dataset, sampler, **section.get("loader", {}))
+        sampler = BatchSampler(
+            len(dataset), seed, rank, world, even, dataset.shuffled, **section["sampler"]
+        )
+        return Loader(dataset, transforms, sampler, **section.get("loader", {}))
     except ValueError as error:
         raise ConfigError(f"dataloader: {error}") from None
 
@@ -190,25 +311,49 @@ def _generators_kept() -> Iterator[None]:
         np.random.set_state(states[1])  # noqa: NPY002
 
 
-_EXPECTED, _UNEXPECTED = 0, 1
-
-
-def _collate(samples: list[tuple[np.ndarray, int] | Exception]) -> list[np.ndarray]:
-    """Samples to arrays; or, if one of them is an error, its text as bytes and if it is a RunError.
+def _collate(samples: Sequence[Sample | Exception]) -> list[np.ndarray]:
+    """Images, labels and indices, and a report as JSON: what could not be read, or the error that
+    there is instead of a batch. Only the report, if no sample is left.
 
     An error that a worker raises ends in a Paddle that has lost its message, or that waits for
     ever. As data it arrives.
     """
     error = next((sample for sample in samples if isinstance(sample, Exception)), None)
-    if error is None:
-        images, labels = zip(*samples, strict=True)  # type: ignore[misc]
-        shapes = sorted({image.shape for image in images})
-        if len(shapes) == 1:
-            return [np.stack(images), np.asarray(labels, dtype=np.int64)]
-        error = RunError(
-            f"pictures of {shapes[0]} and {shapes[-1]} cannot be one batch; let the transforms end "
-            "in one size, by RandomResizedCrop or by Resize and CenterCrop"
-        )
-    kind = _EXPECTED if isinstance(error, RunError) else _UNEXPECTED
-    text = np.frombuffer(str(error).encode(errors="backslashreplace"), dtype=np.uint8)
-    return [text, np.asarray([kind], dtype=np.int64)]
+    if error is not None:
+        return [_encoded(error)]
+    read = [sample for sample in samples if isinstance(sample, Sample)]
+    whole = [(image, label, index) for image, label, index, _ in read if image is not None]
+    shapes = sorted({image.shape for image, _, _ in whole})
+    if len(shapes) > 1:
+        return [
+            _encoded(
+                RunError(
+                    f"pictures of {shapes[0]} and {shapes[-1]} cannot be one batch; let the "
+                    "transforms end in one size, by RandomResizedCrop or by Resize and CenterCrop"
+                )
+            )
+        ]
+    report = _encoded(None, [pair for sample in read for pair in sample.bad])
+    if not whole:
+        return [report]
+    images, labels, indices = zip(*whole, strict=True)
+    return [
+        np.stack(images),
+        np.asarray(labels, dtype=np.int64),
+        np.asarray(indices, dtype=np.int64),
+        report,
+    ]
+
+
+def _encoded(error: Exception | None, bad: Sequence[tuple[int, str]] = ()) -> np.ndarray:
+    report = {
+        "error": None if error is None else _printable(str(error)),
+        "expected": isinstance(error, RunError),
+        "bad": [(index, _printable(text)) for index, text in bad],
+    }
+    return np.frombuffer(json.dumps(report).encode(), dtype=np.uint8)
+
+
+def _printable(text: str) -> str:
+    """The text with what no encoding has, of names of files, written out."""
+    return text.encode(errors="backslashreplace").decode()

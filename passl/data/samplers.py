@@ -8,7 +8,7 @@ was resumed, changes what is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -27,9 +27,14 @@ class BatchSampler:
         seed: of the run.
         rank, world: which of how many processes this is.
         even: every rank gets the same number of batches, also without `shuffle`.
+        shuffled: the data set's own way to draw an order of its indices; null for any order.
         batch_size: samples of one batch of one process.
         shuffle: a new order for each epoch.
         drop_last: leave out the last global batch if it is not full.
+        repeats: repeated augmentation (Hoffer et al., arXiv 1901.09335): each sample stands that
+            often in a row in the order, so that the ranks, or one batch, see it under several
+            augmentations. An epoch keeps its length, and so sees 1 / repeats of the samples, as
+            with DeiT's sampler.
 
     Raises:
         ValueError: there is not even one batch.
@@ -42,14 +47,22 @@ class BatchSampler:
         rank: int = 0,
         world: int = 1,
         even: bool = False,
+        shuffled: Callable[[np.random.Generator], np.ndarray] | None = None,
         /,
         *,
         batch_size: int,
         shuffle: bool = False,
         drop_last: bool = False,
+        repeats: int = 1,
     ):
-        if batch_size < 1:
-            raise ValueError(f"sampler.batch_size {batch_size} must be at least 1")
+        for name, value in (("batch_size", batch_size), ("repeats", repeats)):
+            if value < 1:
+                raise ValueError(f"sampler.{name} {value} must be at least 1")
+        if repeats > 1 and not shuffle:
+            raise ValueError(
+                f"sampler.repeats {repeats} needs shuffle, since an epoch sees only 1 sample of "
+                f"{repeats}, which would be the same ones each time"
+            )
         if length < 1:
             raise ValueError("the data set has 0 samples")
         if drop_last and length < world:
@@ -62,6 +75,7 @@ class BatchSampler:
             )
         self.length, self.seed, self.rank, self.world = length, seed, rank, world
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
+        self.repeats, self.shuffled = repeats, shuffled
         self.even = even or shuffle
         self.epoch = 0
         self.start = 0
@@ -79,11 +93,15 @@ class BatchSampler:
     def __iter__(self) -> Iterator[list[Key]]:
         epoch, order = self.epoch, np.arange(self.length)
         if self.shuffle:
-            np.random.default_rng((self.seed, epoch)).shuffle(order)
+            rng = np.random.default_rng((self.seed, epoch))
+            order = self.shuffled(rng) if self.shuffled else rng.permutation(self.length)
         positions = range(self.rank, self._total(), self.world)
         for batch in range(self.start, len(self)):
             chosen = positions[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(epoch, position, int(order[position % self.length])) for position in chosen]
+            yield [
+                (epoch, position, int(order[position // self.repeats % self.length]))
+                for position in chosen
+            ]
 
     def _total(self) -> int:
         """Samples of an epoch over all ranks."""

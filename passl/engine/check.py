@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from passl.data import DATASET_OPTIONS, DATASETS, TRANSFORMS, dataset_arguments
+from passl.data import DATASET_OPTIONS, DATASETS, TRANSFORMS, dataset_arguments, dataset_options
 from passl.data.mixup import build_mixup
+from passl.data.subset import check_options
 from passl.modeling import LOSSES
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.heads import HEADS
@@ -81,6 +82,10 @@ TRAINING = Section(
         "ema": _options_of("passl.engine.average:WeightAverage"),
         "freeze": _options_of("passl.engine.freezing:Freezing"),
         "recompute": Parameter("bool", False),
+        "checkpoint": _options_of("passl.engine.saver:Saver"),
+        "on_nonfinite": Parameter("Literal['stop', 'skip']", "stop"),
+        "max_nonfinite": Parameter("int", 10),
+        "rank_check_interval": Parameter("int", 100),
         "log_config": Section({"interval": Parameter("int")}),
     }
 )
@@ -137,9 +142,13 @@ def _line(cfg: Config, keys: Sequence[Any], rule: str) -> str:
 # --------------------------------------------------------------------------------------------------
 def _counts(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     """Counts that cannot be zero, and numbers that cannot be negative."""
-    for key in ("accumulate", "eval_interval"):
+    for key in ("accumulate", "eval_interval", "max_nonfinite", "rank_check_interval"):
         if cfg.get(key, 1) < 1:
             yield (key,), f"must be at least 1, not {cfg[key]}"
+    interval = cfg.get("checkpoint", {}).get("interval")
+    if interval is not None and interval < 1:
+        rule = f"must be at least 1 step, not {interval}; null for none within an epoch"
+        yield ("checkpoint", "interval"), rule
     at_least_one = [("epochs",), ("log_config", "interval")]
     at_least_one += [("dataloader", part, "sampler", "batch_size") for part in ("train", "val")]
     for keys in at_least_one:
@@ -150,7 +159,6 @@ def _counts(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
         ("loader", "prefetch_factor"): 1,
         ("loader", "max_bad_samples"): 0,
         ("sampler", "repeats"): 1,
-        ("dataset", "fraction_seed"): 0,
     }
     for part in ("train", "val"):
         for (section, key), smallest in least.items():
@@ -158,10 +166,6 @@ def _counts(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
             if value < smallest:
                 keys = ("dataloader", part, section, key)
                 yield keys, f"must be at least {smallest}, not {value}"
-        fraction = cfg.dataloader[part].dataset.get("fraction", 1.0)
-        if not 0 < fraction <= 1:
-            keys = ("dataloader", part, "dataset", "fraction")
-            yield keys, f"must lie above 0 and at most at 1, not {fraction}"
     for keys in (("optimizer", "lr"), ("seed",)):
         value = _at(cfg, keys[:-1]).get(keys[-1], 0)
         if value < 0:
@@ -278,6 +282,7 @@ def _data_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
         node = cfg.dataloader[part].dataset
         try:
             classes[part] = DATASETS.get(node.name).class_names(**dataset_arguments(node))
+            check_options(classes[part], **dataset_options(node))
         except ConfigError as error:
             place = ("dataloader", part, "dataset", *(["dataroot"] if "dataroot" in node else []))
             yield place, str(error)

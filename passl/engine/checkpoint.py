@@ -10,9 +10,10 @@ weights can use it. There is no generator's state in it because there is none to
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,14 @@ import passl
 from passl.engine.learner import Learner
 from passl.porting.files import NO_WEIGHTS, NUMERICS, OPTIMIZER, OURS, TRAINED
 from passl.porting.load import set_weights
-from passl.utils.errors import CheckpointError
+from passl.utils.errors import CheckpointError, RunError
 from passl.utils.files import write_atomically
 
 _PROGRESS = "progress"
 _CONFIG = "config"
 _SCALER = "loss_scaler"
 _MASTER = "master_weight"
+_CHECKSUM = "sha256"
 
 
 @dataclass
@@ -39,14 +41,20 @@ class Progress:
     """How far a run has come.
 
     Args:
-        epoch: epochs finished.
+        epoch: epochs finished, evaluation included.
+        samples: of the epoch that is not finished, over all ranks.
         step: steps finished, over all epochs.
+        pending: losses of the last steps, which no line of metrics covers yet.
+        skipped: steps that were passed over because their loss was not finite.
         best_top1: the best score so far, in per cent; -1 before the first.
         best_epoch: the epoch, from 1, that had it; 0 before the first.
     """
 
     epoch: int = 0
+    samples: int = 0
     step: int = 0
+    pending: list[float] = field(default_factory=list)
+    skipped: int = 0
     best_top1: float = -1.0
     best_epoch: int = 0
 
@@ -57,12 +65,18 @@ def save_checkpoint(
     progress: Progress,
     config: Mapping[str, Any],
     classes: list[str],
+    first: Sequence[Path] = (),
 ) -> None:
     """Write the state of a run, atomically.
 
     Args:
         config: the resolved config, as plain data.
         classes: names of the labels, so that a prediction can say them.
+        first: other names that the file gets before `path`.
+
+    Raises:
+        RunError: a weight is not finite. Such a state is not worth keeping.
+        OSError: the file cannot be written; `path` is as it was.
     """
     model = learner.model
     arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
@@ -96,18 +110,22 @@ def save_checkpoint(
         NUMERICS: json.dumps(getattr(model, "numerics", {})),
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata))
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise RunError(
+                f"{name} is not finite after step {progress.step}: training has diverged. The last "
+                "checkpoint is kept; a lower optimizer.lr, a longer warm-up or optimizer.grad_clip "
+                "can help"
+            )
+    metadata[_CHECKSUM] = _checksum(arrays, metadata)
+    write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata), first)
 
 
-def load_checkpoint(path: Path, learner: Learner) -> tuple[Progress, dict[str, Any]]:
-    """Put the learner into the state that was saved.
-
-    Returns:
-        The progress, and the config that the run had then.
+def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays and metadata of a checkpoint that is whole.
 
     Raises:
-        CheckpointError: the file is missing, damaged, no checkpoint, or another network's; or it
-            has no trained weights beside its averages.
+        CheckpointError: the file is missing, damaged, or no checkpoint.
     """
     try:
         with safe_open(path, framework="np") as file:
@@ -122,6 +140,32 @@ def load_checkpoint(path: Path, learner: Learner) -> tuple[Progress, dict[str, A
             f"{path}: weights without the state of a run; load them with model.pretrained instead "
             "of resuming"
         )
+    if metadata.pop(_CHECKSUM, None) != _checksum(arrays, metadata):
+        raise CheckpointError(f"{path}: damaged: its content is not what its checksum says")
+    return arrays, metadata
+
+
+def _checksum(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of everything in a checkpoint."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def load_checkpoint(path: Path, learner: Learner) -> tuple[Progress, dict[str, Any]]:
+    """Put the learner into the state that was saved.
+
+    Returns:
+        The progress, and the config that the run had then.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, no checkpoint, or another network's; or it
+            has no trained weights beside its averages.
+    """
+    arrays, metadata = read_checkpoint(path)
     weights = {name: array for name, array in arrays.items() if not name.startswith(NO_WEIGHTS)}
     trained = {
         name.removeprefix(TRAINED): array
@@ -151,7 +195,7 @@ def load_checkpoint(path: Path, learner: Learner) -> tuple[Progress, dict[str, A
     scaler = json.loads(metadata.get(_SCALER, "{}"))
     if scaler:
         learner.precision.scaler.load_state_dict(scaler)
-    names = {field.name for field in fields(Progress)}
+    names = {one.name for one in fields(Progress)}
     progress = {
         key: value for key, value in json.loads(metadata[_PROGRESS]).items() if key in names
     }

@@ -16,7 +16,10 @@ import paddle
 from paddle import distributed as dist
 from paddle import nn
 
-from passl.utils.errors import ConfigError
+from passl.utils.errors import ConfigError, RunError
+
+STATISTICS = ("._mean", "._variance")
+"""How the names of BatchNorm's running statistics end."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,14 @@ class Ranks:
         total = paddle.to_tensor(np.asarray(values, dtype=np.float64))
         dist.all_reduce(total)  # SUM; Gloo has no average
         return total.tolist()
+
+    def mean(self, value: float) -> float:
+        """The mean of the ranks' values."""
+        return self.sum([value])[0] / self.world
+
+    def any(self, value: object) -> bool:
+        """Whether the value is true on any rank."""
+        return self.sum([float(bool(value))])[0] > 0
 
     def wrap(self, model: nn.Layer) -> nn.Layer:
         """The model as training calls it: gradients are averaged over the ranks, weights start as
@@ -69,9 +80,38 @@ class Ranks:
         if self.world == 1:
             return
         for name, statistic in state.items():
-            if name.endswith(("._mean", "._variance")):
+            if name.endswith(STATISTICS):
                 dist.all_reduce(statistic)
                 statistic.set_value(statistic / self.world)
+
+    def check_same(self, model: nn.Layer, step: int) -> None:
+        """Stop the run if the ranks' weights have drifted apart. Running statistics may differ.
+
+        Raises:
+            RunError: a parameter differs; it is named.
+        """
+        if self.world == 1:
+            return
+        names, sums = [], []
+        for name, parameter in model.named_parameters():
+            if not name.endswith(STATISTICS):
+                weights = parameter.numpy().astype(np.float64)
+                names.append(name)
+                sums.append([weights.sum(), np.abs(weights).sum(), np.square(weights).sum()])
+        own = paddle.to_tensor(np.asarray(sums))
+        highest, lowest = own.clone(), own.clone()
+        dist.all_reduce(highest, op=dist.ReduceOp.MAX)
+        dist.all_reduce(lowest, op=dist.ReduceOp.MIN)
+        # Updates of the same gradients may round differently on different processors.
+        far = (highest - lowest).numpy().max(1) > 1e-6 * own.numpy()[:, 1] + 1e-12
+        if not far.any() and np.isfinite(sums).all():
+            return
+        name = names[int(np.argmax(far))] if far.any() else names[0]
+        raise RunError(
+            f"the {self.world} processes no longer have the same weights after step {step}: "
+            f"{name} differs (rank {self.rank}); the last checkpoint is kept. Go on from it by "
+            "--resume auto, and look for a process with other software, data or a broken device"
+        )
 
     def wait(self) -> None:
         """Wait for the others."""

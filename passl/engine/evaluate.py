@@ -111,11 +111,13 @@ def score(found: Predictions, ranks: Ranks = Ranks()) -> Scores:  # noqa: B008 (
     scores do not depend on how many ranks there are.
 
     Raises:
-        RunError: the outputs are not finite.
+        RunError: the outputs are not finite, or no picture could be read.
     """
     own = (found.correct(1).sum(), found.correct(BEST).sum(), found.losses.sum(dtype=np.float64))
     totals = ranks.sum([*map(float, own), len(found.labels), found.seconds])
     top1, top5, loss, samples, seconds = totals
+    if not samples:
+        raise RunError("no picture of the validation data could be read")
     if not math.isfinite(loss):
         raise RunError(
             "the network's outputs are not finite; the weights are damaged, or training has "
@@ -134,7 +136,7 @@ def averaged(logits_BK: Sequence[Any]):
     """One [B, K] whose softmax is the mean of the softmax of each.
 
     VGG (arXiv 1409.1556, section 3.2) and GoogLeNet (arXiv 1409.4842, section 7) join the views of
-    a picture so; timm averages logits.
+    a picture so.
     """
     if len(logits_BK) == 1:
         return logits_BK[0]  # not its log-softmax, whose rounding could make two guesses equal

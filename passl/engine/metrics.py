@@ -5,15 +5,16 @@ VisualDL.
 from __future__ import annotations
 
 import json
-import math
+import os
+import shutil
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from passl.utils.errors import RunError
 from passl.utils.files import write_text
 from passl.utils.logging import PROGRESS, get_logger
 
@@ -27,23 +28,29 @@ class MetricLog:
 
     Args:
         folder: of the run; null writes nothing (the other ranks).
-        step: lines of later steps, which a resumed run makes anew, are dropped.
+        step: lines of later steps, which a resumed run makes anew, are dropped,
+        epoch: and so are evaluations after more than these epochs.
     """
 
-    def __init__(self, folder: Path | None, step: int = 0):
+    def __init__(self, folder: Path | None, step: int = 0, epoch: int = 0):
         self._file, self._curves = None, None
         if folder is None:
             return
-        path = folder / METRICS
+        path, rows = folder / METRICS, []
         if path.exists():
-            write_text(
-                path,
-                "".join(
-                    f"{json.dumps(row)}\n" for row in read_metrics(folder) if row["step"] <= step
-                ),
-            )
+            rows = [
+                row
+                for row in read_metrics(folder)
+                if row["step"] <= step and (row["phase"] == "train" or row["epoch"] <= epoch)
+            ]
+            write_text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
         self._file = path.open("a", encoding="utf-8")
+        # VisualDL cannot take back what it has drawn; the rows have it all.
+        shutil.rmtree(folder / VISUALDL, ignore_errors=True)
         self._curves = _visualdl(folder / VISUALDL)
+        for row in rows:
+            values = {key: value for key, value in row.items() if key not in ("phase", "step")}
+            self._draw(row["phase"], row["step"], values)
 
     def write(self, phase: str, step: int, **values: float) -> None:
         """Write a row.
@@ -61,6 +68,14 @@ class MetricLog:
         }
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
+        self._draw(phase, step, values)
+
+    def sync(self) -> None:
+        """Flush the rows to the disk: a checkpoint that follows must not know more than they."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
+    def _draw(self, phase: str, step: int, values: Mapping[str, float]) -> None:
         if self._curves is not None:
             for key, value in values.items():
                 self._curves.add_scalar(f"{phase}/{key}", float(value), step)
@@ -111,6 +126,8 @@ class Meter:
         batch: samples of one step over all ranks.
         interval: steps between two reports.
         shown: whether this rank reports.
+        done: steps of the epoch that were made before, by the run that this one resumes.
+        pending: losses of those of them that no report has covered.
     """
 
     def __init__(
@@ -123,6 +140,8 @@ class Meter:
         batch: int,
         interval: int,
         shown: bool,
+        done: int = 0,
+        pending: Sequence[float] = (),
     ):
         self.metrics, self.epoch, self.epochs, self.batch, self.interval = (
             metrics,
@@ -135,51 +154,37 @@ class Meter:
         hidden = not shown or not sys.stderr.isatty()
         self._bar = tqdm(
             total=steps,
+            initial=done,
             desc=f"epoch {epoch + 1}/{epochs}",
             leave=False,
             dynamic_ncols=True,
             disable=hidden,
         )
-        self._done = 0
+        self._done, self._timed = done, 0
         self._last = self._mark = time.perf_counter()
         self._reading = 0.0
-        self._losses: list[Any] = []
+        self.pending = list(pending)
 
     def batch_read(self) -> None:
         """A batch has arrived."""
         self._reading += time.perf_counter() - self._last
 
-    def step_made(self, loss: Any, lr: float) -> None:
-        """The step with it is made.
-
-        Args:
-            loss: a scalar tensor. It is looked at only when there is something to report, since
-                looking waits for the device.
-
-        Raises:
-            RunError: the loss is not finite.
-        """
-        self._losses.append(loss)
+    def step_made(self, loss: float | None, lr: float) -> None:
+        """The step with it is made; with null, passed over."""
+        self.pending += [] if loss is None else [loss]
         self._done += 1
+        self._timed += 1
         self._bar.update()
         if self._done % self.interval == 0 or self._done == self.steps:
             self._report(lr)
         self._last = time.perf_counter()
 
     def _report(self, lr: float) -> None:
-        losses = [loss.item() for loss in self._losses]
         step = self.first_step + self._done
-        for offset, loss in enumerate(losses, start=1 - len(losses)):
-            if not math.isfinite(loss):
-                raise RunError(
-                    f"the loss is {loss} at step {step + offset} (epoch {self.epoch + 1}, lr "
-                    f"{lr:.3g}); the last checkpoint is kept. "
-                    "A lower optimizer.lr, a longer warm-up or optimizer.grad_clip can help"
-                )
         now = time.perf_counter()
-        count = len(losses)
-        batch_cost, reader_cost = (now - self._mark) / count, self._reading / count
-        loss, ips = sum(losses) / count, self.batch / batch_cost
+        batch_cost, reader_cost = (now - self._mark) / self._timed, self._reading / self._timed
+        loss = sum(self.pending) / len(self.pending) if self.pending else 0.0
+        ips = self.batch / batch_cost
         left = (self.epochs - self.epoch) * self.steps - self._done
         line = (
             f"[Train][Epoch {self.epoch + 1}/{self.epochs}][Iter: {self._done}/{self.steps}] lr: "
@@ -190,17 +195,18 @@ class Meter:
         if self.shown:
             get_logger().log(PROGRESS, line)
         self._bar.set_postfix(loss=f"{loss:.4f}", ips=f"{ips:.0f}", lr=f"{lr:.2e}")
-        self.metrics.write(
-            "train",
-            step,
-            epoch=self.epoch + 1,
-            lr=lr,
-            loss=loss,
-            batch_cost=batch_cost,
-            reader_cost=reader_cost,
-            ips=ips,
-        )
-        self._losses, self._reading, self._mark = [], 0.0, now
+        if self.pending:
+            self.metrics.write(
+                "train",
+                step,
+                epoch=self.epoch + 1,
+                lr=lr,
+                loss=loss,
+                batch_cost=batch_cost,
+                reader_cost=reader_cost,
+                ips=ips,
+            )
+        self.pending, self._timed, self._reading, self._mark = [], 0, 0.0, now
 
     def close(self) -> None:
         """Take the bar away."""

@@ -6,29 +6,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from passl.engine.checkpoint import read_checkpoint
 from passl.engine.distributed import Ranks
-from passl.utils.errors import ConfigError
-from passl.utils.files import write_text
+from passl.utils.errors import CheckpointError, ConfigError
+from passl.utils.files import remove_unfinished, write_text
+from passl.utils.logging import get_logger
 from passl.utils.yaml12 import to_yaml
 
 CONFIG = "config.yaml"
 LOG = "train.log"
 LAST, BEST = "last.safetensors", "best.safetensors"
+PREVIOUS = "previous.safetensors"
+"""The last but one."""
 
 
 def find_checkpoint(folder: Path, resume: str | None) -> Path | None:
-    """The checkpoint that a run goes on from. A run that is there already is never written over.
+    """The checkpoint that a run goes on from, whole. A run that is there already is never written
+    over.
 
     Args:
         folder: of the run.
         resume: null starts a new run; `auto` goes on from the folder's last checkpoint, if there is
-            one; else a checkpoint's path.
+            one, or from the one before if that is damaged; else a checkpoint's path.
 
     Raises:
         ConfigError: the folder holds a run and `resume` does not say to go on with it, or there is
             no such checkpoint.
+        CheckpointError: it is damaged, and there is none before it.
     """
-    used = (folder / CONFIG).exists() or (folder / LAST).exists()
+    used = any((folder / name).exists() for name in (CONFIG, LAST, PREVIOUS))
     inside = resume is not None and Path(resume).resolve().parent == folder.resolve()
     if used and resume != "auto" and not inside:
         raise ConfigError(
@@ -37,14 +43,28 @@ def find_checkpoint(folder: Path, resume: str | None) -> Path | None:
         )
     if resume is None:
         return None
-    checkpoint = folder / LAST if resume == "auto" else Path(resume)
-    if checkpoint.is_file():
-        return checkpoint
     if resume != "auto":
-        raise ConfigError(
-            f"--resume {resume}: there is no such checkpoint; name a .safetensors file of a run, "
-            "or say auto"
-        )
+        if not Path(resume).is_file():
+            raise ConfigError(
+                f"--resume {resume}: there is no such checkpoint; name a .safetensors file of a "
+                "run, or say auto"
+            )
+        read_checkpoint(Path(resume))
+        return Path(resume)
+    damage = []
+    for path in (folder / LAST, folder / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            read_checkpoint(path)
+        except CheckpointError as error:
+            damage.append(error)
+            continue
+        for error in damage:
+            get_logger().warning("%s; going on from %s, the one before", error, path)
+        return path
+    if damage:
+        raise damage[0]
     return None
 
 
@@ -58,6 +78,7 @@ def make_run_folder(folder: Path, ranks: Ranks) -> None:
     if ranks.is_first:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(folder)
         except OSError as error:
             raise ConfigError(f"output_dir: {folder} cannot be made: {error.strerror}") from None
     ranks.wait()

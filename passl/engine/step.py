@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,28 @@ import paddle
 from passl.engine.learner import Learner
 
 
-def train_step(learner: Learner, images, targets, step: int):
-    """One update of the model's weights.
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a step.
+
+    Args:
+        loss: mean over the batch of all ranks.
+        own_loss: of this rank's part.
+        gradient_norm: of all gradients of this rank together; only where the loss is not finite.
+    """
+
+    loss: float
+    own_loss: float
+    gradient_norm: float | None = None
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the weights were updated, on this rank and on all others."""
+        return math.isfinite(self.loss)
+
+
+def train_step(learner: Learner, images, targets, step: int) -> Outcome:
+    """One update of the model's weights, unless the loss of any rank is not finite.
 
     What is random in the network (dropout, drop path) is drawn anew from (seed, rank, step): a
     resumed run needs no generator's state, and what happened between two steps, such as an
@@ -24,23 +46,36 @@ def train_step(learner: Learner, images, targets, step: int):
         step: steps made before this one.
 
     Returns:
-        The loss of the batch, before the update, still on the device.
+        The loss before the update, and whether there was one.
     """
     paddle.seed(step_seed(learner.seed, learner.ranks.rank, step))
     learner.optimizer.set_lr(learner.schedule(step))
-    scaler, total = learner.precision.scaler, 0.0
+    scaler, total = learner.precision.scaler, paddle.zeros([])
     for share, images_part, targets_part, is_last in _parts(images, targets, learner.accumulate):
         with learner.ranks.synchronised(learner.wrapped, is_last):
             with learner.precision.autocast():
                 loss = learner.objective(learner.wrapped, images_part, targets_part) * share
             scaler.scale(loss).backward()
         total = total + loss.detach()
-    scaler.step(learner.optimizer)
-    scaler.update()
+    own_loss = total.item()
+    # Every rank must know, so that all of them make the update, or none does.
+    outcome = Outcome(learner.ranks.mean(own_loss), own_loss)
+    if outcome.is_finite:
+        scaler.step(learner.optimizer)
+        scaler.update()
+        learner.average.update(step)
+    else:
+        outcome = replace(outcome, gradient_norm=_gradient_norm(learner.model))
     # A zero would still decay and move a parameter that was not used.
     learner.optimizer.clear_grad(set_to_zero=False)
-    learner.average.update(step)
-    return total
+    return outcome
+
+
+def _gradient_norm(model) -> float:
+    squares = [
+        (p.grad.astype("float32") ** 2).sum() for p in model.parameters() if p.grad is not None
+    ]
+    return math.sqrt(sum(square.item() for square in squares))
 
 
 def step_seed(seed: int, rank: int, step: int) -> int:

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import paddle
 
-from passl.data.loader import Loader, build_loader
-from passl.data.mixup import build_mixup
+from passl.data.loader import Batch, Loader, build_loader
+from passl.data.mixup import Mixup, build_mixup
 from passl.engine import distributed
-from passl.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
+from passl.engine.checkpoint import Progress, load_checkpoint
 from passl.engine.evaluate import Scores, evaluate
 from passl.engine.learner import Learner, build_learner
 from passl.engine.metrics import Meter, MetricLog
-from passl.engine.run_folder import (
-    BEST,
-    LAST,
-    LOG,
-    find_checkpoint,
-    make_run_folder,
-    write_config,
-)
-from passl.engine.step import train_step
+from passl.engine.run_folder import LOG, find_checkpoint, make_run_folder, write_config
+from passl.engine.saver import Saver
+from passl.engine.signals import StopRequest
+from passl.engine.step import Outcome, train_step
 from passl.modeling import Model
 from passl.optim.optimizers import lr_rule, scaled_lr
 from passl.utils.config import Config, dotted, leaves
-from passl.utils.errors import CheckpointError
+from passl.utils.errors import CheckpointError, ConfigError, RunError, Stopped
+from passl.utils.files import write_text
 from passl.utils.logging import get_logger, log_to_file, stop_logging_to
 
 _MIXUP = 1  # keeps its generators apart from those of the samples and of the steps
@@ -46,12 +43,12 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
     Raises:
         ConfigError: the run cannot start as configured.
         RunError: it met something that it cannot go on with.
+        Stopped: it was told to stop by SIGTERM or SIGINT, and has saved its state.
     """
     ranks = distributed.start(cfg.get("device", "auto"))
-    seed, epochs, folder = cfg.get("seed", 0), cfg.epochs, Path(cfg.output_dir)
+    seed, folder = cfg.get("seed", 0), Path(cfg.output_dir)
     train_loader = build_loader(cfg.dataloader.train, seed, ranks.rank, ranks.world, even=True)
     val_loader = build_loader(cfg.dataloader.val, seed, ranks.rank, ranks.world)
-    mixup = build_mixup(cfg.dataloader.train.get("mixup"), cfg.model.head.num_classes)
     global_batch = cfg.dataloader.train.sampler.batch_size * ranks.world
 
     checkpoint = find_checkpoint(folder, resume)
@@ -67,54 +64,41 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
     if checkpoint is not None:
         progress, old = load_checkpoint(checkpoint, learner)
         _compare(old, cfg, checkpoint)
-    log_file = log_to_file(folder / LOG) if ranks.is_first else None
-    metrics = MetricLog(folder if ranks.is_first else None, progress.step)
-    if ranks.is_first:
-        write_config(folder, cfg.to_dict(), progress.epoch)
-        _introduce(cfg, learner, train_loader, val_loader, global_batch, progress)
-
-    try:
-        for epoch in range(progress.epoch, epochs):
-            learner.begin_epoch(epoch)
-            meter = Meter(
-                metrics,
-                epoch,
-                epochs,
-                progress.step,
-                len(train_loader),
-                global_batch,
-                cfg.log_config.interval,
-                ranks.is_first,
+        if progress.samples % global_batch:
+            raise ConfigError(
+                f"{checkpoint} stands within an epoch, behind sample {progress.samples}, which the "
+                f"global batch of {global_batch} does not divide; keep the global batch, "
+                "batch_size x processes, until the epoch is done"
             )
-            for batch in train_loader.epoch(epoch):
-                rng = np.random.default_rng((seed, ranks.rank, progress.step, _MIXUP))
-                images, targets = mixup(batch.images, batch.labels, epoch, rng)
-                meter.batch_read()
-                loss = train_step(learner, images, targets, progress.step)
-                progress.step += 1
-                meter.step_made(loss, learner.optimizer.get_lr())
-            meter.close()
-            progress.epoch += 1
-
-            ranks.average_statistics(model.state_dict())
-            ranks.average_statistics(learner.average.averages)
-            is_best = False
-            if progress.epoch % cfg.get("eval_interval", 1) == 0 or progress.epoch == epochs:
-                with learner.average.applied():
-                    scores = evaluate(model, val_loader, ranks)
-                is_best = scores.top1 > progress.best_top1
-                if is_best:
-                    progress.best_top1, progress.best_epoch = scores.top1, progress.epoch
-                if ranks.is_first:
-                    _report(metrics, scores, progress)
-            if ranks.is_first:
-                # The best one first: killed in between, the run is resumed from the epoch before
-                # and finds it again.
-                for name in [BEST, LAST] if is_best else [LAST]:
-                    save_checkpoint(
-                        folder / name, learner, progress, cfg.to_dict(), train_loader.classes
-                    )
-            ranks.wait()
+    log_file = log_to_file(folder / LOG) if ranks.is_first else None
+    metrics = MetricLog(folder if ranks.is_first else None, progress.step, progress.epoch)
+    run = Run(
+        cfg=cfg,
+        learner=learner,
+        train_loader=train_loader,
+        val_loader=val_loader,
+        mixup=build_mixup(cfg.dataloader.train.get("mixup"), cfg.model.head.num_classes),
+        global_batch=global_batch,
+        metrics=metrics,
+        saver=Saver(
+            folder,
+            learner,
+            metrics,
+            cfg.to_dict(),
+            train_loader.classes,
+            **cfg.get("checkpoint", {}),
+        ),
+        progress=progress,
+        stop=StopRequest(),
+    )
+    try:
+        if ranks.is_first:
+            write_config(folder, cfg.to_dict(), progress.epoch)
+            _introduce(run)
+        with run.stop:
+            while progress.epoch < cfg.epochs:
+                _train_epoch(run)
+                _finish_epoch(run)
     finally:
         metrics.close()
         if log_file is not None:
@@ -122,16 +106,122 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
     return progress
 
 
-def _introduce(
-    cfg: Config,
-    learner: Learner,
-    train_loader: Loader,
-    val_loader: Loader,
-    global_batch: int,
-    progress: Progress,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What the parts of a run share.
+
+    Args:
+        mixup: of each batch.
+        global_batch: samples of a step over all ranks.
+        progress: changes as the run goes on; so does the learner.
+        stop: whether the run was told to stop.
+    """
+
+    cfg: Config
+    learner: Learner
+    train_loader: Loader
+    val_loader: Loader
+    mixup: Mixup
+    global_batch: int
+    metrics: MetricLog
+    saver: Saver
+    progress: Progress
+    stop: StopRequest
+
+
+def _train_epoch(run: Run) -> None:
+    """The steps of an epoch that are left."""
+    cfg, learner, progress = run.cfg, run.learner, run.progress
+    ranks, epoch, done = learner.ranks, progress.epoch, progress.samples // run.global_batch
+    learner.begin_epoch(epoch)
+    meter = Meter(
+        run.metrics,
+        epoch,
+        cfg.epochs,
+        progress.step - done,
+        len(run.train_loader),
+        run.global_batch,
+        cfg.log_config.interval,
+        ranks.is_first,
+        done,
+        progress.pending,
+    )
+    for batch in run.train_loader.epoch(epoch, done):
+        rng = np.random.default_rng((learner.seed, ranks.rank, progress.step, _MIXUP))
+        images, targets = run.mixup(batch.images, batch.labels, epoch, rng)
+        meter.batch_read()
+        outcome = train_step(learner, images, targets, progress.step)
+        if not outcome.is_finite:
+            _pass_over(run, outcome, batch)
+        progress.step += 1
+        progress.samples += run.global_batch
+        meter.step_made(outcome.loss if outcome.is_finite else None, learner.optimizer.get_lr())
+        progress.pending = meter.pending
+        if progress.step % cfg.get("rank_check_interval", 100) == 0:
+            ranks.check_same(learner.model, progress.step)
+        if ranks.any(run.stop.name):
+            run.saver.save(progress)
+            raise Stopped(f"{run.stop.name or 'another process'} after step {progress.step}")
+        if run.saver.is_due(progress.step):
+            run.saver.save(progress)
+    meter.close()
+
+
+def _finish_epoch(run: Run) -> None:
+    """Evaluate if it is time, and save."""
+    cfg, learner, progress, ranks = run.cfg, run.learner, run.progress, run.learner.ranks
+    ranks.average_statistics(learner.model.state_dict())
+    ranks.average_statistics(learner.average.averages)
+    epoch, is_best = progress.epoch + 1, False
+    if epoch % cfg.get("eval_interval", 1) == 0 or epoch == cfg.epochs:
+        try:
+            with learner.average.applied(), run.stop.at_once():
+                scores = evaluate(learner.model, run.val_loader, ranks)
+        except Stopped as stopped:
+            run.saver.save(progress)
+            raise Stopped(f"{stopped} in the evaluation after step {progress.step}") from None
+        is_best = scores.top1 > progress.best_top1
+        if is_best:
+            progress.best_top1, progress.best_epoch = scores.top1, epoch
+        if ranks.is_first:
+            _report(run, scores, epoch)
+    progress.epoch, progress.samples = epoch, 0
+    run.saver.save(progress, is_best)
+
+
+def _pass_over(run: Run, outcome: Outcome, batch: Batch) -> None:
+    """What a loss that is not finite leads to: the end, or up to `max_nonfinite` times a warning.
+
+    Raises:
+        RunError: the run cannot go on.
+    """
+    cfg, progress, ranks = run.cfg, run.progress, run.learner.ranks
+    progress.skipped += 1
+    names = [run.train_loader.dataset.dataset.name(int(index)) for index in batch.indices.tolist()]
+    own = names if not np.isfinite(outcome.own_loss) else []
+    gathered = ranks.gather(np.asarray(own, dtype=object))
+    pictures = [name for part in gathered for name in part.tolist()]
+    file = Path(cfg.output_dir) / f"nonfinite_step_{progress.step + 1}.txt"
+    if ranks.is_first:
+        write_text(file, "".join(f"{name}\n" for name in pictures))
+    message = (
+        f"the loss is {outcome.loss} at step {progress.step + 1} (epoch {progress.epoch + 1}, "
+        f"learning rate {run.learner.optimizer.get_lr():.3g}, gradient norm "
+        f"{outcome.gradient_norm:.3g}); pictures of the batch: {', '.join(pictures[:3])}"
+        f"{', ...' if len(pictures) > 3 else ''}, all in {file}"
+    )
+    limit = cfg.get("max_nonfinite", 10) if cfg.get("on_nonfinite", "stop") == "skip" else 0
+    if progress.skipped > limit:
+        raise RunError(
+            f"{message}. The last checkpoint is kept. A lower optimizer.lr, a longer warm-up or "
+            "optimizer.grad_clip can help"
+        )
+    get_logger().warning("%s. Passed over (%d of at most %d)", message, progress.skipped, limit)
+
+
+def _introduce(run: Run) -> None:
     """Say what is about to run."""
-    log = get_logger().info
+    cfg, learner, progress, log = run.cfg, run.learner, run.progress, get_logger().info
     count = sum(p.size for p in learner.model.parameters() if not p.stop_gradient)
     log(
         "%s with %s parameters on %s, %d process(es)",
@@ -142,16 +232,16 @@ def _introduce(
     )
     log(
         "%d training and %d validation pictures, %d classes",
-        len(train_loader.dataset),
-        len(val_loader.dataset),
-        len(train_loader.classes),
+        len(run.train_loader.dataset),
+        len(run.val_loader.dataset),
+        len(run.train_loader.classes),
     )
     log(
         "global batch %d, %d steps an epoch, peak learning rate %g (%s)",
-        global_batch,
-        len(train_loader),
-        scaled_lr(cfg.optimizer, global_batch),
-        lr_rule(cfg.optimizer, global_batch),
+        run.global_batch,
+        len(run.train_loader),
+        scaled_lr(cfg.optimizer, run.global_batch),
+        lr_rule(cfg.optimizer, run.global_batch),
     )
     if progress.epoch >= cfg.epochs:
         log("all %d epochs are done; for more, raise epochs", cfg.epochs)
@@ -164,12 +254,13 @@ def _introduce(
         )
 
 
-def _report(metrics: MetricLog, scores: Scores, progress: Progress) -> None:
-    metrics.write("val", progress.step, epoch=progress.epoch, **scores.to_dict())
+def _report(run: Run, scores: Scores, epoch: int) -> None:
+    progress = run.progress
+    run.metrics.write("val", progress.step, epoch=epoch, **scores.to_dict())
     get_logger().info(
         "[Eval][Epoch %d] top1: %.2f, top5: %.2f, loss: %.4f, ips: %.1f samples/s; best top1: %.2f "
         "(epoch %d)",
-        progress.epoch,
+        epoch,
         scores.top1,
         scores.top5,
         scores.loss,

@@ -93,7 +93,7 @@ def read_file(path: str | Path) -> WeightFile:
     if path.suffix == ".safetensors":
         weights, metadata = read_safetensors(path)
         if OURS in metadata:
-            own = {name: array for name, array in weights.items() if not name.startswith(NO_WEIGHTS)}
+            own = {n: array for n, array in weights.items() if not n.startswith(NO_WEIGHTS)}
             return WeightFile(path, own, None, {}, metadata)
         framework = "torch"
     elif path.suffix in _FRAMEWORKS:

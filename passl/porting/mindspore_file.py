@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from passl.porting.limits import DIMS, check_name, check_sizes, in_line, opened, widened
 from passl.utils.errors import CheckpointError
+from passl.utils.limits import DIMS, check_name, check_sizes, in_line, opened, widened
 
 _TYPES = {
     "Float64": np.float64,

@@ -1,7 +1,6 @@
 """Paddle weight files (`.pdparams`) read without `paddle.load`, which runs what a file carries.
 
-Such a file is one pickle of name -> numpy array, or name -> (name, array). numpy's own constructors
-trust their arguments, so stand-ins that check them take their place.
+Such a file is one pickle of name -> numpy array, or name -> (name, array).
 """
 
 from __future__ import annotations
@@ -12,15 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from passl.porting.limits import GROWTH, check_sizes, in_line, opened
-from passl.porting.plain_pickle import PlainUnpickler, weights_of
 from passl.utils.errors import CheckpointError
+from passl.utils.limits import GROWTH, check_sizes, in_line, opened
+from passl.utils.plain_arrays import Array, ArrayUnpickler
+from passl.utils.plain_pickle import weights_of
 
-_DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "b1")
 _NAMES = "StructuredToParameterName@@"  # Paddle's own names of the parameters
 _SLICES = "UnpackBigParamInfor@@"  # arrays above 1 GB that pickle's protocols 2 and 3 take in parts
 _NESTS = ("state_dict", "model")
-_NDARRAY = object()
 
 
 def read_paddle(path: Path) -> dict[str, np.ndarray]:
@@ -38,7 +36,7 @@ def read_paddle(path: Path) -> dict[str, np.ndarray]:
     with opened(path) as stream:
         pickled = stream.read()
     try:
-        weights = _weights(_PaddleUnpickler(path, GROWTH * len(pickled)).load(pickled))
+        weights = _weights(ArrayUnpickler(path, GROWTH * len(pickled)).load(pickled))
     except CheckpointError:
         raise
     except Exception as error:  # a damaged pickle can fail in any way
@@ -71,7 +69,7 @@ def _array(value: Any) -> Any:
     """The array of a parameter, where it is one."""
     if type(value) is tuple and len(value) == 2 and type(value[0]) is str:
         value = value[1]
-    return value.array if isinstance(value, _Array) else value
+    return value.array if isinstance(value, Array) else value
 
 
 def _joined(arrays: dict[Any, Any], joins: Any) -> dict[Any, Any]:
@@ -88,85 +86,3 @@ def _joined(arrays: dict[Any, Any], joins: Any) -> dict[Any, Any]:
             raise ValueError(f"the slices of an array of {shape} have another number of values")
         arrays[name] = np.concatenate(parts).reshape(shape)
     return arrays
-
-
-class _Dtype:
-    """Stands in for numpy.dtype: plain numbers only."""
-
-    def __init__(self, code: Any):
-        if code not in _DTYPES:
-            shown = f"{code[:20]!r}" if type(code) is str else type(code).__name__
-            raise ValueError(f"an array of dtype {shown}; weights are {', '.join(_DTYPES)}")
-        self.dtype = np.dtype(code)
-
-    def build(self, state: Any) -> None:
-        """Take the state of a dtype: version, byte order, subarray, names, fields, sizes, flags."""
-        _, order, *structure = state
-        if order not in ("<", "|", "="):
-            raise ValueError("an array in big-endian; save it on another machine")
-        if structure[:3] != [None, None, None]:
-            raise ValueError("a structured array; weights are plain numbers")
-
-
-class _Array:
-    """Stands in for a numpy.ndarray, which `build` fills."""
-
-    array: np.ndarray | None = None
-
-    def __init__(self, unpickler: PlainUnpickler):
-        self.spend = unpickler.spend
-
-    def build(self, state: Any) -> None:
-        """Take the state of an array: version, shape, dtype, whether in Fortran's order, bytes."""
-        _, shape, dtype, fortran, content = state
-        self.array = _filled(check_sizes(shape), dtype, content, bool(fortran))
-        self.spend(self.array.nbytes)
-
-
-def _filled(shape: tuple[int, ...], dtype: Any, content: Any, fortran: bool = False) -> np.ndarray:
-    if not isinstance(dtype, _Dtype):
-        raise ValueError("an array without a dtype")
-    content = content.encode("latin-1") if type(content) is str else content  # Python 2's bytes
-    if type(content) is not bytes or len(content) != math.prod(shape) * dtype.dtype.itemsize:
-        held = f"{len(content)} bytes" if type(content) is bytes else type(content).__name__
-        raise ValueError(f"an array of {shape} {dtype.dtype} that has {held}")
-    array = np.frombuffer(content, dtype.dtype).reshape(shape, order="F" if fortran else "C")
-    return array if array.flags.c_contiguous else array.copy()
-
-
-class _PaddleUnpickler(PlainUnpickler):
-    def __init__(self, path: Path, limit: int):
-        known: dict[str, Any] = {
-            "numpy.ndarray": _NDARRAY,
-            "numpy.dtype": self._dtype,
-            "_codecs.encode": self._encode,
-            "builtins.tuple": self._tuple,
-            "__builtin__.tuple": self._tuple,
-        }
-        for core in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            known[f"{core}._reconstruct"] = self._reconstruct
-            known[f"{core}.scalar"] = self._scalar
-        super().__init__(known, path, limit)
-
-    def _dtype(self, code: Any, *_: Any) -> _Dtype:
-        return _Dtype(code)
-
-    def _reconstruct(self, kind: Any, *_: Any) -> _Array:
-        if kind is not _NDARRAY:
-            raise ValueError("an array of another class than numpy.ndarray")
-        return _Array(self)
-
-    def _scalar(self, dtype: Any, content: Any) -> np.ndarray:
-        return _filled((), dtype, content)
-
-    def _tuple(self, items: Any = ()) -> tuple[Any, ...]:
-        if type(items) is not tuple:  # a list could be copied again and again
-            raise ValueError("a tuple made of something else")
-        return items
-
-    def _encode(self, text: Any, encoding: Any = "latin1") -> bytes:
-        """Bytes, which protocol 2 writes as text."""
-        if type(text) is not str or encoding not in ("latin1", "latin-1"):
-            raise ValueError("bytes are written as latin-1")
-        self.spend(len(text))
-        return text.encode("latin-1")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
-from passl.porting.download import fetch, fetch_url
 from passl.porting.files import SUFFIXES
 from passl.porting.zoo import Entry, find
+from passl.utils.download import TIMEOUT, cache_folder, fetch_file, fetch_url
 
 
 def locate(weights: str | Path) -> Path:
@@ -34,3 +35,34 @@ def zoo_entry(weights: str | Path) -> Entry | None:
     path, text = Path(weights), str(weights)
     is_path = path.exists() or path.suffix in SUFFIXES or path.name != text or "://" in text
     return None if isinstance(weights, Path) or is_path else find(text)
+
+
+def fetch(
+    entry: Entry,
+    home: str | Path | None = None,
+    *,
+    timeout: float = TIMEOUT,
+    context: ssl.SSLContext | None = None,
+) -> Path:
+    """The file of a zoo entry: from the cache, else downloaded.
+
+    Args:
+        entry: what is wanted. A file put by hand where this function's error says is taken too.
+        home: the cache; by default PASSL_HOME, else `passl` in the user's cache folder.
+        timeout: as for `fetch_file`.
+        context: as for `fetch_file`.
+
+    Raises:
+        RunError: the file is not here and cannot be had, or what came is not the file.
+    """
+    path = cache_folder(home) / "weights" / entry.name / entry.file
+    return fetch_file(
+        entry.name,
+        entry.url,
+        path,
+        sha256=entry.sha256,
+        size=entry.size,
+        note=entry.note,
+        timeout=timeout,
+        context=context,
+    )

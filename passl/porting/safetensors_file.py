@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from passl.porting.limits import check_name, check_sizes, in_line, opened, widened
 from passl.utils.errors import CheckpointError
+from passl.utils.limits import check_name, check_sizes, in_line, opened, widened
 
 _DTYPES = {
     "F64": np.float64,

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from passl.porting.limits import (
+from passl.utils.errors import CheckpointError
+from passl.utils.limits import (
     GROWTH,
     LARGEST,
     check_sizes,
@@ -22,8 +23,7 @@ from passl.porting.limits import (
     opened,
     widened,
 )
-from passl.porting.plain_pickle import PlainUnpickler, inert, weights_of
-from passl.utils.errors import CheckpointError
+from passl.utils.plain_pickle import PlainUnpickler, inert, weights_of
 
 _MEMBERS = 100_000  # of a zip
 

@@ -19,3 +19,7 @@ class RunError(RuntimeError):
 
 class CheckpointError(RunError):
     """A weight file or checkpoint that is damaged, or another network's."""
+
+
+class Stopped(Exception):
+    """A run that was told to stop, and has saved its state: exit code 75, "try again later"."""

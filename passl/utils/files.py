@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(
+    path: Path, write: Callable[[Path], object], first: Sequence[Path] = ()
+) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to the disk, and rename it to
     `path`.
 
@@ -16,12 +19,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Args:
         path: the file; its folder exists.
         write: is given the temporary path and creates that file.
+        first: other names in the same folder that get the same content before `path` does.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     try:
         write(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
+        for other in first:
+            duplicate(temporary, other)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -30,6 +36,33 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.fsync(folder)  # the new name itself
     finally:
         os.close(folder)
+
+
+def duplicate(source: Path, target: Path) -> None:
+    """Let `target` be the same file as `source`, or a copy where there are no hard links. It is
+    replaced at once, complete.
+    """
+    temporary = _beside(target)
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove temporary files that a killed process has left. No other process writes there."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def write_text(path: Path, text: str) -> None:

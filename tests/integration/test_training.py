@@ -62,7 +62,7 @@ RECIPE = (
     "dataloader.train.sampler.repeats=3",
     "dataloader.train.mixup={mixup_alpha: 0.8, cutmix_alpha: 1.0}",
     "dataloader.train.dataset.transforms=[{name: RandomResizedCrop, size: 32}, {name: RandAugment, "
-    "policy: rand-m9-mstd0.5-inc1}, {name: Normalize}, {name: RandomErasing, p: 0.25, mode: pixel}]",
+    "policy: rand-m9-mstd0.5-inc1}, {name: Normalize}, {name: RandomErasing, mode: pixel}]",
     "ema={decay: 0.9}",
     "accumulate=2",
     "freeze={names: ['backbone.*'], epochs: 1}",

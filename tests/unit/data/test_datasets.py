@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl.data import DATASETS
+from passl.data import DATASET_OPTIONS, DATASETS
 from passl.data.digits import FILE, Digits
 from passl.data.image_folder import SUFFIXES, ImageFolder
 from passl.utils.errors import ConfigError, RunError
+from passl.utils.schema import Choice, Section, problems_in, read_signature
+from passl.utils.yaml12 import parse
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "transforms"
 
@@ -155,7 +157,7 @@ def test_the_order_does_not_depend_on_the_file_system(folder, monkeypatch, backw
 
     monkeypatch.setattr(os, "walk", walk_in_order)
     dataset = ImageFolder(dataroot=root)
-    assert [str(Path(path).relative_to(root)) for path, _ in dataset.samples] == [
+    assert [str(Path(path).relative_to(root)) for path in dataset.paths] == [
         *["a/1.png", "a/3.png", "a/x/2.png", "a/y/2.png"],
         *["b/1.png", "b/2.png"],
     ]
@@ -184,7 +186,7 @@ def test_other_files_and_hidden_folders_are_left_out(folder, tmp_path):
     (tmp_path / "cat" / "png").write_text("not a picture")
     dataset = ImageFolder(dataroot=root)
     assert dataset.classes == ["cat"]
-    assert [Path(path).name for path, _ in dataset.samples] == ["a.png"]
+    assert [Path(path).name for path in dataset.paths] == ["a.png"]
 
 
 def test_a_link_to_a_class_folder(folder, tmp_path):
@@ -218,7 +220,7 @@ def read(tmp_path: Path, picture: Image.Image, name: str = "a.png", **options) -
 
 def paletted() -> Image.Image:
     """COLOURS as indices into a palette of exactly those colours."""
-    picture = Image.fromarray(np.arange(35, dtype=np.uint8).reshape(5, 7), "L").convert("P")
+    picture = Image.fromarray(np.arange(35, dtype=np.uint8).reshape(5, 7)).convert("P")
     picture.putpalette(COLOURS.reshape(35, 3).tobytes())
     return picture
 
@@ -376,3 +378,25 @@ def test_many_classes_without_a_picture(folder, tmp_path):
         (tmp_path / f"empty{index}").mkdir()
     with pytest.raises(ConfigError, match="in empty0, empty1, empty2 and 2 more classes;"):
         ImageFolder(dataroot=root)
+
+
+# -------------------------------------------------------------------------------------------------
+# docs/data.md
+# -------------------------------------------------------------------------------------------------
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+NODES = [parse(block, "docs/data.md")[0] for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.S)]
+
+
+@pytest.mark.parametrize("node", NODES, ids=lambda node: node.get("name", "loader"))
+def test_what_the_page_shows_is_what_a_config_may_have(node):
+    spec = Choice(DATASETS, DATASET_OPTIONS)
+    if "name" not in node:
+        spec = Section(read_signature("passl.data.loader:Loader"))
+    assert list(problems_in(spec, node)) == []
+
+
+def test_the_page_has_every_data_set_and_option():
+    assert {node["name"] for node in NODES if "name" in node} == set(DATASETS.names())
+    options = {key for name in DATASETS.names() for key in DATASETS.signature(name)}
+    for option in options | set(DATASET_OPTIONS):
+        assert option in PAGE, option

@@ -23,7 +23,7 @@ from passl.data import loader as loader_module
 from passl.data.digits import Digits
 from passl.data.loader import Transformed, build_dataset, build_loader, build_transforms
 from passl.data.samplers import BatchSampler
-from passl.utils.errors import ConfigError
+from passl.utils.errors import ConfigError, RunError
 from passl.utils.logging import get_logger
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -185,6 +185,65 @@ def test_not_even_one_batch(shuffle):
         BatchSampler(0, 0, batch_size=1, shuffle=shuffle)
 
 
+def deit_order(length: int, repeats: int, rank: int, world: int, order: list[int]) -> list[int]:
+    """Repeated augmentation as its authors and DeiT deal it out: each index `repeats` times in a
+    row, every world-th of them to a rank, and of these as many as a rank has without repeats.
+    """
+    repeated = [index for index in order for _ in range(repeats)]
+    repeated += repeated[: -len(repeated) % world]
+    return repeated[rank::world][: length // world]
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 3])
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_repeated_augmentation_is_dealt_out_as_deits(world, repeats):
+    def order(rng):
+        return np.roll(np.arange(24), 5)
+
+    for rank in range(world):
+        sampler = BatchSampler(
+            24, 7, rank, world, True, order, batch_size=3, shuffle=True, repeats=repeats
+        )
+        assert indices(batches_of(sampler)) == deit_order(
+            24, repeats, rank, world, order(None).tolist()
+        )
+        assert len(sampler) == -(-24 // world // 3)
+
+
+def test_repeats_of_a_sample_are_drawn_apart():
+    keys = [
+        key
+        for rank in range(2)
+        for batch in batches_of(BatchSampler(8, 7, rank, 2, batch_size=2, shuffle=True, repeats=2))
+        for key in batch
+    ]
+    assert sorted(Counter(index for _, _, index in keys).values()) == [2] * 4
+    assert len({position for _, position, _ in keys}) == len(keys) == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [({"repeats": 0}, "repeats 0 must be at least 1"), ({"repeats": 3}, "repeats 3 needs shuffle")],
+)
+def test_repeats_that_make_no_sense(options, rule):
+    with pytest.raises(ValueError, match=rf"sampler\.{rule}"):
+        BatchSampler(10, 0, batch_size=2, **options)
+
+
+def test_a_data_set_may_shuffle_itself():
+    def order(rng):
+        return np.roll(np.arange(10), int(rng.integers(10)))
+
+    sampler = BatchSampler(10, 7, 0, 1, False, order, batch_size=4, shuffle=True)
+    orders = [indices(batches_of(sampler, epoch)) for epoch in range(4)]
+    for epoch, got in enumerate(orders):
+        assert got == order(np.random.default_rng((7, epoch))).tolist()
+    assert len(set(map(tuple, orders))) > 1
+    assert indices(batches_of(BatchSampler(10, 7, 0, 1, False, order, batch_size=4))) == list(
+        range(10)
+    )
+
+
 # -------------------------------------------------------------------------------------------------
 # Samples
 # -------------------------------------------------------------------------------------------------
@@ -227,7 +286,7 @@ def test_the_key_decides_what_is_random(transform, name):
 
     def read(seed, epoch, position, index=3):
         dataset = Transformed(Digits(split="val"), transforms, seed)
-        return dataset[(epoch, position, index)][0].tobytes()
+        return dataset[(epoch, position, index)].image.tobytes()
 
     keys = [
         (seed, epoch, position) for seed in range(2) for epoch in range(2) for position in (0, 9)
@@ -243,7 +302,7 @@ def test_the_global_generators_differ_between_samples(transform):
     transform(draws_globally())
     transforms = build_transforms([{"name": "DrawsGlobally"}, NORMALIZE])
     dataset = Transformed(Digits(split="val"), transforms, 0)
-    colours = np.array([dataset[(0, position, 0)][0][:, 0, 0] for position in range(60)])
+    colours = np.array([dataset[(0, position, 0)].image[:, 0, 0] for position in range(60)])
     for channel in range(3):
         assert len(set(colours[:, channel].tolist())) > 40  # 60 of 256 greys meet a few times
     assert np.abs(np.corrcoef(colours.T) - np.eye(3)).max() < 0.5
@@ -252,15 +311,16 @@ def test_the_global_generators_differ_between_samples(transform):
 # -------------------------------------------------------------------------------------------------
 # Loaders
 # -------------------------------------------------------------------------------------------------
-def read_all(batches) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [(np.asarray(images), np.asarray(labels)) for images, labels in batches]
+def read_all(batches) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Images, labels and indices of each batch."""
+    return [tuple(map(np.asarray, batch)) for batch in batches]
 
 
 def assert_equal(left, right):
     assert len(left) == len(right) > 0
     for ours, theirs in zip(left, right, strict=True):
-        np.testing.assert_array_equal(ours[0], theirs[0])
-        np.testing.assert_array_equal(ours[1], theirs[1])
+        for part, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(part, other)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -271,12 +331,12 @@ def test_batches_are_stacked_samples(workers):
     batches = read_all(loader.epoch(1))
     assert len(loader) == len(batches) == 8
     assert loader.classes == list("0123456789")
-    for (images, labels), batch in zip(batches, keys, strict=True):
-        assert (images.dtype, labels.dtype) == (np.float32, np.int64)
+    for (images, labels, indices), batch in zip(batches, keys, strict=True):
+        assert (images.dtype, labels.dtype, indices.dtype) == (np.float32, np.int64, np.int64)
         assert (images.shape, labels.shape) == ((len(batch), 3, 16, 16), (len(batch),))
-        samples = [loader.dataset[key] for key in batch]
-        np.testing.assert_array_equal(images, [image for image, _ in samples])
-        np.testing.assert_array_equal(labels, [label for _, label in samples])
+        np.testing.assert_array_equal(images, [loader.dataset[key].image for key in batch])
+        np.testing.assert_array_equal(indices, [index for _, _, index in batch])
+        np.testing.assert_array_equal(labels, loader.dataset.dataset.labels[indices])
 
 
 @pytest.mark.parametrize("shared", [True, False, None])
@@ -299,7 +359,7 @@ def test_an_epoch_is_repeated_and_another_one_is_another(workers):
     loader = build_loader(section(workers, sampler={"shuffle": False}), 7)
     first, second, again = (read_all(loader.epoch(epoch)) for epoch in (0, 1, 0))
     assert_equal(first, again)
-    for (images, labels), (other_images, other_labels) in zip(first, second, strict=True):
+    for (images, labels, _), (other_images, other_labels, _) in zip(first, second, strict=True):
         np.testing.assert_array_equal(labels, other_labels)
         different = (images != other_images).any(axis=(1, 2, 3))
         assert different.all()
@@ -335,7 +395,7 @@ def test_reading_leaves_the_generators_of_this_process_alone():
 
 def test_another_seed_gives_other_crops():
     sampler = {"shuffle": False}
-    ((images, _), *_), ((others, _), *_) = (
+    ((images, *_), *_), ((others, *_), *_) = (
         read_all(build_loader(section(sampler=sampler), seed).epoch(0)) for seed in (7, 8)
     )
     assert (images != others).any(axis=(1, 2, 3)).all()
@@ -348,7 +408,7 @@ def test_ranks_crop_a_sample_as_one_process_does():
         return sorted(
             (int(label), image.tobytes())
             for loader in loaders
-            for images, labels in read_all(loader.epoch(1))
+            for images, labels, _ in read_all(loader.epoch(1))
             for image, label in zip(images, labels, strict=True)
         )
 
@@ -381,6 +441,184 @@ def test_building_does_not_change_the_section():
         "RandomResizedCrop",
         "Normalize",
     ]
+
+
+# -------------------------------------------------------------------------------------------------
+# Samples that cannot be read
+# -------------------------------------------------------------------------------------------------
+@pytest.fixture
+def holes(tmp_path, monkeypatch, caplog):
+    """A loader over 24 pictures of which some are no pictures; a picture's grey tells its index."""
+    monkeypatch.setattr(get_logger(), "propagate", True)
+
+    def make(bad, workers=0, rank=0, world=1, even=False, transforms=None, sampler=None, **loader):
+        folder = tmp_path / "cat"
+        folder.mkdir(exist_ok=True)
+        for index in range(24):
+            path = folder / f"{index:02d}.png"
+            Image.new("RGB", (8, 8), (10 * index,) * 3).save(path)
+            if index in bad:
+                path.write_bytes(b"no picture")
+        section = {
+            "dataset": {
+                "name": "ImageFolder",
+                "dataroot": str(tmp_path),
+                "transforms": [
+                    *(transforms or []),
+                    {"name": "Normalize", "mean": [0] * 3, "std": [1] * 3},
+                ],
+            },
+            "sampler": {"batch_size": 4, **(sampler or {})},
+            "loader": {"num_workers": workers, **loader},
+        }
+        return build_loader(section, 7, rank, world, even)
+
+    return make
+
+
+def assert_right(batches):
+    """Every picture is the one that its index says."""
+    for images, labels, indices in batches:
+        assert len(images) == len(labels) == len(indices)
+        np.testing.assert_array_equal((images[:, 0, 0, 0] * 255).round(), 10 * indices)
+
+
+TRAINING = {"shuffle": True, "drop_last": True}
+
+
+def warnings_of(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_leaves_bad_samples_out(holes, caplog, workers):
+    bad = {0, 5, 8, 9, 10, 11, 23}  # first, last, and a whole batch
+    loader = holes(bad, workers, on_bad_sample="skip")
+    for _ in range(2):
+        batches = read_all(loader.epoch(0))
+        assert_right(batches)
+        assert [batch[2].tolist() for batch in batches] == [
+            [1, 2, 3],
+            [4, 6, 7],
+            [12, 13, 14, 15],
+            [16, 17, 18, 19],
+            [20, 21, 22],
+        ]
+    assert set(loader.bad) == bad
+    messages = warnings_of(caplog)
+    assert len(messages) == len(bad)  # once each, though there were two epochs
+    for index, message in zip(sorted(bad), messages, strict=True):
+        assert re.match(rf"bad sample \d, left out: .*/{index:02d}\.png: cannot be read", message)
+
+
+@pytest.mark.parametrize("even", [True, False])
+def test_training_takes_other_samples_instead(holes, caplog, even):
+    bad = {0, 5, 8, 9, 10, 11, 23}
+    options = {"sampler": TRAINING} if not even else {"even": True}
+    whole = holes(set(), on_bad_sample="skip", **options)
+    expected = [read_all(whole.epoch(epoch)) for epoch in range(3)]
+    loader = holes(bad, on_bad_sample="skip", **options)
+    replaced = set()
+    for epoch in range(3):
+        batches = read_all(loader.epoch(epoch))
+        assert_right(batches)
+        assert [len(batch[2]) for batch in batches] == [4] * 6
+        for batch, other in zip(batches, expected[epoch], strict=True):
+            for got, wanted in zip(batch[2].tolist(), other[2].tolist(), strict=True):
+                assert (got == wanted) == (wanted not in bad)
+                if wanted in bad:
+                    replaced.add(got)
+    assert not replaced & bad
+    assert len(replaced) > 5  # not always the same one
+    assert set(loader.bad) == bad
+    assert len(warnings_of(caplog)) == len(bad)
+    assert all("another is taken instead" in message for message in warnings_of(caplog))
+
+
+def test_what_is_taken_instead_depends_on_seed_and_place_only(holes):
+    bad = {1, 2, 3, 5, 8, 13, 21}
+    crop = [{"name": "RandomResizedCrop", "size": 8}]
+    options = {"sampler": TRAINING, "transforms": crop, "on_bad_sample": "skip"}
+    alone, helped = holes(bad, 0, **options), holes(bad, 2, **options)
+    for epoch in (0, 1):
+        assert_equal(read_all(alone.epoch(epoch)), read_all(helped.epoch(epoch)))
+    assert_equal(read_all(alone.epoch(1, 3)), read_all(helped.epoch(1))[3:])
+    # Two ranks see what one sees.
+    one = [batch[2].tolist() for batch in read_all(alone.epoch(0))]
+    two = [
+        [batch[2].tolist() for batch in read_all(loader.epoch(0))]
+        for loader in (holes(bad, 0, rank, 2, **options) for rank in range(2))
+    ]
+    assert sorted(sum(two[0] + two[1], [])) == sorted(sum(one, []))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("sampler", [{}, TRAINING])
+def test_too_many_bad_samples_end_the_run(holes, caplog, workers, sampler):
+    loader = holes({2, 3, 4, 15}, workers, sampler=sampler, on_bad_sample="skip", max_bad_samples=3)
+    with pytest.raises(RunError, match=r"^more than 3 samples .*\.png: .*max_bad_samples$"):
+        for epoch in range(20):
+            read_all(loader.epoch(epoch))
+    assert len(warnings_of(caplog)) == 3
+    allowed = holes(
+        {2, 3, 4, 15}, workers, sampler=sampler, on_bad_sample="skip", max_bad_samples=4
+    )
+    for epoch in range(2):
+        assert_right(read_all(allowed.epoch(epoch)))
+
+
+def test_a_data_set_without_a_good_sample_ends_the_run(holes):
+    for options in ({"sampler": TRAINING}, {}):
+        loader = holes(set(range(24)), on_bad_sample="skip", **options)
+        with_limit = holes(set(range(24)), on_bad_sample="skip", max_bad_samples=5, **options)
+        with pytest.raises(RunError, match="more than 5 samples|cannot be read as a picture"):
+            read_all(with_limit.epoch(0))
+        if options:
+            with pytest.raises(RunError, match="cannot be read as a picture"):
+                read_all(loader.epoch(0))
+        else:
+            assert read_all(loader.epoch(0)) == []
+            assert len(loader.bad) == 24
+
+
+def test_a_bad_first_sample_does_not_send_batches_through_pipes(holes, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        loader_module, "DataLoader", lambda _, **options: seen.append(options["use_shared_memory"])
+    )
+    for bad in (set(), {0}, {0, 1, 2}):
+        holes(bad, 2, on_bad_sample="skip")
+    assert seen == [True] * 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_sample_is_an_error_unless_it_may_be_skipped(holes, workers):
+    for options in ({}, {"on_bad_sample": "error"}):
+        with pytest.raises(RunError, match=r"/05\.png: cannot be read as a picture"):
+            read_all(holes({5, 6}, workers, **options).epoch(0))
+
+
+@pytest.mark.parametrize("error", [RunError, ZeroDivisionError])
+def test_a_transform_that_fails_is_no_bad_sample(holes, transform, error):
+    class Fails:
+        def __call__(self, picture, rng):
+            raise error("a bug")
+
+    transform(Fails)
+    loader = holes(set(), transforms=[{"name": "Fails"}], on_bad_sample="skip")
+    with pytest.raises(RuntimeError, match="a bug"):
+        read_all(loader.epoch(0))
+    assert loader.bad == {}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"on_bad_sample": "ignore"}, {"on_bad_sample": "skip", "max_bad_samples": -1}],
+    ids=str,
+)
+def test_options_of_bad_samples_that_make_no_sense(holes, options):
+    with pytest.raises(ConfigError, match=r"loader\.on_bad_sample .* must be error or skip, and"):
+        holes(set(), **options)
 
 
 # -------------------------------------------------------------------------------------------------

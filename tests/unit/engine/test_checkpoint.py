@@ -29,7 +29,7 @@ def step(learner: Learner, number: int) -> float:
     rng = np.random.default_rng(number)
     images = rng.standard_normal((4, 3, 32, 32)).astype("float32")
     labels = paddle.to_tensor(rng.integers(10, size=4))
-    return train_step(learner, paddle.to_tensor(images), labels, number).item()
+    return train_step(learner, paddle.to_tensor(images), labels, number).loss
 
 
 @pytest.mark.parametrize("name", ["ConViT", "CvT"])

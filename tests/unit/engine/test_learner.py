@@ -42,16 +42,20 @@ def weights(learner: Learner) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("parts", [2, 5, 12, 40])
 def test_a_batch_in_parts_is_the_whole_batch(tiny_config, parts):
     """Also where the parts are not equal (12 in 5), or more than the samples. Nothing random is on,
-    and ConViT has no statistics of a batch.
+    and ConViT has no statistics of a batch. SGD, since AdamW makes a step of any size of what is
+    rounding in a gradient that should be zero.
     """
-    path = tiny_config("ConViT", drop=0.0)
+    path = tiny_config("ConViT", drop=0.0, optimizer={"name": "SGD", "lr": 0.5})
     whole, apart = learner_of(path), learner_of(path, f"accumulate={parts}")
+    before = weights(whole)
     images, labels = batch()
     for step in range(3):
-        losses = [train_step(learner, images, labels, step).item() for learner in (whole, apart)]
+        losses = [train_step(learner, images, labels, step).loss for learner in (whole, apart)]
         assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     for name, expected in weights(whole).items():
-        np.testing.assert_allclose(weights(apart)[name], expected, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(weights(apart)[name], expected, atol=1e-6, err_msg=name)
+    key = "head.fc_cls.weight"
+    assert np.abs(weights(whole)[key] - before[key]).max() > 1e-3
 
 
 def test_soft_targets_come_in_parts_too(tiny_config):
@@ -59,7 +63,7 @@ def test_soft_targets_come_in_parts_too(tiny_config):
     images, labels = batch()
     targets = paddle.nn.functional.one_hot(labels, 10) * 0.7 + 0.03
     losses = [
-        train_step(learner_of(path, f"accumulate={parts}"), images, targets, 0).item()
+        train_step(learner_of(path, f"accumulate={parts}"), images, targets, 0).loss
         for parts in (1, 3)
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
@@ -163,9 +167,7 @@ def test_amp_on_a_cpu_is_said_and_changes_nothing(tiny_config, caplog):
     with caplog.at_level(logging.INFO, logger="passl"):
         mixed = learner_of(path, "amp={level: O1, dtype: float16}")
     assert "amp: O1 in float16 does nothing on a CPU; training in float32" in caplog.text
-    losses = [
-        train_step(learner, images, labels, 0).item() for learner in (mixed, learner_of(path))
-    ]
+    losses = [train_step(learner, images, labels, 0).loss for learner in (mixed, learner_of(path))]
     assert losses[0] == losses[1]
 
 
@@ -193,7 +195,7 @@ def test_distillation_from_a_config(tiny_config, tmp_path):
     teacher.model.eval()
     guesses = teacher.model(images).argmax(-1)
     expected = paddle.nn.functional.cross_entropy(student.model(images), guesses).item()
-    loss = train_step(student, images, labels, 0).item()
+    loss = train_step(student, images, labels, 0).loss
     assert loss == pytest.approx(expected, rel=1e-5)
     named = {name for name, _ in student.model.named_parameters()}
     assert not any("teacher" in name for name in named)

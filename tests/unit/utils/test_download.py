@@ -22,9 +22,10 @@ from types import SimpleNamespace
 import pytest
 import trustme
 
-from passl.porting import download
-from passl.porting.download import cache_folder, fetch, fetch_url
+from passl.porting.resolve import fetch
 from passl.porting.zoo import Entry, Preset
+from passl.utils import download
+from passl.utils.download import cache_folder, fetch_url
 from passl.utils.errors import ConfigError, RunError
 from passl.utils.logging import get_logger
 
@@ -706,7 +707,7 @@ def test_two_processes_make_one_download(server, authority, tmp_path):
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from passl.porting.download import fetch_url
+from passl.utils.download import fetch_url
 print("ready", flush=True)
 input()
 print(fetch_url({server.url!r}, None, {str(tmp_path / "home")!r}))

@@ -1,4 +1,4 @@
-"""Weight files from the network, into a folder where each file is whole and known, or not there.
+"""Files from the network, into a folder where each file is whole and known, or not there.
 
     PASSL_HOME/weights/convit_tiny.timm_in1k/
         model.safetensors             the file, complete and verified
@@ -37,7 +37,6 @@ from urllib.parse import unquote, urlsplit
 from tqdm import tqdm
 
 from passl import __version__
-from passl.porting.zoo import Entry
 from passl.utils.errors import ConfigError, RunError
 from passl.utils.files import write_text
 from passl.utils.logging import get_logger
@@ -52,31 +51,38 @@ _CHUNK = 1 << 20
 _MAY_PASS = (408, 425, 429, 500, 502, 503, 504)
 _PAGES = ("text/html", "application/xhtml+xml", "application/json", "text/xml", "application/xml")
 _HEAD = 512
-"""Bytes of a file's beginning that tell a page from weights."""
+"""Bytes of a file's beginning that tell a page from weights or an archive."""
 
 
-def fetch(
-    entry: Entry,
-    home: str | Path | None = None,
+def fetch_file(
+    name: str,
+    url: str | None,
+    path: Path,
     *,
+    sha256: str | None = None,
+    size: int | None = None,
+    note: str = "",
     timeout: float = TIMEOUT,
     context: ssl.SSLContext | None = None,
 ) -> Path:
-    """The file of a zoo entry: from the cache, else downloaded.
+    """The file at `path`: as it is there, else downloaded. Of several processes that want it one
+    downloads and the others wait.
 
     Args:
-        entry: what is wanted. A file put by hand where this function's error says is taken too.
-        home: the cache; by default PASSL_HOME, else `passl` in the user's cache folder.
+        name: what messages call it.
+        url: https; None if there is no lasting address.
+        path: where it belongs. A file put there by hand is taken if it is the right one, else moved
+            aside.
+        sha256: what its hash must be or begin with, if known.
+        size: in bytes, if known.
+        note: what a message says of a file without an address.
         timeout: seconds that connecting, and each read, may take.
         context: whose certificates are trusted; by default the system's, or those of SSL_CERT_FILE.
 
     Raises:
         RunError: the file is not here and cannot be had, or what came is not the file.
     """
-    path = cache_folder(home) / "weights" / entry.name / entry.file
-    return _Wanted(entry.name, entry.url, path, entry.sha256, entry.size, entry.note).get(
-        timeout, context
-    )
+    return _Wanted(name, url, path, sha256, size, note).get(timeout, context)
 
 
 def fetch_url(
@@ -92,13 +98,13 @@ def fetch_url(
     Args:
         url: https.
         sha256: what the file's must be or begin with, in hexadecimal; None if it is not known.
-        home: as for `fetch`.
-        timeout: as for `fetch`.
-        context: as for `fetch`.
+        home: the cache; by default PASSL_HOME, else `passl` in the user's cache folder.
+        timeout: as for `fetch_file`.
+        context: as for `fetch_file`.
 
     Raises:
         ConfigError: the address or the hash is none.
-        RunError: as for `fetch`.
+        RunError: as for `fetch_file`.
     """
     name = unquote(urlsplit(url).path).rpartition("/")[2]
     if not _is_safe(url) or not name.strip(".") or "\0" in name:
@@ -134,16 +140,7 @@ class _RefusedError(Exception):
 
 @dataclass(frozen=True)
 class _Wanted:
-    """One file that somebody wants.
-
-    Args:
-        name: what messages call it.
-        url: None if there is no lasting address.
-        path: where it belongs.
-        sha256: what its hash must be or begin with, if known.
-        size: in bytes, if known.
-        note: what the zoo says of it.
-    """
+    """One file that somebody wants; the arguments are those of `fetch_file`."""
 
     name: str
     url: str | None
@@ -165,8 +162,8 @@ class _Wanted:
             if self.path.is_file() and self._is_placed():
                 return self.path  # put by hand into a cache that is not ours to write
             raise RunError(
-                f"{self.name}: the cache {self.path.parent} cannot be written: {error}. Set {HOME} "
-                "to a folder that can be, with room for the file"
+                f"{self.name}: the folder {self.path.parent} cannot be written: {error}. Give one "
+                f"that can be and has room for the file; {HOME} names the one of weights"
             ) from error
         return self.path
 
@@ -245,7 +242,7 @@ class _Wanted:
         if self.url is None:
             raise self._failure("there is no address to download it from")
         if not _is_safe(self.url):
-            raise self._failure("weights are downloaded over https only")
+            raise self._failure("files are downloaded over https only")
         get_logger().info("downloading %s to %s", self.url, self.path)
         opener = _opener(context)
         for attempt in range(1, TRIES + 1):
@@ -368,7 +365,7 @@ class _Wanted:
         if response.status not in (200, 206) or kind in _PAGES or encoding != "identity":
             response.close()
             answer = f"{response.status} {response.reason}, {kind or 'of no type'}, {encoding}"
-            raise _RefusedError(f"the server sends a page or worse, no weights: {answer}")
+            raise _RefusedError(f"the server sends a page or worse, not the file: {answer}")
         return response
 
     def _check_continuation(self, response, done: int, validator: str, total: int | None) -> None:
@@ -513,15 +510,15 @@ def _validator(response) -> str:
 
 
 def _page(begin: bytes) -> str | None:
-    """What is wrong with a file that begins so: every kind of weight file has bytes there that no
-    text has.
+    """What is wrong with a file that begins so: every kind of weight file or archive has bytes
+    there that no text has.
     """
     if not begin:
         return "the file is empty"
     if re.search(rb"[\x00-\x08\x0e-\x1f]", begin):
         return None
     shown = " ".join(begin[:60].decode("utf-8", "replace").split())
-    return f"it is a page or another text, no weights: it begins with {shown!r}"
+    return f"it is a page or another text, not the file: it begins with {shown!r}"
 
 
 def _told(error: object) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from passl.porting.limits import GROWTH, check_name
 from passl.utils.errors import CheckpointError
+from passl.utils.limits import GROWTH, check_name
 
 _STEPS = 500_000  # of a pickle; CvT-W24 with AdamW and EMA takes some 100,000
 _KEYS = 2**32  # of dicts; larger ones can be chosen to collide
@@ -26,7 +26,7 @@ _LITERALS = {
     **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4")),
     **dict.fromkeys(("FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING")),
     **dict.fromkeys(("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")),
-    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8")),
+    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")),
 }
 
 
@@ -61,7 +61,14 @@ class PlainUnpickler:
             arguments, or a value. A method `build` of what it makes takes the state that follows.
         path: the file, for messages.
         limit: bytes that arrays and encoded texts may take together.
+
+    Attributes:
+        purpose: what the pickle is read for, for messages.
+        advice: what the message about an unknown name ends with.
     """
+
+    purpose = "weights"
+    advice = "If the file is trusted, load it where it was made and save its state_dict() alone"
 
     def __init__(self, known: Mapping[str, Any], path: Path, limit: int):
         self.path, self.left = path, limit
@@ -155,7 +162,9 @@ class PlainUnpickler:
                 raise ValueError("its pickle makes an object by INST")
             case _:
                 shown = f" {argument}" if type(argument) is int else ""
-                raise ValueError(f"its pickle uses {opcode}{shown}, which weights do not need")
+                raise ValueError(
+                    f"its pickle uses {opcode}{shown}, which {self.purpose} do not need"
+                )
 
     def _count(self, steps: int) -> None:
         self.steps += steps
@@ -173,7 +182,7 @@ class PlainUnpickler:
         if type(target) is not dict or len(items) % 2:
             raise ValueError("its pickle sets items of something that has none")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not (type(key) is str or (type(key) is int and abs(key) < _KEYS)):
+            if type(key) not in (str, bytes) and not (type(key) is int and abs(key) < _KEYS):
                 raise ValueError(f"a key is a text or a small number, not a {type(key).__name__}")
             target[key] = value
 
@@ -191,9 +200,8 @@ class PlainUnpickler:
         if full not in self.known:
             shown = full if full.isprintable() else ascii(full)
             raise CheckpointError(
-                f"{self.path}: refused: it asks for {shown}, which weights do not need; nothing "
-                "was run. If the file is trusted, load it where it was made and save its "
-                "state_dict() alone"
+                f"{self.path}: refused: it asks for {shown}, which {self.purpose} do not need; "
+                f"nothing was run. {self.advice}"
             )
         return self.known[full]
 

@@ -1,0 +1,65 @@
+"""Files of classes, pictures or labels, one a line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from passl.utils.errors import ConfigError
+
+# What other projects write into the lines of a class file, where all of them have it.
+_LABEL_AND_NAME = re.compile(r"([0-9]{1,9})\s+(\S.*)")  # PaddleClas: 0 tench, Tinca tinca
+_SYNSET = re.compile(r"(n[0-9]{8})\s.*")  # ImageNet's lists: n01440764 tench, Tinca tinca
+
+
+def read_class_file(file: str) -> list[str]:
+    """The class names in the order of their labels.
+
+    A line is a class name, which may have spaces; what follows a tab is a note. Two more forms are
+    known: `LABEL NAME`, where the labels are 0, 1, 2, ... in any order, and `SYNSET MEANING`, where
+    every line begins with a WordNet number such as n01440764, which is the name.
+
+    Raises:
+        ConfigError: the file cannot be read, names no class, has an empty line or a class twice.
+    """
+    lines = read_lines(file)
+    synsets = [match[1] for match in map(_SYNSET.fullmatch, lines) if match]
+    numbered = [(int(m[1]), m[2]) for m in map(_LABEL_AND_NAME.fullmatch, lines) if m]
+    names, order = lines, list(range(len(lines)))
+    if len(synsets) == len(lines):
+        names = synsets
+    elif sorted(label for label, _ in numbered) == order:
+        names = [name for _, name in numbered]
+        order = sorted(order, key=lambda line: numbered[line][0])
+    names = [name.partition("\t")[0].strip() for name in names]
+    first: dict[str, int] = {}
+    for number, name in enumerate(names, 1):
+        if name in first:
+            raise ConfigError(
+                f"{file}:{number}: class {name!r} is in line {first[name]} already; each class has "
+                "one line"
+            )
+        first[name] = number
+    return [names[line] for line in order]
+
+
+def read_lines(file: str) -> list[str]:
+    """The lines of a text file in UTF-8, without blanks around them. Empty ones at the end of the
+    file are no lines.
+
+    Raises:
+        ConfigError: the file cannot be read, has no line, or an empty one in between.
+    """
+    try:
+        # Names of files may be no UTF-8.
+        text = Path(file).read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from None
+    lines = [line.strip() for line in text.rstrip().split("\n")]
+    if lines == [""]:
+        raise ConfigError(f"{file}: has no line")
+    if "" in lines:
+        raise ConfigError(
+            f"{file}:{lines.index('') + 1}: an empty line, where every line counts; take it out"
+        )
+    return lines

@@ -1,0 +1,124 @@
+"""Pictures and labels from a list."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from PIL import Image
+
+from passl.data.class_file import read_class_file, read_lines
+from passl.data.dataset import ImageDataset
+from passl.data.pictures import read_picture
+from passl.utils.errors import ConfigError
+
+_SHOWN = 5
+
+
+class ImageList(ImageDataset):
+    """Pictures anywhere below `dataroot`, listed as `PATH LABEL`, one a line: PaddleClas's
+    `train_list.txt`.
+
+    Pictures are not looked for until they are read, but for the first one: a list may have
+    millions.
+
+    Args:
+        dataroot: the folder that the paths begin at.
+        list_file: the list.
+        class_file: names of the classes in the order of their labels; see `read_class_file`. Null:
+            the classes are called by their numbers, up to the largest label of the list.
+        delimiter: what stands between path and label, the last one of the line counts, so that
+            paths may have it too. Null: blanks.
+        exif_turn: turn pictures as their EXIF orientation says.
+
+    Raises:
+        ConfigError: the delimiter is empty, a file is missing, a line is wrong, or the first
+            picture is not there.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataroot: str,
+        list_file: str,
+        class_file: str | None = None,
+        delimiter: str | None = None,
+        exif_turn: bool = False,
+    ):
+        names = None if class_file is None else read_class_file(class_file)
+        paths, labels = _read(list_file, delimiter, None if names is None else len(names))
+        self.paths = [os.path.join(dataroot, path) for path in paths]
+        _check_first(self.paths[0], dataroot, list_file)
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.classes = _numbers(labels) if names is None else names
+        self.exif_turn = exif_turn
+
+    def picture(self, index: int) -> Image.Image:
+        return read_picture(self.paths[index], self.paths[index], self.exif_turn)
+
+    def name(self, index: int) -> str:
+        """The picture's path."""
+        return self.paths[index]
+
+    @staticmethod
+    def class_names(
+        *,
+        dataroot: str,
+        list_file: str,
+        class_file: str | None = None,
+        delimiter: str | None = None,
+        exif_turn: bool = False,
+    ) -> list[str]:
+        """What the class file lists, or the numbers up to the largest of the list."""
+        names = None if class_file is None else read_class_file(class_file)
+        paths, labels = _read(list_file, delimiter, None if names is None else len(names))
+        _check_first(os.path.join(dataroot, paths[0]), dataroot, list_file)
+        return _numbers(labels) if names is None else names
+
+
+def _read(
+    list_file: str, delimiter: str | None, classes: int | None
+) -> tuple[list[str], list[int]]:
+    """Paths and labels of the list's lines.
+
+    Args:
+        classes: how many there are, if that is known.
+    """
+    if delimiter == "":
+        raise ConfigError("delimiter '' is empty; leave it out for blanks")
+    paths, labels, wrong = [], [], []
+    for number, line in enumerate(read_lines(list_file), 1):
+        path, *rest = line.rsplit(delimiter, 1)
+        label = rest[0].strip() if rest else ""
+        if not path.strip() or not label:
+            rule = f"{_short(line)} is not PATH{delimiter or ' '}LABEL"
+        elif not (label.isascii() and label.isdecimal() and len(label) < 10):
+            rule = f"label {_short(label)} is not a number of at least 0"
+        elif classes is not None and int(label) >= classes:
+            rule = f"label {label} is above the {classes} classes, which are counted from 0"
+        else:
+            paths.append(path.strip())
+            labels.append(int(label))
+            continue
+        wrong.append(f"{list_file}:{number}: {rule}")
+    if len(wrong) > _SHOWN:
+        wrong = [*wrong[:_SHOWN], f"{list_file}: {len(wrong) - _SHOWN} more lines are wrong"]
+    if wrong:
+        raise ConfigError(*wrong)
+    return paths, labels
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+def _numbers(labels: list[int]) -> list[str]:
+    return [str(label) for label in range(max(labels) + 1)]
+
+
+def _check_first(path: str, dataroot: str, list_file: str) -> None:
+    if not os.path.isfile(path):
+        raise ConfigError(
+            f"{path}: the first picture of {list_file} is not there; dataroot {dataroot!r} must be "
+            "the folder that the paths of the list begin at"
+        )

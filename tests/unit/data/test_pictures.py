@@ -1,0 +1,177 @@
+"""Files to RGB, and what is said of those that are none. ImageFolder's tests have the modes."""
+
+from __future__ import annotations
+
+import re
+import struct
+import warnings
+import zlib
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from passl.data.image_folder import ImageFolder
+from passl.data.pictures import read_picture
+from passl.utils.errors import RunError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
+    file = BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_a_path_and_its_content_are_the_same(tmp_path):
+    content = encoded(Image.fromarray(PIXELS))
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    for source in (content, str(path)):
+        picture = read_picture(source, "x")
+        assert (picture.mode, picture.size) == ("RGB", (7, 5))
+        np.testing.assert_array_equal(picture, PIXELS)
+
+
+def test_the_content_counts_and_not_the_name(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(Image.new("RGB", (16, 16), (200, 100, 50)), "JPEG"))
+    pixels = np.asarray(read_picture(str(path), "x"), dtype=int)
+    assert np.abs(pixels - (200, 100, 50)).max() < 4
+
+
+# The orientations of the EXIF standard: where row 0 and column 0 of the file lie in the picture.
+TURNED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+def test_the_turn_of_the_camera_is_made_where_it_is_asked_for(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.png").write_bytes(encoded(Image.fromarray(PIXELS), exif=exif))
+    for exif_turn, expected in ((False, PIXELS), (True, TURNED[orientation](PIXELS))):
+        dataset = ImageFolder(dataroot=str(tmp_path), exif_turn=exif_turn)
+        np.testing.assert_array_equal(dataset[0][0], expected)
+
+
+def test_an_exif_block_that_is_damaged_or_missing():
+    content = encoded(Image.fromarray(PIXELS), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\0\0")
+    for source in (content, encoded(Image.fromarray(PIXELS))):
+        for exif_turn in (False, True):
+            np.testing.assert_array_equal(read_picture(source, "x", exif_turn), PIXELS)
+
+
+def test_ink_becomes_light():
+    """CMYK by the formula (255 - ink) (255 - black) / 255."""
+    ink = np.zeros((1, 4, 4), dtype=np.uint8)
+    ink[0] = [[0, 0, 0, 0], [255, 0, 0, 0], [0, 100, 200, 0], [10, 20, 30, 128]]
+    picture = Image.frombytes("CMYK", (4, 1), ink.tobytes())
+    content = encoded(picture, "TIFF")
+    light = 255.0 - ink.astype(float)
+    expected = light[..., :3] * light[..., 3:] / 255
+    np.testing.assert_allclose(np.asarray(read_picture(content, "x"), float), expected, atol=1)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_are_scaled(kind):
+    grey = np.arange(0, 65535, 1873, dtype=np.uint16).reshape(5, 7)
+    if kind == "PPM":  # as netpbm describes it; not every Pillow writes it
+        content = b"P5 7 5 65535\n" + grey.astype(">u2").tobytes()
+    else:
+        content = encoded(Image.fromarray(grey), kind)
+    pixels = np.asarray(read_picture(content, "x"), dtype=float)
+    np.testing.assert_allclose(pixels, np.repeat(grey[..., None] / 257, 3, axis=2), atol=1)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_numbers_without_a_white_are_refused(dtype):
+    content = encoded(Image.fromarray(np.arange(35, dtype=dtype).reshape(5, 7)), "TIFF")
+    with pytest.raises(RunError, match=r"^x: cannot .*does not say what is white; use 8 or 16"):
+        read_picture(content, "x")
+
+
+def png(width: int, height: int) -> bytes:
+    """The header of a PNG of that size, and no pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
+
+
+@pytest.mark.parametrize("side", [20_000, 2**31 - 1])
+def test_a_picture_too_large_to_be_one(side):
+    with pytest.raises(RunError, match="^x: cannot be read as a picture .*decompression bomb"):
+        read_picture(png(side, side), "x")
+
+
+def test_a_large_picture_is_read_without_a_warning(monkeypatch):
+    content = encoded(Image.fromarray(PIXELS))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7 * 5 - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(read_picture(content, "x"), PIXELS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(Image.DecompressionBombWarning):
+            Image.open(BytesIO(content))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "GIF", "BMP", "WEBP", "PPM"])
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
+def test_a_truncated_file(kind, part):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    content = encoded(Image.fromarray(pixels), kind)
+    with pytest.raises(
+        RunError, match=r"^x: cannot be read as a picture \(.+\); replace"
+    ) as caught:
+        read_picture(content[: int(len(content) * part)], "x")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "GIF", "BMP", "WEBP"])
+def test_whatever_is_damaged_there_is_a_picture_or_one_line(kind):
+    """Any byte may be wrong; a picture that can still be read is one."""
+    whole = encoded(Image.fromarray(PIXELS), kind)
+    rng = np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(300):
+        content = bytearray(whole)
+        for place in rng.integers(len(whole), size=3):
+            content[place] = rng.integers(256)
+        try:
+            assert read_picture(bytes(content), "x").mode == "RGB"
+            outcomes.add("read")
+        except RunError as error:
+            assert re.fullmatch(r"x: cannot be read as a picture \(.+\); replace .*", str(error))
+            outcomes.add("refused")
+    assert "refused" in outcomes
+
+
+@pytest.mark.parametrize("content", [b"", b"\0", b"this is no picture\n", b"\xff\xd8\xff\xe0"])
+def test_a_file_that_is_no_picture(content):
+    with pytest.raises(RunError) as caught:
+        read_picture(content, "shard.tar: a.jpg")
+    assert str(caught.value) == (
+        "shard.tar: a.jpg: cannot be read as a picture (it is empty, or of no known kind); replace "
+        "the file or take it out of the data"
+    )
+
+
+def test_a_folder_is_no_picture(tmp_path):
+    with pytest.raises(RunError, match=r"^x: cannot be read as a picture \(Is a directory\)"):
+        read_picture(str(tmp_path), "x")
