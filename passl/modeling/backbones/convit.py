@@ -150,12 +150,12 @@ class GPSA(nn.Layer):
     def _positions(self, offsets: Offsets):
         """P_y [H, Y, Y] and P_x [H, X, X]."""
         weight_x, weight_y, weight_d = self.pos_proj.weight.reshape([3, -1, 1, 1]).unbind(0)
-        bias = self.pos_proj.bias.reshape(
-            [-1, 1, 1]
-        )  # the softmax cancels it; it is added so that it has its gradient, 0
-        y_YY, x_XX = offsets.y_YY.astype(bias.dtype), offsets.x_XX.astype(bias.dtype)
-        y_HYY = F.softmax(weight_y * y_YY + weight_d * y_YY.square() + bias, axis=-1)
-        x_HXX = F.softmax(weight_x * x_XX + weight_d * x_XX.square() + bias, axis=-1)
+        # The softmax cancels the bias. As a zero it has the gradient that it should have, 0 and no
+        # rounding, of which AdamW would make steps of full size, others for each number of ranks.
+        zero = 0 * self.pos_proj.bias.reshape([-1, 1, 1])
+        y_YY, x_XX = offsets.y_YY.astype(zero.dtype), offsets.x_XX.astype(zero.dtype)
+        y_HYY = F.softmax(weight_y * y_YY + weight_d * y_YY.square() + zero, axis=-1)
+        x_HXX = F.softmax(weight_x * x_XX + weight_d * x_XX.square() + zero, axis=-1)
         return y_HYY, x_HXX
 
     def _apply_positions(self, v_BNHD, offsets: Offsets):
