@@ -226,9 +226,9 @@ class Loader:
             yield [paddle.to_tensor(array) for array in arrays]
 
     def _init_worker(self, worker: int) -> None:
-        # A run that is told to stop needs its workers until it has saved; it ends them by SIGTERM.
+        # Ctrl-C reaches the workers too, but the run needs them until it has saved. (Paddle handles
+        # SIGTERM in them, by which the run ends them.)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         # Paddle's generator in a worker, for transforms that use it. The other generators are
         # seeded for each sample.
         rng = np.random.default_rng((self.sampler.seed, self.sampler.epoch, worker))
