@@ -86,6 +86,7 @@ TRAINING = Section(
         "on_nonfinite": Parameter("Literal['stop', 'skip']", "stop"),
         "max_nonfinite": Parameter("int", 10),
         "rank_check_interval": Parameter("int", 100),
+        "sharding": Section({"stage": Parameter("Literal[1]")}, required=False),
         "log_config": Section({"interval": Parameter("int")}),
     }
 )
@@ -239,6 +240,8 @@ def _training_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     epochs = cfg.get("freeze", {}).get("epochs")
     if epochs is not None and epochs < 1:
         yield ("freeze", "epochs"), f"{epochs} must be at least 1, or null for all epochs"
+    if "sharding" in cfg and "freeze" in cfg:
+        yield ("sharding",), "does not go together with freeze; leave one of them out"
     if "distillation" in cfg:
         try:
             teacher = get_config(cfg.distillation.teacher)
@@ -310,7 +313,14 @@ _RULES: tuple[
     ((("lr_scheduler",), ("epochs",)), _schedule_fits),
     ((("dataloader", "train"), ("model", "head")), _mixup_fits),
     (
-        (("dataloader", "train"), ("accumulate",), ("ema",), ("freeze",), ("distillation",)),
+        (
+            ("dataloader", "train"),
+            ("accumulate",),
+            ("ema",),
+            ("freeze",),
+            ("distillation",),
+            ("sharding",),
+        ),
         _training_fits,
     ),
     ((("model", "architecture"), ("dataloader",)), _patches_fit),

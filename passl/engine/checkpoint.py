@@ -66,6 +66,7 @@ def save_checkpoint(
     config: Mapping[str, Any],
     classes: list[str],
     first: Sequence[Path] = (),
+    optimizer_state: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Write the state of a run, atomically.
 
@@ -73,6 +74,7 @@ def save_checkpoint(
         config: the resolved config, as plain data.
         classes: names of the labels, so that a prediction can say them.
         first: other names that the file gets before `path`.
+        optimizer_state: as `gather_optimizer_state` gives it, which null calls.
 
     Raises:
         RunError: a weight is not finite. Such a state is not worth keeping.
@@ -83,23 +85,7 @@ def save_checkpoint(
     if averages := learner.average.averages:
         arrays = {TRAINED + name: array for name, array in arrays.items()}
         arrays |= {name: average.numpy() for name, average in averages.items()}
-    state = learner.optimizer.state_dict()
-    masters = state.pop("master_weights", {})
-    for name, parameter in model.named_parameters():
-        # Paddle keys the state by generated names, which another process may give to other
-        # parameters.
-        prefix = f"{parameter.name}_"
-        own = {
-            key.removeprefix(prefix): tensor
-            for key, tensor in state.items()
-            if key.startswith(prefix)
-        }
-        if parameter.name in masters:
-            own[_MASTER] = masters[parameter.name]
-        arrays |= {
-            f"{OPTIMIZER}{name}/{accumulator}": tensor.numpy()
-            for accumulator, tensor in own.items()
-        }
+    arrays |= gather_optimizer_state(learner) if optimizer_state is None else optimizer_state
     scaler = learner.precision.scaler.state_dict()
     metadata = {
         OURS: passl.__version__,
@@ -119,6 +105,33 @@ def save_checkpoint(
             )
     metadata[_CHECKSUM] = _checksum(arrays, metadata)
     write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata), first)
+
+
+def gather_optimizer_state(learner: Learner) -> dict[str, np.ndarray]:
+    """The optimizer's state of all parameters, as a checkpoint has it. Where it is spread over the
+    ranks, all of them must call this.
+    """
+    state = learner.optimizer.state_dict()
+    masters = state.pop("master_weights", {})
+    arrays = {}
+    for name, parameter in learner.model.named_parameters():
+        # Paddle keys the state by generated names, which another process may give to other
+        # parameters.
+        prefix = f"{parameter.name}_"
+        own = {
+            key.removeprefix(prefix): tensor
+            for key, tensor in state.items()
+            if key.startswith(prefix)
+        }
+        if parameter.name in masters:
+            own[_MASTER] = masters[parameter.name]
+        arrays |= {
+            f"{OPTIMIZER}{name}/{accumulator}": tensor.numpy()
+            for accumulator, tensor in own.items()
+        }
+    if not learner.is_sharded:
+        return arrays
+    return {key: array for part in learner.ranks.gather(arrays) for key, array in part.items()}
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -187,7 +200,7 @@ def load_checkpoint(path: Path, learner: Learner) -> tuple[Progress, dict[str, A
             else:
                 state[f"{parameter.name}_{key.removeprefix(prefix)}"] = tensor
     learner.optimizer.set_state_dict(state | ({"master_weights": masters} if masters else {}))
-    if known:
+    if known and not learner.is_sharded:
         # Paddle would take the state in with the next step, and miss that of parameters that have
         # none because they have been frozen until then.
         block = paddle.static.default_main_program().global_block()

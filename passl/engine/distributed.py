@@ -1,23 +1,26 @@
 """The processes of a run. One process takes the same path as many, with operations that do nothing.
 
-Processes are started from outside (`python -m paddle.distributed.launch`); they talk over NCCL on
-GPUs and Gloo on CPUs.
+Processes are started from outside, by `tools/launch.py`, Paddle's launcher, MPI or Slurm; they talk
+over NCCL on GPUs and Gloo on CPUs.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import paddle
 from paddle import distributed as dist
 from paddle import nn
 
+from passl.engine import cluster
 from passl.utils.errors import ConfigError, RunError
 
+T = TypeVar("T")
 STATISTICS = ("._mean", "._variance")
 """How the names of BatchNorm's running statistics end."""
 
@@ -60,14 +63,15 @@ class Ranks:
         """The context of one forward and backward pass. Gradients of several passes add up, and are
         averaged over the ranks with the last.
         """
-        return nullcontext() if self.world == 1 or last else wrapped.no_sync()
+        is_parallel = isinstance(wrapped, paddle.DataParallel)  # others average in the step
+        return wrapped.no_sync() if is_parallel and not last else nullcontext()
 
-    def gather(self, array: np.ndarray) -> list[np.ndarray]:
-        """The array of every rank, in order of rank. The lengths may differ."""
+    def gather(self, value: T) -> list[T]:
+        """What every rank has, arrays or plain data, in order of rank."""
         if self.world == 1:
-            return [array]
-        found: list[np.ndarray] = []
-        dist.all_gather_object(found, array)
+            return [value]
+        found: list[T] = []
+        dist.all_gather_object(found, value)
         return found
 
     def average_statistics(self, state: Mapping[str, Any]) -> None:
@@ -126,18 +130,34 @@ def start(device: str) -> Ranks:
         device: `auto` (a GPU if there is one), `cpu` or `gpu`.
 
     Raises:
-        ConfigError: a GPU is asked for and there is none.
+        ConfigError: a GPU is asked for and there is none, or not one for each process; or the
+            environment does not say which process this is.
     """
-    has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
-    if device == "gpu" and not has_gpu:
+    place = cluster.join(os.environ)
+    cluster.remove_environment_dumps(os.environ)
+    gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+    if device == "gpu" and not gpus:
         raise ConfigError(
             "device: gpu, but this machine has none that paddle can use; set device to cpu or auto"
         )
-    world = dist.get_world_size()
-    if device == "cpu" or not has_gpu:
+    if device == "cpu" or not gpus:
         paddle.set_device("cpu")
+        os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"  # a Paddle for GPUs would take NCCL
     else:
-        paddle.set_device(f"gpu:{dist.ParallelEnv().device_id}")
-    if world > 1:
+        gpu = os.environ.setdefault("FLAGS_selected_gpus", str(_gpu_of(place.local_rank, gpus)))
+        paddle.set_device(f"gpu:{gpu}")
+    if place.world > 1:
         dist.init_parallel_env()
-    return Ranks(dist.get_rank(), world)
+    return Ranks(place.rank, place.world)
+
+
+def _gpu_of(local_rank: int, gpus: int) -> int:
+    """The GPU of a process, of those that it can see: one of many, or the only one, since Slurm may
+    show each process just its own.
+    """
+    if gpus > 1 and local_rank >= gpus:
+        raise ConfigError(
+            f"process {local_rank + 1} of this machine has no GPU, there are {gpus}; start as many "
+            "processes as GPUs, or set device to cpu"
+        )
+    return 0 if gpus == 1 else local_rank

@@ -13,6 +13,7 @@ from passl.engine.average import WeightAverage
 from passl.engine.distributed import Ranks
 from passl.engine.freezing import Freezing
 from passl.engine.precision import Precision
+from passl.engine.sharding import shard
 from passl.modeling import Model
 from passl.modeling.losses import Distilled, Supervised, build_loss
 from passl.optim.optimizers import build_optimizer, scaled_lr
@@ -39,6 +40,7 @@ class Learner:
             own statistics.)
         seed: of the run.
         ranks: the processes.
+        is_sharded: whether each rank has the optimizer's state of some parameters only.
         retired: earlier values of `wrapped`.
     """
 
@@ -53,6 +55,7 @@ class Learner:
     accumulate: int
     seed: int
     ranks: Ranks
+    is_sharded: bool = False
     retired: list[Any] = field(default_factory=list)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -63,7 +66,8 @@ class Learner:
         """
         if self.wrapped is None:
             self.model, self.optimizer = self.precision.prepare(self.model, self.optimizer)
-        if self.freezing.apply(epoch) or self.wrapped is None:
+        changed = self.freezing.apply(epoch)
+        if changed or self.wrapped is None:
             # The hooks of an earlier wrapper stay at the parameters and do nothing any more, but
             # Paddle crashes if it is freed.
             self.retired.append(self.wrapped)
@@ -104,6 +108,9 @@ def build_learner(
     except ValueError as error:
         raise ConfigError(str(error)) from None
     model.backbone.recompute = cfg.get("recompute", False)
+    if "sharding" in cfg and ranks.world > 1:
+        learner.wrapped, learner.optimizer = shard(model, learner.optimizer, ranks)
+        learner.is_sharded = True
     return learner
 
 

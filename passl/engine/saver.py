@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from passl.engine.checkpoint import Progress, save_checkpoint
+import numpy as np
+
+from passl.engine.checkpoint import Progress, gather_optimizer_state, save_checkpoint
 from passl.engine.learner import Learner
 from passl.engine.metrics import MetricLog
 from passl.engine.run_folder import BEST, LAST, PREVIOUS
@@ -60,9 +62,12 @@ class Saver:
         ranks = self.learner.ranks
         ranks.average_statistics(self.learner.model.state_dict())
         ranks.average_statistics(self.learner.average.averages)
+        # Only where it is spread over the ranks do the others have a part in it.
+        takes_part = ranks.is_first or self.learner.is_sharded
+        state = gather_optimizer_state(self.learner) if takes_part else {}
         if ranks.is_first:
             try:
-                self._write(progress, is_best)
+                self._write(progress, state, is_best)
             except OSError as error:
                 message = (
                     f"{self.folder / LAST}: the state after step {progress.step} cannot be "
@@ -76,7 +81,9 @@ class Saver:
                 get_logger().warning("%s; going on", message)
         ranks.wait()
 
-    def _write(self, progress: Progress, is_best: bool) -> None:
+    def _write(
+        self, progress: Progress, optimizer_state: Mapping[str, np.ndarray], is_best: bool
+    ) -> None:
         self.metrics.sync()
         last = self.folder / LAST
         if last.exists():
@@ -84,4 +91,6 @@ class Saver:
         # Before `last` knows that it is the best, the best is there: killed in between, the run is
         # resumed from an earlier state and comes to the same one again.
         first = [self.folder / BEST] if is_best else []
-        save_checkpoint(last, self.learner, progress, self.config, self.classes, first)
+        save_checkpoint(
+            last, self.learner, progress, self.config, self.classes, first, optimizer_state
+        )

@@ -1,0 +1,109 @@
+"""One run for any number of processes: the same losses, weights and scores."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).resolve().parents[2]
+GLOBAL_BATCH = 120
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """`runs(name, ranks, *overrides, resume=...)` trains a ConViT without anything random in the
+    network, and gives the folder; a name is trained once.
+    """
+    root = tmp_path_factory.mktemp("ranks")
+
+    def run(config: Path, name: str, ranks: int, *overrides: str, resume: Path | None = None):
+        folder = root / name
+        if folder.exists():
+            return folder
+        launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", ranks, "--log_dir"]
+        call = [sys.executable, *(launcher if ranks > 1 else [])]
+        call += [root / f"{name}_log"] if ranks > 1 else []
+        call += ["tools/train.py", "-c", config, "-o", f"output_dir={folder}"]
+        call += [f"dataloader.train.sampler.batch_size={GLOBAL_BATCH // ranks}"]
+        call += ["log_config.interval=1", *overrides]
+        call += [] if resume is None else ["--resume", resume]
+        done = subprocess.run(
+            [str(part) for part in call],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return folder
+
+    return run
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(ours: Path, theirs: Path, first_step: int = 0) -> None:
+    """The same losses from a step on, the same scores, and the same state at the end."""
+    found, expected = ([row for row in rows(f) if row["step"] > first_step] for f in (ours, theirs))
+    assert [(row["phase"], row["step"]) for row in found] == [
+        (row["phase"], row["step"]) for row in expected
+    ]
+    assert found
+    for row, other in zip(found, expected, strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=TOLERANCE)
+        for key in ("top1", "top5", "samples"):
+            assert row.get(key) == other.get(key)
+    arrays, others = (load_file(folder / "last.safetensors") for folder in (ours, theirs))
+    assert arrays.keys() == others.keys()
+    for key, array in others.items():
+        np.testing.assert_allclose(arrays[key], array, atol=TOLERANCE, err_msg=key)
+
+
+@pytest.fixture
+def config(tiny_config):
+    return tiny_config("ConViT", drop=0.0)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_any_number_of_ranks_is_one_run(runs, config, ranks):
+    """3 ranks do not divide the 360 pictures of the evaluation in batches of 128."""
+    alone, together = runs(config, "1", 1), runs(config, str(ranks), ranks)
+    assert [row["samples"] for row in rows(together) if row["phase"] == "val"] == [360, 360]
+    assert_same_run(together, alone)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_checkpoint_of_two_ranks_resumes_on_one_and_on_three(runs, config, ranks):
+    """In the middle of an epoch: eleven steps are one, and seven are made. (They are all warm-up,
+    which does not know how many epochs follow.)
+    """
+    told = ("epochs=1", "rank_check_interval=2", "checkpoint.interval=7")
+    first = runs(config, "first", 2, *told) / "previous.safetensors"
+    resumed = runs(config, f"resumed_{ranks}", ranks, resume=first)
+    assert rows(resumed)[0]["step"] == 8
+    assert_same_run(resumed, runs(config, "1", 1), first_step=7)
+
+
+def test_sharded_state_is_the_same_run_and_resumes_without(runs, config):
+    """ZeRO stage 1, whose state is whole in the checkpoint, with and without sharding behind it."""
+    alone = runs(config, "1", 1)
+    sharded = runs(config, "sharded", 2, "sharding.stage=1", "accumulate=2", "ema.decay=0.9")
+    arrays, expected = (load_file(folder / "last.safetensors") for folder in (sharded, alone))
+    for key, array in expected.items():
+        key_there = key if key.startswith("optimizer/") else f"trained/{key}"
+        np.testing.assert_allclose(arrays[key_there], array, atol=TOLERANCE, err_msg=key)
+    told = ("epochs=1", "sharding.stage=1", "checkpoint.interval=7")
+    first = runs(config, "sharded_first", 2, *told) / "previous.safetensors"
+    again = runs(config, "sharded_again", 2, "sharding.stage=1", resume=first)
+    assert_same_run(again, alone, first_step=7)
+    assert_same_run(runs(config, "unsharded", 1, resume=first), alone, first_step=7)
