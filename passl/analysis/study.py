@@ -57,6 +57,23 @@ def table(scores: Scores, samples: Mapping[float, int], ours: str, theirs: str) 
     return "\n".join(lines) + "\n"
 
 
+def verdict(scores: Scores, ours: str, theirs: str) -> str:
+    """Where the interval of the difference leaves 0 out, in words."""
+    better, worse, open_ = [], [], []
+    for fraction in sorted({fraction for _, fraction in scores}):
+        mean, half = paired_difference(scores[ours, fraction], scores[theirs, fraction])
+        place = better if mean - half > 0 else worse if mean + half < 0 else open_
+        place.append(f"{fraction:.0%}")
+
+    def at(fractions: list[str]) -> str:
+        return f"at {', '.join(fractions)} of the samples" if fractions else "nowhere"
+
+    return (
+        f"What it shows: {ours} is better than {theirs} {at(better)}, worse {at(worse)}; "
+        f"{at(open_)} the interval holds 0, so these pairs do not tell."
+    )
+
+
 def plot(scores: Scores, samples: Mapping[float, int], picture: Path) -> None:
     """Mean top-1 over the number of samples, with standard deviations as error bars, and every run
     as a dot.
