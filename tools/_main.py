@@ -5,6 +5,7 @@ and an exit code.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
 
+from passl.engine import cluster  # noqa: E402
 from passl.utils.config import Config, get_config  # noqa: E402
 from passl.utils.cpu import choose_mkl_path  # noqa: E402
 from passl.utils.errors import ConfigError, RunError, Stopped  # noqa: E402
@@ -54,6 +56,8 @@ def run(main: Callable[[], None]) -> None:
     for message in PADDLE_CHATTER:
         warnings.filterwarnings("ignore", message=message)
     try:
+        cluster.join(os.environ)  # which process this is, whoever started it
+        cluster.remove_environment_dumps(os.environ)
         main()
     except ConfigError as error:
         lines = error.problems

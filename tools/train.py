@@ -30,7 +30,7 @@ def main() -> None:
 
     check_config(cfg)
 
-    from passl.utils.logging import get_logger, log_to_console
+    from passl.utils.logging import log_to_console
 
     log_to_console()
     if args.dry_run:
@@ -44,13 +44,7 @@ def main() -> None:
 
     from passl.engine.train import train
 
-    progress = train(cfg, args.resume)
-    get_logger().info(
-        "best top1 %.2f %% in epoch %d; everything is in %s",
-        progress.best_top1,
-        progress.best_epoch,
-        cfg.output_dir,
-    )
+    train(cfg, args.resume)
 
 
 if __name__ == "__main__":

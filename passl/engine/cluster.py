@@ -12,12 +12,13 @@ from __future__ import annotations
 import glob
 import os
 import re
+import socket
 import zlib
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from passl.utils.errors import ConfigError
+from passl.utils.errors import ConfigError, RunError
 
 LOOPBACK = "127.0.0.1"
 MASTER = "PADDLE_MASTER"
@@ -125,6 +126,28 @@ def join(environ: MutableMapping[str, str]) -> Place:
     for name, value in settings.items():
         environ.setdefault(name, value)
     return place
+
+
+def check_port(place: Place, environ: Mapping[str, str]) -> None:
+    """Make sure that rank 0 can listen: where it cannot, Paddle ends in compiled code.
+
+    Args:
+        environ: after `join`.
+
+    Raises:
+        RunError: another process has the port.
+    """
+    if place.rank > 0:
+        return
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Paddle does
+        try:
+            tried.bind(("", parse_address(MASTER, environ[MASTER])[1]))
+        except OSError as error:
+            raise RunError(
+                f"{MASTER}={environ[MASTER]}: rank 0 cannot listen there: {error.strerror}; set "
+                f"{MASTER} (or --master) to a free port, the same for every process"
+            ) from None
 
 
 def remove_environment_dumps(environ: MutableMapping[str, str]) -> None:

@@ -6,8 +6,10 @@ over NCCL on GPUs and Gloo on CPUs.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,6 +23,7 @@ from passl.engine import cluster
 from passl.utils.errors import ConfigError, RunError
 
 T = TypeVar("T")
+_WAITS = itertools.count()
 STATISTICS = ("._mean", "._variance")
 """How the names of BatchNorm's running statistics end."""
 
@@ -118,9 +121,26 @@ class Ranks:
         )
 
     def wait(self) -> None:
-        """Wait for the others."""
-        if self.world > 1:
-            dist.barrier()
+        """Wait for the others, however long they need: Gloo gives up on a collective operation
+        after 30 s, and a checkpoint, or an evaluation's last pictures, may take longer. (If one
+        dies, the launcher ends them all.)
+        """
+        if self.world == 1:
+            return
+        store = paddle.base.core.create_or_get_global_tcp_store()
+        key = f"passl/wait/{next(_WAITS)}"  # the ranks wait equally often
+        store.add(key, 1)
+        _until(lambda: store.add(key, 0) == self.world)
+        # The store ends with rank 0, which must not end while another one still asks.
+        left = f"{key}/left"
+        store.add(left, 1)
+        if self.is_first:
+            _until(lambda: store.add(left, 0) == self.world)
+
+
+def _until(is_true: Callable[[], bool]) -> None:
+    while not is_true():
+        time.sleep(0.01)
 
 
 def start(device: str) -> Ranks:
@@ -132,6 +152,7 @@ def start(device: str) -> Ranks:
     Raises:
         ConfigError: a GPU is asked for and there is none, or not one for each process; or the
             environment does not say which process this is.
+        RunError: another process listens where rank 0 must.
     """
     place = cluster.join(os.environ)
     cluster.remove_environment_dumps(os.environ)
@@ -146,7 +167,8 @@ def start(device: str) -> Ranks:
     else:
         gpu = os.environ.setdefault("FLAGS_selected_gpus", str(_gpu_of(place.local_rank, gpus)))
         paddle.set_device(f"gpu:{gpu}")
-    if place.world > 1:
+    if place.world > 1 and not dist.is_initialized():
+        cluster.check_port(place, os.environ)
         dist.init_parallel_env()
     return Ranks(place.rank, place.world)
 

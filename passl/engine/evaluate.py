@@ -113,6 +113,7 @@ def score(found: Predictions, ranks: Ranks = Ranks()) -> Scores:  # noqa: B008 (
     Raises:
         RunError: the outputs are not finite, or no picture could be read.
     """
+    ranks.wait()  # one may have read slower pictures than the others
     own = (found.correct(1).sum(), found.correct(BEST).sum(), found.losses.sum(dtype=np.float64))
     totals = ranks.sum([*map(float, own), len(found.labels), found.seconds])
     top1, top5, loss, samples, seconds = totals

@@ -11,6 +11,7 @@ else, failed.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import signal
@@ -20,9 +21,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from passl.engine.cluster import LOOPBACK, MASTER, PORTS, parse_address
 from passl.utils.errors import ConfigError
@@ -35,6 +37,8 @@ _KILL_AFTER = 5.0
 """Seconds that the rest of a failed run gets between SIGTERM and SIGKILL."""
 _TAIL = 8192
 """Bytes of a failed process's log that are shown."""
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 @dataclass
@@ -91,7 +95,6 @@ class Job:
         }
 
 
-@dataclass
 class Stop:
     """Whether this process was told to stop. As a context it takes SIGTERM and SIGINT.
 
@@ -99,8 +102,9 @@ class Stop:
         times: how often it was told; the second time it is meant at once.
     """
 
-    times: int = 0
-    _before: dict[int, object] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.times = 0
+        self._before: dict[int, Any] = {}
 
     @property
     def asked(self) -> bool:
@@ -115,7 +119,7 @@ class Stop:
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.times += 1
@@ -276,6 +280,7 @@ class _Rank:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
         finally:
             if output is not None:
@@ -333,6 +338,11 @@ class _Rank:
             file.seek(max(self._from, size - _TAIL))
             text = file.read().decode(errors="replace")
         _say(f"the end of {self.log}:\n{text.rstrip()}")
+
+
+def _end_with_parent() -> None:
+    """Let the system send this process SIGTERM when the launcher is gone, killed perhaps."""
+    _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _say(text: str) -> None:

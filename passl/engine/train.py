@@ -95,10 +95,18 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
         if ranks.is_first:
             write_config(folder, cfg.to_dict(), progress.epoch)
             _introduce(run)
+        ranks.wait()
         with run.stop:
             while progress.epoch < cfg.epochs:
                 _train_epoch(run)
                 _finish_epoch(run)
+        if ranks.is_first:
+            get_logger().info(
+                "best top1 %.2f %% in epoch %d; everything is in %s",
+                progress.best_top1,
+                progress.best_epoch,
+                folder,
+            )
     finally:
         metrics.close()
         if log_file is not None:

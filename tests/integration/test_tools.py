@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -178,50 +177,6 @@ def test_wrong_weights(run_tool, tmp_path):
         (GOLDEN / "convit_fb" / "weights.pth", "weights of another network"),
     ):
         assert message in failing(run_tool, 1, "eval.py", *CONFIG, "--weights", weights)
-
-
-def test_two_processes_train_and_evaluate(run_tool, tiny_config, tmp_path):
-    """Under Paddle's launcher, on CPUs: both ranks end with the same weights, and one line is
-    written for each step.
-    """
-    root = Path(__file__).parents[2]
-    folder = tmp_path / "run"
-    launcher = [
-        sys.executable,
-        "-m",
-        "paddle.distributed.launch",
-        "--nproc_per_node",
-        "2",
-        "--log_dir",
-        tmp_path / "log",
-    ]
-    config = tiny_config("CvT", drop=0.0)
-    done = subprocess.run(
-        [
-            *launcher,
-            "tools/train.py",
-            "-c",
-            config,
-            "-o",
-            f"output_dir={folder}",
-            "dataloader.train.sampler.batch_size=64",
-        ],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    val = [row for row in rows if row["phase"] == "val"]
-    assert [row["samples"] for row in val] == [360, 360]
-    assert len({(row["phase"], row["step"]) for row in rows}) == len(rows)
-    result = json.loads(
-        run_tool("eval.py", "-c", config, "--weights", folder / "last.safetensors").stdout
-    )
-    assert result["top1"] == pytest.approx(val[-1]["top1"])  # one process, two processes: one score
-    assert result["loss"] == pytest.approx(val[-1]["loss"], rel=1e-5)
-    shutil.rmtree(tmp_path / "log")
 
 
 def test_convert_weights(run_tool, tmp_path):
