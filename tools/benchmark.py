@@ -1,4 +1,6 @@
-"""Measure: python tools/benchmark.py convert [--model cvt_w24_384]"""
+"""Measure speed and memory, every measurement in a process of its own:
+python tools/benchmark.py network -c configs/convit/convit_tiny.yaml
+"""
 
 import argparse
 import json
@@ -7,23 +9,323 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from _main import run
+from _main import add_config_options, read_config, run
+from _measure import OURS, measure_in_child
+
+from passl.utils.config import Config, dotted
+from passl.utils.errors import ConfigError, RunError
 
 CONVERTER = Path(__file__).with_name("convert_weights.py")
+PARTS = ("inference", "training", "data", "training_with_data")
+PICTURES = 64  # that --synthetic writes, if a batch is not larger
+SWEPT = ("size", "batch")
+HEAD = ("", "images/s", "process ms (low to high)", "wall ms (low to high)", "peak MiB")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure speed and memory; one JSON line each.")
+    parser = argparse.ArgumentParser(
+        description="Measure speed and memory. The last line on stdout is the result as JSON."
+    )
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
+    network = benchmarks.add_parser("network", help="training, inference and data of a config")
+    add_config_options(network)
+    network.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS)
+    )
+    network.add_argument(
+        "--size", type=int, nargs="+", metavar="PIXELS", help="side, or height and width"
+    )
+    network.add_argument(
+        "--by-module",
+        type=int,
+        nargs="?",
+        const=2,
+        metavar="DEPTH",
+        help="time, parameters and multiply-accumulates of each module as well; DEPTH is how many "
+        "parts their names have (default 2: blocks of a ConViT, stages of a CvT)",
+    )
+    network.add_argument(
+        "--sweep",
+        type=sweep,
+        metavar="size=224,384|batch=1,8",
+        help="inference and training for each of these instead, as a plot",
+    )
+    network.add_argument(
+        "--plot", type=Path, default="sweep.png", metavar="FILE.png", help="where --sweep draws"
+    )
+    network.add_argument(
+        "--synthetic",
+        action="store_true",
+        help="make pictures of 500 x 375 pixels instead of reading the config's",
+    )
+    network.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes that read ahead; process time knows only of pictures that are read "
+        "without (default: 0)",
+    )
+    exported = benchmarks.add_parser("exported", help="inference of an exported network")
+    exported.add_argument("folder", type=Path, help="what tools/export.py has made")
+    exported.add_argument("--engine", default="paddle", help="see tools/export.py")
+    exported.add_argument("--precision", default="fp32", help="fp32 or bf16")
+    for subparser in (network, exported):
+        subparser.add_argument("--batch", type=int, default=8, metavar="B", help="images of a step")
+        subparser.add_argument("--threads", type=int, default=1, help="default: 1")
+        subparser.add_argument("--cpu", type=int, help="the only processor to use")
+        subparser.add_argument("--warmup", type=int, default=2, help="runs before those that count")
+        subparser.add_argument("--repeats", type=int, default=5, help="runs that are timed")
     convert = benchmarks.add_parser("convert", help="memory and time of converting a weight file")
     convert.add_argument(
         "--model", default="cvt_w24_384", help="a published variant (random weights)"
     )
     args = parser.parse_args()
+    measures = {
+        "network": measure_network,
+        "exported": measure_exported,
+        "convert": measure_convert,
+    }
+    print(json.dumps(measures[args.benchmark](args)))
+
+
+# --------------------------------------------------------------------------------------------------
+# A config
+# --------------------------------------------------------------------------------------------------
+def measure_network(args: argparse.Namespace) -> dict[str, object]:
+    check_counts(args)
+    cfg = read_config(args)
+    check_keys(cfg)
+    size = (
+        size_of(cfg) if args.size is None else 2 * args.size if len(args.size) == 1 else args.size
+    )
+    if len(size) != 2:
+        raise ConfigError(f"--size {' '.join(map(str, size))}: give one side, or height and width")
+    task = {**timing_of(args), "config": args.config, "batch": args.batch, "size": size}
+    task["overrides"] = [pair for pairs in args.override for pair in pairs]
+    if args.sweep is not None:
+        return measure_sweep(args, task)
+    result = {"benchmark": "network", "config": args.config, "batch": args.batch, "size": size}
+    result |= {"threads": args.threads, **machine()}
+    result |= measure_in_child(OURS, {**task, "task": "describe"}, args.threads, args.cpu)
+    print(
+        f"{args.config}: {result['parameters']:,} parameters, {result['macs'] / 1e9:.2f} G "
+        f"multiply-accumulates at {size[0]} x {size[1]}"
+    )
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure_conversion(args.model, Path(folder))))
+        rows = {}
+        if "inference" in args.parts and args.batch != 1:
+            rows["inference, batch 1"] = {**task, "task": "inference", "batch": 1}
+        for part in args.parts:
+            with_data = part in ("data", "training_with_data")
+            more = data_overrides(args, Path(folder)) if with_data else []
+            overrides = [*task["overrides"], *more]
+            name = f"{part.replace('_', ' ')}, batch {args.batch}"
+            rows[name] = {**task, "task": part, "overrides": overrides}
+        result["parts"] = measure_rows(rows, args)
+    if args.by_module is not None:
+        module_task = {**task, "task": "modules", "depth": args.by_module}
+        found = measure_in_child(OURS, module_task, args.threads, args.cpu)
+        print_modules(found)
+        result |= {"modules": found["modules"]}
+    return result
+
+
+def measure_sweep(args: argparse.Namespace, task: Mapping[str, object]) -> dict[str, object]:
+    name, values = args.sweep
+    parts = [part for part in ("inference", "training") if part in args.parts]
+    if not parts:
+        raise ConfigError("--sweep measures inference and training; name one of them by --parts")
+    if not args.plot.absolute().parent.is_dir():
+        raise ConfigError(f"--plot {args.plot}: the folder {args.plot.parent} does not exist")
+    rows = {
+        f"{part}, {name} {value}": {
+            **task,
+            "task": part,
+            name: [value, value] if name == "size" else value,
+        }
+        for value in values
+        for part in parts
+    }
+    found = measure_rows(rows, args)
+    by_part = {
+        part: [
+            {"batch": rows[row]["batch"], **found[row]} for row in rows if rows[row]["task"] == part
+        ]
+        for part in parts
+    }
+    from passl.analysis.sweep import plot_sweep
+
+    threads = f"{args.threads} thread{'s' * (args.threads > 1)}"
+    plot_sweep(name, values, by_part, f"{args.config}, {threads}", args.plot)
+    print(args.plot)
+    result = {"benchmark": "sweep", "config": args.config, "threads": args.threads, **machine()}
+    return {**result, name: values, **by_part, "plot": str(args.plot)}
+
+
+def check_keys(cfg: Config) -> None:
+    """Names, keys and types. The data need not be there."""
+    from passl.engine.check import TRAINING
+    from passl.utils.schema import problems_in
+
+    problems = list(problems_in(TRAINING, cfg))
+    if problems:
+        lines = [
+            f"{cfg.origins.get(keys, cfg.file)}: {dotted(keys)}: {rule}" for keys, rule in problems
+        ]
+        raise ConfigError(*lines)
+
+
+def check_counts(args: argparse.Namespace) -> None:
+    """Numbers that cannot be so small."""
+    least = {"batch": 1, "threads": 1, "repeats": 1, "warmup": 0, "workers": 0, "by_module": 1}
+    for name, smallest in least.items():
+        value = getattr(args, name, None)
+        if value is not None and value < smallest:
+            raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least {smallest}")
+    if args.cpu is not None and args.cpu not in os.sched_getaffinity(0):
+        usable = sorted(os.sched_getaffinity(0))
+        raise ConfigError(f"--cpu {args.cpu} is none of the processors {usable} that may be used")
+
+
+def size_of(cfg: Config) -> list[int]:
+    """What the training pictures are cropped to, else what the network is made for."""
+    from passl.data.transforms import pair
+    from passl.modeling.backbones import BACKBONES
+
+    sizes = [node["size"] for node in cfg.dataloader.train.dataset.transforms if "size" in node]
+    sizes.append(BACKBONES.arguments(cfg.model.architecture).get("img_size", 224))
+    return list(pair(sizes[-2] if len(sizes) > 1 else sizes[0]))
+
+
+def data_overrides(args: argparse.Namespace, folder: Path) -> list[str]:
+    """Batches of that size, read by that many processes, of the config's pictures or our own."""
+    train = "dataloader.train"
+    found = [
+        f"{train}.sampler.batch_size={args.batch}",
+        f"{train}.loader.num_workers={args.workers}",
+    ]
+    if args.synthetic:
+        from passl.analysis.synthetic import write_pictures
+
+        if not any(folder.iterdir()):
+            write_pictures(folder, max(PICTURES, args.batch))
+        transforms = read_config(args).to_dict()["dataloader"]["train"]["dataset"]["transforms"]
+        node = {"name": "ImageFolder", "dataroot": str(folder), "transforms": transforms}
+        found.append(f"{train}.dataset={json.dumps(node)}")
+    return found
+
+
+def print_modules(found: Mapping[str, object]) -> None:
+    total = found["cpu_ms"]
+    rows = [("module", "parameters", "M multiply-acc.", "process ms", "%")]
+    for row in found["modules"]:
+        share = f"{100 * row['cpu_ms'] / total:.1f}"
+        counts = (f"{row['parameters']:,}", f"{row['macs'] / 1e6:,.1f}")
+        rows.append((row["module"], *counts, f"{row['cpu_ms']:.2f}", share))
+    inside = sum(row["cpu_ms"] for row in found["modules"])
+    rest = total - inside
+    rows.append(("what stands between", "", "", f"{rest:.2f}", f"{100 * rest / total:.1f}"))
+    rows.append(("the whole forward pass", "", "", f"{total:.2f}", "100.0"))
+    print()
+    print_table(rows)
+
+
+# --------------------------------------------------------------------------------------------------
+# An exported network
+# --------------------------------------------------------------------------------------------------
+def measure_exported(args: argparse.Namespace) -> dict[str, object]:
+    check_counts(args)
+    from passl.deploy.engines import check_engine, needed_files
+    from passl.deploy.folder import read_folder
+
+    check_engine(args.engine, args.precision, args.threads)
+    description = read_folder(args.folder, needed_files(args.engine))
+    task = {**timing_of(args), "task": "exported", "folder": str(args.folder)}
+    task |= {"engine": args.engine, "precision": args.precision}
+    print(f"{args.folder}: {description.parameters:,} parameters, {args.engine}, {args.precision}")
+    rows = {f"inference, batch {n}": {**task, "batch": n} for n in sorted({1, args.batch})}
+    result = {"benchmark": "exported", "folder": str(args.folder), "engine": args.engine}
+    result |= {"precision": args.precision, "threads": args.threads, **machine()}
+    return {**result, "parts": measure_rows(rows, args)}
+
+
+# --------------------------------------------------------------------------------------------------
+# Both
+# --------------------------------------------------------------------------------------------------
+def measure_rows(
+    rows: Mapping[str, Mapping[str, object]], args: argparse.Namespace
+) -> dict[str, dict[str, object]]:
+    """Measure each row, and print them as a table. What cannot run says why."""
+    print(
+        f"{args.threads} thread{'s' * (args.threads > 1)}; medians of {args.repeats} runs after "
+        f"{args.warmup}; images/s of process time; memory over the idle process"
+    )
+    found: dict[str, dict[str, object]] = {}
+    for name, task in rows.items():
+        try:
+            found[name] = measure_in_child(OURS, task, args.threads, args.cpu)
+        except RunError as error:
+            found[name] = {"error": str(error)}
+    print()
+    print_table([HEAD, *(cells(name, result) for name, result in found.items())])
+    for name, result in found.items():
+        if "error" in result:
+            print(f"{name}: cannot run: {result['error']}")
+    if all("error" in result for result in found.values()):
+        raise RunError("nothing could be measured")
+    return found
+
+
+def cells(name: str, result: Mapping[str, object]) -> tuple[str, ...]:
+    if "error" in result:
+        return (name, "-", "-", "-", "-")
+    spans = [
+        f"{result[key]['median']:.1f} ({result[key]['low']:.1f} to {result[key]['high']:.1f})"
+        for key in ("cpu_ms", "wall_ms")
+    ]
+    peak = "-" if result["peak_mib"] is None else f"{result['peak_mib']:,.0f}"
+    return (name, f"{result['rate']:.4g}", *spans, peak)
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        right = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        print("  ".join([first.ljust(widths[0]), *right]).rstrip())
+
+
+def timing_of(args: argparse.Namespace) -> dict[str, int]:
+    return {"warmup": args.warmup, "repeats": args.repeats}
+
+
+def machine() -> dict[str, object]:
+    """On what this is measured."""
+    from passl.analysis.machine import processor, versions
+
+    return {"processor": processor(), "versions": versions(["paddlepaddle", "numpy", "pillow"])}
+
+
+def sweep(text: str) -> tuple[str, list[int]]:
+    """`size=224,384` in parts."""
+    name, _, listed = text.partition("=")
+    values = [int(value) if value.isdecimal() else 0 for value in listed.split(",")]
+    if name not in SWEPT or min(values) < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not {' or '.join(SWEPT)} with whole numbers, such as size=224,320,384"
+        )
+    return name, values
+
+
+# --------------------------------------------------------------------------------------------------
+# A conversion
+# --------------------------------------------------------------------------------------------------
+def measure_convert(args: argparse.Namespace) -> dict[str, object]:
+    with tempfile.TemporaryDirectory() as folder:
+        return measure_conversion(args.model, Path(folder))
 
 
 def measure_conversion(model: str, folder: Path) -> dict[str, object]:

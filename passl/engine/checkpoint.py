@@ -67,6 +67,7 @@ def save_checkpoint(
     classes: list[str],
     first: Sequence[Path] = (),
     optimizer_state: Mapping[str, np.ndarray] | None = None,
+    previous: Path | None = None,
 ) -> None:
     """Write the state of a run, atomically.
 
@@ -75,6 +76,7 @@ def save_checkpoint(
         classes: names of the labels, so that a prediction can say them.
         first: other names that the file gets before `path`.
         optimizer_state: as `gather_optimizer_state` gives it, which null calls.
+        previous: another name for the file that is replaced.
 
     Raises:
         RunError: a weight is not finite. Such a state is not worth keeping.
@@ -104,7 +106,14 @@ def save_checkpoint(
                 "can help"
             )
     metadata[_CHECKSUM] = _checksum(arrays, metadata)
-    write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata), first)
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(arrays, temporary, metadata)
+        except SafetensorError as error:  # what the system said is in its text only
+            raise OSError(str(error)) from None
+
+    write_atomically(path, write, first, previous)
 
 
 def gather_optimizer_state(learner: Learner) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ class MetricLog:
     """
 
     def __init__(self, folder: Path | None, step: int = 0, epoch: int = 0):
-        self._file, self._curves = None, None
+        self._file, self._path, self._unwritten = None, None, b""
+        self._curves = Curves(None)
         if folder is None:
             return
         path, rows = folder / METRICS, []
@@ -44,16 +46,17 @@ class MetricLog:
                 if row["step"] <= step and (row["phase"] == "train" or row["epoch"] <= epoch)
             ]
             write_text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
-        self._file = path.open("a", encoding="utf-8")
+        # Unbuffered, so that it is known what of a row is in the file when the disk is full.
+        self._file, self._path = path.open("ab", buffering=0), path
         # VisualDL cannot take back what it has drawn; the rows have it all.
         shutil.rmtree(folder / VISUALDL, ignore_errors=True)
-        self._curves = _visualdl(folder / VISUALDL)
+        self._curves = Curves(folder / VISUALDL)
         for row in rows:
             values = {key: value for key, value in row.items() if key not in ("phase", "step")}
-            self._draw(row["phase"], row["step"], values)
+            self._curves.draw(row["phase"], row["step"], values)
 
     def write(self, phase: str, step: int, **values: float) -> None:
-        """Write a row.
+        """Write a row. One that cannot be written is kept, and comes with the next one.
 
         Args:
             phase: `train` or `val`.
@@ -66,26 +69,42 @@ class MetricLog:
             "step": step,
             **{key: _rounded(value) for key, value in values.items()},
         }
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        self._draw(phase, step, values)
+        known = bool(self._unwritten)
+        self._unwritten += (json.dumps(row) + "\n").encode()
+        try:
+            self._write_out()
+        except OSError as error:
+            if not known:
+                get_logger().warning(
+                    "%s cannot be written (%s); trying again with the next row, and before a "
+                    "checkpoint",
+                    self._path,
+                    error.strerror,
+                )
+        self._curves.draw(phase, step, values)
 
     def sync(self) -> None:
-        """Flush the rows to the disk: a checkpoint that follows must not know more than they."""
+        """Flush the rows to the disk: a checkpoint that follows must not know more than they.
+
+        Raises:
+            OSError: they cannot be written.
+        """
         if self._file is not None:
+            self._write_out()
             os.fsync(self._file.fileno())
 
-    def _draw(self, phase: str, step: int, values: Mapping[str, float]) -> None:
-        if self._curves is not None:
-            for key, value in values.items():
-                self._curves.add_scalar(f"{phase}/{key}", float(value), step)
+    def _write_out(self) -> None:
+        while self._unwritten:
+            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
 
     def close(self) -> None:
         """Close the files."""
         if self._file is not None:
-            self._file.close()
-        if self._curves is not None:
-            self._curves.close()
+            with suppress(OSError):  # said before, and no checkpoint knows of these rows
+                self._write_out()
+            with suppress(OSError):
+                self._file.close()
+        self._curves.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -103,16 +122,63 @@ def _rounded(value: float) -> float:
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
-def _visualdl(folder: Path) -> Any:
-    try:
-        from visualdl import LogWriter
+class Curves:
+    """Values as VisualDL's curves. They are a comfort: what goes wrong is said once and ends them,
+    not the run.
 
-        return LogWriter(logdir=str(folder))
-    except Exception as error:  # curves are a comfort: no fault of VisualDL's may stop a run
+    VisualDL's own LogWriter writes in a thread that a full disk ends, and then waits for it for
+    ever. So its records are written here, each at once.
+
+    Args:
+        folder: it is made; null draws nothing.
+    """
+
+    def __init__(self, folder: Path | None):
+        self._folder, self._stream, self._record = folder, None, None
+        if folder is None:
+            return
+        try:
+            from visualdl.component.base_component import meta_data, scalar
+            from visualdl.writer.record_writer import RecordWriter
+
+            folder.mkdir(parents=True, exist_ok=True)
+            self._record = scalar
+            # The name is what VisualDL knows its files by.
+            self._stream = (folder / f"vdlrecords.{time.time():010.0f}.log").open("wb")
+            self._writer = RecordWriter(self._stream)
+            self._writer.write(meta_data(walltime=_milliseconds()).SerializeToString())
+            self._stream.flush()
+        except Exception as error:
+            self._give_up(error)
+
+    def draw(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        """Add a point to the curve of each value."""
+        if self._stream is None:
+            return
+        try:
+            for key, value in values.items():
+                record = self._record(f"{phase}/{key}", float(value), step, _milliseconds())
+                self._writer.write(record.SerializeToString())
+            self._stream.flush()
+        except Exception as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._stream is not None:
+            with suppress(OSError):
+                self._stream.close()
+            self._stream = None
+
+    def _give_up(self, error: Exception) -> None:
         get_logger().warning(
-            "VisualDL cannot write to %s: %s. %s has every number", folder, error, METRICS
+            "VisualDL cannot write to %s: %s. %s has every number", self._folder, error, METRICS
         )
-        return None
+        self.close()
+
+
+def _milliseconds() -> int:
+    return round(time.time() * 1000)
 
 
 class Meter:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from passl.engine.checkpoint import read_checkpoint
 from passl.engine.distributed import Ranks
 from passl.utils.errors import CheckpointError, ConfigError
-from passl.utils.files import remove_unfinished, write_text
+from passl.utils.files import duplicate, remove_unfinished, sync_folder, write_text
 from passl.utils.logging import get_logger
 from passl.utils.yaml12 import to_yaml
 
@@ -20,19 +20,22 @@ PREVIOUS = "previous.safetensors"
 """The last but one."""
 
 
-def find_checkpoint(folder: Path, resume: str | None) -> Path | None:
+def find_checkpoint(
+    folder: Path, resume: str | None, check: Callable[[Path], object] = read_checkpoint
+) -> Path | None:
     """The checkpoint that a run goes on from, whole. A run that is there already is never written
     over.
 
     Args:
         folder: of the run.
         resume: null starts a new run; `auto` goes on from the folder's last checkpoint, if there is
-            one, or from the one before if that is damaged; else a checkpoint's path.
+            one, or from the one before if that cannot be used; else a checkpoint's path.
+        check: raises CheckpointError for a file that the run cannot go on from.
 
     Raises:
         ConfigError: the folder holds a run and `resume` does not say to go on with it, or there is
             no such checkpoint.
-        CheckpointError: it is damaged, and there is none before it.
+        CheckpointError: it cannot be used, and neither can the one before.
     """
     used = any((folder / name).exists() for name in (CONFIG, LAST, PREVIOUS))
     inside = resume is not None and Path(resume).resolve().parent == folder.resolve()
@@ -49,14 +52,14 @@ def find_checkpoint(folder: Path, resume: str | None) -> Path | None:
                 f"--resume {resume}: there is no such checkpoint; name a .safetensors file of a "
                 "run, or say auto"
             )
-        read_checkpoint(Path(resume))
+        check(Path(resume))
         return Path(resume)
-    damage = []
+    damage: list[CheckpointError] = []
     for path in (folder / LAST, folder / PREVIOUS):
         if not path.exists():
             continue
         try:
-            read_checkpoint(path)
+            check(path)
         except CheckpointError as error:
             damage.append(error)
             continue
@@ -64,8 +67,22 @@ def find_checkpoint(folder: Path, resume: str | None) -> Path | None:
             get_logger().warning("%s; going on from %s, the one before", error, path)
         return path
     if damage:
-        raise damage[0]
+        instead = "start anew in another output_dir"
+        if (folder / BEST).exists():
+            instead = f"go on from the best epoch by --resume {folder / BEST}, or {instead}"
+        raise CheckpointError("; ".join([*map(str, damage), f"there is no other one. {instead}"]))
     return None
+
+
+def make_last(folder: Path, checkpoint: Path) -> None:
+    """Let the folder's last checkpoint be the one that the run goes on from. Until the next one is
+    saved, `auto` must find it: not a damaged one, nor a later one, whose metrics are dropped.
+    """
+    last = folder / LAST
+    if last.exists() and last.samefile(checkpoint):
+        return
+    duplicate(checkpoint, last)
+    sync_folder(folder)
 
 
 def make_run_folder(folder: Path, ranks: Ranks) -> None:

@@ -13,7 +13,6 @@ from passl.engine.learner import Learner
 from passl.engine.metrics import MetricLog
 from passl.engine.run_folder import BEST, LAST, PREVIOUS
 from passl.utils.errors import RunError
-from passl.utils.files import duplicate
 from passl.utils.logging import get_logger
 
 
@@ -52,9 +51,12 @@ class Saver:
         """Whether a checkpoint within the epoch follows that many steps."""
         return self.interval is not None and step % self.interval == 0
 
-    def save(self, progress: Progress, is_best: bool = False) -> None:
+    def save(self, progress: Progress, is_best: bool = False) -> bool:
         """Write the state; every rank calls it. Whenever the process is killed, the last checkpoint
-        or the one before is whole.
+        is whole, and the one before too.
+
+        Returns:
+            Whether it was written; false only with `on_error: continue`.
 
         Raises:
             RunError: the state cannot be written, or is not finite; earlier ones are as they were.
@@ -65,10 +67,12 @@ class Saver:
         # Only where it is spread over the ranks do the others have a part in it.
         takes_part = ranks.is_first or self.learner.is_sharded
         state = gather_optimizer_state(self.learner) if takes_part else {}
+        saved = True
         if ranks.is_first:
             try:
                 self._write(progress, state, is_best)
             except OSError as error:
+                saved = False
                 message = (
                     f"{self.folder / LAST}: the state after step {progress.step} cannot be "
                     f"written ({error.strerror or error}); the checkpoint before is intact"
@@ -80,17 +84,22 @@ class Saver:
                     ) from None
                 get_logger().warning("%s; going on", message)
         ranks.wait()
+        return saved
 
     def _write(
         self, progress: Progress, optimizer_state: Mapping[str, np.ndarray], is_best: bool
     ) -> None:
         self.metrics.sync()
-        last = self.folder / LAST
-        if last.exists():
-            duplicate(last, self.folder / PREVIOUS)
         # Before `last` knows that it is the best, the best is there: killed in between, the run is
         # resumed from an earlier state and comes to the same one again.
         first = [self.folder / BEST] if is_best else []
         save_checkpoint(
-            last, self.learner, progress, self.config, self.classes, first, optimizer_state
+            self.folder / LAST,
+            self.learner,
+            progress,
+            self.config,
+            self.classes,
+            first,
+            optimizer_state,
+            self.folder / PREVIOUS,
         )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 from passl.utils.errors import Stopped
-from passl.utils.logging import get_logger
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STDERR = 2
 
 
 class StopRequest:
@@ -25,7 +25,6 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.name: str | None = None
-        self._raises = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -39,23 +38,22 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Within it the signal raises Stopped where it comes, for work that can be done again."""
-        self._raises = True
-        try:
-            if self.name is not None:
-                raise Stopped(self.name)
-            yield
-        finally:
-            self._raises = False
+    def check(self) -> None:
+        """For places where nothing is half done.
+
+        Raises:
+            Stopped: the signal has come.
+        """
+        if self.name is not None:
+            raise Stopped(self.name)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         again = self.name is not None
         self.name = signal.Signals(number).name
         if again and number == signal.SIGINT:
             raise KeyboardInterrupt
-        get_logger().warning("%s: saving the state of the run, then stopping", self.name)
-        if self._raises:
-            self._raises = False
-            raise Stopped(self.name)
+        # Nothing more: what a handler raises may come up in code that takes it for an error of its
+        # own, and the log may be in the middle of a line.
+        with suppress(OSError):
+            text = f"{self.name}: saving the state of the run, then stopping\n"
+            os.write(STDERR, text.encode())

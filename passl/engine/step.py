@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import paddle
 
+from passl.engine.distributed import STATISTICS
 from passl.engine.learner import Learner
 
 
@@ -51,6 +52,7 @@ def train_step(learner: Learner, images, targets, step: int) -> Outcome:
     paddle.seed(step_seed(learner.seed, learner.ranks.rank, step))
     learner.optimizer.set_lr(learner.schedule(step))
     scaler, total = learner.precision.scaler, paddle.zeros([])
+    statistics = _running_statistics(learner.model)
     for share, images_part, targets_part, is_last in _parts(images, targets, learner.accumulate):
         with learner.ranks.synchronised(learner.wrapped, is_last):
             with learner.precision.autocast():
@@ -65,10 +67,22 @@ def train_step(learner: Learner, images, targets, step: int) -> Outcome:
         scaler.update()
         learner.average.update(step)
     else:
+        # The forward pass has taken the batch into them already.
+        for statistic, before in statistics:
+            statistic.set_value(before)
         outcome = replace(outcome, gradient_norm=_gradient_norm(learner.model))
     # A zero would still decay and move a parameter that was not used.
     learner.optimizer.clear_grad(set_to_zero=False)
     return outcome
+
+
+def _running_statistics(model) -> list[tuple[Any, Any]]:
+    """Those of BatchNorm, each with a copy."""
+    return [
+        (tensor, tensor.detach().clone())
+        for name, tensor in model.named_parameters()
+        if name.endswith(STATISTICS)
+    ]
 
 
 def _gradient_norm(model) -> float:

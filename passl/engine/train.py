@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -11,11 +14,17 @@ import paddle
 from passl.data.loader import Batch, Loader, build_loader
 from passl.data.mixup import Mixup, build_mixup
 from passl.engine import distributed
-from passl.engine.checkpoint import Progress, load_checkpoint
-from passl.engine.evaluate import Scores, evaluate
+from passl.engine.checkpoint import Progress, load_checkpoint, read_checkpoint
+from passl.engine.evaluate import Scores, predict, score
 from passl.engine.learner import Learner, build_learner
 from passl.engine.metrics import Meter, MetricLog
-from passl.engine.run_folder import LOG, find_checkpoint, make_run_folder, write_config
+from passl.engine.run_folder import (
+    LOG,
+    find_checkpoint,
+    make_last,
+    make_run_folder,
+    write_config,
+)
 from passl.engine.saver import Saver
 from passl.engine.signals import StopRequest
 from passl.engine.step import Outcome, train_step
@@ -51,7 +60,7 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
     val_loader = build_loader(cfg.dataloader.val, seed, ranks.rank, ranks.world)
     global_batch = cfg.dataloader.train.sampler.batch_size * ranks.world
 
-    checkpoint = find_checkpoint(folder, resume)
+    checkpoint = find_checkpoint(folder, resume, lambda path: _check_checkpoint(path, cfg))
     paddle.seed(seed)
     if checkpoint is None:
         model = Model(cfg, cfg.model.get("pretrained", False), cfg.model.get("fit", ()))
@@ -70,6 +79,8 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
                 f"global batch of {global_batch} does not divide; keep the global batch, "
                 "batch_size x processes, until the epoch is done"
             )
+        if ranks.is_first:
+            make_last(folder, checkpoint)
     log_file = log_to_file(folder / LOG) if ranks.is_first else None
     metrics = MetricLog(folder if ranks.is_first else None, progress.step, progress.epoch)
     run = Run(
@@ -167,11 +178,11 @@ def _train_epoch(run: Run) -> None:
         progress.pending = meter.pending
         if progress.step % cfg.get("rank_check_interval", 100) == 0:
             ranks.check_same(learner.model, progress.step)
-        if ranks.any(run.stop.name):
+        told = ranks.any(run.stop.name)
+        if told or run.saver.is_due(progress.step):
             run.saver.save(progress)
-            raise Stopped(f"{run.stop.name or 'another process'} after step {progress.step}")
-        if run.saver.is_due(progress.step):
-            run.saver.save(progress)
+        if told:
+            raise _stopped(run, "after")
     meter.close()
 
 
@@ -181,20 +192,60 @@ def _finish_epoch(run: Run) -> None:
     ranks.average_statistics(learner.model.state_dict())
     ranks.average_statistics(learner.average.averages)
     epoch, is_best = progress.epoch + 1, False
+    best_saved = progress.best_top1, progress.best_epoch
     if epoch % cfg.get("eval_interval", 1) == 0 or epoch == cfg.epochs:
-        try:
-            with learner.average.applied(), run.stop.at_once():
-                scores = evaluate(learner.model, run.val_loader, ranks)
-        except Stopped as stopped:
-            run.saver.save(progress)
-            raise Stopped(f"{stopped} in the evaluation after step {progress.step}") from None
+        scores = _evaluate(run)
         is_best = scores.top1 > progress.best_top1
         if is_best:
             progress.best_top1, progress.best_epoch = scores.top1, epoch
         if ranks.is_first:
             _report(run, scores, epoch)
     progress.epoch, progress.samples = epoch, 0
-    run.saver.save(progress, is_best)
+    if not run.saver.save(progress, is_best):
+        progress.best_top1, progress.best_epoch = best_saved
+    if progress.epoch < cfg.epochs and ranks.any(run.stop.name):
+        raise _stopped(run, "after")
+
+
+def _evaluate(run: Run) -> Scores:
+    """The scores of the averaged weights.
+
+    Raises:
+        Stopped: the run was told to stop, and is saved as it was before.
+    """
+    learner, ranks = run.learner, run.learner.ranks
+    loader: Any = _Stoppable(run.val_loader, run.stop)
+    with learner.average.applied(), suppress(Stopped):
+        found = predict(learner.model, loader, run.val_loader.dataset.dataset.valid_labels)
+    # Here every rank comes by, at the end of its part or told to stop; in `score` they must meet.
+    ranks.wait()
+    if ranks.any(run.stop.name):
+        run.saver.save(run.progress)
+        raise _stopped(run, "in the evaluation after")
+    return score(found, ranks)
+
+
+@dataclass(frozen=True)
+class _Stoppable:
+    """A loader that stops between two batches if the run is told to."""
+
+    loader: Loader
+    stop: StopRequest
+
+    @property
+    def classes(self) -> list[str]:
+        return self.loader.classes
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        for batch in self.loader.epoch(epoch):
+            self.stop.check()
+            yield batch
+
+
+def _stopped(run: Run, when: str) -> Stopped:
+    text = f"{run.stop.name or 'another process'} {when} step {run.progress.step}"
+    get_logger().info("stopping: %s", text)
+    return Stopped(text)
 
 
 def _pass_over(run: Run, outcome: Outcome, batch: Batch) -> None:
@@ -208,15 +259,20 @@ def _pass_over(run: Run, outcome: Outcome, batch: Batch) -> None:
     names = [run.train_loader.dataset.dataset.name(int(index)) for index in batch.indices.tolist()]
     own = names if not np.isfinite(outcome.own_loss) else []
     gathered = ranks.gather(np.asarray(own, dtype=object))
-    pictures = [name for part in gathered for name in part.tolist()]
+    # A recipe may take a picture several times.
+    pictures = list(dict.fromkeys(name for part in gathered for name in part.tolist()))
     file = Path(cfg.output_dir) / f"nonfinite_step_{progress.step + 1}.txt"
+    listed = f"all in {file}"
     if ranks.is_first:
-        write_text(file, "".join(f"{name}\n" for name in pictures))
+        try:
+            write_text(file, "".join(f"{name}\n" for name in pictures))
+        except OSError as error:
+            listed = f"{file} cannot be written ({error.strerror})"
     message = (
         f"the loss is {outcome.loss} at step {progress.step + 1} (epoch {progress.epoch + 1}, "
         f"learning rate {run.learner.optimizer.get_lr():.3g}, gradient norm "
         f"{outcome.gradient_norm:.3g}); pictures of the batch: {', '.join(pictures[:3])}"
-        f"{', ...' if len(pictures) > 3 else ''}, all in {file}"
+        f"{', ...' if len(pictures) > 3 else ''}, {listed}"
     )
     limit = cfg.get("max_nonfinite", 10) if cfg.get("on_nonfinite", "stop") == "skip" else 0
     if progress.skipped > limit:
@@ -276,6 +332,12 @@ def _report(run: Run, scores: Scores, epoch: int) -> None:
         progress.best_top1,
         progress.best_epoch,
     )
+
+
+def _check_checkpoint(path: Path, cfg: Config) -> None:
+    """Raise CheckpointError unless it is whole, and of this network."""
+    read_checkpoint(path)
+    Model(cfg, path)
 
 
 def _compare(old: dict, cfg: Config, checkpoint: Path) -> None:

@@ -9,7 +9,10 @@ from pathlib import Path
 
 
 def write_atomically(
-    path: Path, write: Callable[[Path], object], first: Sequence[Path] = ()
+    path: Path,
+    write: Callable[[Path], object],
+    first: Sequence[Path] = (),
+    previous: Path | None = None,
 ) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to the disk, and rename it to
     `path`.
@@ -20,6 +23,11 @@ def write_atomically(
         path: the file; its folder exists.
         write: is given the temporary path and creates that file.
         first: other names in the same folder that get the same content before `path` does.
+        previous: another name in the same folder for what `path` held, once the new content is on
+            the disk.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`.
     """
     temporary = _beside(path)
     try:
@@ -28,14 +36,16 @@ def write_atomically(
             os.fsync(file.fileno())
         for other in first:
             duplicate(temporary, other)
+        if previous is not None and path.exists():
+            duplicate(path, previous)
         os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if error.errno is not None:
+            error.filename, error.filename2 = str(path), None  # not the temporary name, or none
+        raise
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name itself
-    finally:
-        os.close(folder)
 
 
 def duplicate(source: Path, target: Path) -> None:
@@ -53,6 +63,15 @@ def duplicate(source: Path, target: Path) -> None:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in the folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_unfinished(folder: Path) -> None:

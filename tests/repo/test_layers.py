@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "optim": {"utils"},
     "engine": {"utils", "porting", "modeling", "data", "optim"},
     "analysis": {"utils", "engine", "modeling", "data", "optim"},
+    "deploy": {"utils", "porting", "modeling", "data"},
     "": {"modeling"},  # passl/__init__.py
 }
 # Modules that a wrong config, or --help, must not wait for paddle with.
@@ -34,6 +35,10 @@ LIGHT = [
     ),
     "passl.optim",
     "passl.optim.schedules",
+    *(
+        f"passl.deploy.{name}"
+        for name in ("classes", "engines", "folder", "predictions", "predictor")
+    ),
     "passl.engine",
     "passl.analysis.evaluation",
     "passl.engine.check",
