@@ -107,3 +107,51 @@ def test_sharded_state_is_the_same_run_and_resumes_without(runs, config):
     again = runs(config, "sharded_again", 2, "sharding.stage=1", resume=first)
     assert_same_run(again, alone, first_step=7)
     assert_same_run(runs(config, "unsharded", 1, resume=first), alone, first_step=7)
+
+
+DRIFTING = """
+import sys
+sys.path.insert(0, {root!r})
+import paddle
+from passl.engine import train as module
+from passl.utils.config import get_config
+from passl.utils.errors import RunError
+
+step = module.train_step
+
+def drifting(learner, images, targets, number):
+    outcome = step(learner, images, targets, number)
+    if learner.ranks.rank == 1 and number == 3:
+        weight = dict(learner.model.named_parameters())["backbone.blocks.1.mlp.fc1.weight"]
+        weight.set_value(weight + 1e-3)
+    return outcome
+
+module.train_step = drifting
+try:
+    module.train(get_config({config!r}, {overrides!r}))
+except RunError as error:
+    print(error, flush=True)
+    sys.exit(1)
+"""
+
+
+def test_ranks_that_drift_apart_are_stopped(config, tmp_path):
+    """Step 4 spoils a weight of one rank, and the look after step 6 finds it."""
+    overrides = [f"output_dir={tmp_path / 'run'}", "rank_check_interval=3"]
+    overrides.append("dataloader.train.sampler.batch_size=60")
+    script = tmp_path / "drifting.py"
+    text = DRIFTING.format(root=str(ROOT), config=str(config), overrides=overrides)
+    script.write_text(text)
+    launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launcher, "--log_dir", str(tmp_path / "log"), str(script)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode != 0
+    logs = "".join(path.read_text() for path in (tmp_path / "log").glob("workerlog.*"))
+    assert "no longer have the same weights after step 6" in logs
+    assert "backbone.blocks.1.mlp.fc1.weight differs" in logs
