@@ -2,10 +2,11 @@
 PYTHON ?= python3
 MODEL ?= convit
 PORT ?= 8040
+KILLS ?= 50
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study test test-parity lint format clean
+.PHONY: help setup demo study chaos test test-parity lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +18,9 @@ demo: .venv/run.stamp  ## train on real digits, evaluate, draw the curves (MODEL
 
 study: .venv/run.stamp  ## ConViT and plain attention on parts of the digits: docs/study (under an hour)
 	$(BIN)/python tools/study.py
+
+chaos: .venv/run.stamp  ## kill runs at random moments, resume them, compare (KILLS=50)
+	$(BIN)/python tools/chaos.py --kills $(KILLS)
 
 test: .venv/dev.stamp  ## run every test
 	$(BIN)/python -m pytest

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import random
 import shutil
 import signal
+import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -26,6 +28,8 @@ from passl.utils.logging import get_logger
 from passl.utils.schema import Section, problems_in
 
 SHARED_MEMORY = "/dev/shm"
+_LOOK_AFTER = 1.0
+"""Seconds between two looks after a worker's parent."""
 _TRIED = 4
 """Samples that are read to learn how large they are; some may be bad."""
 
@@ -46,7 +50,7 @@ class Sample(NamedTuple):
     bad: tuple[tuple[int, str], ...] = ()
 
 
-class Transformed(Dataset):
+class Transformed:
     """A data set's pictures through the transforms, each drawn from a generator of its own.
 
     Args:
@@ -60,7 +64,6 @@ class Transformed(Dataset):
     def __init__(
         self, dataset: ImageDataset, transforms: Sequence[Any], seed: int, draws: int | None = 0
     ):
-        super().__init__()
         self.dataset, self.transforms, self.seed, self.draws = dataset, transforms, seed, draws
 
     def __len__(self) -> int:
@@ -97,6 +100,15 @@ class Transformed(Dataset):
         except Exception:
             return RuntimeError(f"{self.dataset.name(index)}:\n{traceback.format_exc()}")
         return Sample(picture, label, index, tuple(bad))
+
+
+class _Keys(Dataset):
+    """Gives Paddle's loader the keys themselves, for the function that it calls with a batch of
+    what it got: there each picture is put into the batch while the cache still has it.
+    """
+
+    def __getitem__(self, key: Key) -> Key:
+        return key
 
 
 class Batch(NamedTuple):
@@ -172,9 +184,9 @@ class Loader:
         # waits for ever.
         self._with_workers = (
             DataLoader(
-                self.dataset,
+                _Keys(),
                 batch_sampler=sampler,
-                collate_fn=_collate,
+                collate_fn=self._read,
                 num_workers=num_workers,
                 prefetch_factor=prefetch_factor,
                 use_shared_memory=use_shared_memory,
@@ -222,13 +234,18 @@ class Loader:
     def _read_here(self) -> Iterator[list[Any]]:
         for keys in self.sampler:
             with _generators_kept():
-                arrays = _collate([self.dataset[key] for key in keys])
+                arrays = self._read(keys)
             yield [paddle.to_tensor(array) for array in arrays]
 
+    def _read(self, keys: Sequence[Key]) -> list[np.ndarray]:
+        return _collate((self.dataset[key] for key in keys), len(keys))
+
     def _init_worker(self, worker: int) -> None:
-        # Ctrl-C reaches the workers too, but the run needs them until it has saved. (Paddle handles
-        # SIGTERM in them, by which the run ends them.)
+        # A run that is told to stop, often with all of its process group, needs its workers until
+        # it has saved.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
         # Paddle's generator in a worker, for transforms that use it. The other generators are
         # seeded for each sample.
         rng = np.random.default_rng((self.sampler.seed, self.sampler.epoch, worker))
@@ -300,6 +317,20 @@ def build_loader(
         raise ConfigError(f"dataloader: {error}") from None
 
 
+def _follow(parent: int) -> None:
+    """End this worker when its parent says so by SIGTERM, or has died. Paddle's worker may then
+    wait for ever, for a batch that nobody asks for or for room in a pipe that nobody reads.
+    """
+    while True:
+        told = signal.sigtimedwait([signal.SIGTERM], _LOOK_AFTER)
+        if os.getppid() != parent:
+            for path in glob.glob(f"{SHARED_MEMORY}/paddle_{os.getpid()}_*"):  # batches made here
+                os.unlink(path)
+            os._exit(1)
+        if told is not None and told.si_pid == parent:
+            os._exit(0)
+
+
 @contextmanager
 def _generators_kept() -> Iterator[None]:
     """Leave the global generators of this process as they are; a worker's are its own."""
@@ -311,34 +342,47 @@ def _generators_kept() -> Iterator[None]:
         np.random.set_state(states[1])  # noqa: NPY002
 
 
-def _collate(samples: Sequence[Sample | Exception]) -> list[np.ndarray]:
+def _collate(samples: Iterable[Sample | Exception], count: int) -> list[np.ndarray]:
     """Images, labels and indices, and a report as JSON: what could not be read, or the error that
     there is instead of a batch. Only the report, if no sample is left.
 
     An error that a worker raises ends in a Paddle that has lost its message, or that waits for
     ever. As data it arrives.
+
+    Args:
+        samples: each is taken when the one before it is in the batch.
+        count: how many there are.
     """
-    error = next((sample for sample in samples if isinstance(sample, Exception)), None)
-    if error is not None:
-        return [_encoded(error)]
-    read = [sample for sample in samples if isinstance(sample, Sample)]
-    whole = [(image, label, index) for image, label, index, _ in read if image is not None]
-    shapes = sorted({image.shape for image, _, _ in whole})
-    if len(shapes) > 1:
-        return [
-            _encoded(
-                RunError(
-                    f"pictures of {shapes[0]} and {shapes[-1]} cannot be one batch; let the "
-                    "transforms end in one size, by RandomResizedCrop or by Resize and CenterCrop"
+    images: np.ndarray | None = None
+    labels: list[int] = []
+    indices: list[int] = []
+    bad: list[tuple[int, str]] = []
+    for sample in samples:
+        if isinstance(sample, Exception):
+            return [_encoded(sample)]
+        bad += sample.bad
+        if sample.image is None:
+            continue
+        if images is None:
+            images = np.empty((count, *sample.image.shape), np.float32)
+        if sample.image.shape != images.shape[1:]:
+            small, large = sorted((images.shape[1:], sample.image.shape))
+            return [
+                _encoded(
+                    RunError(
+                        f"pictures of {small} and {large} cannot be one batch; let the transforms "
+                        "end in one size, by RandomResizedCrop or by Resize and CenterCrop"
+                    )
                 )
-            )
-        ]
-    report = _encoded(None, [pair for sample in read for pair in sample.bad])
-    if not whole:
+            ]
+        images[len(labels)] = sample.image
+        labels.append(sample.label)
+        indices.append(sample.index)
+    report = _encoded(None, bad)
+    if images is None:
         return [report]
-    images, labels, indices = zip(*whole, strict=True)
     return [
-        np.stack(images),
+        images[: len(labels)],
         np.asarray(labels, dtype=np.int64),
         np.asarray(indices, dtype=np.int64),
         report,

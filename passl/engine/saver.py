@@ -75,7 +75,7 @@ class Saver:
                 saved = False
                 message = (
                     f"{self.folder / LAST}: the state after step {progress.step} cannot be "
-                    f"written ({error.strerror or error}); the checkpoint before is intact"
+                    f"written ({error.strerror or error}); earlier ones are intact"
                 )
                 if self.on_error == "stop":
                     raise RunError(

@@ -203,6 +203,11 @@ def _finish_epoch(run: Run) -> None:
     progress.epoch, progress.samples = epoch, 0
     if not run.saver.save(progress, is_best):
         progress.best_top1, progress.best_epoch = best_saved
+        if epoch == cfg.epochs:
+            raise RunError(
+                f"all {epoch} epochs are done, but their end is not saved in {cfg.output_dir}; "
+                "make room, then go on from the last checkpoint by --resume auto"
+            )
     if progress.epoch < cfg.epochs and ranks.any(run.stop.name):
         raise _stopped(run, "after")
 

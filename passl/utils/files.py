@@ -41,9 +41,9 @@ def write_atomically(
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        if error.errno is not None:
-            error.filename, error.filename2 = str(path), None  # not the temporary name, or none
-        raise
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None  # not the temporary name
     finally:
         temporary.unlink(missing_ok=True)
 

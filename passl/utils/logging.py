@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 NAME = "passl"
@@ -36,7 +37,30 @@ def log_to_console() -> None:
 
 def log_to_file(path: Path) -> logging.Handler:
     """Append what is logged to a file; `stop_logging_to` ends it."""
-    return _add(logging.FileHandler(path, encoding="utf-8"))
+    return _add(_LogFile(path, encoding="utf-8"))
+
+
+class _LogFile(logging.FileHandler):
+    """Says once on stderr that it cannot be written, where logging's own would print a traceback
+    for each line.
+    """
+
+    _said = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        error = sys.exc_info()[1]
+        if not self._said and isinstance(error, OSError):
+            print(  # noqa: T201
+                f"{self.baseFilename} cannot be written ({error.strerror}); the run goes on",
+                file=sys.stderr,
+            )
+            self._said = True
+        elif not isinstance(error, OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):  # of lines that could not be written
+            super().close()
 
 
 def stop_logging_to(handler: logging.Handler) -> None:

@@ -1,0 +1,330 @@
+"""Nothing is lost: runs that are killed, stopped, out of room or given damaged files, with tiny
+networks on the digits. `tools/chaos.py` does the same at random moments, and more of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import resource
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from passl.data import TRANSFORMS
+from passl.engine import checkpoint as checkpoint_module
+from passl.engine import saver as saver_module
+from passl.engine import train as train_module
+from passl.engine.checkpoint import read_checkpoint
+from passl.engine.metrics import read_metrics
+from passl.engine.train import train
+from passl.utils.config import get_config
+from passl.utils.errors import CheckpointError, RunError, Stopped
+
+EVERYTHING = (
+    "epochs=3",
+    "dataloader.train.dataset.fraction=0.25",
+    "dataloader.train.sampler.batch_size=32",  # eleven steps are an epoch
+    "checkpoint={interval: 7}",
+    "ema={decay: 0.9}",
+    "dataloader.train.sampler.repeats=3",
+    "dataloader.train.mixup={mixup_alpha: 0.8, cutmix_alpha: 1.0}",
+)
+
+
+def run(path: Path, folder: Path, *overrides: str, resume: str | None = None):
+    config = get_config(path, [f"output_dir={folder}", *EVERYTHING, *overrides])
+    return train(config, resume)
+
+
+def step_of(path: Path) -> int:
+    return json.loads(read_checkpoint(path)[1]["progress"])["step"]
+
+
+@pytest.fixture(scope="module")
+def finished() -> dict[str, Path]:
+    """Runs that nothing has disturbed, as the tests have made them."""
+    return {}
+
+
+@pytest.fixture
+def straight_run(finished, tiny_config, tmp_path_factory):
+    """straight_run("CvT") -> the folder of a run that nothing has disturbed."""
+
+    def get(name: str) -> Path:
+        if name not in finished:
+            finished[name] = tmp_path_factory.mktemp(name)
+            run(tiny_config(name), finished[name])
+        return finished[name]
+
+    return get
+
+
+@pytest.fixture
+def differences(root, monkeypatch):
+    """differences(ours, theirs): in what two finished runs differ."""
+    monkeypatch.syspath_prepend(root / "tools")
+    return importlib.import_module("chaos").differences
+
+
+def at_call(monkeypatch, module, name: str, number: int, act) -> None:
+    """Let `act` happen when a function is called for that time."""
+    function, calls = getattr(module, name), 0
+
+    def counting(*arguments, **options):
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            act()
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(module, name, counting)
+
+
+def test_kills_at_random(run_tool, tmp_path):
+    """One of each family; exit code 0 says that all of them ended as the run that was not
+    killed.
+    """
+    options = ("--kills", 3, "--epochs", 2, "--seed", 5, "--folder", tmp_path / "chaos")
+    done = run_tool("chaos.py", *options)
+    assert done.stdout.count(" 0 differences") == 3
+    kills = re.findall(r": (\d+) kills", done.stdout)
+    assert sum(map(int, kills)) >= 2
+
+
+# --------------------------------------------------------------------------------------------------
+# Told to stop
+# --------------------------------------------------------------------------------------------------
+MOMENTS = {
+    "in a step": (train_module, "train_step", 4),
+    "in the last step of an epoch": (train_module, "train_step", 11),
+    "in evaluation": (train_module, "predict", 2),
+    "while saving within an epoch": (checkpoint_module, "save_file", 1),
+    "while saving after an epoch": (checkpoint_module, "save_file", 2),
+}
+
+
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [*((moment, signal.SIGTERM) for moment in MOMENTS), ("in evaluation", signal.SIGINT)],
+)
+def test_told_to_stop(
+    tiny_config, tmp_path, monkeypatch, differences, straight_run, moment, number
+):
+    path = tiny_config("CvT")
+    with monkeypatch.context() as patch:
+        at_call(patch, *MOMENTS[moment], lambda: os.kill(os.getpid(), number))
+        with pytest.raises(Stopped, match=number.name) as caught:
+            run(path, tmp_path / "stopped")
+    step = int(str(caught.value).rsplit(" ", 1)[1])
+    assert step_of(tmp_path / "stopped" / "last.safetensors") == step < 33
+    assert run(path, tmp_path / "stopped", resume="auto").step == 33
+    assert differences(tmp_path / "stopped", straight_run("CvT")) == []
+
+
+# --------------------------------------------------------------------------------------------------
+# Damaged files
+# --------------------------------------------------------------------------------------------------
+def replace(path: Path, content: bytes) -> None:
+    """Another file under that name; `best` may be the same file under another."""
+    path.unlink()
+    path.write_bytes(content)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def kill() -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("kind", ["cut", "of another network", "gone"])
+def test_the_checkpoint_before_a_damaged_one(
+    tiny_config, tmp_path, monkeypatch, differences, straight_run, kind
+):
+    path = tiny_config("ConViT")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        at_call(patch, train_module, "train_step", 16, kill)
+        run(path, tmp_path / "run")
+    last, previous = (tmp_path / "run" / f"{name}.safetensors" for name in ("last", "previous"))
+    assert (step_of(last), step_of(previous)) == (14, 11)
+    if kind == "cut":
+        replace(last, last.read_bytes()[:-100])
+    elif kind == "gone":
+        last.unlink()
+    else:
+        run(tiny_config("CvT"), tmp_path / "other", "epochs=1")
+        replace(last, (tmp_path / "other" / "last.safetensors").read_bytes())
+    before = previous.read_bytes()
+    # Killed again before anything is saved, it has lost nothing.
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        at_call(patch, train_module, "train_step", 1, kill)
+        run(path, tmp_path / "run", resume="auto")
+    assert last.read_bytes() == previous.read_bytes() == before
+    assert run(path, tmp_path / "run", resume="auto").step == 33
+    assert differences(tmp_path / "run", straight_run("ConViT")) == []
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "resumed after epoch 1, step 11" in log
+
+
+def test_both_damaged_or_named(tiny_config, tmp_path):
+    path = tiny_config("ConViT")
+    run(path, tmp_path / "run", "epochs=1")
+    last, previous = (tmp_path / "run" / f"{name}.safetensors" for name in ("last", "previous"))
+    replace(last, b"")
+    with pytest.raises(CheckpointError, match="last.safetensors: not a readable checkpoint"):
+        run(path, tmp_path / "run", resume=str(last))
+    replace(previous, b"")
+    with pytest.raises(CheckpointError) as caught:
+        run(path, tmp_path / "run", resume="auto")
+    text = str(caught.value)
+    assert text.count("not a readable checkpoint") == 2
+    assert f"--resume {tmp_path / 'run' / 'best.safetensors'}" in text
+    assert run(path, tmp_path / "run", resume=str(last.with_name("best.safetensors"))).epoch == 3
+
+
+def test_a_later_checkpoint_is_not_gone_on_from_after_an_earlier_one(
+    tiny_config, tmp_path, monkeypatch, differences, straight_run
+):
+    """Rows behind the one that was named are dropped; a kill must not bring back a state that knows
+    of them.
+    """
+    path = tiny_config("ConViT")
+    run(path, tmp_path / "run")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        at_call(patch, train_module, "train_step", 2, kill)
+        run(path, tmp_path / "run", resume=str(tmp_path / "run" / "previous.safetensors"))
+    run(path, tmp_path / "run", resume="auto")
+    assert differences(tmp_path / "run", straight_run("ConViT")) == []
+
+
+# --------------------------------------------------------------------------------------------------
+# No room
+# --------------------------------------------------------------------------------------------------
+@contextmanager
+def file_limit(size: int):
+    """No file may grow beyond that many bytes: the system's own error, as of a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_stops_the_run_and_loses_nothing(
+    tiny_config, tmp_path, monkeypatch, differences, straight_run
+):
+    path, folder = tiny_config("ConViT"), tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        at_call(patch, train_module, "train_step", 16, kill)
+        run(path, folder)
+    before = {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
+    with file_limit(30_000), pytest.raises(RunError, match="File too large") as caught:
+        run(path, folder, resume="auto")
+    assert len(str(caught.value).splitlines()) == 1
+    assert {file.name: file.read_bytes() for file in folder.glob("*.safetensors")} == before
+    assert not list(folder.glob(".*.tmp"))
+    run(path, folder, resume="auto")
+    assert differences(folder, straight_run("ConViT")) == []
+
+
+def test_a_run_may_go_on_without_room(
+    tiny_config, tmp_path, monkeypatch, differences, straight_run
+):
+    """No checkpoint can be written before the end."""
+    ours, theirs = tmp_path / "run", straight_run("ConViT")
+    write = saver_module.save_checkpoint
+
+    def limited(path, learner, progress, *others):
+        with file_limit(30_000 if progress.epoch < 3 else resource.RLIM_INFINITY):
+            write(path, learner, progress, *others)
+
+    monkeypatch.setattr(saver_module, "save_checkpoint", limited)
+    more = "checkpoint={interval: 7, on_error: continue}"
+    progress = run(tiny_config("ConViT"), ours, more)
+    assert progress.step == 33
+    arrays, expected = (read_checkpoint(at / "last.safetensors")[0] for at in (ours, theirs))
+    for key in expected:
+        np.testing.assert_array_equal(arrays[key], expected[key], key)
+    scores = [
+        [row["top1"] for row in read_metrics(at) if row["phase"] == "val"] for at in (ours, theirs)
+    ]
+    assert scores[0] == scores[1]
+    # The best is the best of those that are kept.
+    assert (progress.best_epoch, progress.best_top1) == (3, pytest.approx(scores[0][2]))
+    assert step_of(ours / "best.safetensors") == 33
+
+
+def test_a_run_whose_end_is_not_saved_has_failed(tiny_config, tmp_path):
+    more = ("epochs=1", "checkpoint={on_error: continue}")
+    with file_limit(30_000), pytest.raises(RunError, match="all 1 epochs are done, but their end"):
+        run(tiny_config("ConViT"), tmp_path / "run", *more)
+
+
+# --------------------------------------------------------------------------------------------------
+# Losses that are not finite
+# --------------------------------------------------------------------------------------------------
+@pytest.fixture
+def spoiled(monkeypatch):
+    """A transform that makes a few pictures infinite; the overrides that use it."""
+
+    class Spoiled:
+        on_arrays = True
+
+        def __init__(self, *, probability: float):
+            self.probability = probability
+
+        def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+            return picture * np.float32("inf") if rng.random() < self.probability else picture
+
+    monkeypatch.setitem(TRANSFORMS._registered, "Spoiled", Spoiled)
+    return (
+        "dataloader.train.dataset.transforms=[{name: RandomResizedCrop, size: 32}, "
+        "{name: Normalize}, {name: Spoiled, probability: 0.01}]",
+    )
+
+
+def test_a_loss_that_is_not_finite_is_told_in_full(tiny_config, tmp_path, spoiled):
+    with pytest.raises(RunError) as caught:
+        run(tiny_config("CvT"), tmp_path / "run", *spoiled)
+    text = str(caught.value)
+    (file,) = (tmp_path / "run").glob("nonfinite_step_*.txt")
+    step = int(file.stem.rsplit("_", 1)[1])
+    assert f"the loss is nan at step {step} (epoch {(step - 1) // 11 + 1}, learning rate " in text
+    assert "gradient norm nan" in text
+    pictures = file.read_text().splitlines()
+    assert len(set(pictures)) == len(pictures) > 3
+    assert f"{', '.join(pictures[:3])}, ..., all in {file}" in text
+    for path in (tmp_path / "run").glob("*.safetensors"):
+        assert all(np.isfinite(array).all() for array in read_checkpoint(path)[0].values())
+
+
+def test_passed_over_and_killed(tiny_config, tmp_path, monkeypatch, differences, spoiled):
+    """Steps that are passed over are counted across a resume; the limit holds for both parts
+    together.
+    """
+    path = tiny_config("CvT")
+    skip = (*spoiled, "on_nonfinite=skip")
+    progress = run(path, tmp_path / "straight", *skip, "max_nonfinite=33")
+    assert 3 <= progress.skipped < 33
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        at_call(patch, train_module, "train_step", 20, kill)
+        run(path, tmp_path / "run", *skip, "max_nonfinite=33")
+    assert run(path, tmp_path / "run", *skip, "max_nonfinite=33", resume="auto") == progress
+    assert differences(tmp_path / "run", tmp_path / "straight") == []
+
+    limit = f"max_nonfinite={progress.skipped - 1}"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        at_call(patch, train_module, "train_step", 20, kill)
+        run(path, tmp_path / "limited", *skip, limit)
+    with pytest.raises(RunError, match="the loss is nan"):
+        run(path, tmp_path / "limited", *skip, limit, resume="auto")

@@ -1,0 +1,258 @@
+"""Checkpoints of a run: last, previous and best; what happens when they, or the metrics, cannot be
+written; which is gone on from.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import resource
+import signal
+import struct
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from passl.engine.checkpoint import Progress, read_checkpoint
+from passl.engine.distributed import Ranks
+from passl.engine.learner import build_learner
+from passl.engine.metrics import Curves, MetricLog, read_metrics
+from passl.engine.run_folder import find_checkpoint, make_last
+from passl.engine.saver import Saver
+from passl.engine.step import train_step
+from passl.modeling import Model
+from passl.utils.config import get_config
+from passl.utils.errors import CheckpointError, RunError
+from passl.utils.files import duplicate
+
+
+@contextmanager
+def file_limit(size: int):
+    """No file may grow beyond that many bytes: the system's own error, as of a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.fixture
+def saver(tiny_config, tmp_path):
+    """saver(on_error=...) -> Saver of a small learner, with the folder `run`."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    cfg = get_config(tiny_config("CvT"))
+    learner = build_learner(cfg, Model(cfg), Ranks(), global_batch=4, steps_per_epoch=5)
+    learner.begin_epoch(0)
+
+    def make(**options) -> Saver:
+        return Saver(folder, learner, MetricLog(None), cfg.to_dict(), ["a"], **options)
+
+    return make
+
+
+def step_of(path: Path) -> int:
+    return json.loads(read_checkpoint(path)[1]["progress"])["step"]
+
+
+def names(folder: Path) -> dict[str, int]:
+    return {path.name: step_of(path) for path in folder.iterdir()}
+
+
+def test_last_previous_and_best(saver):
+    one = saver()
+    assert one.save(Progress(step=1), is_best=True)
+    assert one.save(Progress(step=2))
+    assert one.save(Progress(step=3))
+    assert names(one.folder) == {
+        "last.safetensors": 3,
+        "previous.safetensors": 2,
+        "best.safetensors": 1,
+    }
+
+
+def test_a_checkpoint_that_cannot_be_written_changes_nothing(saver):
+    one = saver()
+    for step in (1, 2):
+        one.save(Progress(step=step), is_best=step == 1)
+    before = names(one.folder)
+    message = r"last.safetensors: the state after step 3 cannot be written \(.*File too large"
+    with file_limit(20_000), pytest.raises(RunError, match=message):
+        one.save(Progress(step=3), is_best=True)
+    assert names(one.folder) == before
+
+
+def test_a_run_may_go_on_without(saver, caplog):
+    one = saver(on_error="continue")
+    one.save(Progress(step=1))
+    with file_limit(20_000):
+        assert not one.save(Progress(step=2), is_best=True)
+    assert names(one.folder) == {"last.safetensors": 1}
+    assert one.save(Progress(step=3))
+    assert names(one.folder) == {"last.safetensors": 3, "previous.safetensors": 1}
+
+
+def test_weights_that_are_not_finite_are_not_saved(saver):
+    one = saver()
+    for step in (1, 2):
+        one.save(Progress(step=step))
+    before = names(one.folder)
+    weight = one.learner.model.head.fc_cls.weight
+    weight.set_value(paddle.full_like(weight, float("nan")))
+    with pytest.raises(RunError, match="head.fc_cls.weight is not finite after step 3"):
+        one.save(Progress(step=3))
+    assert names(one.folder) == before
+
+
+def damages(data: bytes) -> dict[str, bytes]:
+    """What may happen to a file."""
+    (size,) = struct.unpack("<Q", data[:8])
+    progress = data.index(b"progress") + 20
+    flip = bytes([data[-50] ^ 1])
+    return {
+        "cut": data[: len(data) // 2],
+        "cut in the header": data[: size // 2],
+        "one byte short": data[:-1],
+        "a bit of an array": data[:-50] + flip + data[-49:],
+        "a bit of the metadata": data[:progress]
+        + bytes([data[progress] ^ 1])
+        + data[progress + 1 :],
+        "nothing in it": b"",
+        "zeros": bytes(len(data)),
+        "another format": b"PK\x03\x04" + data[4:],
+    }
+
+
+@pytest.mark.parametrize("damage", damages(struct.pack("<Q", 0) + b"progress" + bytes(99)))
+def test_the_one_before_a_damaged_checkpoint(saver, damage, caplog):
+    one = saver()
+    for step in (1, 2):
+        one.save(Progress(step=step))
+    last, previous = one.folder / "last.safetensors", one.folder / "previous.safetensors"
+    last.write_bytes(damages(last.read_bytes())[damage])
+    with pytest.raises(CheckpointError, match="last.safetensors: "):
+        find_checkpoint(one.folder, str(last))
+    assert find_checkpoint(one.folder, "auto") == previous
+
+    previous.write_bytes(damages(previous.read_bytes())[damage])
+    with pytest.raises(CheckpointError) as caught:
+        find_checkpoint(one.folder, "auto")
+    text = str(caught.value)
+    assert len(text.splitlines()) == 1
+    assert str(last) in text
+    assert str(previous) in text
+
+
+def test_any_flipped_bit_is_found(saver):
+    """In the header, where names, shapes, places and metadata are, and in the arrays."""
+    one = saver()
+    one.save(Progress(step=1))
+    path = one.folder / "last.safetensors"
+    data, rng = path.read_bytes(), np.random.default_rng(0)
+    (size,) = struct.unpack("<Q", data[:8])
+    places = [*rng.integers(0, 8 + size, 400), *rng.integers(8 + size, len(data), 40)]
+    for place in places:
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="last.safetensors: "):
+            read_checkpoint(path)
+
+
+def test_what_a_run_goes_on_from_is_its_last(saver, tmp_path):
+    one = saver()
+    for step in (1, 2):
+        one.save(Progress(step=step))
+    last, previous = one.folder / "last.safetensors", one.folder / "previous.safetensors"
+    last.write_bytes(b"damaged")
+    make_last(one.folder, previous)
+    assert names(one.folder) == {"last.safetensors": 1, "previous.safetensors": 1}
+    make_last(one.folder, last)
+    one.save(Progress(step=2))
+    assert names(one.folder) == {"last.safetensors": 2, "previous.safetensors": 1}
+    other = tmp_path / "other"
+    other.mkdir()
+    make_last(other, last)
+    assert names(other) == {"last.safetensors": 2}
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_duplicate_is_whole_with_and_without_hard_links(tmp_path, monkeypatch, linked):
+    if not linked:
+
+        def refuse(*paths):
+            raise OSError(errno.EPERM, "no links here")
+
+        monkeypatch.setattr("os.link", refuse)
+    (tmp_path / "a").write_text("new")
+    (tmp_path / "b").write_text("old")
+    for _ in range(2):
+        duplicate(tmp_path / "a", tmp_path / "b")
+        assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a": "new", "b": "new"}
+
+
+def test_rows_that_cannot_be_written_come_later(tmp_path):
+    """A row is cut in the middle by the end of the room, and whole again once there is some."""
+    log = MetricLog(tmp_path)
+    log.write("train", 1, loss=1.0)
+    size = (tmp_path / "metrics.jsonl").stat().st_size
+    with file_limit(size + 10):
+        log.write("train", 2, loss=2.0)
+        log.write("train", 3, loss=3.0)
+        with pytest.raises(OSError, match="File too large"):
+            log.sync()
+        assert [row["step"] for row in read_metrics(tmp_path)] == [1]
+    log.write("train", 4, loss=4.0)
+    log.sync()
+    log.close()
+    assert [(row["step"], row["loss"]) for row in read_metrics(tmp_path)] == [
+        (1, 1.0),
+        (2, 2.0),
+        (3, 3.0),
+        (4, 4.0),
+    ]
+
+
+def test_a_checkpoint_never_knows_more_than_the_metrics(saver):
+    one = saver()
+    one.metrics = MetricLog(one.folder)
+    with file_limit(10):
+        one.metrics.write("train", 1, loss=1.0)
+        with pytest.raises(RunError, match="cannot be written"):
+            one.save(Progress(step=1))
+    one.metrics.close()
+    assert not (one.folder / "last.safetensors").exists()
+
+
+def test_curves_that_cannot_be_written_do_not_stop_a_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    Curves(tmp_path / "file" / "folder").draw("train", 1, {"loss": 1.0})
+    curves = Curves(tmp_path / "vdl")
+    (file,) = (tmp_path / "vdl").iterdir()
+    with file_limit(file.stat().st_size + 10):
+        for step in range(200):  # VisualDL's own queue has room for 120
+            curves.draw("train", step, {"loss": 1.0})
+    curves.close()
+
+
+def test_a_step_that_is_passed_over_leaves_no_trace(saver):
+    """Neither in weights, nor in the optimizer, nor in the running statistics of BatchNorm, which
+    the forward pass has changed by then.
+    """
+    learner = saver().learner
+    labels = paddle.to_tensor([0, 1, 2, 3])
+    images = paddle.ones([4, 3, 32, 32]) * paddle.arange(4).reshape([4, 1, 1, 1]).astype("float32")
+    assert train_step(learner, images, labels, 0).is_finite
+    state = {key: tensor.numpy() for key, tensor in learner.model.state_dict().items()}
+    assert any(key.endswith("._mean") for key in state)
+    images[2] = float("inf")
+    outcome = train_step(learner, images, labels, 1)
+    assert not outcome.is_finite
+    for key, tensor in learner.model.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), state[key], key)

@@ -1,0 +1,54 @@
+"""A signal is noted, and acted upon where nothing is half done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from passl.engine.signals import StopRequest
+from passl.utils.errors import Stopped
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_only_leaves_a_note(number, capfd):
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        stop.check()
+        os.kill(os.getpid(), number)
+        assert stop.name == number.name
+        with pytest.raises(Stopped, match=number.name):
+            stop.check()
+    assert signal.getsignal(number) is before
+    assert capfd.readouterr().err == f"{number.name}: saving the state of the run, then stopping\n"
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_ctrl_c_ends_at_once(first):
+    with pytest.raises(KeyboardInterrupt), StopRequest():
+        os.kill(os.getpid(), first)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_second_sigterm_does_not():
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.name == "SIGTERM"
+
+
+def test_another_thread_than_the_main_one_notes_nothing():
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def use():
+        with StopRequest() as stop:
+            seen.append((stop.name, signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert seen == [(None, before)]
+    assert signal.getsignal(signal.SIGTERM) is before
