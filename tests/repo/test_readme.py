@@ -49,13 +49,16 @@ def test_python_commands_run(tmp_path):
         "tools/train.py",
         "tools/eval.py",
         "tools/visualize.py",
+        "tools/export.py",
+        "tools/predict.py",
     ]
     quick = {"epochs=10": "epochs=3", "epochs=12": "epochs=4"}
     for args in found:
         changed = [
             quick.get(arg, arg).replace("runs/digits", str(tmp_path / "run")) for arg in args[1:]
         ]
-        call([sys.executable, *changed])
+        done = call([sys.executable, *changed])
+    assert "8" in done.stdout  # what the picture shows
     for name in ("augmented.png", "curves.png", "confusion.csv", "confusion.png"):
         assert (tmp_path / "run" / name).is_file()
 

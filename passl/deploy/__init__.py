@@ -1,0 +1,17 @@
+"""Trained networks as folders that run without the code that trained them. Importing this loads no
+paddle.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Predictor"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Predictor":
+        from passl.deploy.predictor import Predictor
+
+        return Predictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

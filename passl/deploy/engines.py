@@ -1,0 +1,191 @@
+"""What runs an exported network: Paddle Inference, ONNX Runtime or OpenVINO, on a CPU.
+
+An engine is a function from float32 images [B, channels, height, width] to float32 logits
+[B, classes].
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from passl.deploy.folder import GRAPH, ONNX, WEIGHTS
+from passl.utils.errors import ConfigError, RunError
+
+Engine = Callable[[np.ndarray], np.ndarray]
+PRECISIONS = ("fp32", "bf16")
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+
+def load_engine(
+    folder: Path, name: str, precision: str, threads: int, cpuinfo: Path = Path("/proc/cpuinfo")
+) -> Engine:
+    """Load an exported network.
+
+    Args:
+        folder: the exported folder, whose files have been checked.
+        name: a key of `ENGINES`.
+        precision: one of `PRECISIONS`.
+        threads: for the computation.
+
+    Raises:
+        ConfigError: the engine is not installed, or it or this processor cannot compute so.
+        RunError: the engine refuses the network.
+    """
+    check_engine(name, precision, threads, cpuinfo)
+    try:
+        return ENGINES[name].load(folder, precision, threads)
+    except (ConfigError, MemoryError):
+        raise
+    except Exception as error:  # of many kinds: each engine has its own
+        raise RunError(f"{folder}: {name} cannot load it: {_said(error)}") from error
+
+
+def check_engine(
+    name: str, precision: str, threads: int, cpuinfo: Path = Path("/proc/cpuinfo")
+) -> None:
+    """What is wrong with an engine's options, before anything is loaded.
+
+    Raises:
+        ConfigError: there is no such engine or precision, or they cannot be had here.
+    """
+    if name not in ENGINES:
+        raise ConfigError(f"engine {name!r} is not one of {', '.join(ENGINES)}")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    if threads < 1:
+        raise ConfigError(f"threads {threads} must be at least 1")
+    if precision == "bf16":
+        able = [engine for engine, kind in ENGINES.items() if "bf16" in kind.precisions]
+        if name not in able:
+            raise ConfigError(
+                f"precision bf16: {name} computes in fp32 on a CPU; use engine {' or '.join(able)}"
+            )
+        if not _BF16_FLAGS & _flags(cpuinfo):
+            raise ConfigError(
+                "precision bf16: this processor has no bf16 instructions (avx512_bf16 or "
+                "amx_bf16), it would only be slower; use fp32"
+            )
+
+
+def needed_files(name: str) -> tuple[str, ...]:
+    """The files of an exported folder that an engine loads."""
+    return ENGINES[name].files
+
+
+def available_threads() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _paddle(folder: Path, precision: str, threads: int) -> Engine:
+    inference = _imported("paddle.inference", "paddlepaddle")
+    config = inference.Config(str(folder / GRAPH), str(folder / WEIGHTS))
+    config.disable_gpu()
+    config.disable_glog_info()
+    config.enable_onednn()
+    config.set_cpu_math_library_num_threads(threads)
+    if precision == "bf16":
+        config.enable_mkldnn_bfloat16()
+    predictor = inference.create_predictor(config)
+    (given,), (wanted,) = predictor.get_input_names(), predictor.get_output_names()
+    images, logits = predictor.get_input_handle(given), predictor.get_output_handle(wanted)
+
+    def run(array: np.ndarray) -> np.ndarray:
+        images.copy_from_cpu(array)
+        predictor.run()
+        return logits.copy_to_cpu()
+
+    return run
+
+
+def _onnxruntime(folder: Path, precision: str, threads: int) -> Engine:
+    onnxruntime = _imported("onnxruntime", "onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(
+        str(folder / ONNX), options, providers=["CPUExecutionProvider"]
+    )
+    name = session.get_inputs()[0].name
+    return lambda array: session.run(None, {name: array})[0]
+
+
+def _openvino(folder: Path, precision: str, threads: int) -> Engine:
+    openvino = _imported("openvino", "openvino")
+    hints = {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+    }
+    core = openvino.Core()
+    model = core.read_model(str(folder / ONNX))
+
+    @lru_cache(maxsize=2)  # full batches, and the last one
+    def request(batch: int):
+        # For one batch size at a time: with any, CvT takes a fifth longer.
+        model.reshape([batch, *list(model.input(0).partial_shape)[1:]])
+        return core.compile_model(model, "CPU", hints).create_infer_request()
+
+    def run(array: np.ndarray) -> np.ndarray:
+        outputs = request(len(array)).infer({0: array})
+        return np.array(next(iter(outputs.values())), np.float32)
+
+    return run
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of engine.
+
+    Args:
+        load: from folder, precision and threads.
+        files: what of the folder it loads.
+        precisions: what it computes in.
+    """
+
+    load: Callable[[Path, str, int], Engine]
+    files: tuple[str, ...]
+    precisions: tuple[str, ...]
+
+
+ENGINES = {
+    "paddle": Kind(_paddle, (GRAPH, WEIGHTS), PRECISIONS),
+    "onnxruntime": Kind(_onnxruntime, (ONNX,), ("fp32",)),
+    "openvino": Kind(_openvino, (ONNX,), PRECISIONS),
+}
+
+
+def _imported(module: str, package: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        raise ConfigError(
+            f"engine {module.split('.')[0]} is not installed; install it: pip install {package}"
+        ) from None
+
+
+def _flags(cpuinfo: Path) -> set[str]:
+    try:
+        text = cpuinfo.read_text(encoding="utf-8")
+    except OSError:
+        return set()  # not Linux: not known
+    return set(next((line for line in text.splitlines() if line.startswith("flags")), "").split())
+
+
+def _said(error: Exception) -> str:
+    """The last line of an engine's message that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:300]

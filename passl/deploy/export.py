@@ -1,0 +1,153 @@
+"""A trained network into a folder that runs by itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from passl.deploy.engines import Engine
+from passl.deploy.fold import fold
+from passl.deploy.folder import GRAPH, ONNX, WEIGHTS, Description, write_description
+from passl.deploy.predictor import Predictor
+from passl.deploy.source import as_engine
+from passl.utils.errors import ConfigError, RunError
+from passl.utils.logging import get_logger
+
+TOLERANCE = 2e-5
+"""How far the logits of two forms of one network may be apart, in units of the largest logit: some
+dozen blocks' rounding in float32.
+"""
+BATCHES = (1, 3)
+"""Sizes of the batches that are compared: one picture, where a lost axis shows, and several."""
+_OPSET = 17  # the first with LayerNormalization
+
+
+def export(model: nn.Layer, description: Description, out: str | Path, onnx: bool = False) -> Path:
+    """Write a network as a folder. The folded network is compared with the model before anything
+    is written, and what was written is run and compared too.
+
+    Args:
+        model: a `Model`. Its mode is restored.
+        description: of the model; `input` is the size that the graph is made for.
+        out: the folder, which must not be there yet.
+        onnx: whether to write ONNX as well.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: the folder is there, its parent is not, the size does not suit the network, or
+            what ONNX needs is not installed.
+        RunError: two forms of the network differ, or one could not be written.
+    """
+    out = Path(out)
+    _check_free(out)
+    if onnx:
+        _check_onnx()
+    was_training = model.training
+    model.eval()
+    try:
+        images = _examples(description)
+        try:
+            expected = [as_engine(model)(batch) for batch in images]
+        except ValueError as error:  # a size that the backbone refuses
+            raise ConfigError(f"input {list(description.input)}: {error}") from None
+        folded = fold(model, *description.input[1:])
+        _compare("the folded network", as_engine(folded), images, expected)
+    finally:
+        if was_training:
+            model.train()
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        _write_graph(folded, description, temporary)
+        engines = ["paddle"]
+        if onnx:
+            _write_onnx(temporary)
+            engines.append("onnxruntime")
+        write_description(temporary, description)
+        for engine in engines:
+            written = Predictor(temporary, engine, threads=1)
+            _compare(f"the written network, run by {engine},", written.run, images, expected)
+        for path in temporary.iterdir():
+            _sync(path)
+        _sync(temporary)
+        _check_free(out)
+        os.rename(temporary, out)
+        _sync(out.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return out
+
+
+def _write_graph(folded: nn.Layer, description: Description, folder: Path) -> None:
+    spec = paddle.static.InputSpec([-1, *description.input], "float32", "images")
+    static = paddle.jit.to_static(folded, input_spec=[spec], full_graph=True, backend=None)
+    paddle.jit.save(static, str(folder / Path(GRAPH).stem))
+
+
+def _write_onnx(folder: Path) -> None:
+    import paddle2onnx
+
+    # Not paddle.onnx.export: that lets an optimiser install packages by itself.
+    paths = (str(folder / name) for name in (GRAPH, WEIGHTS, ONNX))
+    try:
+        paddle2onnx.export(*paths, opset_version=_OPSET, optimize_tool="None", verbose=False)
+    except (Exception, SystemExit) as error:  # it leaves by sys.exit
+        raise RunError(f"{folder / ONNX}: paddle2onnx failed: {error}") from None
+    if not (folder / ONNX).is_file():
+        raise RunError(f"{folder / ONNX}: paddle2onnx wrote no file")
+
+
+def _check_onnx() -> None:
+    wanted = ("paddle2onnx", "onnxruntime")
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"--onnx needs {' and '.join(missing)}; install it: pip install {' '.join(missing)}"
+        )
+
+
+def _check_free(out: Path) -> None:
+    if out.exists():
+        raise ConfigError(f"{out}: is there already, and is not written over; choose another name")
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"{out}: the folder {out.parent} does not exist; make it first")
+
+
+def _examples(description: Description) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    sizes = [(batch, *description.input) for batch in BATCHES]
+    return [rng.standard_normal(size, dtype=np.float32) for size in sizes]
+
+
+def _compare(
+    what: str,
+    run: Engine,
+    images: list[np.ndarray],
+    expected: list[np.ndarray],
+) -> None:
+    for batch, logits in zip(images, expected, strict=True):
+        found = run(batch)
+        scale = max(float(np.abs(logits).max()), 1e-6)
+        difference = float(np.abs(found - logits).max()) / scale
+        if not difference <= TOLERANCE:
+            raise RunError(
+                f"{what} differs from the model by {difference:.1e} of the largest logit, more "
+                f"than {TOLERANCE:g}, on a batch of {len(batch)}: nothing was exported"
+            )
+        get_logger().info("%s agrees with the model to %.1e", what, difference)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,214 @@
+"""From weights of any kind to a model and what is known of it: its pictures and its classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+from PIL import Image
+
+from passl.data import DATASETS, TRANSFORMS, dataset_arguments
+from passl.deploy.classes import imagenet_classes
+from passl.deploy.engines import Engine
+from passl.deploy.folder import Description
+from passl.modeling.backbones import BACKBONES
+from passl.modeling.classifier import Model
+from passl.modeling.conversion import variant_of
+from passl.porting import WeightFile, architecture_of, load_weights, locate, read_file
+from passl.utils.config import Config, get_config
+from passl.utils.errors import CheckpointError, ConfigError
+from passl.utils.logging import get_logger
+
+_CONFIG, _CLASSES, _ARCHITECTURE = "config", "classes", "architecture"
+"""Keys of a file's metadata: a checkpoint has the first two, a converted file the last."""
+
+
+def load(
+    weights: str | Path,
+    cfg: Mapping[str, Any] | None = None,
+    transforms: Sequence[Mapping[str, Any]] | None = None,
+    size: Sequence[int] | None = None,
+) -> tuple[Model, Description]:
+    """A model with its weights, in evaluation mode, and its description.
+
+    Args:
+        weights: a file, an https address, or a name of the model zoo.
+        cfg: the config of the network; null for what the weights tell: a checkpoint its run's
+            config, other files their architecture.
+        transforms: the pictures; null for those of the config's validation data.
+        size: height and width of the input, for a list of transforms that does not fix it.
+
+    Raises:
+        ConfigError: the network or its pictures are not known so far.
+        RunError: the weights cannot be had, or are another network's.
+    """
+    file = read_file(locate(weights))
+    config = _config(file) if cfg is None else _plain(cfg)
+    section = _model_section(file) if config is None else _given_section(config)
+    if config is None:
+        config = _shipped_config(section["architecture"])
+    section["architecture"] = {**file.numerics, **section["architecture"]}
+    model = Model({"model": section})
+    load_weights(model, file)
+    model.eval()
+    transforms, input_ = _pictures(section, config, transforms, size)
+    description = Description(
+        model=section,
+        transforms=transforms,
+        input=input_,
+        classes=_classes(file, config, section["head"]["num_classes"]),
+        numerics=file.numerics,
+        parameters=sum(p.size for p in model.parameters() if not p.stop_gradient),
+        weights=str(weights).rpartition("/")[2],
+        exif_turn=bool(_at(config, "dataloader", "val", "dataset", "exif_turn")),
+    )
+    return model, description
+
+
+def as_engine(layer: nn.Layer) -> Engine:
+    """A layer in evaluation mode, run as it is, as an engine."""
+
+    @paddle.no_grad()
+    def run(images: np.ndarray) -> np.ndarray:
+        return layer(paddle.to_tensor(images)).numpy()
+
+    return run
+
+
+# --------------------------------------------------------------------------------------------------
+# The network
+# --------------------------------------------------------------------------------------------------
+def _plain(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    return cfg.to_dict() if isinstance(cfg, Config) else dict(cfg)
+
+
+def _config(file: WeightFile) -> dict[str, Any] | None:
+    """The config that a checkpoint of a run carries."""
+    return _told(file, _CONFIG)
+
+
+def _told(file: WeightFile, key: str) -> Any:
+    text = file.metadata.get(key)
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
+        raise CheckpointError(f"{file.path}: damaged: its {key} is not JSON") from None
+
+
+def _given_section(config: Mapping[str, Any]) -> dict[str, Any]:
+    section = config.get("model")
+    if not isinstance(section, Mapping) or not {"architecture", "head"} <= section.keys():
+        raise ConfigError(
+            "a config to build from needs a section `model` with `architecture` and `head`"
+        )
+    return {"architecture": dict(section["architecture"]), "head": dict(section["head"])}
+
+
+def _model_section(file: WeightFile) -> dict[str, Any]:
+    architecture, head = architecture_of(file)
+    told = _told(file, _ARCHITECTURE)
+    return {"architecture": architecture if told is None else told, "head": head}
+
+
+def _shipped_config(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the published variant that weights turn out to be; nothing for another."""
+    variant = variant_of(architecture)
+    if variant is None:
+        return {}
+    folder = "convit" if variant.startswith("convit") else "cvt"
+    return get_config(f"{folder}/{variant}.yaml").to_dict()
+
+
+# --------------------------------------------------------------------------------------------------
+# Its pictures
+# --------------------------------------------------------------------------------------------------
+def _pictures(
+    section: Mapping[str, Any],
+    config: Mapping[str, Any],
+    transforms: Sequence[Mapping[str, Any]] | None,
+    size: Sequence[int] | None,
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """The transforms, and the input's channels, height and width."""
+    if transforms is None:
+        transforms = _transforms_of(config, "val")
+    if not transforms:
+        raise ConfigError(
+            "the weights do not tell which pictures they are for; name a config by -c, whose "
+            "dataloader.val.dataset.transforms does"
+        )
+    nodes = [dict(node) for node in transforms]
+    arguments = BACKBONES.arguments(section["architecture"])
+    fixed = _fixed_size(nodes)
+    if fixed is None:
+        trained = [n["size"] for n in _transforms_of(config, "train") if "size" in n]
+        found = size or (trained[-1] if trained else arguments.get("img_size"))
+        if found is None:
+            raise ConfigError(
+                "no transform says how large the pictures are; say it by --size HEIGHT WIDTH"
+            )
+        fixed = [found, found] if isinstance(found, int) else list(found)
+        get_logger().info("pictures are resized to %d x %d pixels", fixed[1], fixed[0])
+        nodes.insert(0, {"name": "Resize", "size": fixed})
+    elif size is not None and list(size) != fixed:
+        raise ConfigError(
+            f"--size {size[0]} {size[1]}: the transforms make pictures of {fixed[0]} {fixed[1]}; "
+            "change dataloader.val.dataset.transforms by -c and -o instead"
+        )
+    return nodes, [arguments.get("in_chans", 3), *fixed]
+
+
+def _transforms_of(config: Mapping[str, Any], part: str) -> list[Mapping[str, Any]]:
+    return list(_at(config, "dataloader", part, "dataset", "transforms") or [])
+
+
+def _at(config: Mapping[str, Any], *keys: str) -> Any:
+    """The value at that place, or null."""
+    node: Any = config
+    for key in keys:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node
+
+
+def _fixed_size(nodes: Sequence[Mapping[str, Any]]) -> list[int] | None:
+    """Height and width that the transforms make of every picture; null if they do not fix them."""
+    transforms, rng = [TRANSFORMS.build(node) for node in nodes], np.random.default_rng(0)
+    sizes = []
+    for width, height in ((48, 64), (80, 40)):
+        image: Any = Image.new("RGB", (width, height))
+        for transform in transforms:
+            image = transform(image, rng)
+        if not isinstance(image, np.ndarray):
+            raise ConfigError("the transforms end in a picture, not in an array; add Normalize")
+        sizes.append(list(image.shape[1:]))
+    return sizes[0] if sizes[0] == sizes[1] else None
+
+
+# --------------------------------------------------------------------------------------------------
+# Its classes
+# --------------------------------------------------------------------------------------------------
+def _classes(file: WeightFile, config: Mapping[str, Any], count: int) -> list[str]:
+    """The checkpoint's names; else those of the config's data, ImageNet's for a thousand; else
+    numbers.
+    """
+    candidates = [_told(file, _CLASSES), _classes_of_data(config)]
+    for names in candidates:
+        if isinstance(names, list) and len(names) == count:
+            return [str(name) for name in names]
+    if count == len(imagenet_classes()):
+        return list(imagenet_classes())
+    get_logger().warning("the names of the %d classes are not known; they are numbered", count)
+    return [str(label) for label in range(count)]
+
+
+def _classes_of_data(config: Mapping[str, Any]) -> list[str] | None:
+    """What the config's validation data calls its classes; null where the data is not here."""
+    try:
+        node = config["dataloader"]["val"]["dataset"]
+        return DATASETS.get(node["name"]).class_names(**dataset_arguments(node))
+    except (KeyError, TypeError, OSError, ConfigError):
+        return None

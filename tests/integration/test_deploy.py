@@ -1,0 +1,273 @@
+"""Networks of the original projects through export and prediction, and the tools as a user runs
+them.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from safetensors.numpy import save_file
+
+from passl.data.digits import Digits
+from passl.deploy import Predictor
+from passl.deploy import export as exporting
+from passl.deploy.engines import check_engine
+from passl.deploy.export import export
+from passl.deploy.source import load
+from passl.modeling import Model
+from passl.porting.files import NUMERICS, OURS
+from passl.utils.config import get_config
+from passl.utils.errors import ConfigError, RunError
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+NORMALIZE = {"name": "Normalize"}
+
+
+def golden_config(name: str) -> dict:
+    """The config of a golden case."""
+    facts = json.loads((GOLDEN / name / "case.json").read_text())
+    if name.startswith("convit"):
+        keys = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "local_up_to_layer")
+        architecture = {"name": "ConViT", **{key: facts[key] for key in keys}}
+        width = facts["embed_dim"]
+    else:
+        keys = ("embed_dim", "depth", "num_heads", "stride_kv")
+        architecture = {"name": "CvT", **{key: facts[key] for key in keys}}
+        architecture |= {"method": facts["qkv_proj_method"], "with_cls_token": facts["cls_token"]}
+        width = facts["embed_dim"][-1]
+    head = {"name": "ClsHead", "num_classes": facts["num_classes"], "in_channels": width}
+    return {"model": {"architecture": architecture, "head": head}}
+
+
+def exported(name: str, out: Path, onnx: bool = False) -> dict:
+    """Export a golden case; what the original computed."""
+    (weights,) = (p for p in (GOLDEN / name).iterdir() if p.suffix in (".pth", ".safetensors"))
+    case = dict(np.load(GOLDEN / name / "case.npz"))
+    size = list(case["images"].shape[-2:])
+    model, description = load(weights, golden_config(name), [NORMALIZE], size)
+    assert description.input == [3, *size]
+    export(model, description, out, onnx)
+    return case
+
+
+def assert_close(found: np.ndarray, expected: np.ndarray, tolerance: float = 1e-5) -> None:
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["convit_fb", "convit_timm", "cvt_ms", "cvt_ms_rectangular", "cvt_ms_avg_no_cls"],
+)
+def test_exported_networks_compute_what_the_originals_did(name, tmp_path, capfd):
+    case = exported(name, tmp_path / "out")
+    capfd.readouterr()
+    predictor = Predictor(tmp_path / "out", threads=1)
+    assert_close(predictor.run(case["images"]), case["logits"])
+    assert_close(predictor.run(case["images"][:1]), case["logits"][:1])
+    assert capfd.readouterr().out == ""  # oneDNN's chatter would spoil a table
+
+
+@pytest.mark.parametrize("name", ["convit_timm", "cvt_ms"])
+def test_bf16(name, tmp_path):
+    try:
+        check_engine("paddle", "bf16", 1)
+    except ConfigError:
+        pytest.skip("this processor has no bf16")
+    case = exported(name, tmp_path / "out")
+    found = Predictor(tmp_path / "out", precision="bf16", threads=1).run(case["images"])
+    assert_close(found, case["logits"], 2**-5)  # bf16 has 8 bits
+    assert np.abs(found - case["logits"]).max() > 1e-5  # it is not fp32
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", ["convit_timm", "cvt_ms_rectangular"])
+def test_onnx(name, engine, tmp_path):
+    pytest.importorskip("paddle2onnx")
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip(engine)
+    case = exported(name, tmp_path / "out", onnx=True)
+    predictor = Predictor(tmp_path / "out", engine, threads=1)
+    assert_close(predictor.run(case["images"]), case["logits"])
+    assert_close(predictor.run(case["images"][:1]), case["logits"][:1])
+
+
+@pytest.fixture
+def network():
+    paddle.seed(0)
+    config = golden_config("convit_timm")
+    model = Model(config)
+    names = [str(i) for i in range(6)]
+    from passl.deploy.folder import Description
+
+    return model, Description(
+        config["model"], [NORMALIZE], [3, 32, 32], names, {}, 1, "drawn", False
+    )
+
+
+def test_a_wrong_folding_is_not_exported(network, tmp_path, monkeypatch):
+    model, description = network
+    wrong = lambda model, height, width: paddle.nn.Sequential(  # noqa: E731
+        model, paddle.nn.Hardtanh(-1e-2, 1e-2)
+    )
+    monkeypatch.setattr(exporting, "fold", wrong)
+    with pytest.raises(RunError, match="the folded network differs from the model by .* nothing"):
+        export(model, description, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+    assert model.training  # its mode is what it was
+
+
+def test_a_wrong_artifact_is_not_kept(network, tmp_path, monkeypatch):
+    model, description = network
+    write = exporting._write_graph
+
+    def spoiled(folded, description, folder):
+        folded["head"].fc_cls.bias.set_value(folded["head"].fc_cls.bias + 1)
+        write(folded, description, folder)
+
+    monkeypatch.setattr(exporting, "_write_graph", spoiled)
+    with pytest.raises(RunError, match="the written network, run by paddle, differs"):
+        export(model, description, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_written_over(network, tmp_path):
+    with pytest.raises(ConfigError, match="is there already, and is not written over"):
+        export(*network, tmp_path)
+    with pytest.raises(ConfigError, match=r"the folder .* does not exist"):
+        export(*network, tmp_path / "no" / "out")
+
+
+def test_a_size_that_the_patches_do_not_divide(network, tmp_path):
+    model, description = network
+    odd = type(description)(**{**vars(description), "input": [3, 30, 32]})
+    with pytest.raises(ConfigError, match="30x32 does not divide into patches of 8"):
+        export(model, odd, tmp_path / "out")
+
+
+def test_what_weights_tell(tmp_path):
+    """Weights of a published variant need no config: pictures and classes are the variant's."""
+    paddle.seed(0)
+    model = Model("configs/cvt/cvt_13_224.yaml")
+    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    save_file(weights, tmp_path / "w.safetensors", {OURS: "0"})
+    _, description = load(tmp_path / "w.safetensors")
+    cfg = get_config("cvt/cvt_13_224.yaml").to_dict()
+    assert description.transforms == cfg["dataloader"]["val"]["dataset"]["transforms"]
+    assert description.input == [3, 224, 224]
+    assert (len(description.classes), description.classes[1]) == (1000, "n01443537")
+    assert description.parameters == 19_997_480  # counted from the authors' definition
+
+
+@pytest.fixture
+def checkpoint(tiny_config, tmp_path) -> Path:
+    """What a run of CvT on the digits leaves, as far as a reader of weights sees it."""
+    cfg = get_config(tiny_config("CvT"))
+    paddle.seed(0)
+    model = Model(cfg)
+    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    names = [f"digit {i}" for i in range(10)]
+    told = {"config": cfg.to_dict(), "classes": names, NUMERICS: {}}
+    metadata = {OURS: "0", **{key: json.dumps(value) for key, value in told.items()}}
+    path = tmp_path / "best.safetensors"
+    save_file(weights, path, metadata)
+    return path
+
+
+def test_export_and_predict_from_a_checkpoint_alone(checkpoint, tmp_path, run_tool):
+    out = tmp_path / "out"
+    done = run_tool("export.py", "--weights", checkpoint, out)
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["files"] == ["model.json", "model.pdiparams", "passl.json"]
+    assert (told["input"], told["classes"]) == ([3, 32, 32], 10)
+    assert str(tmp_path) not in (out / "model.json").read_text()
+    assert not os.access(tmp_path / f".out.{os.getpid()}.tmp", os.F_OK)
+    again = run_tool("export.py", "--weights", checkpoint, out, expect=2)
+    assert again.stderr.splitlines()[-1].startswith("error: ")
+
+    digits = Digits(split="val")
+    for index in range(3):
+        digits.picture(index).save(tmp_path / f"{index}.png")
+    (tmp_path / "bad.png").write_text("damaged")
+    files = [str(tmp_path / name) for name in ("0.png", "bad.png", "1.png", "2.png")]
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(files))
+
+    model, description = load(checkpoint)
+    assert description.transforms[0] == {"name": "Resize", "size": [32, 32]}  # of the training
+    images = [Predictor(out).prepare(file) for file in (files[0], *files[2:])]
+    with paddle.no_grad():
+        logits = model(paddle.to_tensor(np.stack(images))).numpy().astype(np.float64)
+    expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+
+    table, lines = tmp_path / "p.csv", tmp_path / "p.jsonl"
+    options = ("--list", listed, "--top-k", 3, "--batch-size", 2)
+    done = run_tool(
+        "predict.py", "--model", out, *options, "--csv", table, "--jsonl", lines, expect=1
+    )
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1] == "error: 1 of 4 pictures cannot be read"
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [row["name"] for row in rows] == files
+    assert "cannot be read as a picture" in rows[1]["error"]
+    for row, probabilities in zip([rows[0], *rows[2:]], expected, strict=True):
+        assert [g["label"] for g in row["best"]] == list(np.argsort(-probabilities)[:3])
+        assert [g["name"] for g in row["best"]] == [f"digit {g['label']}" for g in row["best"]]
+        for guess in row["best"]:
+            assert guess["probability"] == pytest.approx(probabilities[guess["label"]], abs=1e-5)
+    with table.open(newline="") as file:
+        cells = list(csv.reader(file))
+    assert cells[0][:4] == ["name", "label_1", "name_1", "probability_1"]
+    assert [row[0] for row in cells[1:]] == files
+    assert cells[1][2] == rows[0]["best"][0]["name"]
+    assert cells[2][1:] == [""] * 9
+
+    by_weights = run_tool("predict.py", "--weights", checkpoint, files[0], "--top-k", 1)
+    best = rows[0]["best"][0]
+    name, guess = by_weights.stdout.splitlines()
+    assert name == files[0]
+    assert guess.split() == [f"{100 * best['probability']:.2f}", "%", str(best["label"])] + [
+        "digit",
+        str(best["label"]),
+    ]
+    run_tool("predict.py", "--model", out, files[0], "--csv", table, expect=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("x.png", "--model", "."), "x.png: there is no such picture or folder"),
+        (("README.md", "--model", "."), "not an exported folder"),
+        (("README.md", "--model", ".", "--engine", "tvm"), "engine 'tvm' is not one of"),
+        (("README.md", "--weights", "w.pth", "--precision", "bf16"), "--precision goes with --mod"),
+        (("README.md", "--model", ".", "--size", "8", "8"), "--size goes with --weights"),
+        (("README.md", "--model", ".", "--top-k", "0"), "--top-k 0"),
+        (("README.md", "--weights", "w.pth", "-o", "a=1"), "name one by -c"),
+    ],
+)
+def test_wrong_calls(arguments, message, monkeypatch, root, capsys):
+    """One line that says what is wrong, and exit code 2."""
+    import runpy
+    import sys
+
+    monkeypatch.setattr(sys, "argv", ["predict.py", *arguments])
+    monkeypatch.setattr(sys, "path", [str(root / "tools"), *sys.path])
+    monkeypatch.chdir(root)
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(root / "tools" / "predict.py"), run_name="__main__")
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_onnx_without_its_packages(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install paddle2onnx onnxruntime"):
+        export(*network, tmp_path / "out", onnx=True)
+    assert list(tmp_path.iterdir()) == []

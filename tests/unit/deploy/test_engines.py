@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+
+from passl.deploy.engines import available_threads, check_engine, load_engine
+from passl.utils.errors import ConfigError, RunError
+
+
+def cpu(tmp_path, flags: str):
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\nbogomips\t: 1\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("tensorrt", "fp32", 1), "engine 'tensorrt' is not one of paddle, onnxruntime, openvino"),
+        (("paddle", "int8", 1), "precision 'int8' is not one of fp32, bf16"),
+        (("paddle", "fp32", 0), "threads 0 must be at least 1"),
+        (("onnxruntime", "bf16", 1), "onnxruntime computes in fp32.*engine paddle or openvino"),
+    ],
+)
+def test_wrong_options(options, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        check_engine(*options, cpu(tmp_path, "avx512_bf16"))
+
+
+def test_a_processor_without_bf16(tmp_path):
+    with pytest.raises(ConfigError, match="no bf16 instructions.*use fp32"):
+        check_engine("paddle", "bf16", 1, cpu(tmp_path, "avx2 avx512f"))
+    with pytest.raises(ConfigError, match="no bf16 instructions"):
+        check_engine("paddle", "bf16", 1, tmp_path / "absent")
+    for flag in ("avx512_bf16", "amx_bf16"):
+        assert check_engine("paddle", "bf16", 1, cpu(tmp_path, flag)) is None
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_an_engine_that_is_not_installed(name, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, name, None)  # importing it fails as if it were absent
+    with pytest.raises(ConfigError, match=f"engine {name} is not installed.*pip install {name}"):
+        load_engine(tmp_path, name, "fp32", 1)
+
+
+def test_a_graph_that_is_none(tmp_path):
+    (tmp_path / "model.json").write_text("{}")
+    (tmp_path / "model.pdiparams").write_bytes(b"")
+    with pytest.raises(RunError, match="paddle cannot load it"):
+        load_engine(tmp_path, "paddle", "fp32", 1)
+
+
+def test_threads():
+    assert available_threads() >= 1

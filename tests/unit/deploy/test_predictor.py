@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from passl.deploy import predictor as predicting
+from passl.deploy.folder import Description
+from passl.deploy.predictor import Classifier
+from passl.utils.errors import ConfigError, RunError
+
+DESCRIBED = Description(
+    model={},
+    transforms=[
+        {"name": "Resize", "size": [4, 6]},
+        {"name": "Normalize", "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+    ],
+    input=[3, 4, 6],
+    classes=["n02099601", "red", "green"],
+    numerics={},
+    parameters=0,
+    weights="",
+    exif_turn=False,
+)
+
+
+def colours(images: np.ndarray) -> np.ndarray:
+    """Logits: 0, and how red and how green an image is."""
+    means = images.mean((2, 3))
+    return np.stack([np.zeros(len(images)), means[:, 0], means[:, 1]], 1).astype(np.float32)
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    return Classifier(colours, DESCRIBED)
+
+
+def flat(red: int, green: int, blue: int = 0) -> Image.Image:
+    return Image.new("RGB", (11, 7), (red, green, blue))
+
+
+def test_prepare_is_what_the_transforms_say(classifier):
+    image = classifier.prepare(flat(255, 0, 51))
+    assert (image.shape, image.dtype) == ((3, 4, 6), np.float32)
+    expected = (np.array([1, 0, 0.2]) - 0.5) / 0.25
+    np.testing.assert_allclose(image.mean((1, 2)), expected, rtol=0, atol=1e-6)
+
+
+def test_probabilities_are_the_softmax(classifier):
+    (row,) = classifier.predict([flat(255, 0)])
+    logits = np.array([0, 2, -2], np.float64)  # (1 - 0.5) / 0.25, (0 - 0.5) / 0.25
+    np.testing.assert_allclose(row, np.exp(logits) / np.exp(logits).sum(), rtol=0, atol=1e-6)
+
+
+def test_large_logits_do_not_overflow(classifier):
+    huge = Classifier(lambda images: 1e4 * colours(images), DESCRIBED)
+    np.testing.assert_allclose(huge.predict([flat(255, 0)]), [[0, 1, 0]], rtol=0, atol=1e-7)
+
+
+def test_top_has_names_in_order(classifier):
+    ((first, second),) = classifier.top([flat(255, 0)], k=2)
+    assert (first.label, first.name) == (1, "red")
+    assert (second.label, second.name) == (0, "golden retriever")
+    assert first.probability > second.probability
+    (every,) = classifier.top([flat(255, 0)], k=9)
+    assert [guess.label for guess in every] == [1, 0, 2]
+
+
+def test_equal_guesses_go_by_label(classifier):
+    assert [g.label for g in classifier.best(np.array([0.25, 0.5, 0.25]), 3)] == [1, 0, 2]
+
+
+def test_every_kind_of_picture_is_the_same(classifier, tmp_path):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 5, 3), dtype=np.uint8))
+    path = tmp_path / "picture.png"
+    picture.save(path)
+    opaque = np.asarray(picture.convert("RGBA"))
+    found = classifier.predict([picture, path, str(path), np.asarray(picture), opaque])
+    assert found.shape == (5, 3)
+    np.testing.assert_array_equal(found, np.broadcast_to(found[0], (5, 3)))
+
+
+def test_batches_do_not_matter(classifier):
+    pictures = [flat(50 * i, 255 - 50 * i) for i in range(5)]
+    together = classifier.predict(pictures, batch_size=5)
+    for size in (1, 2, 99):
+        np.testing.assert_allclose(classifier.predict(pictures, size), together, rtol=0, atol=1e-7)
+    assert classifier.predict([]).shape == (0, 3)
+
+
+def test_exif_turn_where_it_was_trained_with(tmp_path):
+    path = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    half = Image.new("RGB", (12, 8))
+    half.paste((255, 255, 255), (0, 0, 12, 4))
+    half.save(path, exif=exif, quality=95)
+    tops = []
+    for turn in (False, True):
+        described = Description(**{**vars(DESCRIBED), "exif_turn": turn})
+        tops.append(Classifier(colours, described).prepare(path)[:, 0].mean())
+    assert tops[0] > 1.5
+    assert tops[1] < -1.5
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((4, 6, 3), np.float32),
+        np.zeros((2, 4, 6, 3), np.uint8),
+        np.zeros((4, 6, 2), np.uint8),
+        np.zeros((0, 6, 3), np.uint8),
+    ],
+)
+def test_wrong_pixels(classifier, pixels):
+    with pytest.raises(ConfigError, match=r"pixels .*\["):
+        classifier.prepare(pixels)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 6), (1, 1, 4, 6), (1, 3, 6, 4), (0, 3, 4, 6)])
+def test_wrong_images(classifier, shape):
+    with pytest.raises(ConfigError, match=r"are not \[batch, 3, 4, 6\]"):
+        classifier.run(np.zeros(shape, np.float32))
+
+
+def test_a_file_that_is_no_picture(classifier, tmp_path):
+    path = tmp_path / "no.jpg"
+    path.write_text("hello")
+    with pytest.raises(RunError, match=r"no\.jpg: cannot be read as a picture"):
+        classifier.predict([path])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("ResourceExhaustedError: Fail to alloc memory of 9 size")],
+)
+def test_a_batch_that_does_not_fit(error):
+    def engine(images):
+        raise error
+
+    with pytest.raises(RunError, match="batch of 2 pictures does not fit.*smaller batch size"):
+        Classifier(engine, DESCRIBED).predict([flat(0, 0)] * 2)
+
+
+def test_another_failure_of_the_engine_is_not_of_memory():
+    def engine(images):
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        Classifier(engine, DESCRIBED).predict([flat(0, 0)])
+
+
+def test_batch_sizes_that_cannot_be(classifier, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="batch size 0 must be at least 1"):
+        classifier.predict([flat(0, 0)], batch_size=0)
+    monkeypatch.setattr(predicting, "_free_memory", lambda: 1000.0)
+    with pytest.raises(ConfigError, match=r"batch size 4: its pictures alone.*smaller"):
+        classifier.predict([flat(0, 0)], batch_size=4)  # 4 x 3 x 4 x 6 x 4 bytes are 1152
+    assert len(classifier.predict([flat(0, 0)], batch_size=3)) == 1
+
+
+def test_free_memory(tmp_path):
+    path = tmp_path / "meminfo"
+    path.write_text("MemTotal: 4000 kB\nMemFree: 100 kB\nMemAvailable: 2000 kB\n")
+    assert predicting._free_memory(path) == 2000 * 1024
+    assert predicting._free_memory(tmp_path / "absent") == float("inf")

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import paddle
+import pytest
+from safetensors.numpy import save_file
+
+from passl.deploy.source import as_engine, load
+from passl.modeling import Model
+from passl.porting.files import OURS
+from passl.utils.errors import CheckpointError, ConfigError
+
+NORMALIZE = {"name": "Normalize", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+CROP = {"name": "CenterCrop", "size": [32, 48]}
+MODEL = {
+    "architecture": {
+        "name": "CvT",
+        "embed_dim": [8, 12, 16],
+        "depth": [1, 1, 1],
+        "num_heads": [1, 2, 4],
+    },
+    "head": {"name": "ClsHead", "num_classes": 3, "in_channels": 16},
+}
+
+
+def config(*transforms: dict, train: tuple = (), **dataset) -> dict:
+    val = {"name": "ImageFolder", "dataroot": "nowhere", **dataset, "transforms": list(transforms)}
+    train_set = {"name": "ImageFolder", "dataroot": "nowhere", "transforms": list(train)}
+    return {
+        "model": MODEL,
+        "dataloader": {"train": {"dataset": train_set}, "val": {"dataset": val}},
+    }
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Write the weights of the model with what the file shall tell."""
+
+    def write(**told):
+        paddle.seed(0)
+        model = Model({"model": MODEL})
+        arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        path = tmp_path / "w.safetensors"
+        metadata = {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in told.items()
+        }
+        save_file(arrays, path, {OURS: "0", **metadata})
+        return path
+
+    return write
+
+
+def test_the_config_says_pictures_and_size(weights):
+    model, described = load(weights(), config(CROP, NORMALIZE, exif_turn=True))
+    assert described.transforms == [CROP, NORMALIZE]
+    assert described.input == [3, 32, 48]
+    assert described.exif_turn
+    assert described.weights == "w.safetensors"
+    assert described.parameters == sum(
+        int(np.prod(p.shape)) for n, p in model.named_parameters() if "._" not in n
+    )
+    assert not model.training
+
+
+def test_a_checkpoint_says_all_of_it(weights):
+    path = weights(config=config(CROP, NORMALIZE), classes=["ape", "bee", "cow"])
+    _, described = load(path)
+    assert (described.input, described.classes) == ([3, 32, 48], ["ape", "bee", "cow"])
+    _, other = load(path, config(NORMALIZE), size=(64, 64))  # what is given goes first
+    assert other.input == [3, 64, 64]
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "fixed"),
+    [
+        (
+            config(NORMALIZE, train=({"name": "RandomResizedCrop", "size": 64}, NORMALIZE)),
+            None,
+            [64, 64],
+        ),
+        (config(NORMALIZE), (32, 64), [32, 64]),
+        (config({"name": "Resize", "size": 40}, NORMALIZE), (32, 64), [32, 64]),
+    ],
+)
+def test_a_size_that_the_transforms_do_not_fix(weights, given, size, fixed):
+    _, described = load(weights(), given, size=size)
+    assert described.transforms[0] == {"name": "Resize", "size": fixed}
+    assert described.input[1:] == fixed
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "message"),
+    [
+        (config(NORMALIZE), None, "say it by --size"),
+        (config(CROP, NORMALIZE), (64, 64), "--size 64 64: the transforms make .* 32 48"),
+        (config(CROP), None, "add Normalize"),
+        (config(), None, "name a config by -c"),
+        ({"model": MODEL}, None, "name a config by -c"),
+        ({"dataloader": {}}, None, "needs a section `model`"),
+    ],
+)
+def test_pictures_that_are_not_known(weights, given, size, message):
+    with pytest.raises(ConfigError, match=message):
+        load(weights(), given, size=size)
+
+
+def test_classes_without_names_are_numbered(weights, caplog):
+    _, described = load(weights(classes=["too", "few"]), config(CROP, NORMALIZE))
+    assert described.classes == ["0", "1", "2"]
+    assert "the names of the 3 classes are not known" in caplog.text
+
+
+def test_classes_of_the_data(weights, tmp_path):
+    for name in ("ape", "bee", "cow"):
+        (tmp_path / "val" / name).mkdir(parents=True)
+    given = config(CROP, NORMALIZE, dataroot=str(tmp_path / "val"))
+    assert load(weights(), given)[1].classes == ["ape", "bee", "cow"]
+
+
+def test_a_damaged_config(weights):
+    with pytest.raises(CheckpointError, match="damaged: its config is not JSON"):
+        load(weights(config="{"))
+
+
+def test_an_engine_computes_what_the_layer_does():
+    layer = paddle.nn.Linear(2, 2)
+    images = np.array([[1.0, 2.0]], np.float32)
+    expected = images @ layer.weight.numpy() + layer.bias.numpy()
+    np.testing.assert_allclose(as_engine(layer)(images), expected, rtol=0, atol=1e-6)
