@@ -10,7 +10,7 @@ from PIL import Image
 
 from passl.data.class_file import read_class_file
 from passl.data.dataset import ImageDataset
-from passl.data.pictures import read_picture
+from passl.data.pictures import check_min_side, read_picture
 from passl.utils.errors import ConfigError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -25,15 +25,27 @@ class ImageFolder(ImageDataset):
             folders of some of them only, as in ImageNet-A and -R; see `read_class_file`. Null: the
             folders in sorted order.
         exif_turn: turn pictures as their EXIF orientation says.
+        min_side: read large JPEG files faster, at a half, a quarter or an eighth of their size,
+            as long as both sides keep this many pixels; null reads them whole. Pixels change a
+            little, so evaluations that are compared with published ones leave it null.
 
     Raises:
+        ValueError: min_side is below 1.
         ConfigError: the folder is missing, has no class, a class has no picture, or is not in
             `class_file`.
     """
 
-    def __init__(self, *, dataroot: str, class_file: str | None = None, exif_turn: bool = False):
+    def __init__(
+        self,
+        *,
+        dataroot: str,
+        class_file: str | None = None,
+        exif_turn: bool = False,
+        min_side: int | None = None,
+    ):
+        check_min_side(min_side)
         self.classes = self.class_names(dataroot=dataroot, class_file=class_file)
-        self.exif_turn = exif_turn
+        self.exif_turn, self.min_side = exif_turn, min_side
         label_of = {name: label for label, name in enumerate(self.classes)}
         self.paths: list[str] = []
         labels: list[int] = []
@@ -52,7 +64,7 @@ class ImageFolder(ImageDataset):
         self.labels = np.asarray(labels, dtype=np.int64)
 
     def picture(self, index: int) -> Image.Image:
-        return read_picture(self.paths[index], self.paths[index], self.exif_turn)
+        return read_picture(self.paths[index], self.paths[index], self.exif_turn, self.min_side)
 
     def name(self, index: int) -> str:
         """The picture's path."""
@@ -60,7 +72,11 @@ class ImageFolder(ImageDataset):
 
     @staticmethod
     def class_names(
-        *, dataroot: str, class_file: str | None = None, exif_turn: bool = False
+        *,
+        dataroot: str,
+        class_file: str | None = None,
+        exif_turn: bool = False,
+        min_side: int | None = None,
     ) -> list[str]:
         """The class folders, sorted; or what the class file lists."""
         folders = _folders(dataroot)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from passl.data.class_file import read_class_file, read_lines
 from passl.data.dataset import ImageDataset
-from passl.data.pictures import read_picture
+from passl.data.pictures import check_min_side, read_picture
 from passl.utils.errors import ConfigError
 
 _SHOWN = 5
@@ -30,8 +30,12 @@ class ImageList(ImageDataset):
         delimiter: what stands between path and label, the last one of the line counts, so that
             paths may have it too. Null: blanks.
         exif_turn: turn pictures as their EXIF orientation says.
+        min_side: read large JPEG files faster, at a half, a quarter or an eighth of their size,
+            as long as both sides keep this many pixels; null reads them whole. Pixels change a
+            little, so evaluations that are compared with published ones leave it null.
 
     Raises:
+        ValueError: min_side is below 1.
         ConfigError: the delimiter is empty, a file is missing, a line is wrong, or the first
             picture is not there.
     """
@@ -44,17 +48,19 @@ class ImageList(ImageDataset):
         class_file: str | None = None,
         delimiter: str | None = None,
         exif_turn: bool = False,
+        min_side: int | None = None,
     ):
+        check_min_side(min_side)
         names = None if class_file is None else read_class_file(class_file)
         paths, labels = _read(list_file, delimiter, None if names is None else len(names))
         self.paths = [os.path.join(dataroot, path) for path in paths]
         _check_first(self.paths[0], dataroot, list_file)
         self.labels = np.asarray(labels, dtype=np.int64)
         self.classes = _numbers(labels) if names is None else names
-        self.exif_turn = exif_turn
+        self.exif_turn, self.min_side = exif_turn, min_side
 
     def picture(self, index: int) -> Image.Image:
-        return read_picture(self.paths[index], self.paths[index], self.exif_turn)
+        return read_picture(self.paths[index], self.paths[index], self.exif_turn, self.min_side)
 
     def name(self, index: int) -> str:
         """The picture's path."""
@@ -68,8 +74,10 @@ class ImageList(ImageDataset):
         class_file: str | None = None,
         delimiter: str | None = None,
         exif_turn: bool = False,
+        min_side: int | None = None,
     ) -> list[str]:
         """What the class file lists, or the numbers up to the largest of the list."""
+        check_min_side(min_side)
         names = None if class_file is None else read_class_file(class_file)
         paths, labels = _read(list_file, delimiter, None if names is None else len(names))
         _check_first(os.path.join(dataroot, paths[0]), dataroot, list_file)

@@ -16,7 +16,9 @@ from passl.utils.limits import in_line
 _SIXTEEN_BITS = ("PNG", "PPM")
 
 
-def read_picture(source: str | bytes, name: str, exif_turn: bool = False) -> Image.Image:
+def read_picture(
+    source: str | bytes, name: str, exif_turn: bool = False, min_side: int | None = None
+) -> Image.Image:
     """A picture in RGB, whatever its file has: of an animation the first picture, a transparent one
     as if it were opaque, 16 bits by their upper half.
 
@@ -27,6 +29,8 @@ def read_picture(source: str | bytes, name: str, exif_turn: bool = False) -> Ima
         source: a path, or the content of a file.
         name: what messages call it.
         exif_turn: turn the picture as its EXIF orientation says.
+        min_side: let the decoder of JPEG halve a picture, once to three times, as long as both
+            sides keep this many pixels; other formats stay as they are. Null: never.
 
     Raises:
         RunError: it cannot be read.
@@ -36,6 +40,8 @@ def read_picture(source: str | bytes, name: str, exif_turn: bool = False) -> Ima
             # Of a large picture, a strange EXIF block, a palette: what it cannot read is an error.
             warnings.simplefilter("ignore")
             with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as picture:
+                if min_side is not None:
+                    picture.draft(None, (min_side, min_side))
                 turned = ImageOps.exif_transpose(picture) if exif_turn else picture
                 return _rgb(turned, picture.format)
     except Exception as error:  # Pillow's readers fail in any way over a damaged file
@@ -50,10 +56,19 @@ def read_picture(source: str | bytes, name: str, exif_turn: bool = False) -> Ima
         ) from None
 
 
+def check_min_side(min_side: int | None) -> None:
+    """Raise ValueError if it is none."""
+    if min_side is not None and min_side < 1:
+        raise ValueError(f"min_side {min_side} must be at least 1 pixel, or null")
+
+
 def _rgb(picture: Image.Image, kind: str | None) -> Image.Image:
     if picture.mode.startswith("I;16") or (picture.mode == "I" and kind in _SIXTEEN_BITS):
         # Pillow would cut 16 bits off at 255.
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     elif picture.mode in ("I", "F"):
         raise ValueError(f"mode {picture.mode} does not say what is white; use 8 or 16 bits")
+    if picture.mode == "RGB":
+        picture.load()  # as it is; convert would copy it
+        return picture
     return picture.convert("RGB")

@@ -323,9 +323,14 @@ class Normalize:
             raise ValueError(f"std {list(self.std)} must be above 0")
 
     def __call__(self, picture: Image.Image, rng: np.random.Generator) -> np.ndarray:
-        array = np.asarray(picture, dtype=np.float32) / np.float32(255)
-        array = (array - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-        return np.ascontiguousarray(array.transpose(2, 0, 1))
+        # The pixels move while they are bytes, and the arithmetic, which is timm's to the last bit,
+        # needs no array but the result.
+        pixels = np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
+        array = pixels.astype(np.float32)
+        array /= np.float32(255)
+        array -= np.asarray(self.mean, np.float32)[:, None, None]
+        array /= np.asarray(self.std, np.float32)[:, None, None]
+        return array
 
 
 def draw_filter(interpolation: str, rng: np.random.Generator) -> Image.Resampling:

@@ -32,6 +32,9 @@ class StopRequest:
             self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         except ValueError:  # not the main thread
             self._before = {}
+        for number in self._before:
+            # Or a rank that waits for another one in Paddle's store fails with "interrupted".
+            signal.siginterrupt(number, False)
         return self
 
     def __exit__(self, *error: object) -> None:

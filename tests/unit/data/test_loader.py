@@ -21,7 +21,14 @@ from PIL import Image
 from passl.data import TRANSFORMS
 from passl.data import loader as loader_module
 from passl.data.digits import Digits
-from passl.data.loader import Transformed, build_dataset, build_loader, build_transforms
+from passl.data.loader import (
+    Sample,
+    Transformed,
+    _collate,
+    build_dataset,
+    build_loader,
+    build_transforms,
+)
 from passl.data.samplers import BatchSampler
 from passl.utils.errors import ConfigError, RunError
 from passl.utils.logging import get_logger
@@ -337,6 +344,56 @@ def test_batches_are_stacked_samples(workers):
         np.testing.assert_array_equal(images, [loader.dataset[key].image for key in batch])
         np.testing.assert_array_equal(indices, [index for _, _, index in batch])
         np.testing.assert_array_equal(labels, loader.dataset.dataset.labels[indices])
+
+
+def test_a_sample_is_in_the_batch_before_the_next_is_read():
+    """So a batch needs the memory of one; here all share an array. Two are left out."""
+    image = np.empty((3, 2, 5), np.float32)
+
+    def samples():
+        for index in range(6):
+            image[:] = index
+            left_out = index in (0, 3)
+            bad = ((index, f"no {index}"),) if left_out else ()
+            yield Sample(None if left_out else image, 10 + index, index, bad)
+
+    images, labels, indices, report = _collate(samples(), 6)
+    assert images.dtype == np.float32
+    np.testing.assert_array_equal(images, np.multiply.outer([1, 2, 4, 5], np.ones((3, 2, 5))))
+    assert labels.tolist() == [11, 12, 14, 15]
+    assert indices.tolist() == [1, 2, 4, 5]
+    assert json.loads(report.tobytes()) == {
+        "error": None,
+        "expected": False,
+        "bad": [[0, "no 0"], [3, "no 3"]],
+    }
+
+
+@pytest.mark.parametrize("error", [RunError("no picture"), RuntimeError("a bug")])
+def test_nothing_is_read_behind_an_error(error):
+    samples = iter([Sample(np.zeros((3, 2, 2), np.float32), 0, 0), error, None])
+    (report,) = _collate(samples, 3)
+    assert json.loads(report.tobytes()) == {
+        "error": str(error),
+        "expected": isinstance(error, RunError),
+        "bad": [],
+    }
+    assert list(samples) == [None]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_transform_that_computes_in_float64_makes_batches_of_float32(transform, workers):
+    class Halved:
+        on_arrays = True
+
+        def __call__(self, array, rng):
+            return array.astype(np.float64) / 2
+
+    transform(Halved)
+    pair = [section(workers, [CROP, NORMALIZE, *more]) for more in ([], [{"name": "Halved"}])]
+    whole, halved = (next(build_loader(node, 7).epoch(0)).images.numpy() for node in pair)
+    assert halved.dtype == np.float32
+    np.testing.assert_array_equal(2 * halved, whole)
 
 
 @pytest.mark.parametrize("shared", [True, False, None])

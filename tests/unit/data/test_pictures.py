@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+import tarfile
 import warnings
 import zlib
 from io import BytesIO
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from passl.data import DATASETS, dataset_arguments
 from passl.data.image_folder import ImageFolder
 from passl.data.pictures import read_picture
-from passl.utils.errors import RunError
+from passl.utils.errors import ConfigError, RunError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -35,11 +37,105 @@ def test_a_path_and_its_content_are_the_same(tmp_path):
         np.testing.assert_array_equal(picture, PIXELS)
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {"quality": 90}),
+        ("JPEG", {"quality": 90, "progressive": True}),
+        ("PNG", {}),
+        ("BMP", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("PPM", {}),
+        ("TGA", {}),
+        ("WEBP", {"lossless": True}),
+        ("JPEG2000", {}),
+    ],
+    ids=str,
+)
+def test_a_picture_in_rgb_is_whole_without_its_file(tmp_path, kind, options):
+    """It is not copied, so nothing of it may still lie in the file."""
+    content = encoded(Image.fromarray(PIXELS), kind, **options)
+    with Image.open(BytesIO(content)) as file:
+        expected = np.asarray(file)
+    if kind != "JPEG":
+        np.testing.assert_array_equal(expected, PIXELS)
+    path = tmp_path / "a"
+    path.write_bytes(content)
+    for source in (str(path), content):
+        picture = read_picture(source, "x")
+        path.unlink(missing_ok=True)
+        for _ in range(2):
+            np.testing.assert_array_equal(picture, expected)
+        np.testing.assert_array_equal(picture.crop((2, 1, 6, 4)), expected[1:4, 2:6])
+        mirrored = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        np.testing.assert_array_equal(mirrored, expected[:, ::-1])
+        np.testing.assert_array_equal(picture.copy(), expected)
+
+
 def test_the_content_counts_and_not_the_name(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(encoded(Image.new("RGB", (16, 16), (200, 100, 50)), "JPEG"))
     pixels = np.asarray(read_picture(str(path), "x"), dtype=int)
     assert np.abs(pixels - (200, 100, 50)).max() < 4
+
+
+@pytest.mark.parametrize(
+    ("min_side", "expected"),
+    [
+        (None, (96, 64)),
+        (33, (96, 64)),
+        (32, (48, 32)),
+        (17, (48, 32)),
+        (16, (24, 16)),
+        (1, (12, 8)),
+    ],
+)
+def test_min_side_halves_a_jpeg_while_both_sides_keep_it(min_side, expected):
+    ramp = np.linspace(0, 255, 96)[None, :, None] * np.ones((64, 1, 3))
+    content = encoded(Image.fromarray(ramp.round().astype(np.uint8)), "JPEG", quality=95)
+    picture = read_picture(content, "x", min_side=min_side)
+    assert (picture.mode, picture.size) == ("RGB", expected)
+    means = ramp.reshape(expected[1], 64 // expected[1], expected[0], 96 // expected[0], 3)
+    assert np.abs(np.asarray(picture) - means.mean(axis=(1, 3))).max() < 3
+
+
+def test_min_side_holds_for_a_picture_that_is_turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = encoded(Image.new("RGB", (96, 64)), "JPEG", exif=exif)
+    assert read_picture(content, "x", exif_turn=True, min_side=20).size == (32, 48)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF"])
+def test_min_side_leaves_other_formats_alone(kind):
+    content = encoded(Image.fromarray(PIXELS), kind)
+    assert read_picture(content, "x", min_side=1).tobytes() == read_picture(content, "x").tobytes()
+
+
+def test_min_side_is_an_option_of_data_sets_of_files(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (96, 64)).save(tmp_path / "a" / "x.jpg")
+    (tmp_path / "list").write_text("a/x.jpg 0\n")
+    (tmp_path / "classes").write_text("a\n")
+    with tarfile.open(tmp_path / "x.tar", "w") as shard:
+        shard.add(tmp_path / "a" / "x.jpg", "x.jpg")
+        (tmp_path / "x.cls").write_text("0")
+        shard.add(tmp_path / "x.cls", "x.cls")
+    for node in (
+        {"name": "ImageFolder", "dataroot": f"{tmp_path}"},
+        {"name": "ImageList", "dataroot": f"{tmp_path}", "list_file": f"{tmp_path / 'list'}"},
+        {
+            "name": "TarShards",
+            "shards": f"{tmp_path / 'x.tar'}",
+            "class_file": f"{tmp_path / 'classes'}",
+        },
+    ):
+        # What finds the class names takes the same arguments.
+        DATASETS.get(node["name"]).class_names(**dataset_arguments(node | {"min_side": 20}))
+        assert DATASETS.build(node | {"min_side": 20}).picture(0).size == (48, 32)
+        assert DATASETS.build(node).picture(0).size == (96, 64)
+        with pytest.raises(ConfigError, match="min_side 0 must be at least 1 pixel, or null"):
+            DATASETS.build(node | {"min_side": 0})
 
 
 # The orientations of the EXIF standard: where row 0 and column 0 of the file lie in the picture.

@@ -507,6 +507,24 @@ def test_normalize_each_channel(rng):
     np.testing.assert_allclose(array[:, 1, 2], [-1.0, -1.0, -0.2], atol=1e-7)
 
 
+@pytest.mark.parametrize(("width", "height"), [(256, 3), (3, 257), (1, 1)])
+def test_normalize_rounds_as_the_formula_does_step_by_step(rng, width, height):
+    """torchvision's ToTensor and Normalize: three steps in float32 for each pixel."""
+    pixels = np.arange(width * height * 3).astype(np.uint8).reshape(height, width, 3)
+    array = Normalize()(Image.fromarray(pixels), rng)
+    for channel, (mean, std) in enumerate(
+        zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
+    ):
+        table = np.array(
+            [
+                (np.float32(level) / np.float32(255) - np.float32(mean)) / np.float32(std)
+                for level in range(256)
+            ]
+        )
+        assert table.dtype == np.float32
+        np.testing.assert_array_equal(array[channel], table[pixels[..., channel]])
+
+
 def test_normalize_takes_lists_as_configs_give_them(rng):
     picture = noise(4, 4)
     lists = Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
