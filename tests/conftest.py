@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -16,6 +17,16 @@ ROOT = Path(__file__).resolve().parents[1]
 def root() -> Path:
     """The project's top folder."""
     return ROOT
+
+
+@pytest.fixture(autouse=True)
+def log_handlers():
+    """A test's log handlers end with it; their streams do too."""
+    logger = logging.getLogger("passl")
+    before = list(logger.handlers)
+    yield
+    for handler in [handler for handler in logger.handlers if handler not in before]:
+        logger.removeHandler(handler)
 
 
 @pytest.fixture

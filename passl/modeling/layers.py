@@ -15,11 +15,15 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute as paddle_recompute
 from paddle.nn import functional as F
 
+from passl.modeling import cpu_ops
+
 
 def quick_gelu(x):
     """x * sigmoid(1.702 x), the cheap GELU that microsoft/CvT was trained with
     (cls_cvt.py:48-50).
     """
+    if cpu_ops.trains_on_cpu(x):
+        return cpu_ops.QuickGelu.apply(x)
     return x * F.sigmoid(1.702 * x)
 
 
@@ -52,7 +56,7 @@ def norm(name: str, dim: int, eps: float) -> nn.Layer:
     variant of either network).
     """
     if name == "layer_norm":
-        return nn.LayerNorm(dim, epsilon=eps)
+        return LayerNorm(dim, epsilon=eps)
     if name == "rms_norm":
         return RMSNorm(dim, eps)
     raise ValueError(f"norm_layer {name!r} is not one of layer_norm, rms_norm")
@@ -84,6 +88,24 @@ def run_block(block: nn.Layer, recompute: bool, *inputs):
     # The other implementation, Paddle's default, gives no gradient to a block's parameters where
     # its input needs none, and DataParallel overlooks its gradients.
     return paddle_recompute(run, *inputs, use_reentrant=False)
+
+
+class Linear(nn.Linear):
+    """Paddle's Linear, which trains faster on a CPU."""
+
+    def forward(self, x):
+        if self.bias is not None and cpu_ops.trains_on_cpu(x):
+            return cpu_ops.Linear.apply(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Paddle's LayerNorm over the last axis, which trains faster on a CPU."""
+
+    def forward(self, x):
+        if cpu_ops.trains_on_cpu(x):
+            return cpu_ops.LayerNorm.apply(x, self.weight, self.bias, self._epsilon)
+        return super().forward(x)
 
 
 class RMSNorm(nn.Layer):
@@ -145,9 +167,9 @@ class Mlp(nn.Layer):
 
     def __init__(self, dim: int, hidden: int, act: str, dropout: float):
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
+        self.fc1 = Linear(dim, hidden)
         self.act = activation(act)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc2 = Linear(hidden, dim)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x_BNC):
@@ -158,14 +180,25 @@ def attend(q_BNHD, k_BMHD, v_BMHD, scale: float, dropout: float = 0.0):
     """softmax(q k^T * scale) v -> [B, N, H, D], without handing out the weights.
 
     Paddle's kernel is called with its own scale, D^-0.5, because on a GPU only that reaches the
-    flash kernel; what `scale` differs by is folded into q.
+    flash kernel; what `scale` differs by is folded into q. On a CPU, a head whose scores do not fit
+    the cache is worked on in blocks that are not kept.
     """
+    large = q_BNHD.shape[1] * k_BMHD.shape[1] > cpu_ops.SCORES
+    if large and not dropout and cpu_ops.on_cpu(q_BNHD):
+        return cpu_ops.Attention.apply(q_BNHD, k_BMHD, v_BMHD, scale)
     ratio = scale * math.sqrt(q_BNHD.shape[-1])
     if not math.isclose(ratio, 1.0, rel_tol=1e-12):
         q_BNHD = q_BNHD * ratio
     return F.scaled_dot_product_attention(
         q_BNHD, k_BMHD, v_BMHD, dropout_p=dropout, training=dropout > 0
     )
+
+
+def scale_channels(x, weight_C):
+    """x * weight along the last axis."""
+    if cpu_ops.trains_on_cpu(x):
+        return cpu_ops.ScaleChannels.apply(x, weight_C)
+    return x * weight_C
 
 
 def attention_weights(q_BNHD, k_BMHD, scale: float):

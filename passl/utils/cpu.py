@@ -1,4 +1,6 @@
-"""What must be set in the environment before paddle is loaded."""
+"""What the environment says about a CPU: what must be set before paddle is loaded, and which
+operations are used.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import os
 from pathlib import Path
 
 MKL_SWITCH = "MKL_DEBUG_CPU_TYPE"
+OPS_SWITCH = "PASSL_CPU_OPS"
 
 
 def choose_mkl_path(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
@@ -21,3 +24,10 @@ def choose_mkl_path(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
         return  # not Linux
     if "AuthenticAMD" in text and " avx2 " in text:
         os.environ.setdefault(MKL_SWITCH, "5")
+
+
+def plain_ops_wanted() -> bool:
+    """Whether PASSL_CPU_OPS=0 asks for Paddle's own operations on a CPU too, instead of those of
+    `passl/modeling/cpu_ops.py`.
+    """
+    return os.environ.get(OPS_SWITCH) == "0"

@@ -50,9 +50,8 @@ class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         error = sys.exc_info()[1]
         if not self._said and isinstance(error, OSError):
-            print(  # noqa: T201
-                f"{self.baseFilename} cannot be written ({error.strerror}); the run goes on",
-                file=sys.stderr,
+            sys.stderr.write(
+                f"{self.baseFilename} cannot be written ({error.strerror}); the run goes on\n"
             )
             self._said = True
         elif not isinstance(error, OSError):

@@ -19,6 +19,7 @@ from paddle.nn import functional as F
 from passl.modeling.backbones import build_backbone
 from passl.modeling.layers import (
     DropPath,
+    Linear,
     Mlp,
     apply_weights,
     attend,
@@ -29,6 +30,7 @@ from passl.modeling.layers import (
     init_linear,
     norm,
     run_block,
+    scale_channels,
     trunc_normal_,
 )
 
@@ -84,10 +86,10 @@ class GPSA(nn.Layer):
         bias = None if qkv_bias else False
         self.num_heads = num_heads
         self.scale = scale
-        self.qk = nn.Linear(dim, 2 * dim, bias_attr=bias)
-        self.v = nn.Linear(dim, dim, bias_attr=bias)
+        self.qk = Linear(dim, 2 * dim, bias_attr=bias)
+        self.v = Linear(dim, dim, bias_attr=bias)
         self.attn_drop = nn.Dropout(attn_drop)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.pos_proj = nn.Linear(3, num_heads)
         self.proj_drop = nn.Dropout(proj_drop)
         self.gating_param = self.create_parameter(
@@ -114,14 +116,14 @@ class GPSA(nn.Layer):
     def forward(self, x_BNC, offsets: Offsets):
         q_BNHD, k_BNHD, v_BNHD = self._qkv(x_BNC)
         if self.training and self.attn_drop.p > 0:
-            out_BNHD = apply_weights(self.attn_drop(self._weights(q_BNHD, k_BNHD, offsets)), v_BNHD)
+            attn_BHNN = self.attn_drop(self._weights(q_BNHD, k_BNHD, offsets))
+            out_BNC = apply_weights(attn_BHNN, v_BNHD).flatten(2)
         else:
-            gate_H1 = F.sigmoid(self.gating_param).unsqueeze(-1)
-            content_BNHD = attend(q_BNHD, k_BNHD, v_BNHD, self.scale)
-            out_BNHD = (1 - gate_H1) * content_BNHD + gate_H1 * self._apply_positions(
-                v_BNHD, offsets
-            )
-        return self.proj_drop(self.proj(out_BNHD.flatten(2)))
+            content_BNC = attend(q_BNHD, k_BNHD, v_BNHD, self.scale).flatten(2)
+            position_BNC = self._apply_positions(v_BNHD, offsets).flatten(2)
+            gate_C = F.sigmoid(self.gating_param).repeat_interleave(v_BNHD.shape[-1])
+            out_BNC = content_BNC + scale_channels(position_BNC - content_BNC, gate_C)
+        return self.proj_drop(self.proj(out_BNC))
 
     def attention_map(self, x_BNC, offsets: Offsets):
         """The mixed attention weights [B, H, N, N]."""
@@ -191,9 +193,9 @@ class MHSA(nn.Layer):
         super().__init__()
         self.num_heads = num_heads
         self.scale = scale
-        self.qkv = nn.Linear(dim, 3 * dim, bias_attr=None if qkv_bias else False)
+        self.qkv = Linear(dim, 3 * dim, bias_attr=None if qkv_bias else False)
         self.attn_drop = attn_drop
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x_BNC, offsets: Offsets):

@@ -16,6 +16,7 @@ from paddle import nn
 
 from passl.modeling.layers import (
     DropPath,
+    Linear,
     Mlp,
     attend,
     attention_weights,
@@ -114,11 +115,11 @@ class ConvAttention(nn.Layer):
         )
         self.conv_proj_k = projection(method, dim, kernel, stride_kv, padding_kv)
         self.conv_proj_v = projection(method, dim, kernel, stride_kv, padding_kv)
-        self.proj_q = nn.Linear(dim, dim, bias_attr=bias)
-        self.proj_k = nn.Linear(dim, dim, bias_attr=bias)
-        self.proj_v = nn.Linear(dim, dim, bias_attr=bias)
+        self.proj_q = Linear(dim, dim, bias_attr=bias)
+        self.proj_k = Linear(dim, dim, bias_attr=bias)
+        self.proj_v = Linear(dim, dim, bias_attr=bias)
         self.attn_drop = attn_drop
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x_BNC, grid: Sequence[int]):

@@ -1,0 +1,233 @@
+"""Operations whose plain Paddle form is slow or large in training on a CPU: the same values and
+gradients by other means.
+
+`on_cpu` says where they are used; elsewhere (a GPU, an exported graph) the callers take Paddle's
+own operations, and so they do with PASSL_CPU_OPS=0 in the environment. Ratios in the comments are
+processor time, one thread, Paddle 3.3.1, at the sizes of convit_tiny and CvT-13.
+
+Shapes in names: G one head of one sample, N queries, M keys, D channels of a head, R rows, I and O
+channels in and out, C channels.
+"""
+
+from __future__ import annotations
+
+import os
+
+import paddle
+from paddle import _C_ops
+from paddle.autograd import PyLayer
+from paddle.nn import functional as F
+
+from passl.utils.cpu import plain_ops_wanted
+
+STRIDE_FLAG = "FLAGS_use_stride_kernel"
+# Attention scores that are worked on at once, 1 MB of float32: what stays in a core's second cache.
+SCORES = 2**18
+
+
+def transpose_by_copying() -> None:
+    """Let `transpose` copy at once, as Paddle did before version 2.6.
+
+    Since then it is a view, which the next operation makes contiguous element by element on a CPU:
+    a training step of convit_tiny takes 1.8 times as long. A value of the flag in the environment
+    stays, and so does Paddle's default where there may be a GPU.
+    """
+    if STRIDE_FLAG not in os.environ and not paddle.is_compiled_with_cuda():
+        paddle.set_flags({STRIDE_FLAG: False})
+
+
+PLAIN = plain_ops_wanted()
+if not PLAIN:
+    transpose_by_copying()
+
+
+def on_cpu(x) -> bool:
+    """Whether x is a tensor on a CPU outside of a graph, and the operations here are wanted."""
+    return not PLAIN and paddle.in_dynamic_mode() and x.place.is_cpu_place()
+
+
+def trains_on_cpu(x) -> bool:
+    """The same, with gradients to be expected."""
+    return paddle.is_grad_enabled() and on_cpu(x)
+
+
+def _wanted(*tensors) -> list[bool]:
+    return [not tensor.stop_gradient for tensor in tensors]
+
+
+def _column_sums(x_RC):
+    """Sums over the rows as a matrix product: 8 to 13 times as fast as `sum(0)`."""
+    return (paddle.ones([1, x_RC.shape[0]], x_RC.dtype) @ x_RC).squeeze(0)
+
+
+class Linear(PyLayer):
+    """x W + b. Paddle adds the bias in a pass of its own, and sums its gradient slowly: 1.5 times
+    as fast backward as `F.linear` from 192 to 768 channels, 1.2 times forward.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight_IO, bias_O):
+        ctx.wanted = _wanted(x, weight_IO, bias_O)
+        ctx.save_for_backward(x, weight_IO)
+        y_RO = paddle.addmm(bias_O.unsqueeze(0), x.reshape([-1, x.shape[-1]]), weight_IO)
+        return y_RO.reshape([*x.shape[:-1], -1])
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight_IO = ctx.saved_tensor()
+        grad_RO = grad.reshape([-1, grad.shape[-1]])
+        x_wanted, weight_wanted, bias_wanted = ctx.wanted
+        return (
+            (grad_RO @ weight_IO.T).reshape(x.shape) if x_wanted else None,
+            paddle.matmul(x.reshape([-1, x.shape[-1]]), grad_RO, transpose_x=True)
+            if weight_wanted
+            else None,
+            _column_sums(grad_RO) if bias_wanted else None,
+        )
+
+
+class ScaleChannels(PyLayer):
+    """x * w with w [C] along the last axis. The gradient of w is summed by a matrix product: twice
+    as fast backward at 192 channels, 12 times at 768.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight_C):
+        ctx.wanted = _wanted(x, weight_C)
+        ctx.save_for_backward(x, weight_C)
+        return x * weight_C
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight_C = ctx.saved_tensor()
+        x_wanted, weight_wanted = ctx.wanted
+        return (
+            grad * weight_C if x_wanted else None,
+            _column_sums((grad * x).reshape([-1, x.shape[-1]])) if weight_wanted else None,
+        )
+
+
+class LayerNorm(PyLayer):
+    """LayerNorm over the last axis. Backward, with n the normalised input and h = grad * w,
+    dx = (h - mean(h) - n mean(h n)) / deviation; the means are products with w / C. 1.3 times as
+    fast as Paddle's kernel.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight_C, bias_C, eps: float):
+        ctx.eps = eps
+        ctx.wanted = _wanted(x, weight_C, bias_C)
+        ctx.save_for_backward(x, weight_C)
+        return F.layer_norm(x, [x.shape[-1]], weight_C, bias_C, eps)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight_C = ctx.saved_tensor()
+        channels = x.shape[-1]
+        x_wanted, weight_wanted, bias_wanted = ctx.wanted
+        grad_RC, x_RC = grad.reshape([-1, channels]), x.reshape([-1, channels])
+        mean_C1 = paddle.full([channels, 1], 1 / channels, x.dtype)
+        n_RC = x_RC - x_RC @ mean_C1
+        rate_R1 = paddle.rsqrt(n_RC.square() @ mean_C1 + ctx.eps)
+        n_RC.multiply_(rate_R1)
+        grad_n_RC = grad_RC * n_RC
+        dx = None
+        if x_wanted:
+            mean_C1 = weight_C.unsqueeze(1) * mean_C1
+            dx_RC = grad_RC * weight_C
+            dx_RC.subtract_(grad_RC @ mean_C1)
+            dx_RC.subtract_(n_RC.multiply_(grad_n_RC @ mean_C1))
+            dx = dx_RC.multiply_(rate_R1).reshape(x.shape)
+        return (
+            dx,
+            _column_sums(grad_n_RC) if weight_wanted else None,
+            _column_sums(grad_RC) if bias_wanted else None,
+        )
+
+
+class QuickGelu(PyLayer):
+    """x * sigmoid(1.702 x), of which only x is kept: one activation of the feed-forward's width
+    less. Its derivative is SiLU's at 1.702 x.
+    """
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return F.sigmoid(x * 1.702).multiply_(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensor()
+        scaled = x * 1.702
+        return _C_ops.silu_grad(scaled, scaled, grad)  # the kernel does not read the second one
+
+
+class Attention(PyLayer):
+    """softmax(q k^T * scale) v, one head of one sample and a block of queries at a time. Only q, k
+    and v are kept for the backward pass, which makes the weights anew, so that memory grows with
+    the tokens and not with their square; and the scores never leave the cache, which makes it
+    faster than the dense form from about 500 tokens on (1.3 times at 576, 1.4 at 1024).
+    """
+
+    @staticmethod
+    def forward(ctx, q_BNHD, k_BMHD, v_BMHD, scale: float):
+        ctx.heads, ctx.scale = q_BNHD.shape[2], scale
+        ctx.wanted = _wanted(q_BNHD, k_BMHD, v_BMHD)
+        q_GND, k_GMD, v_GMD = (
+            _heads_first(q_BNHD * scale),
+            _heads_first(k_BMHD),
+            _heads_first(v_BMHD),
+        )
+        ctx.save_for_backward(q_GND, k_GMD, v_GMD)
+        out = [
+            paddle.concat([_weights(q_ND, k_MD) @ v_MD for q_ND in _blocks(q, k_MD)])
+            for q, k_MD, v_MD in zip(q_GND.unbind(), k_GMD.unbind(), v_GMD.unbind(), strict=True)
+        ]
+        return _heads_last(out, ctx.heads)
+
+    @staticmethod
+    def backward(ctx, grad_BNHD):
+        tensors = [*ctx.saved_tensor(), _heads_first(grad_BNHD)]
+        per_head = [
+            _attention_grad(*head)
+            for head in zip(*(tensor.unbind() for tensor in tensors), strict=True)
+        ]
+        dq_BNHD, dk_BMHD, dv_BMHD = (
+            _heads_last(parts, ctx.heads) for parts in zip(*per_head, strict=True)
+        )
+        grads = (dq_BNHD * ctx.scale, dk_BMHD, dv_BMHD)
+        return tuple(
+            grad if wanted else None for grad, wanted in zip(grads, ctx.wanted, strict=True)
+        )
+
+
+def _attention_grad(q, k_MD, v_MD, grad):
+    """The gradients of q (its scale in it), k and v of one head."""
+    dq, dk_MD, dv_MD = [], paddle.zeros_like(k_MD), paddle.zeros_like(v_MD)
+    for q_ND, grad_ND in zip(_blocks(q, k_MD), _blocks(grad, k_MD), strict=True):
+        weights_NM = _weights(q_ND, k_MD)
+        dv_MD.add_(paddle.matmul(weights_NM, grad_ND, transpose_x=True))
+        dweights_NM = paddle.matmul(grad_ND, v_MD, transpose_y=True)
+        dscores_NM = _C_ops.softmax_grad(weights_NM, dweights_NM, -1)
+        dq.append(dscores_NM @ k_MD)
+        dk_MD.add_(paddle.matmul(dscores_NM, q_ND, transpose_x=True))
+    return paddle.concat(dq), dk_MD, dv_MD
+
+
+def _weights(q_ND, k_MD):
+    return F.softmax(paddle.matmul(q_ND, k_MD, transpose_y=True), axis=-1)
+
+
+def _blocks(x_ND, k_MD):
+    """The rows of x in blocks whose scores are at most SCORES."""
+    rows, size = x_ND.shape[0], max(1, SCORES // k_MD.shape[0])
+    return x_ND.split([min(size, rows - start) for start in range(0, rows, size)])
+
+
+def _heads_first(x_BNHD):
+    return x_BNHD.transpose([0, 2, 1, 3]).flatten(0, 1)
+
+
+def _heads_last(parts_ND, heads: int):
+    x_GND = paddle.stack(list(parts_ND))
+    return x_GND.reshape([-1, heads, *x_GND.shape[1:]]).transpose([0, 2, 1, 3])
