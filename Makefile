@@ -6,7 +6,7 @@ KILLS ?= 50
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study chaos test test-parity lint format clean
+.PHONY: help setup demo study chaos bench test test-parity lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ study: .venv/run.stamp  ## ConViT and plain attention on parts of the digits: do
 
 chaos: .venv/run.stamp  ## kill runs at random moments, resume them, compare (KILLS=50)
 	$(BIN)/python tools/chaos.py --kills $(KILLS)
+
+bench: .venv/run.stamp .venv-bench/stamp  ## speed and memory beside timm, transformers, OpenVINO
+	$(BIN)/python tools/bench_peers.py --write docs/benchmarks.md
 
 test: .venv/dev.stamp  ## run every test
 	$(BIN)/python -m pytest
@@ -38,7 +41,7 @@ format: .venv/dev.stamp  ## put the code into the house style
 	$(BIN)/ruff format .
 
 clean:  ## remove .venv and caches; runs/ stays
-	rm -rf .venv .venv-parity .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	rm -rf .venv .venv-parity .venv-bench .pytest_cache .ruff_cache .mypy_cache build *.egg-info
 	find passl tools tests -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/run.stamp: requirements.txt
@@ -56,4 +59,11 @@ clean:  ## remove .venv and caches; runs/ stays
 	@$(PYTHON) -m venv .venv-parity
 	@.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt -r tests/parity/requirements.txt
 	@.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0 timm==1.0.31
+	@touch $@
+
+.venv-bench/stamp: tools/bench/requirements.txt
+	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r tools/bench/requirements.txt
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0 timm==1.0.31
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check openvino || echo "no OpenVINO here: its rows will say so"
 	@touch $@

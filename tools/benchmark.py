@@ -4,7 +4,6 @@ python tools/benchmark.py network -c configs/convit/convit_tiny.yaml
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from _main import add_config_options, read_config, run
-from _measure import OURS, measure_in_child
+from _measure import OURS, check_cpu, measure_in_child
 
 from passl.utils.config import Config, dotted
 from passl.utils.errors import ConfigError, RunError
 
 CONVERTER = Path(__file__).with_name("convert_weights.py")
-PARTS = ("inference", "training", "data", "training_with_data")
+WITHOUT_DATA, WITH_DATA = ("inference", "training"), ("data", "training_with_data")
+PARTS = (*WITHOUT_DATA, *WITH_DATA)
 PICTURES = 64  # that --synthetic writes, if a batch is not larger
 SWEPT = ("size", "batch")
 HEAD = ("", "images/s", "process ms (low to high)", "wall ms (low to high)", "peak MiB")
@@ -33,7 +33,11 @@ def main() -> None:
     network = benchmarks.add_parser("network", help="training, inference and data of a config")
     add_config_options(network)
     network.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS)
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        metavar="PART",
+        help=f"some of {', '.join(PARTS)} (default: all, with --size the first two)",
     )
     network.add_argument(
         "--size", type=int, nargs="+", metavar="PIXELS", help="side, or height and width"
@@ -71,7 +75,7 @@ def main() -> None:
     )
     exported = benchmarks.add_parser("exported", help="inference of an exported network")
     exported.add_argument("folder", type=Path, help="what tools/export.py has made")
-    exported.add_argument("--engine", default="paddle", help="see tools/export.py")
+    exported.add_argument("--engine", default="paddle", help="paddle, onnxruntime or openvino")
     exported.add_argument("--precision", default="fp32", help="fp32 or bf16")
     for subparser in (network, exported):
         subparser.add_argument("--batch", type=int, default=8, metavar="B", help="images of a step")
@@ -99,29 +103,24 @@ def measure_network(args: argparse.Namespace) -> dict[str, object]:
     check_counts(args)
     cfg = read_config(args)
     check_keys(cfg)
-    size = (
-        size_of(cfg) if args.size is None else 2 * args.size if len(args.size) == 1 else args.size
-    )
-    if len(size) != 2:
-        raise ConfigError(f"--size {' '.join(map(str, size))}: give one side, or height and width")
+    parts, size = parts_of(args), size_of(args, cfg)
     task = {**timing_of(args), "config": args.config, "batch": args.batch, "size": size}
     task["overrides"] = [pair for pairs in args.override for pair in pairs]
     if args.sweep is not None:
-        return measure_sweep(args, task)
+        return measure_sweep(args, task, parts)
     result = {"benchmark": "network", "config": args.config, "batch": args.batch, "size": size}
     result |= {"threads": args.threads, **machine()}
     result |= measure_in_child(OURS, {**task, "task": "describe"}, args.threads, args.cpu)
     print(
-        f"{args.config}: {result['parameters']:,} parameters, {result['macs'] / 1e9:.2f} G "
+        f"{args.config}: {result['parameters']:,} parameters, {in_words(result['macs'])} "
         f"multiply-accumulates at {size[0]} x {size[1]}"
     )
     with tempfile.TemporaryDirectory() as folder:
         rows = {}
-        if "inference" in args.parts and args.batch != 1:
+        if "inference" in parts and args.batch != 1:
             rows["inference, batch 1"] = {**task, "task": "inference", "batch": 1}
-        for part in args.parts:
-            with_data = part in ("data", "training_with_data")
-            more = data_overrides(args, Path(folder)) if with_data else []
+        for part in parts:
+            more = data_overrides(args, Path(folder)) if part in WITH_DATA else []
             overrides = [*task["overrides"], *more]
             name = f"{part.replace('_', ' ')}, batch {args.batch}"
             rows[name] = {**task, "task": part, "overrides": overrides}
@@ -134,9 +133,11 @@ def measure_network(args: argparse.Namespace) -> dict[str, object]:
     return result
 
 
-def measure_sweep(args: argparse.Namespace, task: Mapping[str, object]) -> dict[str, object]:
+def measure_sweep(
+    args: argparse.Namespace, task: Mapping[str, object], parts: Sequence[str]
+) -> dict[str, object]:
     name, values = args.sweep
-    parts = [part for part in ("inference", "training") if part in args.parts]
+    parts = [part for part in parts if part in WITHOUT_DATA]
     if not parts:
         raise ConfigError("--sweep measures inference and training; name one of them by --parts")
     if not args.plot.absolute().parent.is_dir():
@@ -186,19 +187,38 @@ def check_counts(args: argparse.Namespace) -> None:
         value = getattr(args, name, None)
         if value is not None and value < smallest:
             raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least {smallest}")
-    if args.cpu is not None and args.cpu not in os.sched_getaffinity(0):
-        usable = sorted(os.sched_getaffinity(0))
-        raise ConfigError(f"--cpu {args.cpu} is none of the processors {usable} that may be used")
+    check_cpu(args.cpu)
 
 
-def size_of(cfg: Config) -> list[int]:
-    """What the training pictures are cropped to, else what the network is made for."""
+def parts_of(args: argparse.Namespace) -> Sequence[str]:
+    """What is to be measured. The transforms say how large the pictures of data are, not --size."""
+    if args.parts is None:
+        return PARTS if args.size is None else WITHOUT_DATA
+    wrong = [part for part in args.parts if part in WITH_DATA]
+    if args.size is not None and wrong:
+        raise ConfigError(
+            f"--size: the transforms say how large the pictures of {wrong[0]} are; change "
+            "dataloader.train.dataset.transforms by -o instead"
+        )
+    return args.parts
+
+
+def size_of(args: argparse.Namespace, cfg: Config) -> list[int]:
+    """Height and width: what is asked for, else what the training pictures are cropped to, else
+    what the network is made for.
+    """
+    if args.size is not None:
+        size = 2 * args.size if len(args.size) == 1 else args.size
+        if len(size) != 2 or min(size) < 1:
+            shown = " ".join(map(str, args.size))
+            raise ConfigError(f"--size {shown}: give one side, or height and width, from 1 on")
+        return size
     from passl.data.transforms import pair
     from passl.modeling.backbones import BACKBONES
 
     sizes = [node["size"] for node in cfg.dataloader.train.dataset.transforms if "size" in node]
-    sizes.append(BACKBONES.arguments(cfg.model.architecture).get("img_size", 224))
-    return list(pair(sizes[-2] if len(sizes) > 1 else sizes[0]))
+    made_for = BACKBONES.arguments(cfg.model.architecture).get("img_size", 224)
+    return list(pair(sizes[-1] if sizes else made_for))
 
 
 def data_overrides(args: argparse.Namespace, folder: Path) -> list[str]:
@@ -298,6 +318,10 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
         print("  ".join([first.ljust(widths[0]), *right]).rstrip())
 
 
+def in_words(count: int) -> str:
+    return f"{count / 1e9:.2f} G" if count >= 1e9 else f"{count / 1e6:.2f} M"
+
+
 def timing_of(args: argparse.Namespace) -> dict[str, int]:
     return {"warmup": args.warmup, "repeats": args.repeats}
 
@@ -352,12 +376,21 @@ def measure_conversion(model: str, folder: Path) -> dict[str, object]:
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", make, model, target, str(file), root], check=True
     )
+    # Its own count of its memory: what the system tells of a child that has ended (ru_maxrss)
+    # starts with this process's.
+    convert = (
+        "import runpy, sys\nfrom pathlib import Path\nsys.argv = sys.argv[1:]\n"
+        "sys.path.insert(0, str(Path(sys.argv[0]).parent))\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "from passl.analysis.speed import memory\nprint(memory('VmHWM'))\n"
+    )
+    command = [sys.executable, "-c", convert, str(CONVERTER), str(file)]
     start = time.perf_counter()
-    command = [sys.executable, str(CONVERTER), str(file), str(folder / "ours.safetensors")]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    peak = _peak_of(child)
+    done = subprocess.run([*command, str(folder / "ours.safetensors")], stdout=subprocess.PIPE)
     seconds = time.perf_counter() - start
-    size = file.stat().st_size
+    if done.returncode:
+        raise RunError("the conversion failed, see above")
+    peak, size = int(done.stdout.split()[-1]), file.stat().st_size
     return {
         "benchmark": "convert",
         "model": model,
@@ -366,15 +399,6 @@ def measure_conversion(model: str, folder: Path) -> dict[str, object]:
         "peak_over_file": round(peak / size, 2),
         "seconds": round(seconds, 1),
     }
-
-
-def _peak_of(child: subprocess.Popen) -> int:
-    """The largest resident memory of a process, in bytes, once it has ended well."""
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(child.returncode)
-    return usage.ru_maxrss * 1024
 
 
 if __name__ == "__main__":
