@@ -86,6 +86,7 @@ TRAINING = Section(
         "on_nonfinite": Parameter("Literal['stop', 'skip']", "stop"),
         "max_nonfinite": Parameter("int", 10),
         "rank_check_interval": Parameter("int", 100),
+        "sync_bn": Parameter("bool", False),
         "sharding": Section({"stage": Parameter("Literal[1]")}, required=False),
         "log_config": Section({"interval": Parameter("int")}),
     }

@@ -89,6 +89,8 @@ def build_learner(
     Raises:
         ConfigError: values that do not fit the network or the device.
     """
+    if cfg.get("sync_bn", False):
+        model = _synchronised(model, ranks)
     try:
         lr = scaled_lr(cfg["optimizer"], global_batch)
         learner = Learner(
@@ -112,6 +114,20 @@ def build_learner(
         learner.wrapped, learner.optimizer = shard(model, learner.optimizer, ranks)
         learner.is_sharded = True
     return learner
+
+
+def _synchronised(model: nn.Layer, ranks: Ranks) -> nn.Layer:
+    """The model whose BatchNorm has the statistics of the whole batch of all ranks. (Not tested: no
+    GPU was at hand, and Paddle has none for CPUs.)
+    """
+    if ranks.world > 1 and paddle.get_device().startswith("gpu"):
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    get_logger().info(
+        "sync_bn: does nothing %s; each process has statistics of its own, which are averaged "
+        "before they are used or saved",
+        "with one process" if ranks.world == 1 else "on a CPU",
+    )
+    return model
 
 
 def _objective(cfg: Mapping[str, Any]) -> Callable[[nn.Layer, Any, Any], Any]:

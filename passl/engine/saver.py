@@ -62,7 +62,7 @@ class Saver:
             RunError: the state cannot be written, or is not finite; earlier ones are as they were.
         """
         ranks = self.learner.ranks
-        ranks.average_statistics(self.learner.model.state_dict())
+        ranks.average_statistics(dict(self.learner.model.named_parameters()))
         ranks.average_statistics(self.learner.average.averages)
         # Only where it is spread over the ranks do the others have a part in it.
         takes_part = ranks.is_first or self.learner.is_sharded

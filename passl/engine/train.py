@@ -189,7 +189,7 @@ def _train_epoch(run: Run) -> None:
 def _finish_epoch(run: Run) -> None:
     """Evaluate if it is time, and save."""
     cfg, learner, progress, ranks = run.cfg, run.learner, run.progress, run.learner.ranks
-    ranks.average_statistics(learner.model.state_dict())
+    ranks.average_statistics(dict(learner.model.named_parameters()))
     ranks.average_statistics(learner.average.averages)
     epoch, is_best = progress.epoch + 1, False
     best_saved = progress.best_top1, progress.best_epoch

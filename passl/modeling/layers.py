@@ -70,7 +70,9 @@ def run_block(block: nn.Layer, recompute: bool, *inputs):
     """
     if not (recompute and block.training):
         return block(*inputs)
-    norms = [layer for layer in block.sublayers() if isinstance(layer, nn.BatchNorm2D)]
+    norms = [
+        layer for layer in block.sublayers() if isinstance(layer, nn.BatchNorm2D | nn.SyncBatchNorm)
+    ]
     again = False
 
     def run(*inputs):

@@ -176,6 +176,15 @@ def test_amp_on_a_cpu_is_said_and_changes_nothing(tiny_config, caplog):
     assert losses[0] == losses[1]
 
 
+def test_sync_bn_with_one_process_is_said_and_changes_nothing(tiny_config, caplog):
+    path = tiny_config("CvT")
+    with caplog.at_level(logging.INFO, logger="passl"):
+        told = learner_of(path, "sync_bn=true")
+    assert "sync_bn: does nothing with one process" in caplog.text
+    outcomes = [train_step(one, *batch(), 0).loss for one in (told, learner_of(path))]
+    assert outcomes[0] == outcomes[1]
+
+
 @pytest.mark.parametrize("name", ["ConViT", "CvT"])
 def test_recompute_changes_no_step(tiny_config, name):
     path = tiny_config(name)
