@@ -48,6 +48,7 @@ show.
   drop path 0.1, float32. Pictures are {pictures} made-up JPEG files of 500 x 375 pixels.
 
 {table}{notes}
+[performance.md](performance.md) says what these figures come from and what bounds them.
 `python tools/benchmark.py network -c CONFIG` measures any config, and
 `python tools/benchmark.py exported FOLDER` what `tools/export.py` has made.
 """
