@@ -7,7 +7,6 @@ passl.json                     the description, with the hashes of the others
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 from passl import __version__
 from passl.data import TRANSFORMS
 from passl.utils.errors import CheckpointError, ConfigError
-from passl.utils.files import write_text
+from passl.utils.files import sha256_of, write_text
 
 FORMAT = 1
 DESCRIPTION = "passl.json"
@@ -101,15 +100,6 @@ def read_folder(folder: Path, needed: Sequence[str] = ()) -> Description:
             + (" with --onnx" if missing[0] == ONNX else "")
         )
     return description
-
-
-def sha256_of(path: Path) -> str:
-    """The file's SHA-256, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _checked(path: Path, data: Mapping[str, Any]) -> tuple[Description, dict[str, str]]:

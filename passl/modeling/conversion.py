@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ from passl.porting.names import SOURCES, Source
 from passl.porting.zoo import entries
 from passl.utils.config import get_config, shipped_configs
 from passl.utils.errors import CheckpointError, ConfigError
-from passl.utils.files import write_atomically
+from passl.utils.files import sha256_of, write_atomically
 from passl.utils.logging import get_logger
 
 TARGETS = {source.name: source for source in SOURCES if source.framework == "torch"}
@@ -180,15 +179,6 @@ def _check_free(out: Path, suffixes: tuple[str, ...]) -> None:
         raise ConfigError(f"{out}: weights are written as {' or '.join(suffixes)}")
     if out.exists():
         raise ConfigError(f"{out}: is there already; remove it, or choose another name")
-
-
-def sha256_of(path: Path) -> str:
-    """The file's SHA-256, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def variant_of(architecture: Mapping[str, Any]) -> str | None:
