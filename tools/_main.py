@@ -53,6 +53,7 @@ def run(main: Callable[[], None]) -> None:
     traceback for either.
     """
     choose_mkl_path()
+    os.environ.setdefault("GLOG_minloglevel", "1")  # Paddle's notes on each executor it starts
     for message in PADDLE_CHATTER:
         warnings.filterwarnings("ignore", message=message)
     try:

@@ -6,7 +6,7 @@ own operations, and so they do with PASSL_CPU_OPS=0 in the environment. Ratios i
 processor time, one thread, Paddle 3.3.1, at the sizes of convit_tiny and CvT-13.
 
 Shapes in names: G one head of one sample, N queries, M keys, D channels of a head, R rows, I and O
-channels in and out, C channels.
+channels in and out, C channels, B batch, Y rows and X columns of a map, K side of a kernel.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from paddle import _C_ops
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
+from passl.modeling import onednn
 from passl.utils.cpu import plain_ops_wanted
 
 STRIDE_FLAG = "FLAGS_use_stride_kernel"
@@ -55,7 +56,7 @@ def _wanted(*tensors) -> list[bool]:
     return [not tensor.stop_gradient for tensor in tensors]
 
 
-def _column_sums(x_RC):
+def column_sums(x_RC):
     """Sums over the rows as a matrix product: 8 to 13 times as fast as `sum(0)`."""
     return (paddle.ones([1, x_RC.shape[0]], x_RC.dtype) @ x_RC).squeeze(0)
 
@@ -78,11 +79,13 @@ class Linear(PyLayer):
         grad_RO = grad.reshape([-1, grad.shape[-1]])
         x_wanted, weight_wanted, bias_wanted = ctx.wanted
         return (
-            (grad_RO @ weight_IO.T).reshape(x.shape) if x_wanted else None,
+            paddle.matmul(grad_RO, weight_IO, transpose_y=True).reshape(x.shape)
+            if x_wanted
+            else None,
             paddle.matmul(x.reshape([-1, x.shape[-1]]), grad_RO, transpose_x=True)
             if weight_wanted
             else None,
-            _column_sums(grad_RO) if bias_wanted else None,
+            column_sums(grad_RO) if bias_wanted else None,
         )
 
 
@@ -103,14 +106,13 @@ class ScaleChannels(PyLayer):
         x_wanted, weight_wanted = ctx.wanted
         return (
             grad * weight_C if x_wanted else None,
-            _column_sums((grad * x).reshape([-1, x.shape[-1]])) if weight_wanted else None,
+            column_sums((grad * x).reshape([-1, x.shape[-1]])) if weight_wanted else None,
         )
 
 
 class LayerNorm(PyLayer):
-    """LayerNorm over the last axis. Backward, with n the normalised input and h = grad * w,
-    dx = (h - mean(h) - n mean(h n)) / deviation; the means are products with w / C. 1.3 times as
-    fast as Paddle's kernel.
+    """LayerNorm over the last axis. Backward it is a BatchNorm of one sample whose channels are the
+    rows, and that kernel's gradient takes a tenth of the time of LayerNorm's own.
     """
 
     @staticmethod
@@ -125,41 +127,74 @@ class LayerNorm(PyLayer):
         x, weight_C = ctx.saved_tensor()
         channels = x.shape[-1]
         x_wanted, weight_wanted, bias_wanted = ctx.wanted
-        grad_RC, x_RC = grad.reshape([-1, channels]), x.reshape([-1, channels])
-        mean_C1 = paddle.full([channels, 1], 1 / channels, x.dtype)
-        n_RC = x_RC - x_RC @ mean_C1
-        rate_R1 = paddle.rsqrt(n_RC.square() @ mean_C1 + ctx.eps)
-        n_RC.multiply_(rate_R1)
-        grad_n_RC = grad_RC * n_RC
+        x_1RC = x.reshape([1, -1, channels])
+        grad_RC = grad.reshape([-1, channels])
+        rows = x_1RC.shape[1]
+        zeros_R, ones_R = paddle.zeros([rows], x.dtype), paddle.ones([rows], x.dtype)
+        # The kernels want running statistics too, which they write to, and a rate to mix them at.
+        how = (0.9, ctx.eps, "NCHW", False, False)
+        n_1RC, *statistics = _C_ops.batch_norm(
+            x_1RC, zeros_R.clone(), ones_R.clone(), ones_R, zeros_R, False, *how
+        )
         dx = None
         if x_wanted:
-            mean_C1 = weight_C.unsqueeze(1) * mean_C1
-            dx_RC = grad_RC * weight_C
-            dx_RC.subtract_(grad_RC @ mean_C1)
-            dx_RC.subtract_(n_RC.multiply_(grad_n_RC @ mean_C1))
-            dx = dx_RC.multiply_(rate_R1).reshape(x.shape)
+            dn_1RC = (grad_RC * weight_C).unsqueeze(0)
+            dx_1RC, _, _ = _C_ops.batch_norm_grad(
+                x_1RC, ones_R, zeros_R, *statistics, dn_1RC, *how[:3], False, *how[3:]
+            )
+            dx = dx_1RC.reshape(x.shape)
         return (
             dx,
-            _column_sums(grad_n_RC) if weight_wanted else None,
-            _column_sums(grad_RC) if bias_wanted else None,
+            column_sums(n_1RC.squeeze(0).multiply_(grad_RC)) if weight_wanted else None,
+            column_sums(grad_RC) if bias_wanted else None,
         )
 
 
+class Conv2D(PyLayer):
+    """A convolution by oneDNN."""
+
+    @staticmethod
+    def forward(ctx, x_BCYX, weight_OIKK, bias_O, stride: int, padding: int, groups: int):
+        ctx.geometry = (stride, padding, groups)
+        ctx.map_wanted, ctx.has_bias = not x_BCYX.stop_gradient, bias_O is not None
+        ctx.save_for_backward(x_BCYX, weight_OIKK)
+        y_BOYX = onednn.conv2d(x_BCYX, weight_OIKK, *ctx.geometry)
+        return y_BOYX.add_(bias_O.reshape([-1, 1, 1])) if ctx.has_bias else y_BOYX
+
+    @staticmethod
+    def backward(ctx, grad_BOYX):
+        saved = ctx.saved_tensor()
+        grads = onednn.conv2d_grad(*saved, grad_BOYX, *ctx.geometry, ctx.map_wanted)
+        return (*grads, grad_BOYX.sum([0, 2, 3])) if ctx.has_bias else grads
+
+
+class Gelu(PyLayer):
+    """GELU by erf, by oneDNN."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return onednn.gelu(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return onednn.gelu_grad(*ctx.saved_tensor(), grad)
+
+
 class QuickGelu(PyLayer):
-    """x * sigmoid(1.702 x), of which only x is kept: one activation of the feed-forward's width
-    less. Its derivative is SiLU's at 1.702 x.
+    """x * sigmoid(1.702 x) = swish(1.702 x) / 1.702, of which only x is kept: one activation of the
+    feed-forward's width less.
     """
 
     @staticmethod
     def forward(ctx, x):
         ctx.save_for_backward(x)
-        return F.sigmoid(x * 1.702).multiply_(x)
+        return onednn.swish(x * 1.702).scale_(1 / 1.702)
 
     @staticmethod
     def backward(ctx, grad):
         (x,) = ctx.saved_tensor()
-        scaled = x * 1.702
-        return _C_ops.silu_grad(scaled, scaled, grad)  # the kernel does not read the second one
+        return onednn.swish_grad(x * 1.702, grad)
 
 
 class Attention(PyLayer):
@@ -215,7 +250,7 @@ def _attention_grad(q, k_MD, v_MD, grad):
 
 
 def _weights(q_ND, k_MD):
-    return F.softmax(paddle.matmul(q_ND, k_MD, transpose_y=True), axis=-1)
+    return onednn.softmax(paddle.matmul(q_ND, k_MD, transpose_y=True))
 
 
 def _blocks(x_ND, k_MD):

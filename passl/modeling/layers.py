@@ -15,14 +15,21 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute as paddle_recompute
 from paddle.nn import functional as F
 
-from passl.modeling import cpu_ops
+from passl.modeling import cpu_ops, onednn
+
+
+def gelu(x):
+    """GELU by erf."""
+    if cpu_ops.on_cpu(x):
+        return cpu_ops.Gelu.apply(x)
+    return F.gelu(x)
 
 
 def quick_gelu(x):
     """x * sigmoid(1.702 x), the cheap GELU that microsoft/CvT was trained with
     (cls_cvt.py:48-50).
     """
-    if cpu_ops.trains_on_cpu(x):
+    if cpu_ops.on_cpu(x):
         return cpu_ops.QuickGelu.apply(x)
     return x * F.sigmoid(1.702 * x)
 
@@ -33,7 +40,7 @@ def gelu_tanh(x):
 
 
 ACTIVATIONS: dict[str, Callable] = {
-    "gelu": F.gelu,
+    "gelu": gelu,
     "gelu_tanh": gelu_tanh,
     "quick_gelu": quick_gelu,
     "relu": F.relu,
@@ -99,6 +106,37 @@ class Linear(nn.Linear):
         if self.bias is not None and cpu_ops.trains_on_cpu(x):
             return cpu_ops.Linear.apply(x, self.weight, self.bias)
         return super().forward(x)
+
+
+class Conv2D(nn.Conv2D):
+    """Paddle's Conv2D, faster on a CPU.
+
+    Args:
+        in_channels, out_channels: of the maps.
+        kernel, stride, padding: along both sides.
+        groups: as many as in_channels for a depthwise convolution.
+        bias_attr: false for no bias.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int,
+        padding: int,
+        groups: int = 1,
+        bias_attr: bool | None = None,
+    ):
+        super().__init__(
+            in_channels, out_channels, kernel, stride, padding, groups=groups, bias_attr=bias_attr
+        )
+        self.geometry = (stride, padding, groups)
+
+    def forward(self, x_BCYX):
+        if cpu_ops.on_cpu(x_BCYX) and x_BCYX.dtype == paddle.float32 and onednn.usable():
+            return cpu_ops.Conv2D.apply(x_BCYX, self.weight, self.bias, *self.geometry)
+        return super().forward(x_BCYX)
 
 
 class LayerNorm(nn.LayerNorm):

@@ -15,6 +15,7 @@ import paddle
 from paddle import nn
 
 from passl.modeling.layers import (
+    Conv2D,
     DropPath,
     Linear,
     Mlp,
@@ -41,7 +42,7 @@ class ConvEmbed(nn.Layer):
         self, in_chans: int, dim: int, kernel: int, stride: int, padding: int, norm: nn.Layer
     ):
         super().__init__()
-        self.proj = nn.Conv2D(in_chans, dim, kernel_size=kernel, stride=stride, padding=padding)
+        self.proj = Conv2D(in_chans, dim, kernel, stride, padding)
         self.norm = norm
 
     def forward(self, x):
@@ -56,9 +57,7 @@ class ConvProjection(nn.Layer):
 
     def __init__(self, dim: int, kernel: int, stride: int, padding: int):
         super().__init__()
-        self.conv = nn.Conv2D(
-            dim, dim, kernel, stride=stride, padding=padding, groups=dim, bias_attr=False
-        )
+        self.conv = Conv2D(dim, dim, kernel, stride, padding, groups=dim, bias_attr=False)
         self.bn = nn.BatchNorm2D(dim, momentum=0.9, epsilon=1e-5)  # PyTorch calls this momentum 0.1
 
     def forward(self, x_BCYX):

@@ -32,6 +32,10 @@ def quick_gelu(x):
     return x / (1 + np.exp(-1.702 * x))
 
 
+def gelu(x):
+    return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
+
+
 def attention(q, k, v):
     scores = np.einsum("bnhd,bmhd->bhnm", q, k) * 0.3
     weights = np.exp(scores - scores.max(-1, keepdims=True))
@@ -46,6 +50,7 @@ CASES = {
         lambda *inputs: cpu_ops.LayerNorm.apply(*inputs, 1e-6),
         [(2, 3, 5), (5,), (5,)],
     ),
+    "gelu": (gelu, cpu_ops.Gelu.apply, [(2, 3, 5)]),
     "quick_gelu": (quick_gelu, cpu_ops.QuickGelu.apply, [(2, 3, 5)]),
     "attention": (
         attention,

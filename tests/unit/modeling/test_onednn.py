@@ -1,0 +1,190 @@
+"""oneDNN's kernels against formulas in float64 and Paddle's own convolution."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import paddle
+import pytest
+from paddle.base import core
+from paddle.nn import functional as F
+
+from passl.modeling import cpu_ops, onednn
+from passl.modeling.layers import Conv2D, gelu, quick_gelu
+
+pytestmark = pytest.mark.skipif(
+    not core.is_compiled_with_onednn(), reason="this Paddle is built without oneDNN"
+)
+GEOMETRIES = {  # channels in and out, kernel, stride, padding, groups, height, width
+    "first patches of CvT": (3, 16, 7, 4, 2, 1, 32, 28),
+    "later patches": (16, 32, 3, 2, 1, 1, 9, 8),
+    "three of three": (3, 5, 3, 1, 1, 1, 4, 6),  # the weight's shape does not tell its axes apart
+    "depthwise": (32, 32, 3, 1, 1, 32, 7, 5),
+    "depthwise on a coarser grid": (32, 32, 3, 2, 1, 32, 7, 6),
+    "depthwise, odd": (5, 5, 5, 3, 0, 5, 11, 8),
+    "groups": (8, 12, 3, 1, 0, 4, 5, 5),
+    "one by one": (6, 4, 1, 1, 0, 1, 3, 2),
+}
+
+
+def normal(*shape):
+    array = np.random.default_rng(math.prod(shape)).standard_normal(shape)
+    return paddle.to_tensor(array.astype("float32"))
+
+
+def upstream(shape):
+    """Positive, so that sums of it do not cancel and leave their rounding."""
+    return 1.5 + np.cos(np.arange(math.prod(shape))).reshape(shape)
+
+
+def in_float64(function, *tensors):
+    """What Paddle's own kernels make of it in float64, and the gradients of a weighted sum."""
+    inputs = [paddle.to_tensor(t.numpy().astype("float64"), stop_gradient=False) for t in tensors]
+    out = function(*inputs)
+    weights = paddle.to_tensor(upstream(out.shape))
+    return [t.numpy() for t in (out, *paddle.grad([out], inputs, [weights]))]
+
+
+def in_float32(function, *tensors):
+    inputs = [t.clone() for t in tensors]
+    for tensor in inputs:
+        tensor.stop_gradient = False
+    out = function(*inputs)
+    weights = paddle.to_tensor(upstream(out.shape).astype("float32"))
+    out.backward(weights)
+    return [t.numpy() for t in (out, *(tensor.grad for tensor in inputs))]
+
+
+def assert_close(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-6 * np.abs(other).max())
+
+
+def test_usable():
+    assert onednn.usable()
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_convolution(name, batch):
+    channels, made, kernel, stride, padding, groups, height, width = GEOMETRIES[name]
+    tensors = [
+        normal(batch, channels, height, width),
+        normal(made, channels // groups, kernel, kernel),
+        normal(made),
+    ]
+
+    def own(x, weight, bias):
+        return F.conv2d(x, weight, bias, stride, padding, 1, groups)
+
+    def ours(*inputs):
+        return cpu_ops.Conv2D.apply(*inputs, stride, padding, groups)
+
+    assert_close(in_float32(ours, *tensors), in_float64(own, *tensors))
+
+
+def test_a_convolution_without_bias_of_images_that_want_no_gradient():
+    x, weight = normal(2, 3, 8, 8), normal(4, 3, 3, 3)
+    weight.stop_gradient = False
+    cpu_ops.Conv2D.apply(x, weight, None, 2, 1, 1).sum().backward()
+    plain = weight.clone().detach()
+    plain.stop_gradient = False
+    F.conv2d(x, plain, None, 2, 1).sum().backward()
+    np.testing.assert_allclose(weight.grad.numpy(), plain.grad.numpy(), rtol=1e-5, atol=1e-5)
+    assert x.grad is None
+
+
+def test_the_layer_follows_its_weights_and_keeps_what_it_made():
+    """A graph keeps weights that it takes for constants, and hands the same memory out again."""
+    layer = Conv2D(4, 4, 3, 1, 1, groups=4)
+    x = normal(1, 4, 5, 5)
+    first = layer(x)
+    copy = first.numpy().copy()
+    layer.weight.set_value(layer.weight * 2)
+    layer.bias.set_value(layer.bias * 2)
+    np.testing.assert_allclose(layer(x).numpy(), 2 * copy, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(first.numpy(), copy)
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 8), (2, 4, 4, 16)])
+def test_activations_of_any_rank(shape):
+    x = normal(*shape)
+    assert_close(in_float32(gelu, x), in_float64(F.gelu, x))
+    by_definition = in_float64(lambda x: x * F.sigmoid(1.702 * x), x)
+    assert_close(in_float32(quick_gelu, x), by_definition)
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (2, 3, 7)])
+def test_softmax(shape):
+    x = normal(*shape) * 20
+    weights = onednn.softmax(x).numpy()
+    scores = x.numpy().astype("float64")
+    exponentials = np.exp(scores - scores.max(-1, keepdims=True))
+    expected = exponentials / exponentials.sum(-1, keepdims=True)
+    np.testing.assert_allclose(weights, expected, rtol=0, atol=1e-6)
+
+
+def test_activations_far_out():
+    x = paddle.to_tensor([-1e4, -60.0, -1e-30, 0.0, 1e-30, 60.0, 1e4])
+    for function, own in ((gelu, F.gelu), (quick_gelu, lambda x: x * F.sigmoid(1.702 * x))):
+        out, gradient = in_float32(function, x)
+        assert_close([out, gradient], in_float64(own, x))
+
+
+def test_another_precision_goes_by_paddle():
+    x = normal(3, 4).astype("float64")
+    assert onednn.gelu(x).dtype == paddle.float64
+    np.testing.assert_array_equal(onednn.gelu(x).numpy(), F.gelu(x).numpy())
+
+
+def test_making_graphs_draws_no_random_number():
+    paddle.seed(3)
+    expected = paddle.rand([4]).numpy()
+    paddle.seed(3)
+    onednn.usable.__wrapped__()
+    np.testing.assert_array_equal(paddle.rand([4]).numpy(), expected)
+
+
+def test_a_paddle_that_makes_graphs_otherwise(monkeypatch):
+    class Other:
+        def __init__(self):
+            raise AttributeError("no such thing any more")
+
+    onednn._convolution.cache_clear()
+    monkeypatch.setattr(onednn, "PassManager", Other)
+    assert not onednn.usable.__wrapped__()
+    monkeypatch.setattr(onednn, "usable", lambda: False)
+    x = normal(2, 3, 4)
+    np.testing.assert_array_equal(gelu(x).numpy(), F.gelu(x).numpy())
+    layer = Conv2D(4, 4, 3, 1, 1)
+    maps = normal(1, 4, 5, 5)
+    expected = F.conv2d(maps, layer.weight, layer.bias, 1, 1)
+    np.testing.assert_array_equal(layer(maps).numpy(), expected.numpy())
+
+
+def test_a_paddle_whose_gradient_has_its_axes_elsewhere(monkeypatch):
+    """What is checked is the result, not only that there is one."""
+    real = onednn.conv2d_grad
+
+    def turned(*arguments):
+        dx_BCYX, dweight_OIKK = real(*arguments)
+        return dx_BCYX, dweight_OIKK.transpose([0, 1, 3, 2])
+
+    monkeypatch.setattr(onednn, "conv2d_grad", turned)
+    assert not onednn.usable.__wrapped__()
+
+
+def test_other_graphs_of_the_process_keep_their_axes():
+    """A convolution with its channels last would turn all larger tensors that oneDNN sees later."""
+    x = normal(2, 3, 5)
+    graph = onednn.Graph(_activated, [[-1, -1, -1]])
+    Conv2D(16, 16, 3, 1, 1, groups=16)(normal(1, 16, 4, 4))
+    (out,) = graph(x)
+    assert "onednn_op.swish" in [operation.name() for operation in graph.operations]
+    np.testing.assert_allclose(out.numpy(), F.swish(x).numpy(), atol=1e-6)
+
+
+def _activated(x):
+    return [F.swish(x)]
