@@ -196,7 +196,8 @@ class DropPath(nn.Layer):
         mask = (paddle.rand(shape, dtype="float32") < keep).astype(
             x.dtype
         )  # drawn in fp32 under mixed precision too
-        return x * (mask / keep)
+        scale = mask / keep
+        return cpu_ops.ScaleSamples.apply(x, scale) if cpu_ops.trains_on_cpu(x) else x * scale
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"
@@ -220,10 +221,11 @@ def attend(q_BNHD, k_BMHD, v_BMHD, scale: float, dropout: float = 0.0):
     """softmax(q k^T * scale) v -> [B, N, H, D], without handing out the weights.
 
     Paddle's kernel is called with its own scale, D^-0.5, because on a GPU only that reaches the
-    flash kernel; what `scale` differs by is folded into q. On a CPU, a head whose scores do not fit
-    the cache is worked on in blocks that are not kept.
+    flash kernel; what `scale` differs by is folded into q. On a CPU, more scores than are worked on
+    at once go in blocks that are not kept.
     """
-    large = q_BNHD.shape[1] * k_BMHD.shape[1] > cpu_ops.SCORES
+    batch, queries, heads, _ = q_BNHD.shape
+    large = batch * heads * queries * k_BMHD.shape[1] > cpu_ops.SCORES
     if large and not dropout and cpu_ops.on_cpu(q_BNHD):
         return cpu_ops.Attention.apply(q_BNHD, k_BMHD, v_BMHD, scale)
     ratio = scale * math.sqrt(q_BNHD.shape[-1])

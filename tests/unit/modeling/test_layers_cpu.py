@@ -78,7 +78,7 @@ def differences(formula, arrays, index, upstream):
     return gradient
 
 
-@pytest.mark.parametrize("scores", [1, 12, 2**18])  # one query at a time, two, all
+@pytest.mark.parametrize("scores", [1, 12, 80, 2**18])  # one query at a time, two; two heads, all
 @pytest.mark.parametrize("name", CASES)
 def test_value_and_gradients(name, scores, monkeypatch):
     monkeypatch.setattr(cpu_ops, "SCORES", scores)

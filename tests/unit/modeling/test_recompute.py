@@ -70,7 +70,7 @@ from pathlib import Path
 import paddle
 from passl.modeling.backbones import build_backbone
 net = build_backbone({"name": "ConViT", "img_size": 64, "patch_size": 4, "embed_dim": 48,
-                      "depth": 16, "num_heads": 4, "local_up_to_layer": 12})
+                      "depth": 32, "num_heads": 4, "local_up_to_layer": 28})
 net.train()
 net.recompute = sys.argv[1] == "True"
 images = paddle.randn([12, 3, 64, 64])
