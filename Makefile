@@ -22,7 +22,7 @@ study: .venv/run.stamp  ## ConViT and plain attention on parts of the digits: do
 chaos: .venv/run.stamp  ## kill runs at random moments, resume them, compare (KILLS=50)
 	$(BIN)/python tools/chaos.py --kills $(KILLS)
 
-bench: .venv/run.stamp .venv-bench/stamp  ## speed and memory beside timm, transformers, OpenVINO
+bench: .venv/bench.stamp .venv-bench/stamp  ## speed and memory beside timm, transformers, OpenVINO
 	$(BIN)/python tools/bench_peers.py --write docs/benchmarks.md
 
 test: .venv/dev.stamp  ## run every test
@@ -59,6 +59,10 @@ clean:  ## remove .venv and caches; runs/ stays
 	@$(PYTHON) -m venv .venv-parity
 	@.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt -r tests/parity/requirements.txt
 	@.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0 timm==1.0.31
+	@touch $@
+
+.venv/bench.stamp: .venv/run.stamp
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check paddle2onnx openvino || echo "no OpenVINO here: its rows will say so"
 	@touch $@
 
 .venv-bench/stamp: tools/bench/requirements.txt

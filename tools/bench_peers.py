@@ -22,6 +22,7 @@ PEERS = ROOT / ".venv-bench" / "bin" / "python"
 CONVIT, CVT = ROOT / "configs/convit/convit_tiny.yaml", ROOT / "configs/cvt/cvt_13_224.yaml"
 Task = Mapping[str, object]
 
+PACKAGES = ("paddlepaddle", "openvino", "paddle2onnx", "numpy", "pillow")
 WORK = "{work}"  # stands for the folder of exported networks, graphs and pictures
 PICTURES = 32
 GRAPH = f"{WORK}/convit_tiny.onnx"
@@ -96,8 +97,8 @@ def theirs(task: str, model: str = "convit_tiny", **timing: object) -> Task:
     return {"task": task, "model": model, **timing}
 
 
-def exported(name: str, precision: str = "fp32", **timing: object) -> Task:
-    task = {"task": "exported", "folder": f"{WORK}/{name}", "engine": "paddle"}
+def exported(name: str, precision: str = "fp32", engine: str = "paddle", **timing: object) -> Task:
+    task = {"task": "exported", "folder": f"{WORK}/{name}", "engine": engine}
     return {**task, "precision": precision, **timing}
 
 
@@ -169,15 +170,27 @@ ROWS = {
         theirs("inference", **timing(8)),
         4.0,
     ),
-    "infer_convit_openvino_fp32": Row(
-        "exported ConViT-Ti, fp32, batch 8; timm's graph by OpenVINO, fp32",
+    "infer_convit_paddle_openvino_fp32": Row(
+        "exported ConViT-Ti by Paddle Inference, fp32, batch 8; timm's graph by OpenVINO, fp32",
         exported("convit_tiny", **timing(8)),
         theirs("openvino", file=GRAPH, precision="fp32", **timing(8)),
         1.0,
     ),
-    "infer_convit_openvino_bf16": Row(
-        "exported ConViT-Ti, bf16, batch 8; timm's graph by OpenVINO, bf16",
+    "infer_convit_paddle_openvino_bf16": Row(
+        "exported ConViT-Ti by Paddle Inference, bf16, batch 8; timm's graph by OpenVINO, bf16",
         exported("convit_tiny", "bf16", **timing(8)),
+        theirs("openvino", file=GRAPH, precision="bf16", **timing(8)),
+        1.0,
+    ),
+    "infer_convit_openvino_fp32": Row(
+        "exported ConViT-Ti by OpenVINO, fp32, batch 8; timm's graph by OpenVINO, fp32",
+        exported("convit_tiny_onnx", engine="openvino", **timing(8)),
+        theirs("openvino", file=GRAPH, precision="fp32", **timing(8)),
+        1.0,
+    ),
+    "infer_convit_openvino_bf16": Row(
+        "exported ConViT-Ti by OpenVINO, bf16, batch 8; timm's graph by OpenVINO, bf16",
+        exported("convit_tiny_onnx", "bf16", "openvino", **timing(8)),
         theirs("openvino", file=GRAPH, precision="bf16", **timing(8)),
         1.0,
     ),
@@ -190,6 +203,18 @@ ROWS = {
     "infer_cvt_bf16": Row(
         "exported CvT-13, bf16, batch 8; transformers, fp32",
         exported("cvt_13", "bf16", **timing(8)),
+        theirs("inference", "cvt_13", **timing(8)),
+        2.2,
+    ),
+    "infer_cvt_openvino_fp32": Row(
+        "exported CvT-13 by OpenVINO, fp32, batch 8; transformers, fp32",
+        exported("cvt_13_onnx", engine="openvino", **timing(8)),
+        theirs("inference", "cvt_13", **timing(8)),
+        1.15,
+    ),
+    "infer_cvt_openvino_bf16": Row(
+        "exported CvT-13 by OpenVINO, bf16, batch 8; transformers, fp32",
+        exported("cvt_13_onnx", "bf16", "openvino", **timing(8)),
         theirs("inference", "cvt_13", **timing(8)),
         2.2,
     ),
@@ -217,8 +242,8 @@ ROWS = {
 def files(peers: Path) -> dict[str, Callable[[Path], object]]:
     """What tasks need, by its name in the work folder, and how it is made."""
 
-    def export(config: Path, size: int) -> Callable[[Path], object]:
-        task = ours("export", config, **timing(8, size))
+    def export(config: Path, size: int, onnx: bool = False) -> Callable[[Path], object]:
+        task = ours("export", config, onnx=onnx, **timing(8, size))
         return lambda path: measure_in_child(OURS, {**task, "folder": str(path)})
 
     def graph(path: Path) -> object:
@@ -232,8 +257,10 @@ def files(peers: Path) -> dict[str, Callable[[Path], object]]:
 
     return {
         "convit_tiny": export(CONVIT, 224),
+        "convit_tiny_onnx": export(CONVIT, 224, onnx=True),
         "convit_tiny_1024": export(CONVIT, 1024),
         "cvt_13": export(CVT, 224),
+        "cvt_13_onnx": export(CVT, 224, onnx=True),
         "convit_tiny.onnx": graph,
         "pictures": pictures,
     }
@@ -416,7 +443,7 @@ def main() -> None:
     known = {
         "date": datetime.date.today().isoformat(),
         "processor": processor(),
-        "our_versions": {"passl": state(), **versions(["paddlepaddle", "numpy", "pillow"])},
+        "our_versions": {"passl": state(), **versions(PACKAGES)},
         "their_versions": measure_in_child(THEIRS, {"task": "packages"}, python=args.peers),
     }
     with tempfile.TemporaryDirectory() as folder:

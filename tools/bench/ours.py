@@ -137,7 +137,8 @@ def export(task: Task) -> Task:
         weights = Path(folder) / "random.safetensors"
         arrays = {key: value.numpy() for key, value in Model(cfg).state_dict().items()}
         save_file(arrays, weights, {OURS: __version__})
-        return {"folder": str(export(*load(weights, cfg, frame), task["folder"]))}
+        folder = export(*load(weights, cfg, frame), task["folder"], task.get("onnx", False))
+        return {"folder": str(folder)}
 
 
 TASKS = {
