@@ -30,8 +30,8 @@ TEXT = """\
 # Benchmarks
 
 Speed and memory beside timm ({timm}), transformers ({transformers}) and OpenVINO ({openvino}), on
-one machine in one run. `make bench` writes this page, and these are its numbers, whatever they
-show.
+one machine in one run. `make bench` writes this page as far as the next heading, and these are its
+numbers, whatever they show.
 
 * Machine: {processor}. {date}.
 * Ours: {ours}.
@@ -49,7 +49,6 @@ show.
   drop path 0.1, float32. Pictures are {pictures} made-up JPEG files of 500 x 375 pixels.
 
 {table}{notes}
-[performance.md](performance.md) says what these figures come from and what bounds them.
 `python tools/benchmark.py network -c CONFIG` measures any config, and
 `python tools/benchmark.py exported FOLDER` what `tools/export.py` has made.
 """
@@ -417,6 +416,14 @@ def page(
     )
 
 
+def by_hand(path: Path) -> str:
+    """What a page says from its second heading on, which is nobody's measurement."""
+    if not path.is_file():
+        return ""
+    _, heading, text = path.read_text(encoding="utf-8").partition("\n## ")
+    return heading + text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Compare speed and memory with the peers. The last line on stdout is the "
@@ -451,7 +458,8 @@ def main() -> None:
     print()
     print(table(rows, results), notes(rows, results), sep="")
     if args.write is not None:
-        write_text(args.write, page(rows, results, known, rounds, args.quick, args.cpu))
+        text = page(rows, results, known, rounds, args.quick, args.cpu)
+        write_text(args.write, text + by_hand(args.write))
         print(args.write)
     print(json.dumps({"benchmark": "peers", **known, "rounds": rounds, "rows": results}))
 

@@ -168,21 +168,18 @@ class LayerNorm(PyLayer):
 
 
 class Conv2D(PyLayer):
-    """A convolution by oneDNN."""
+    """A convolution without bias by oneDNN."""
 
     @staticmethod
-    def forward(ctx, x_BCYX, weight_OIKK, bias_O, stride: int, padding: int, groups: int):
+    def forward(ctx, x_BCYX, weight_OIKK, stride: int, padding: int, groups: int):
         ctx.geometry = (stride, padding, groups)
-        ctx.map_wanted, ctx.has_bias = not x_BCYX.stop_gradient, bias_O is not None
+        ctx.wanted = _wanted(x_BCYX, weight_OIKK)
         ctx.save_for_backward(x_BCYX, weight_OIKK)
-        y_BOYX = onednn.conv2d(x_BCYX, weight_OIKK, *ctx.geometry)
-        return y_BOYX.add_(bias_O.reshape([-1, 1, 1])) if ctx.has_bias else y_BOYX
+        return onednn.conv2d(x_BCYX, weight_OIKK, *ctx.geometry)
 
     @staticmethod
     def backward(ctx, grad_BOYX):
-        saved = ctx.saved_tensor()
-        grads = onednn.conv2d_grad(*saved, grad_BOYX, *ctx.geometry, ctx.map_wanted)
-        return (*grads, grad_BOYX.sum([0, 2, 3])) if ctx.has_bias else grads
+        return onednn.conv2d_grad(*ctx.saved_tensor(), grad_BOYX, *ctx.geometry, tuple(ctx.wanted))
 
 
 class Gelu(PyLayer):

@@ -135,7 +135,8 @@ class Conv2D(nn.Conv2D):
 
     def forward(self, x_BCYX):
         if cpu_ops.on_cpu(x_BCYX) and x_BCYX.dtype == paddle.float32 and onednn.usable():
-            return cpu_ops.Conv2D.apply(x_BCYX, self.weight, self.bias, *self.geometry)
+            y_BOYX = cpu_ops.Conv2D.apply(x_BCYX, self.weight, *self.geometry)
+            return y_BOYX if self.bias is None else y_BOYX + self.bias.reshape([-1, 1, 1])
         return super().forward(x_BCYX)
 
 

@@ -31,7 +31,7 @@ class Graph:
     """
 
     def __init__(self, function: Callable, shapes: Sequence[Sequence[int]]):
-        traced = paddle.jit.to_static(function, full_graph=True, backend=None)
+        traced = _to_static(function)
         specs = [static.InputSpec(shape, "float32", stop_gradient=False) for shape in shapes]
         with paddle.enable_grad():  # else `static.gradients` finds none
             _, self._layer = traced.get_concrete_program(*specs)
@@ -50,10 +50,15 @@ class Graph:
         return self._layer(tensors)
 
 
-@functools.cache
 def usable() -> bool:
-    """Whether this Paddle has oneDNN, and a convolution by it is right forward and backward: what
-    graphs are made with here is no public interface.
+    """Whether graphs run on the CPU, and this Paddle's oneDNN computes in them what it should."""
+    return paddle.get_device() == "cpu" and _is_right()
+
+
+@functools.cache
+def _is_right() -> bool:
+    """Whether a convolution by oneDNN is, forward and backward: what graphs are made with here is
+    no public interface.
     """
     if not core.is_compiled_with_onednn():
         return False
@@ -62,8 +67,8 @@ def usable() -> bool:
     plain = [_convolve(*inputs, 1, 1, 2), *_C_ops.conv2d_grad(*inputs, grad_BOYX, *how)]
     try:
         # The first graph that runs makes Paddle know oneDNN's operations.
-        paddle.jit.to_static(_relu, full_graph=True, backend=None)(paddle.zeros([1]))
-        by_onednn = [conv2d(*inputs, 1, 1, 2), *conv2d_grad(*inputs, grad_BOYX, 1, 1, 2, True)]
+        _to_static(lambda x: F.relu(x))(paddle.zeros([1]))
+        by_onednn = [conv2d(*inputs, 1, 1, 2), *conv2d_grad(*inputs, grad_BOYX, 1, 1, 2)]
         names = [operation.name() for operation in _convolution((6, 2, 3, 3), 1, 1, 2).operations]
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         return False
@@ -78,8 +83,9 @@ def _waves(*shape: int):
     return paddle.arange(math.prod(shape), dtype="float32").sin().reshape(shape)
 
 
-def _relu(x):
-    return F.relu(x)
+def _to_static(function: Callable) -> Callable:
+    """Traced as it is: there is nothing for Paddle to rewrite, which reads the source again."""
+    return paddle.jit.to_static(paddle.jit.not_to_static(function), full_graph=True, backend=None)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -143,12 +149,20 @@ def conv2d(x_BCYX, weight_OIKK, stride: int, padding: int, groups: int):
 
 
 def conv2d_grad(
-    x_BCYX, weight_OIKK, grad_BOYX, stride: int, padding: int, groups: int, map_wanted: bool
+    x_BCYX,
+    weight_OIKK,
+    grad_BOYX,
+    stride: int,
+    padding: int,
+    groups: int,
+    wanted: tuple[bool, bool] = (True, True),
 ):
-    """The gradients of its map, None unless wanted, and of its weight."""
-    graph = _gradients(tuple(weight_OIKK.shape), stride, padding, groups, map_wanted)
-    grads = graph(x_BCYX, weight_OIKK, grad_BOYX)
-    return tuple(grads) if map_wanted else (None, *grads)
+    """The gradients of its map and of its weight, None for what is not wanted."""
+    if not any(wanted):
+        return None, None
+    graph = _gradients(tuple(weight_OIKK.shape), stride, padding, groups, wanted)
+    grads = iter(graph(x_BCYX, weight_OIKK, grad_BOYX))
+    return tuple(next(grads) if one else None for one in wanted)
 
 
 def _convolve(x_BCYX, weight_OIKK, stride: int, padding: int, groups: int):
@@ -165,12 +179,12 @@ def _convolution(shape: tuple[int, ...], stride: int, padding: int, groups: int)
 
 @functools.cache
 def _gradients(
-    shape: tuple[int, ...], stride: int, padding: int, groups: int, map_wanted: bool
+    shape: tuple[int, ...], stride: int, padding: int, groups: int, wanted: tuple[bool, bool]
 ) -> Graph:
     def gradients(x, weight, grad):
         y = _convolve(x, weight, stride, padding, groups)
-        wanted = [x, weight] if map_wanted else [weight]
-        return static.gradients([y], wanted, [grad])
+        inputs = [one for one, is_wanted in zip((x, weight), wanted, strict=True) if is_wanted]
+        return static.gradients([y], inputs, [grad])
 
     return Graph(gradients, [_map(shape[1] * groups), shape, _map(shape[0])])
 

@@ -96,6 +96,7 @@ def test_peers(run_tool, tmp_path):
     fake, page = tmp_path / "python", tmp_path / "page.md"
     fake.write_text(FAKE.format(python=sys.executable))
     fake.chmod(0o755)
+    page.write_text("# Benchmarks\n\n| old |\n\n## By hand\n\nkept\n\n## More\n")
     rows = ("transform_eval", "transform_train")
     options = ("--quick", "--peers", fake, "--write", page)
     found = result_of(run_tool("bench_peers.py", "--rows", *rows, *options))
@@ -109,6 +110,8 @@ def test_peers(run_tool, tmp_path):
     assert "transformers (not there)" in text
     assert "| reading and evaluation transform; timm |" in text
     assert "timm: cannot run: cannot do this" in text
+    assert "old" not in text
+    assert text.endswith("has made.\n\n## By hand\n\nkept\n\n## More\n")
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,10 @@ def assert_close(found, expected):
         np.testing.assert_allclose(one, other, rtol=0, atol=2e-6 * np.abs(other).max())
 
 
-def test_usable():
+def test_usable(monkeypatch):
     assert onednn.usable()
+    monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")  # where graphs would run
+    assert not onednn.usable()
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
@@ -73,11 +75,10 @@ def test_convolution(name, batch):
     tensors = [
         normal(batch, channels, height, width),
         normal(made, channels // groups, kernel, kernel),
-        normal(made),
     ]
 
-    def own(x, weight, bias):
-        return F.conv2d(x, weight, bias, stride, padding, 1, groups)
+    def own(x, weight):
+        return F.conv2d(x, weight, None, stride, padding, 1, groups)
 
     def ours(*inputs):
         return cpu_ops.Conv2D.apply(*inputs, stride, padding, groups)
@@ -85,15 +86,22 @@ def test_convolution(name, batch):
     assert_close(in_float32(ours, *tensors), in_float64(own, *tensors))
 
 
-def test_a_convolution_without_bias_of_images_that_want_no_gradient():
-    x, weight = normal(2, 3, 8, 8), normal(4, 3, 3, 3)
-    weight.stop_gradient = False
-    cpu_ops.Conv2D.apply(x, weight, None, 2, 1, 1).sum().backward()
-    plain = weight.clone().detach()
-    plain.stop_gradient = False
-    F.conv2d(x, plain, None, 2, 1).sum().backward()
-    np.testing.assert_allclose(weight.grad.numpy(), plain.grad.numpy(), rtol=1e-5, atol=1e-5)
-    assert x.grad is None
+@pytest.mark.parametrize("wanted", [(True, False), (False, True), (False, False)])
+def test_frozen_inputs_of_a_convolution(wanted):
+    tensors = [normal(2, 3, 8, 8), normal(4, 3, 3, 3)]
+    bias = normal(4)
+    bias.stop_gradient = False
+    found = []
+    for function in (cpu_ops.Conv2D.apply, lambda x, w, *how: F.conv2d(x, w, None, *how[:2])):
+        inputs = [tensor.clone().detach() for tensor in tensors]
+        for tensor, is_wanted in zip(inputs, wanted, strict=True):
+            tensor.stop_gradient = not is_wanted
+        ((function(*inputs, 2, 1, 1) + bias.reshape([-1, 1, 1])) ** 2).sum().backward()
+        found.append([tensor.grad for tensor in inputs])
+    for ours, own, is_wanted in zip(*found, wanted, strict=True):
+        assert (ours is not None) == is_wanted
+        if is_wanted:
+            np.testing.assert_allclose(ours.numpy(), own.numpy(), rtol=1e-5, atol=1e-4)
 
 
 def test_the_layer_follows_its_weights_and_keeps_what_it_made():
@@ -143,7 +151,7 @@ def test_making_graphs_draws_no_random_number():
     paddle.seed(3)
     expected = paddle.rand([4]).numpy()
     paddle.seed(3)
-    onednn.usable.__wrapped__()
+    onednn._is_right.__wrapped__()
     np.testing.assert_array_equal(paddle.rand([4]).numpy(), expected)
 
 
@@ -154,7 +162,7 @@ def test_a_paddle_that_makes_graphs_otherwise(monkeypatch):
 
     onednn._convolution.cache_clear()
     monkeypatch.setattr(onednn, "PassManager", Other)
-    assert not onednn.usable.__wrapped__()
+    assert not onednn._is_right.__wrapped__()
     monkeypatch.setattr(onednn, "usable", lambda: False)
     x = normal(2, 3, 4)
     np.testing.assert_array_equal(gelu(x).numpy(), F.gelu(x).numpy())
@@ -173,7 +181,7 @@ def test_a_paddle_whose_gradient_has_its_axes_elsewhere(monkeypatch):
         return dx_BCYX, dweight_OIKK.transpose([0, 1, 3, 2])
 
     monkeypatch.setattr(onednn, "conv2d_grad", turned)
-    assert not onednn.usable.__wrapped__()
+    assert not onednn._is_right.__wrapped__()
 
 
 def test_other_graphs_of_the_process_keep_their_axes():
