@@ -110,7 +110,7 @@ def test_peers(run_tool, tmp_path):
     assert "transformers (not there)" in text
     assert "| reading and evaluation transform; timm |" in text
     assert "timm: cannot run: cannot do this" in text
-    assert "old" not in text
+    assert "| old |" not in text
     assert text.endswith("has made.\n\n## By hand\n\nkept\n\n## More\n")
 
 
