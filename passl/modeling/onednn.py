@@ -21,6 +21,8 @@ from paddle.base import core
 from paddle.nn import functional as F
 from paddle.pir import PassManager
 
+from passl.utils.logging import get_logger
+
 
 class Graph:
     """A function of float32 tensors, traced, with oneDNN's operations where it has them.
@@ -70,12 +72,18 @@ def _is_right() -> bool:
         _to_static(lambda x: F.relu(x))(paddle.zeros([1]))
         by_onednn = [conv2d(*inputs, 1, 1, 2), *conv2d_grad(*inputs, grad_BOYX, 1, 1, 2)]
         names = [operation.name() for operation in _convolution((6, 2, 3, 3), 1, 1, 2).operations]
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        get_logger().warning("training goes without oneDNN's kernels, slower: %s", error)
         return False
-    return "onednn_op.conv2d" in names and all(
+    right = "onednn_op.conv2d" in names and all(
         one.shape == other.shape and bool(paddle.allclose(one, other, rtol=1e-4, atol=1e-5))
         for one, other in zip(plain, by_onednn, strict=True)
     )
+    if not right:
+        get_logger().warning(
+            "training goes without oneDNN's kernels, slower: this Paddle's are not right"
+        )
+    return right
 
 
 def _waves(*shape: int):

@@ -155,14 +155,16 @@ def test_making_graphs_draws_no_random_number():
     np.testing.assert_array_equal(paddle.rand([4]).numpy(), expected)
 
 
-def test_a_paddle_that_makes_graphs_otherwise(monkeypatch):
+def test_a_paddle_that_makes_graphs_otherwise(monkeypatch, caplog):
     class Other:
         def __init__(self):
             raise AttributeError("no such thing any more")
 
     onednn._convolution.cache_clear()
     monkeypatch.setattr(onednn, "PassManager", Other)
+    monkeypatch.setattr(onednn.get_logger(), "propagate", True)
     assert not onednn._is_right.__wrapped__()
+    assert "without oneDNN's kernels, slower: no such thing any more" in caplog.text
     monkeypatch.setattr(onednn, "usable", lambda: False)
     x = normal(2, 3, 4)
     np.testing.assert_array_equal(gelu(x).numpy(), F.gelu(x).numpy())
