@@ -17,6 +17,7 @@ from passl.deploy.folder import GRAPH, ONNX, WEIGHTS, Description, write_descrip
 from passl.deploy.predictor import Predictor
 from passl.deploy.source import as_engine
 from passl.utils.errors import ConfigError, RunError
+from passl.utils.files import sync
 from passl.utils.logging import get_logger
 
 TOLERANCE = 2e-5
@@ -76,11 +77,11 @@ def export(model: nn.Layer, description: Description, out: str | Path, onnx: boo
             written = Predictor(temporary, engine, threads=1)
             _compare(f"the written network, run by {engine},", written.run, images, expected)
         for path in temporary.iterdir():
-            _sync(path)
-        _sync(temporary)
+            sync(path)
+        sync(temporary)
         _check_free(out)
         os.rename(temporary, out)
-        _sync(out.parent)
+        sync(out.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
@@ -143,11 +144,3 @@ def _compare(
                 f"than {TOLERANCE:g}, on a batch of {len(batch)}: nothing was exported"
             )
         get_logger().info("%s agrees with the model to %.1e", what, difference)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

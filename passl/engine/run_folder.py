@@ -9,7 +9,7 @@ from typing import Any
 from passl.engine.checkpoint import read_checkpoint
 from passl.engine.distributed import Ranks
 from passl.utils.errors import CheckpointError, ConfigError
-from passl.utils.files import duplicate, remove_unfinished, sync_folder, write_text
+from passl.utils.files import duplicate, remove_unfinished, sync, write_text
 from passl.utils.logging import get_logger
 from passl.utils.yaml12 import to_yaml
 
@@ -82,7 +82,7 @@ def make_last(folder: Path, checkpoint: Path) -> None:
     if last.exists() and last.samefile(checkpoint):
         return
     duplicate(checkpoint, last)
-    sync_folder(folder)
+    sync(folder)
 
 
 def make_run_folder(folder: Path, ranks: Ranks) -> None:

@@ -40,7 +40,7 @@ def write_atomically(
         if previous is not None and path.exists():
             duplicate(path, previous)
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         if error.errno is None:
             raise
@@ -66,9 +66,9 @@ def duplicate(source: Path, target: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
-    """Flush the names in the folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

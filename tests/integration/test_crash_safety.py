@@ -10,7 +10,6 @@ import os
 import re
 import resource
 import signal
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from passl.engine.metrics import read_metrics
 from passl.engine.train import train
 from passl.utils.config import get_config
 from passl.utils.errors import CheckpointError, RunError, Stopped
+from tests.full_disk import file_limit
 
 EVERYTHING = (
     "epochs=3",
@@ -207,19 +207,6 @@ def test_a_later_checkpoint_is_not_gone_on_from_after_an_earlier_one(
 # --------------------------------------------------------------------------------------------------
 # No room
 # --------------------------------------------------------------------------------------------------
-@contextmanager
-def file_limit(size: int):
-    """No file may grow beyond that many bytes: the system's own error, as of a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
-
-
 def test_a_full_disk_stops_the_run_and_loses_nothing(
     tiny_config, tmp_path, monkeypatch, differences, straight_run
 ):

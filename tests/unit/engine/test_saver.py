@@ -6,10 +6,7 @@ from __future__ import annotations
 
 import errno
 import json
-import resource
-import signal
 import struct
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,19 +24,7 @@ from passl.modeling import Model
 from passl.utils.config import get_config
 from passl.utils.errors import CheckpointError, RunError
 from passl.utils.files import duplicate
-
-
-@contextmanager
-def file_limit(size: int):
-    """No file may grow beyond that many bytes: the system's own error, as of a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
+from tests.full_disk import file_limit
 
 
 @pytest.fixture
