@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from passl.deploy.folder import GRAPH, ONNX, WEIGHTS, Description, write_descrip
 from passl.deploy.predictor import Predictor
 from passl.deploy.source import as_engine
 from passl.utils.errors import ConfigError, RunError
-from passl.utils.files import sync
+from passl.utils.files import sync, unfinished
 from passl.utils.logging import get_logger
 
 TOLERANCE = 2e-5
@@ -64,9 +63,7 @@ def export(model: nn.Layer, description: Description, out: str | Path, onnx: boo
     finally:
         if was_training:
             model.train()
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    try:
+    with unfinished(out) as temporary:
         _write_graph(folded, description, temporary)
         engines = ["paddle"]
         if onnx:
@@ -82,8 +79,6 @@ def export(model: nn.Layer, description: Description, out: str | Path, onnx: boo
         _check_free(out)
         os.rename(temporary, out)
         sync(out.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return out
 
 

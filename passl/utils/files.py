@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_UNFINISHED = re.compile(r"\.(.+)\.([1-9][0-9]{0,6})\.tmp", re.DOTALL)
 
 
 def write_atomically(
@@ -15,14 +19,15 @@ def write_atomically(
     first: Sequence[Path] = (),
     previous: Path | None = None,
 ) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to the disk, and rename it to
-    `path`.
+    """Let `write` fill a temporary file, flush it to the disk, and rename it to `path`.
 
     Whatever happens on the way, `path` holds either what it held before or all of the new content.
+    Who may read it follows from the umask, as with any new file.
 
     Args:
         path: the file; its folder exists.
-        write: is given the temporary path and creates that file.
+        write: is given the temporary path, of the same name in a folder of its own beside `path`,
+            and creates that file.
         first: other names in the same folder that get the same content before `path` does.
         previous: another name in the same folder for what `path` held, once the new content is on
             the disk.
@@ -30,40 +35,49 @@ def write_atomically(
     Raises:
         OSError: it cannot be written; the error names `path`.
     """
-    temporary = _beside(path)
     try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        for other in first:
-            duplicate(temporary, other)
-        if previous is not None and path.exists():
-            duplicate(path, previous)
-        os.replace(temporary, path)
-        sync(path.parent)
+        with unfinished(path) as folder:
+            temporary = folder / path.name
+            write(temporary)
+            _follow_umask(temporary)
+            sync(temporary)
+            for other in first:
+                duplicate(temporary, other)
+            if previous is not None and path.exists():
+                duplicate(path, previous)
+            os.replace(temporary, path)
+            sync(path.parent)
     except OSError as error:
         if error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None  # not the temporary name
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def _follow_umask(path: Path) -> None:
+    """Let the file have the mode of any new file. Some writers, such as safetensors', make one that
+    only its owner can read.
+
+    Args:
+        path: in a folder that was made by this process.
+    """
+    mode = path.parent.stat().st_mode & 0o666
+    if path.stat().st_mode & 0o777 != mode:
+        with suppress(OSError):  # a file system that has no modes
+            path.chmod(mode)
 
 
 def duplicate(source: Path, target: Path) -> None:
     """Let `target` be the same file as `source`, or a copy where there are no hard links. It is
     replaced at once, complete.
     """
-    temporary = _beside(target)
-    try:
+    with unfinished(target) as folder:
+        temporary = folder / target.name
         try:
             os.link(source, temporary)
         except OSError:
             shutil.copyfile(source, temporary)
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
+            sync(temporary)
         os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -75,10 +89,50 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove temporary files that a killed process has left. No other process writes there."""
+@contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`, `.NAME.PID.tmp`, for what shall be moved there once it is
+    complete. The folder is removed at the end, and so is what processes that were killed have left
+    for the same `path`.
+    """
+    remove_unfinished(path.parent, path.name)
+    folder = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path, name: str | None = None) -> None:
+    """Remove what processes that were killed have left: files and folders called `.NAME.PID.tmp`
+    whose process this machine does not have any more, or is this one.
+
+    Args:
+        name: what was to be written; null for anything.
+    """
     for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        match = _UNFINISHED.fullmatch(path.name)
+        if match is None or match[1] != (name or match[1]) or _is_another(int(match[2])):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):  # another user's; it is in nobody's way
+                path.unlink()
+
+
+def _is_another(pid: int) -> bool:
+    """Whether another process than this one has that number."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def sha256_of(path: Path) -> str:
@@ -88,10 +142,6 @@ def sha256_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def write_text(path: Path, text: str) -> None:

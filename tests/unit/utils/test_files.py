@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from passl.utils.files import write_atomically, write_text
+from passl.utils.files import duplicate, remove_unfinished, unfinished, write_atomically, write_text
 from passl.utils.logging import (
     PROGRESS,
     get_logger,
@@ -38,7 +41,6 @@ def test_the_old_content_is_there_while_the_writer_writes(tmp_path):
     path.write_text("old")
 
     def write(temporary):
-        assert temporary.parent == tmp_path
         temporary.write_text("ne")
         assert path.read_text() == "old"
         temporary.write_text("new")
@@ -105,6 +107,90 @@ def test_a_file_in_the_current_folder(tmp_path, monkeypatch):
 def test_text_is_utf_8(tmp_path):
     write_text(tmp_path / "file.txt", "größe\n日本\n")
     assert (tmp_path / "file.txt").read_bytes() == "größe\n日本\n".encode()
+
+
+@pytest.fixture
+def umask():
+    """umask(0o022) sets it for this test."""
+    before = os.umask(0)
+    yield os.umask
+    os.umask(before)
+
+
+def owner_only(path: Path) -> None:
+    save_file({"a": np.zeros(3)}, path)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o027, 0o077])
+def test_a_file_has_the_mode_of_any_new_file(tmp_path, umask, mask):
+    umask(mask)
+    for name, write in (("a", owner_only), ("b", lambda path: path.write_text("b"))):
+        write_atomically(tmp_path / name, write, [tmp_path / f"{name}2"], tmp_path / f"{name}3")
+        write_atomically(tmp_path / name, write, [], tmp_path / f"{name}3")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("a", "a2", "a3", "b", "b2", "b3"), 0o666 & ~mask)
+
+
+def test_a_copy_without_hard_links_has_that_mode_too(tmp_path, monkeypatch, umask):
+    def refuse(*paths):
+        raise OSError("no links here")
+
+    umask(0o022)
+    write_text(tmp_path / "a", "text")
+    umask(0o027)
+    monkeypatch.setattr(os, "link", refuse)
+    duplicate(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.fixture
+def dead() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def leave(folder: Path, name: str, pid: int) -> None:
+    """What a killed process leaves, of this version and of 0.1."""
+    (folder / f".{name}.{pid}.tmp").mkdir()
+    (folder / f".{name}.{pid}.tmp" / name).write_text("half")
+    (folder / f".old_{name}.{pid}.tmp").write_text("half")
+
+
+def test_only_what_dead_processes_have_left_is_removed(tmp_path, dead):
+    leave(tmp_path, "last.safetensors", dead)
+    leave(tmp_path, "exported", os.getpid())
+    (tmp_path / f".link.{dead}.tmp").symlink_to(tmp_path)
+    leave(tmp_path, "theirs", os.getppid())
+    others = [".notes.tmp", ".tmp", "a.tmp", f"b.{dead}.tmp", f".c.{dead}.tmp.txt", ".d.x1.tmp"]
+    others += [".e.99999999999.tmp", ".f.0.tmp"]
+    for name in others:
+        (tmp_path / name).write_text("a user's")
+    kept = [f".theirs.{os.getppid()}.tmp", f".old_theirs.{os.getppid()}.tmp"]
+    remove_unfinished(tmp_path)
+    assert tree(tmp_path) == sorted([*others, *kept, f"{kept[0]}/theirs"])
+
+
+def test_a_leftover_is_in_nobodys_way(tmp_path, dead):
+    """In a container every process may have the same number."""
+    for pid in (dead, os.getpid()):
+        leave(tmp_path, "a.txt", pid)
+    write_text(tmp_path / "a.txt", "new")
+    left = [f".old_a.txt.{pid}.tmp" for pid in (dead, os.getpid())]
+    assert tree(tmp_path) == sorted(["a.txt", *left])
+
+
+def test_another_file_on_its_way_is_left_alone(tmp_path):
+    with unfinished(tmp_path / "a.b") as folder:
+        write_text(tmp_path / "a", "")
+        assert folder.is_dir()
+    assert tree(tmp_path) == ["a"]
 
 
 # -------------------------------------------------------------------------------------------------
