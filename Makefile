@@ -3,6 +3,7 @@ PYTHON ?= python3
 MODEL ?= convit
 PORT ?= 8040
 KILLS ?= 50
+JOBS ?= auto
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
@@ -25,8 +26,8 @@ chaos: .venv/run.stamp  ## kill runs at random moments, resume them, compare (KI
 bench: .venv/bench.stamp .venv-bench/stamp  ## speed and memory beside timm, transformers, OpenVINO
 	$(BIN)/python tools/bench_peers.py --write docs/benchmarks.md
 
-test: .venv/dev.stamp  ## run every test
-	$(BIN)/python -m pytest
+test: .venv/dev.stamp  ## run every test, a process per core (or JOBS=N)
+	$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
 
 test-parity: .venv-parity/stamp  ## compare full-size networks with timm and transformers
 	.venv-parity/bin/python -m pytest tests/parity

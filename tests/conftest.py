@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+# One thread for NumPy, Paddle and the tools that tests start: the tests themselves run in parallel.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
