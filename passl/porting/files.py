@@ -94,6 +94,7 @@ def read_file(path: str | Path) -> WeightFile:
         weights, metadata = read_safetensors(path)
         if OURS in metadata:
             own = {n: array for n, array in weights.items() if not n.startswith(NO_WEIGHTS)}
+            _check_floats(path, own)
             return WeightFile(path, own, None, {}, metadata)
         framework = "torch"
     elif path.suffix in _FRAMEWORKS:
@@ -104,6 +105,7 @@ def read_file(path: str | Path) -> WeightFile:
         known = ", ".join(SUFFIXES)
         raise CheckpointError(f"{path}: weights are read from {known}, not from {path.name}")
     weights, dropped = _without_rest(weights)
+    _check_floats(path, weights)
     source = recognise(weights, framework)
     if source is None and all(name.startswith("backbone.") for name in weights):  # without its head
         weights = {name.removeprefix("backbone."): array for name, array in weights.items()}
@@ -115,6 +117,21 @@ def read_file(path: str | Path) -> WeightFile:
             f"known are {', '.join(sorted({source.name for source in SOURCES}))} and passl's own"
         )
     return WeightFile(path, weights, source, dropped, metadata)
+
+
+def _check_floats(path: Path, weights: Mapping[str, np.ndarray]) -> None:
+    """Refuse integers: bfloat16 saved as its bits, or quantised weights, whose scales are not read.
+    As float32 they would load without an error and compute nonsense.
+    """
+    wrong = [
+        f"{name} ({array.dtype})" for name, array in weights.items() if array.dtype.kind != "f"
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise CheckpointError(
+            f"{path}: weights are floating-point numbers, not {', '.join(wrong[:3])}{more}; load "
+            "the file where it was made, convert the weights to float32 and save them again"
+        )
 
 
 def _without_rest(

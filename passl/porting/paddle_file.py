@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from passl.utils.errors import CheckpointError
-from passl.utils.limits import GROWTH, check_sizes, in_line, opened
+from passl.utils.limits import GROWTH, check_sizes, in_line, opened, widened
 from passl.utils.plain_arrays import Array, ArrayUnpickler
 from passl.utils.plain_pickle import weights_of
 
@@ -22,10 +22,10 @@ _NESTS = ("state_dict", "model")
 
 
 def read_paddle(path: Path) -> dict[str, np.ndarray]:
-    """The parameters of a Paddle file: name -> array, in Paddle's layout.
+    """The parameters of a Paddle file: name -> array, in Paddle's layout; bfloat16 as float32.
 
-    Paddle saves bfloat16 as its bits in uint16, and a file does not say which it is. They stay
-    uint16; `torch_file.widened` makes float32 of them where the caller knows.
+    Paddle saves bfloat16 as its bits in uint16. Every uint16 in such a file is bfloat16, because
+    Paddle has no tensors of uint16: it takes the type's name and numpy arrays of it for bfloat16.
 
     It takes memory of `GROWTH` times the file for arrays, six times the file beside them (a text is
     up to four times its UTF-8), and 100 MB.
@@ -69,7 +69,12 @@ def _array(value: Any) -> Any:
     """The array of a parameter, where it is one."""
     if type(value) is tuple and len(value) == 2 and type(value[0]) is str:
         value = value[1]
-    return value.array if isinstance(value, Array) else value
+    if not isinstance(value, Array):
+        return value
+    if value.array is not None and value.array.dtype == np.uint16:
+        value.spend(value.array.nbytes)  # float32 takes as much again
+        value.array = widened(value.array)  # once, however many names it has
+    return value.array
 
 
 def _joined(arrays: dict[Any, Any], joins: Any) -> dict[Any, Any]:

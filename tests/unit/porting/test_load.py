@@ -8,12 +8,14 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 from safetensors.numpy import save_file
 
 from passl.modeling import Model
 from passl.modeling.backbones import build_backbone
 from passl.porting import load_weights, read_file
+from passl.porting.files import OURS
 from passl.utils.errors import CheckpointError, ConfigError
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -83,6 +85,32 @@ def test_what_the_file_has_too_much():
         CheckpointError, match=r"not in the model \(16\): blocks.2.attn.gating_param"
     ):
         load_weights(model(depth=3, local_up_to_layer=2), GOLDEN / "convit_fb" / "weights.pth")
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("dtype", ["uint16", "int8", "bool"])
+def test_integers_are_no_weights(tmp_path, dtype, own):
+    """bfloat16 saved as its bits and quantised weights would load as numbers far off."""
+    file = read_file(GOLDEN / "convit_timm" / "model.safetensors")
+    weights = {name: np.ascontiguousarray(array) for name, array in file.weights.items()}
+    weights["head.bias"] = np.zeros(10, dtype)
+    path = tmp_path / "weights.safetensors"
+    save_file(weights, path, {OURS: "0"} if own else None)
+    with pytest.raises(CheckpointError, match=rf"head.bias \({dtype}\); .*float32") as caught:
+        read_file(path)
+    assert "norm.weight" not in str(caught.value)
+
+
+def test_bfloat16_of_paddle_is_loaded(tmp_path):
+    """A network saved by Paddle in bfloat16 computes what its rounded weights do."""
+    net = model()
+    state = {name: value.astype("bfloat16") for name, value in net.state_dict().items()}
+    paddle.save(state, str(tmp_path / "half.pdparams"))
+    loaded = model()
+    load_weights(loaded, tmp_path / "half.pdparams")
+    for name, value in loaded.state_dict().items():
+        expected = state[name].astype("float32").numpy()
+        np.testing.assert_array_equal(value.numpy(), expected, name)
 
 
 @pytest.mark.parametrize("name", ["nothing.pth", "nothing.safetensors"])

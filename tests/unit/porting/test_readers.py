@@ -547,14 +547,14 @@ def test_mindspore_files_that_lie(refused, data, message):
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
-@pytest.mark.parametrize("dtype", [*DTYPES, "uint16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_paddle_dtypes(write, dtype, protocol):
     array = np.array([[0, 1, 2], [3, 4, 5]]).astype(dtype)
     content = {"w": array, "t": array.T, "named": ("linear_0.w_0", array), "scalar": array[1, 2]}
     weights = read_paddle(write(pickle.dumps(content, protocol)))
     assert list(weights) == list(content)
     for name, expected in (("w", array), ("t", array.T), ("named", array), ("scalar", array[1, 2])):
-        assert weights[name].dtype == dtype, name  # uint16 may be bfloat16; nobody knows
+        assert weights[name].dtype == dtype, name
         np.testing.assert_array_equal(weights[name], expected, name)
         assert weights[name].flags.c_contiguous
 
@@ -588,6 +588,61 @@ def test_paddle_files_of_paddle(tmp_path):
         assert weights.keys() == expected.keys()
         for name, array in expected.items():
             np.testing.assert_array_equal(weights[name], array, name)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_paddle_bfloat16_of_paddle(tmp_path, protocol):
+    """Layers and bare tensors, as paddle.save writes them, and as numpy arrays of them."""
+    paddle = pytest.importorskip("paddle")
+    paddle.seed(0)
+    layer = paddle.nn.Sequential(paddle.nn.Linear(3, 4), paddle.nn.BatchNorm1D(4))
+    layer[0].to(dtype="bfloat16")
+    state = layer.state_dict()
+    state["scalar"] = paddle.to_tensor(-2.5, "bfloat16")
+    files = {
+        "layer": state,
+        "tensors": dict(state),
+        "nested": {"epoch": 1, "model": state},
+        "arrays": {name: value.numpy() for name, value in state.items()},
+    }
+    for name, content in files.items():
+        path = tmp_path / f"{name}.pdparams"
+        paddle.save(content, str(path), protocol=protocol)
+        weights = read_paddle(path)
+        assert weights.keys() == state.keys()
+        for key, value in state.items():
+            expected = value.astype("float32").numpy()
+            assert (weights[key].dtype, weights[key].shape) == (np.float32, expected.shape)
+            np.testing.assert_array_equal(weights[key], expected, f"{name} {key}")
+
+
+def test_paddle_bfloat16_in_slices(write):
+    content = {
+        "w@@.0": BF16[:3],
+        "w@@.1": BF16[3:],
+        "UnpackBigParamInfor@@": {"w": {"OriginShape": (2, 2), "slices": ["w@@.0", "w@@.1"]}},
+    }
+    (array,) = read_paddle(write(pickle.dumps(content, 2))).values()
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, BF16_VALUES.reshape(2, 2))
+
+
+def test_paddle_bfloat16_under_many_names(refused, write):
+    """What one array takes does not grow with its names, and widening counts."""
+    array = np.full(2**18, 0x3F80, np.uint16)
+    many = {f"w{i}": array for i in range(1000)}
+    tracemalloc.start()
+    weights = read_paddle(write(pickle.dumps(many, 4)))
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+    assert len(weights) == 1000
+    content = b"B" + struct.pack("<I", 2**16) + bytes(2**16)
+    whole = paddle_array(shape=(2**15,), content=bytes(2**16), dtype="u2")
+    first, again = whole.replace(content, content + b"q\1"), whole.replace(content, b"h\1")
+    # Five arrays of the same bytes: 5 times the file as uint16, 10 times as float32.
+    entries = b"".join(b"X\1\0\0\0" + b"%d" % i + again + b"s" for i in range(4))
+    message = refused("paddle", b"\x80\3}X\1\0\0\0w" + first + b"s" + entries + b".")
+    assert "its arrays take more than 8 times the file" in message
 
 
 @pytest.mark.parametrize(
@@ -656,6 +711,19 @@ def test_safetensors_bfloat16(write):
     weights, metadata = read_safetensors(write(safetensors_bytes({"w": entry}, BF16.tobytes())))
     assert (weights["w"].dtype, metadata) == (np.float32, {})
     np.testing.assert_array_equal(weights["w"], BF16_VALUES.reshape(2, 2))
+
+
+def test_safetensors_bfloat16_of_paddle(tmp_path):
+    paddle = pytest.importorskip("paddle")
+    paddle.seed(0)
+    state = paddle.nn.Linear(3, 4).to(dtype="bfloat16").state_dict()
+    path = tmp_path / "weights.safetensors"
+    paddle.save(state, str(path), safetensors=True)
+    weights, _ = read_safetensors(path)
+    assert weights.keys() == state.keys()
+    for name, value in state.items():
+        assert weights[name].dtype == np.float32
+        np.testing.assert_array_equal(weights[name], value.astype("float32").numpy(), name)
 
 
 def _entry(**fields: object) -> dict[str, object]:
