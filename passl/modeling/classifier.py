@@ -10,7 +10,7 @@ from paddle import nn
 
 from passl.modeling.backbones import build_backbone
 from passl.modeling.heads import build_head
-from passl.porting import WeightFile, load_weights, locate, read_file
+from passl.porting import WeightFile, fetch_default, load_weights, locate, read_file
 from passl.utils.config import Config, closest, get_config, shipped_configs
 from passl.utils.errors import ConfigError
 from passl.utils.logging import get_logger
@@ -49,7 +49,8 @@ class Model(nn.Layer):
         file = None
         self.numerics: dict[str, Any] = {}  # what the weights asked for, to be saved with them
         if pretrained:
-            file = read_file(locate(_variant(config) if pretrained is True else pretrained))
+            default = pretrained is True
+            file = read_file(fetch_default(_variant(config)) if default else locate(pretrained))
             architecture = _with_numerics(architecture, file)
             self.numerics = {key: architecture[key] for key in file.numerics}
         self.backbone = build_backbone(architecture)
@@ -111,7 +112,8 @@ def create_model(
     if img_size is not None and model["architecture"]["name"] == "ConViT":  # CvT takes any size
         model["architecture"]["img_size"] = img_size
         fit.append("resolution")
-    return Model({"model": model}, name if pretrained is True else pretrained, fit)
+    weights = fetch_default(name) if pretrained is True else pretrained
+    return Model({"model": model}, weights, fit)
 
 
 def _variant(config: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 _PLACES = {
     "WeightFile": "files",
     "architecture_of": "files",
+    "fetch_default": "resolve",
     "load_weights": "load",
     "locate": "resolve",
     "read_file": "files",

@@ -6,15 +6,17 @@ import ssl
 from pathlib import Path
 
 from passl.porting.files import SUFFIXES
-from passl.porting.zoo import Entry, find
+from passl.porting.zoo import Entry, find, is_known
 from passl.utils.download import TIMEOUT, cache_folder, fetch_file, fetch_url
+from passl.utils.logging import get_logger
 
 
 def locate(weights: str | Path) -> Path:
     """The file of some weights; downloaded, verified and cached if it is not here.
 
     Args:
-        weights: a path; an address, https only; or a name of the model zoo.
+        weights: a path; an address, https only; or a name of the model zoo, which comes before a
+            file or folder of that name: `./NAME` means that one.
 
     Raises:
         ConfigError: it is none of them.
@@ -23,18 +25,36 @@ def locate(weights: str | Path) -> Path:
     if "://" in str(weights):
         return fetch_url(str(weights), None)
     entry = zoo_entry(weights)
-    return Path(weights) if entry is None else fetch(entry)
+    if entry is None:
+        return Path(weights)
+    if Path(weights).exists():
+        text = "%s: the weights %s of the model zoo, not the %s of that name here: write ./%s for it"
+        kind = "folder" if Path(weights).is_dir() else "file"
+        get_logger().warning(text, weights, entry.name, kind, weights)
+    return fetch(entry)
+
+
+def fetch_default(variant: str) -> Path:
+    """The file of a variant's default entry of the model zoo.
+
+    Raises:
+        ConfigError: there is no such variant.
+        RunError: it cannot be had from here.
+    """
+    return fetch(find(variant))
 
 
 def zoo_entry(weights: str | Path) -> Entry | None:
-    """The entry of the model zoo that is meant; None for a path or an address.
+    """The entry of the model zoo that is meant; None for a path or an address. No name of the zoo
+    ends as a readable file does, so a file or folder of that name is never what is meant.
 
     Raises:
         ConfigError: it looks like a name of the zoo, but is none.
     """
     path, text = Path(weights), str(weights)
-    is_path = path.exists() or path.suffix in SUFFIXES or path.name != text or "://" in text
-    return None if isinstance(weights, Path) or is_path else find(text)
+    if isinstance(weights, Path) or path.suffix in SUFFIXES or path.name != text or "://" in text:
+        return None
+    return find(text) if is_known(text) or not path.exists() else None
 
 
 def fetch(

@@ -99,11 +99,20 @@ def find(name: str) -> Entry:
     Raises:
         ConfigError: there is neither.
     """
-    known = {entry.model: entry for entry in _entries() if entry.default}
-    known |= {entry.name: entry for entry in _entries()}
+    known = _by_name()
     if name not in known:
         raise ConfigError(f"the model zoo has no weights {name!r}{closest(name, list(known))}")
     return known[name]
+
+
+def is_known(name: str) -> bool:
+    """Whether `find` knows a name."""
+    return name in _by_name()
+
+
+def _by_name() -> dict[str, Entry]:
+    known = {entry.model: entry for entry in _entries() if entry.default}
+    return known | {entry.name: entry for entry in _entries()}
 
 
 def table() -> str:
