@@ -28,9 +28,10 @@ def locate(weights: str | Path) -> Path:
     if entry is None:
         return Path(weights)
     if Path(weights).exists():
-        text = "%s: the weights %s of the model zoo, not the %s of that name here: write ./%s for it"
-        kind = "folder" if Path(weights).is_dir() else "file"
-        get_logger().warning(text, weights, entry.name, kind, weights)
+        get_logger().warning(
+            "%s: the weights %s of the model zoo, not the %s of that name here: write ./%s for it",
+            *(weights, entry.name, "folder" if Path(weights).is_dir() else "file", weights),
+        )
     return fetch(entry)
 
 
