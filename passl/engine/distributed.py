@@ -7,23 +7,27 @@ over NCCL on GPUs and Gloo on CPUs.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import paddle
 from paddle import distributed as dist
 from paddle import nn
+from safetensors import numpy as safetensors
 
 from passl.engine import cluster
 from passl.utils.errors import ConfigError, RunError
 
-T = TypeVar("T")
 _WAITS = itertools.count()
+_SELECTED = "FLAGS_selected_gpus"
+_CHUNK = 2**26
+"""Bytes of one broadcast, so that none takes long: Gloo gives up after 30 s."""
 STATISTICS = ("._mean", "._variance")
 """How the names of BatchNorm's running statistics end."""
 
@@ -69,12 +73,36 @@ class Ranks:
         is_parallel = isinstance(wrapped, paddle.DataParallel)  # others average in the step
         return wrapped.no_sync() if is_parallel and not last else nullcontext()
 
-    def gather(self, value: T) -> list[T]:
-        """What every rank has, arrays or plain data, in order of rank."""
+    def gather(self, arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """The named arrays of every rank, in order of rank: numbers and booleans of any shape."""
         if self.world == 1:
-            return [value]
-        found: list[T] = []
-        dist.all_gather_object(found, value)
+            return [dict(arrays)]
+        own = safetensors.save({name: np.asarray(a, order="C") for name, a in arrays.items()})
+        return [safetensors.load(part) for part in self._gather_bytes(own)]
+
+    def gather_texts(self, texts: Sequence[str]) -> list[list[str]]:
+        """The texts of every rank, in order of rank. Names of files that are no text (surrogate
+        escapes) stay what they are.
+        """
+        own = json.dumps(list(texts)).encode()
+        return [json.loads(part) for part in self._gather_bytes(own)]
+
+    def _gather_bytes(self, own: bytes) -> list[bytes]:
+        """What every rank has, in order of rank. (Paddle's `all_gather_object` unpickles what comes
+        in, which would let anyone who reaches the ranks' store run code.)
+        """
+        if self.world == 1:
+            return [own]
+        sizes = self.sum([len(own) * (rank == self.rank) for rank in range(self.world)])
+        found = []
+        for rank, size in enumerate(map(int, sizes)):
+            content = np.frombuffer(own, np.uint8) if rank == self.rank else np.empty(size, "u1")
+            for start in range(0, size, _CHUNK):
+                part = paddle.to_tensor(content[start : start + _CHUNK])
+                dist.broadcast(part, rank)
+                if rank != self.rank:
+                    content[start : start + _CHUNK] = part.numpy()
+            found.append(content.tobytes())
         return found
 
     def average_statistics(self, state: Mapping[str, Any]) -> None:
@@ -165,7 +193,8 @@ def start(device: str) -> Ranks:
         paddle.set_device("cpu")
         os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"  # a Paddle for GPUs would take NCCL
     else:
-        gpu = os.environ.setdefault("FLAGS_selected_gpus", str(_gpu_of(place.local_rank, gpus)))
+        gpu = gpu_of(place.local_rank, gpus, os.environ.get(_SELECTED, ""))
+        os.environ[_SELECTED] = str(gpu)  # Paddle's engine reads it
         paddle.set_device(f"gpu:{gpu}")
     if place.world > 1 and not dist.is_initialized():
         cluster.check_port(place, os.environ)
@@ -173,13 +202,35 @@ def start(device: str) -> Ranks:
     return Ranks(place.rank, place.world)
 
 
-def _gpu_of(local_rank: int, gpus: int) -> int:
-    """The GPU of a process, of those that it can see: one of many, or the only one, since Slurm may
-    show each process just its own.
+def gpu_of(local_rank: int, gpus: int, selected: str = "") -> int:
+    """The GPU of a process.
+
+    Args:
+        local_rank: which process of this machine it is, from 0.
+        gpus: how many it can see. A single one is its own, since Slurm may show each process just
+            that.
+        selected: value of FLAGS_selected_gpus: numbers divided by commas, of this process, or of
+            all processes of this machine in order of rank.
+
+    Raises:
+        ConfigError: there is no GPU for it, or `selected` is not such a list.
     """
-    if gpus > 1 and local_rank >= gpus:
+    numbers = [number.strip() for number in selected.split(",")] if selected.strip() else []
+    wrong = [number for number in numbers if not number.isdecimal() or int(number) >= gpus]
+    if wrong:
         raise ConfigError(
-            f"process {local_rank + 1} of this machine has no GPU, there are {gpus}; start as many "
-            "processes as GPUs, or set device to cpu"
+            f"{_SELECTED}={selected}: {wrong[0]!r} is not the number of a GPU, from 0 to "
+            f"{gpus - 1}; unset it, and choose GPUs by CUDA_VISIBLE_DEVICES"
         )
+    if len(numbers) == 1:
+        return int(numbers[0])
+    available = len(numbers) or gpus
+    if available > 1 and local_rank >= available:
+        said = f"; {_SELECTED}={selected}" if numbers else ""
+        raise ConfigError(
+            f"process {local_rank + 1} of this machine has no GPU, there are {available}{said}; "
+            "start as many processes as GPUs, or set device to cpu"
+        )
+    if numbers:
+        return int(numbers[local_rank])
     return 0 if gpus == 1 else local_rank

@@ -44,7 +44,9 @@ class Predictions:
 
     def of_all(self, ranks: Ranks) -> Predictions:
         """The predictions of all ranks, in the data set's order, each sample once."""
-        columns = (self.indices, self.labels, self.classes, self.probabilities, self.losses)
-        found = [np.concatenate(ranks.gather(column)) for column in columns]
-        rows = np.unique(found[0], return_index=True)[1]
-        return Predictions(*(column[rows] for column in found), seconds=self.seconds)
+        names = ("indices", "labels", "classes", "probabilities", "losses")
+        parts = ranks.gather({name: getattr(self, name) for name in names})
+        found = {name: np.concatenate([part[name] for part in parts]) for name in names}
+        rows = np.unique(found["indices"], return_index=True)[1]
+        columns = {name: column[rows] for name, column in found.items()}
+        return Predictions(**columns, seconds=self.seconds)

@@ -263,9 +263,9 @@ def _pass_over(run: Run, outcome: Outcome, batch: Batch) -> None:
     progress.skipped += 1
     names = [run.train_loader.dataset.dataset.name(int(index)) for index in batch.indices.tolist()]
     own = names if not np.isfinite(outcome.own_loss) else []
-    gathered = ranks.gather(np.asarray(own, dtype=object))
+    gathered = ranks.gather_texts(own)
     # A recipe may take a picture several times.
-    pictures = list(dict.fromkeys(name for part in gathered for name in part.tolist()))
+    pictures = list(dict.fromkeys(name for part in gathered for name in part))
     file = Path(cfg.output_dir) / f"nonfinite_step_{progress.step + 1}.txt"
     listed = f"all in {file}"
     if ranks.is_first:

@@ -1,0 +1,97 @@
+"""What processes tell each other, between two of them on the loopback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def run_ranks(tmp_path):
+    """`run_ranks(script, ranks=2)` runs Python code in that many processes, which have `ranks`, and
+    fails if one of them does.
+    """
+    from passl.engine.launch import free_port
+
+    def run(script: str, ranks: int = 2, **environment: str) -> None:
+        file = tmp_path / "script.py"
+        start = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        start += "from passl.engine.distributed import start\nranks = start('cpu')\n"
+        file.write_text(start + script, encoding="utf-8")
+        clean = {name: value for name, value in os.environ.items() if "PADDLE_" not in name}
+        clean |= {"PADDLE_MASTER": f"127.0.0.1:{free_port()}", "PADDLE_TRAINERS_NUM": str(ranks)}
+        processes = [
+            subprocess.Popen(
+                [sys.executable, file],
+                env=clean | {"PADDLE_TRAINER_ID": str(rank)} | environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank in range(ranks)
+        ]
+        try:
+            outputs = [process.communicate(timeout=120)[0] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        for process, output in zip(processes, outputs, strict=True):
+            assert process.returncode == 0, output
+
+    return run
+
+
+GATHER = r"""
+import pickle
+import numpy as np
+from passl.engine import distributed
+from passl.engine.predictions import Predictions
+
+def no_pickle(*args, **kwargs):
+    raise AssertionError("something was pickled")
+
+pickle.loads = pickle.load = pickle.Unpickler = no_pickle
+distributed._CHUNK = 7  # of the names and arrays below each takes several
+
+def arrays_of(rank):
+    return {
+        "b": np.arange(10 * rank, dtype=np.int64).reshape(2 * rank, 5),  # empty on rank 0
+        "a": np.float32([1e-45, -0.0, np.inf]) + rank,
+        "yes": np.array([True, False]),
+        "one": np.array(7.5 * rank),
+        "columns": np.arange(6.0).reshape(2, 3).T,
+        "beta1_pow_acc_0": np.full([1], 0.9, np.float32),
+    }
+
+for rank, found in enumerate(ranks.gather(arrays_of(ranks.rank))):
+    expected = arrays_of(rank)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape), name
+        np.testing.assert_array_equal(found[name], array)
+        np.testing.assert_array_equal(np.signbit(found[name]), np.signbit(array))
+
+names = [["z.png", "caf\udce9.png", '"\n\\', "图"], []]
+assert ranks.gather_texts(names[ranks.rank]) == names
+
+# Samples 4, 0, 2 and 1, 3: in the data set's order, each with its own row.
+own = np.array([[4, 0, 2], [1, 3]][ranks.rank])
+rows = own.repeat(2).reshape(-1, 2)
+part = Predictions(own, own + 10, rows, np.float32(rows), np.float32(own) / 7, 1.5)
+whole = part.of_all(ranks)
+assert whole.indices.tolist() == [0, 1, 2, 3, 4]
+assert whole.labels.tolist() == [10, 11, 12, 13, 14]
+assert whole.classes.tolist() == [[i, i] for i in range(5)]
+assert (whole.probabilities.dtype, whole.losses.dtype) == (np.float32, np.float32)
+np.testing.assert_array_equal(whole.losses, np.arange(5, dtype=np.float32) / 7)
+"""
+
+
+def test_gathered_without_pickle(run_ranks):
+    run_ranks(GATHER)
