@@ -59,7 +59,9 @@ class Schedule:
         self.warmup_steps = round(warmup_epochs * steps_per_epoch)
         self.steps_per_epoch = steps_per_epoch
         self.epochs = epochs - cooldown_epochs
-        self.last_step = round(self.epochs * steps_per_epoch)
+        # A cool-down that would take every step leaves the schedule one: else it would have no
+        # length, and the whole run its lowest rate.
+        self.last_step = max(round(self.epochs * steps_per_epoch), 1)
         self.stride = steps_per_epoch if per_epoch else 1
 
     def __call__(self, step: int) -> float:
@@ -145,11 +147,12 @@ class Cosine(Schedule):
             )
         self.min_lr = min(min_lr, lr)
         self.first_step = self.warmup_steps if warmup_prefix else 0
-        # A warm-up as long as the run leaves no step to a cosine behind it.
-        self.decay_steps = max(round((last - first) * steps_per_epoch), 1)
+        self.end_step = max(round(last * steps_per_epoch), 1)
 
     def decayed(self, step: int) -> float:
-        progress = min((step - self.first_step) / self.decay_steps, 1.0)
+        progress = 1.0  # a warm-up as long as the run leaves no step to a cosine behind it
+        if step < self.end_step:
+            progress = (step - self.first_step) / (self.end_step - self.first_step)
         return self.min_lr + (self.lr - self.min_lr) * (1 + math.cos(math.pi * progress)) / 2
 
 

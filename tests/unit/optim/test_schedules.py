@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -159,6 +160,58 @@ def test_a_rate_below_the_ends_does_not_rise_to_them(name):
     schedule = build_schedule(section, 5e-7, 10, 3)
     assert all(schedule(step) <= 5e-7 for step in range(31))
     assert [schedule(step) for step in range(10)] == [5e-7] * 10
+
+
+ENDS_AT_MIN_LR = [
+    {"name": "Cosine"},
+    {"name": "Cosine", "warmup_prefix": True},
+    {"name": "Linear"},
+    {"name": "Polynomial", "power": 2},
+    {"name": "Polynomial", "power": 0.5},
+]
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        *ENDS_AT_MIN_LR,
+        {"name": "Cosine", "per_epoch": True},
+        {"name": "Constant"},
+        {"name": "MultiStep", "milestones": []},
+        {"name": "MultiStep", "milestones": [0.1]},
+        {"name": "Step", "decay_epochs": 0.1},
+    ],
+    ids=str,
+)
+def test_short_runs(section):
+    """Every schedule of one to three epochs of one to four steps, with every warm-up and cool-down
+    that fits, also where they leave no step between them: the rate lies between the ends, and is at
+    the lower one from the end of the schedule on.
+    """
+    lowest, lr = 0.01, 0.7
+    ends = section in ENDS_AT_MIN_LR
+    if "min_lr" in SCHEDULES.signature(section["name"]):
+        section = {**section, "min_lr": lowest}
+    parts = (0, 0.1, 0.25, 0.5, 0.9, 1, 1.5, 2, 2.9, 3)
+    tried = 0
+    for epochs, steps, warmup, cooldown in itertools.product((1, 2, 3), (1, 2, 3, 4), parts, parts):
+        if cooldown >= epochs or warmup > epochs - cooldown:
+            continue
+        last_milestone = max([*section.get("milestones", []), section.get("decay_epochs", 0)])
+        if last_milestone > epochs - cooldown:
+            continue
+        options = {"warmup_epochs": warmup, "warmup_lr": 0.02, "cooldown_epochs": cooldown}
+        schedule = build_schedule({**section, **options}, lr, steps, epochs)
+        rates = [schedule(step) for step in range(epochs * steps + 3)]
+        told = (epochs, steps, warmup, cooldown, rates)
+        assert all(0 < rate <= lr * (1 + 1e-12) for rate in rates), told  # also no nan
+        end = max(round((epochs - cooldown) * steps), 1)
+        assert len(set(rates[end:])) == 1 or section.get("per_epoch"), told
+        if ends:
+            assert min(rates) >= lowest * (1 - 1e-12), told
+            assert rates[end] == pytest.approx(lowest), told
+        tried += 1
+    assert tried > 100
 
 
 @pytest.mark.parametrize(
