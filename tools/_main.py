@@ -5,6 +5,7 @@ and an exit code.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import warnings
@@ -52,6 +53,9 @@ def run(main: Callable[[], None]) -> None:
     """Run a tool. Exit code 2 for a wrong call or config, 1 for a failed run, one message and no
     traceback for either.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What stdout cannot show of a name is escaped, as Python does on stderr.
+        sys.stdout.reconfigure(errors="backslashreplace")
     choose_mkl_path()
     os.environ.setdefault("GLOG_minloglevel", "1")  # Paddle's notes on each executor it starts
     for message in PADDLE_CHATTER:

@@ -3,7 +3,6 @@ or --weights RUN/best.safetensors
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -93,10 +92,10 @@ def show(found) -> None:
 def write(args: argparse.Namespace, rows: list) -> None:
     """The files that were asked for."""
     from passl.analysis.tables import write_csv
-    from passl.utils.files import write_text
+    from passl.utils.files import to_json, write_text
 
     if args.jsonl:
-        lines = (json.dumps(row.to_dict(), ensure_ascii=False) + "\n" for row in rows)
+        lines = (to_json(row.to_dict()) + "\n" for row in rows)
         write_text(args.jsonl, "".join(lines))
     if args.csv:
         places = range(1, max((len(row.best) for row in rows), default=0) + 1)

@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 
 from passl.analysis.tables import write_csv
 from passl.engine.predictions import Predictions
-from passl.utils.files import write_atomically
+from passl.utils.files import printable, write_atomically
 
 
 def confusion_matrix(found: Predictions, classes: int) -> np.ndarray:
@@ -51,7 +51,8 @@ def _draw_confusion(picture: Path, matrix: np.ndarray, classes: Sequence[str]) -
         colour = "white" if parts[row, column] > 0.5 else "black"
         number = str(matrix[row, column])
         axes.text(column, row, number, ha="center", va="center", color=colour, fontsize=7)
-    names = [name if len(name) <= 20 else f"{name[:19]}…" for name in classes]
+    shown = [printable(name) for name in classes]
+    names = [name if len(name) <= 20 else f"{name[:19]}…" for name in shown]
     axes.set_xticks(range(count), names, rotation=90)
     axes.set_yticks(range(count), names)
     right = 100 * np.trace(matrix) / max(matrix.sum(), 1)

@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 
 from passl.engine.metrics import METRICS, read_metrics
 from passl.utils.errors import ConfigError
-from passl.utils.files import write_atomically
+from passl.utils.files import printable, write_atomically
 
 
 def plot_curves(folder: Path, picture: Path) -> None:
@@ -59,6 +59,6 @@ def plot_curves(folder: Path, picture: Path) -> None:
     for axes in (losses, accuracy, rate):
         axes.grid(alpha=0.3)
         axes.set_xlim(0, None)
-    figure.suptitle(folder.resolve().name, fontsize=9)
+    figure.suptitle(printable(folder.resolve().name), fontsize=9)
     write_atomically(picture, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
     plt.close(figure)

@@ -26,7 +26,7 @@ from passl.optim import SCHEDULES
 from passl.optim.optimizers import lr_rule, scaled_lr
 from passl.optim.parameters import decayed_names, trainable
 from passl.utils.config import Config
-from passl.utils.files import write_atomically
+from passl.utils.files import printable, write_atomically
 from passl.utils.logging import get_logger
 
 MEASURED = 64
@@ -168,7 +168,7 @@ def draw_augmented(picture: Path, loader: Loader) -> None:
     for axes, (index, position) in zip(grid, chosen, strict=True):
         original = dataset.picture(index)
         axes[0].imshow(original)
-        name = dataset.classes[dataset.labels[index]]
+        name = printable(dataset.classes[dataset.labels[index]])
         shown = name if len(name) <= 18 else f"{name[:17]}…"
         axes[0].set_title(shown, fontsize=8, parse_math=False)
         axes[0].set_xlabel(f"{original.width} x {original.height}", fontsize=7)

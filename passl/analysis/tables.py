@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 
 from passl.data.dataset import ImageDataset
 from passl.engine.predictions import BEST, Predictions
-from passl.utils.files import write_text
+from passl.utils.files import to_json, write_text
 
 
 def write_predictions(path: Path, found: Predictions, dataset: ImageDataset) -> None:
@@ -42,7 +41,7 @@ def write_predictions(path: Path, found: Predictions, dataset: ImageDataset) -> 
         )
     ]
     if path.suffix == ".jsonl":
-        write_text(path, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
+        write_text(path, "".join(to_json(s) + "\n" for s in samples))
         return
     places = range(1, found.classes.shape[1] + 1)
     head = [f"{key}_{place}" for place in places for key in ("label", "name", "probability")]

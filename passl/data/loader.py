@@ -24,6 +24,7 @@ from passl.data.samplers import BatchSampler, Key
 from passl.data.subset import Subset
 from passl.utils.config import dotted
 from passl.utils.errors import ConfigError, RunError
+from passl.utils.files import printable
 from passl.utils.logging import get_logger
 from passl.utils.schema import Section, problems_in
 
@@ -391,13 +392,8 @@ def _collate(samples: Iterable[Sample | Exception], count: int) -> list[np.ndarr
 
 def _encoded(error: Exception | None, bad: Sequence[tuple[int, str]] = ()) -> np.ndarray:
     report = {
-        "error": None if error is None else _printable(str(error)),
+        "error": None if error is None else printable(str(error)),
         "expected": isinstance(error, RunError),
-        "bad": [(index, _printable(text)) for index, text in bad],
+        "bad": [(index, printable(text)) for index, text in bad],
     }
     return np.frombuffer(json.dumps(report).encode(), dtype=np.uint8)
-
-
-def _printable(text: str) -> str:
-    """The text with what no encoding has, of names of files, written out."""
-    return text.encode(errors="backslashreplace").decode()

@@ -17,7 +17,7 @@ from typing import Any
 from passl import __version__
 from passl.data import TRANSFORMS
 from passl.utils.errors import CheckpointError, ConfigError
-from passl.utils.files import sha256_of, write_text
+from passl.utils.files import sha256_of, to_json, write_text
 
 FORMAT = 1
 DESCRIPTION = "passl.json"
@@ -53,7 +53,7 @@ def write_description(folder: Path, description: Description) -> None:
     """Describe the folder's files as they are now."""
     files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
     head = {"format": FORMAT, "passl": __version__}
-    text = json.dumps({**head, **asdict(description), "files": files}, ensure_ascii=False, indent=1)
+    text = to_json({**head, **asdict(description), "files": files}, indent=1)
     write_text(folder / DESCRIPTION, text + "\n")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 _UNFINISHED = re.compile(r"\.(.+)\.([1-9][0-9]{0,6})\.tmp", re.DOTALL)
 
@@ -145,5 +147,27 @@ def sha256_of(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the file's content by the text, atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Replace the file's content by the text, atomically.
+
+    In UTF-8; file names that are not UTF-8 keep their bytes (PEP 383), so that a list of files can
+    be read back.
+    """
+    try:
+        content = text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+        content = text.encode(errors="backslashreplace")
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """The value as JSON that is always valid UTF-8: letters stand as they are, and the bytes of a
+    file name that is not UTF-8 as escapes, which `json.loads` and `os.fsencode` turn back.
+    """
+    return printable(json.dumps(value, ensure_ascii=False, indent=indent))
+
+
+def printable(text: str) -> str:
+    """The text with the bytes of file names that are not UTF-8 as escapes such as \\udcff, for
+    screens, logs and plots.
+    """
+    return text.encode(errors="backslashreplace").decode()

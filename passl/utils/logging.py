@@ -37,7 +37,8 @@ def log_to_console() -> None:
 
 def log_to_file(path: Path) -> logging.Handler:
     """Append what is logged to a file; `stop_logging_to` ends it."""
-    return _add(_LogFile(path, encoding="utf-8"))
+    # File names that are not UTF-8 are escaped, as Python does on stderr.
+    return _add(_LogFile(path, encoding="utf-8", errors="backslashreplace"))
 
 
 class _LogFile(logging.FileHandler):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from passl.data import TRANSFORMS
+from passl.data.digits import Digits
 from passl.engine import checkpoint as checkpoint_module
 from passl.engine import saver as saver_module
 from passl.engine import train as train_module
@@ -280,7 +281,9 @@ def spoiled(monkeypatch):
     )
 
 
-def test_a_loss_that_is_not_finite_is_told_in_full(tiny_config, tmp_path, spoiled):
+def test_a_loss_that_is_not_finite_is_told_in_full(tiny_config, tmp_path, spoiled, monkeypatch):
+    """Also where the names of the files are not UTF-8: the list has their bytes."""
+    monkeypatch.setattr(Digits, "name", lambda digits, index: os.fsdecode(b"\xff %d" % index))
     with pytest.raises(RunError) as caught:
         run(tiny_config("CvT"), tmp_path / "run", *spoiled)
     text = str(caught.value)
@@ -288,7 +291,8 @@ def test_a_loss_that_is_not_finite_is_told_in_full(tiny_config, tmp_path, spoile
     step = int(file.stem.rsplit("_", 1)[1])
     assert f"the loss is nan at step {step} (epoch {(step - 1) // 11 + 1}, learning rate " in text
     assert "gradient norm nan" in text
-    pictures = file.read_text().splitlines()
+    pictures = os.fsdecode(file.read_bytes()).splitlines()
+    assert pictures[0].startswith("\udcff ")
     assert len(set(pictures)) == len(pictures) > 3
     assert f"{', '.join(pictures[:3])}, ..., all in {file}" in text
     for path in (tmp_path / "run").glob("*.safetensors"):

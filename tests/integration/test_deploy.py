@@ -192,12 +192,13 @@ def test_export_and_predict_from_a_checkpoint_alone(checkpoint, tmp_path, run_to
     assert again.stderr.splitlines()[-1].startswith("error: ")
 
     digits = Digits(split="val")
-    for index in range(3):
-        digits.picture(index).save(tmp_path / f"{index}.png")
+    names = [os.fsdecode(b"0\xff.png"), "1.png", "2.png"]  # the first one is not UTF-8
+    for index, name in enumerate(names):
+        digits.picture(index).save(tmp_path / name)
     (tmp_path / "bad.png").write_text("damaged")
-    files = [str(tmp_path / name) for name in ("0.png", "bad.png", "1.png", "2.png")]
+    files = [str(tmp_path / name) for name in (names[0], "bad.png", *names[1:])]
     listed = tmp_path / "list.txt"
-    listed.write_text("\n".join(files))
+    listed.write_bytes(os.fsencode("\n".join(files)))
 
     model, description = load(checkpoint)
     assert description.transforms[0] == {"name": "Resize", "size": [32, 32]}  # of the training
@@ -221,7 +222,7 @@ def test_export_and_predict_from_a_checkpoint_alone(checkpoint, tmp_path, run_to
         assert [g["name"] for g in row["best"]] == [f"digit {g['label']}" for g in row["best"]]
         for guess in row["best"]:
             assert guess["probability"] == pytest.approx(probabilities[guess["label"]], abs=1e-5)
-    with table.open(newline="") as file:
+    with table.open(newline="", errors="surrogateescape") as file:
         cells = list(csv.reader(file))
     assert cells[0][:4] == ["name", "label_1", "name_1", "probability_1"]
     assert [row[0] for row in cells[1:]] == files
@@ -231,7 +232,7 @@ def test_export_and_predict_from_a_checkpoint_alone(checkpoint, tmp_path, run_to
     by_weights = run_tool("predict.py", "--weights", checkpoint, files[0], "--top-k", 1)
     best = rows[0]["best"][0]
     name, guess = by_weights.stdout.splitlines()
-    assert name == files[0]
+    assert name == str(tmp_path / "0") + r"\udcff.png"
     assert guess.split() == [f"{100 * best['probability']:.2f}", "%", str(best["label"])] + [
         "digit",
         str(best["label"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -132,6 +133,24 @@ def test_predictions(found, tmp_path, suffix):
             ],
         }
         assert [sample["name"] for sample in samples] == [f"picture_{i}.png" for i in range(4)]
+
+
+def test_names_that_are_not_utf8(found, tmp_path):
+    """Of files and of class folders: tables have their bytes, JSON has escapes, plots too."""
+    classes = ["cat", os.fsdecode(b"d\xf6g"), "fox"]
+    data = dataset([0, 0, 1, 1], classes, os.fsdecode(b"\xff_{}.png"))
+    write_predictions(tmp_path / "p.csv", found, data)
+    text = (tmp_path / "p.csv").read_bytes()
+    assert b"\n\xff_2.png,1,d\xf6g," in text
+    write_predictions(tmp_path / "p.jsonl", found, data)
+    lines = (tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()
+    sample = json.loads(lines[2])
+    assert os.fsencode(sample["name"]) == b"\xff_2.png"
+    assert os.fsencode(sample["label_name"]) == b"d\xf6g"
+    write_per_class(tmp_path / "c.csv", found, classes)
+    assert b"\nd\xf6g,2," in (tmp_path / "c.csv").read_bytes()
+    draw_confusion(tmp_path / "m.png", np.eye(3, dtype=int), classes)
+    assert (tmp_path / "m.png").is_file()
 
 
 # --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import subprocess
@@ -13,7 +14,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from passl.utils.files import duplicate, remove_unfinished, unfinished, write_atomically, write_text
+from passl.utils.files import (
+    duplicate,
+    printable,
+    remove_unfinished,
+    to_json,
+    unfinished,
+    write_atomically,
+    write_text,
+)
 from passl.utils.logging import (
     PROGRESS,
     get_logger,
@@ -22,10 +31,27 @@ from passl.utils.logging import (
     stop_logging_to,
 )
 
-
 # -------------------------------------------------------------------------------------------------
 # Files
 # -------------------------------------------------------------------------------------------------
+NAME = os.fsdecode("写真 é".encode() + b" \xff\xe9.png")
+
+
+def test_names_that_are_not_utf8_keep_their_bytes_in_lists(tmp_path):
+    path = tmp_path / "list.txt"
+    write_text(path, f"{NAME}\n")
+    assert path.read_bytes() == os.fsencode(NAME) + b"\n"
+    write_text(path, "a lone surrogate that stands for no byte: \ud800")
+    assert path.read_text().endswith(r": \ud800")
+
+
+def test_json_with_names_that_are_not_utf8_is_utf8(tmp_path):
+    text = to_json({"name": NAME})
+    assert json.loads(text.encode()) == {"name": NAME}
+    assert "写真 é" in text
+    assert printable(NAME) == r"写真 é \udcff\udce9.png"
+
+
 @pytest.mark.parametrize("before", [None, "old and longer than what comes"])
 def test_the_content_is_what_the_writer_wrote(tmp_path, before):
     path = tmp_path / "file.txt"
@@ -293,6 +319,15 @@ def test_a_file_that_is_taken_off_gets_nothing_more(logger, tmp_path):
     assert "first" in one.read_text()
     assert "second" not in one.read_text()
     assert "second" in two.read_text()
+
+
+def test_a_log_file_takes_names_that_are_not_utf8(tmp_path, capsys):
+    handler = log_to_file(tmp_path / "train.log")
+    get_logger().warning("cannot read %s", NAME)
+    stop_logging_to(handler)
+    line = (tmp_path / "train.log").read_text()
+    assert line.endswith(f"cannot read {printable(NAME)}\n")
+    assert capsys.readouterr().err == ""
 
 
 def test_progress_is_below_info_and_above_debug():
