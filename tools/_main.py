@@ -18,6 +18,7 @@ from passl.engine import cluster  # noqa: E402
 from passl.utils.config import Config, get_config  # noqa: E402
 from passl.utils.cpu import choose_mkl_path  # noqa: E402
 from passl.utils.errors import ConfigError, RunError, Stopped  # noqa: E402
+from passl.utils.paths import expand  # noqa: E402
 
 EXIT_FAILED_RUN, EXIT_WRONG_CALL = 1, 2
 EXIT_STOPPED = 75  # "try again later", in sysexits.h: a run that was told to stop and has saved
@@ -25,9 +26,26 @@ EXIT_STOPPED = 75  # "try again later", in sysexits.h: a run that was told to st
 PADDLE_CHATTER = ("No ccache found", "When training, we now always track global mean and variance")
 
 
+def path_or_name(text: str) -> str:
+    """The type of an option that is a path, or may be: `~` and environment variables are expanded,
+    for where no shell does it (`--weights=~/w.pth`, a job's `command:`).
+    """
+    try:
+        return text if "://" in text else expand(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def as_path(text: str) -> Path:
+    """The type of an option that is a path."""
+    return Path(path_or_name(text))
+
+
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """-c FILE and -o KEY=VALUE, as in PaddleClas."""
-    parser.add_argument("-c", "--config", required=True, metavar="FILE", help="config file")
+    parser.add_argument(
+        "-c", "--config", type=path_or_name, required=True, metavar="FILE", help="config file"
+    )
     parser.add_argument(
         "-o",
         "--override",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from _main import read_config
+from _main import path_or_name, read_config
 
 from passl.utils.config import COMMAND_LINE
 from passl.utils.errors import ConfigError
@@ -22,6 +22,7 @@ def add_weight_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-c",
         "--config",
+        type=path_or_name,
         metavar="FILE",
         help="config of the network (default: what the weights tell)",
     )

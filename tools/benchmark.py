@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from _main import add_config_options, read_config, run
+from _main import add_config_options, as_path, read_config, run
 from _measure import OURS, check_cpu, measure_in_child
 
 from passl.utils.config import Config, dotted
@@ -58,7 +58,7 @@ def main() -> None:
         help="inference and training for each of these instead, as a plot",
     )
     network.add_argument(
-        "--plot", type=Path, default="sweep.png", metavar="FILE.png", help="where --sweep draws"
+        "--plot", type=as_path, default="sweep.png", metavar="FILE.png", help="where --sweep draws"
     )
     network.add_argument(
         "--synthetic",
@@ -74,7 +74,7 @@ def main() -> None:
         "without (default: 0)",
     )
     exported = benchmarks.add_parser("exported", help="inference of an exported network")
-    exported.add_argument("folder", type=Path, help="what tools/export.py has made")
+    exported.add_argument("folder", type=as_path, help="what tools/export.py has made")
     exported.add_argument("--engine", default="paddle", help="paddle, onnxruntime or openvino")
     exported.add_argument("--precision", default="fp32", help="fp32 or bf16")
     for subparser in (network, exported):

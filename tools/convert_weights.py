@@ -5,7 +5,7 @@
 import argparse
 from pathlib import Path
 
-from _main import read_config, run
+from _main import as_path, path_or_name, read_config, run
 
 
 def main() -> None:
@@ -13,13 +13,22 @@ def main() -> None:
         description="Convert the weights of any project to passl's names and layout, or the other "
         "way. Prints what became of every weight."
     )
-    parser.add_argument("weights", nargs="?", metavar="IN", help="file, https address, or zoo name")
     parser.add_argument(
-        "out", nargs="?", type=Path, metavar="OUT", help=".safetensors or .pdparams to write"
+        "weights",
+        nargs="?",
+        type=path_or_name,
+        metavar="IN",
+        help="file, https address, or zoo name",
+    )
+    parser.add_argument(
+        "out", nargs="?", type=as_path, metavar="OUT", help=".safetensors or .pdparams to write"
     )
     parser.add_argument("--to", metavar="PROJECT", help="write for timm, microsoft or huggingface")
     parser.add_argument(
-        "--check", type=Path, metavar="NPZ", help="compare logits of its `images` with its `logits`"
+        "--check",
+        type=as_path,
+        metavar="NPZ",
+        help="compare logits of its `images` with its `logits`",
     )
     parser.add_argument(
         "--tolerance", type=float, default=1e-4, help="for --check, relative to the largest logit"
@@ -27,6 +36,7 @@ def main() -> None:
     parser.add_argument(
         "-c",
         "--config",
+        type=path_or_name,
         metavar="FILE",
         help="config of the network (default: what the weights tell)",
     )

@@ -4,9 +4,8 @@ RUN/best.safetensors
 
 import argparse
 import json
-from pathlib import Path
 
-from _main import add_config_options, read_config, run
+from _main import add_config_options, as_path, path_or_name, read_config, run
 
 from passl.utils.config import COMMAND_LINE, Config, dotted
 from passl.utils.errors import ConfigError
@@ -61,6 +60,7 @@ def main() -> None:
     add_config_options(parser)
     parser.add_argument(
         "--weights",
+        type=path_or_name,
         required=True,
         metavar="FILE",
         help=(
@@ -81,6 +81,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--valid-labels",
+        type=path_or_name,
         metavar="FILE|present",
         help=(
             "compare only these classes: a text file with one a line, or those that the data has "
@@ -89,21 +90,22 @@ def main() -> None:
     )
     parser.add_argument(
         "--real-labels",
+        type=path_or_name,
         metavar="real.json",
         help="score also by ReaL's labels of ImageNet's validation set",
     )
     parser.add_argument(
-        "--per-class", type=Path, metavar="FILE.csv", help="write the scores of each class"
+        "--per-class", type=as_path, metavar="FILE.csv", help="write the scores of each class"
     )
     parser.add_argument(
         "--confusion",
-        type=Path,
+        type=as_path,
         metavar="FILE.csv",
         help="write how often which class is taken for which; up to 50 classes also as FILE.png",
     )
     parser.add_argument(
         "--predictions",
-        type=Path,
+        type=as_path,
         metavar="FILE.csv|FILE.jsonl",
         help="write the five best guesses for each picture",
     )

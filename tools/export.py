@@ -3,9 +3,8 @@
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 
-from _main import run
+from _main import as_path, path_or_name, run
 from _weights import add_weight_options, load_named_weights
 
 
@@ -17,12 +16,15 @@ def main() -> None:
     add_weight_options(parser)
     parser.add_argument(
         "--weights",
+        type=path_or_name,
         required=True,
         metavar="FILE",
         help="checkpoint of a run, weight file of any kind, https address, or name of the model "
         "zoo, whose pictures are then exported too",
     )
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; not written over")
+    parser.add_argument(
+        "out", type=as_path, metavar="OUT", help="folder to write; not written over"
+    )
     parser.add_argument("--onnx", action="store_true", help="write ONNX as well")
     args = parser.parse_args()
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from _main import add_config_options, read_config, run
+from _main import add_config_options, as_path, read_config, run
 
 from passl.utils.errors import ConfigError
 
@@ -55,7 +55,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--log_dir",
-        type=Path,
+        type=as_path,
         metavar="FOLDER",
         help="for the output of all processes but the first; the default is OUTPUT_DIR/launch",
     )

@@ -4,9 +4,8 @@ or --weights RUN/best.safetensors
 
 import argparse
 import sys
-from pathlib import Path
 
-from _main import EXIT_FAILED_RUN, run
+from _main import EXIT_FAILED_RUN, as_path, path_or_name, run
 from _weights import add_weight_options, load_named_weights
 
 from passl.utils.errors import ConfigError
@@ -23,11 +22,14 @@ def parse() -> argparse.Namespace:
         metavar="IMAGE",
         help="a picture; a folder, for all below it; or @LIST, a text file with one a line",
     )
-    parser.add_argument("--list", metavar="LIST", help="the same as @LIST")
+    parser.add_argument("--list", type=path_or_name, metavar="LIST", help="the same as @LIST")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", type=Path, metavar="DIR", help="what tools/export.py has made")
+    source.add_argument(
+        "--model", type=as_path, metavar="DIR", help="what tools/export.py has made"
+    )
     source.add_argument(
         "--weights",
+        type=path_or_name,
         metavar="FILE",
         help="checkpoint of a run, weight file of any kind, https address, or name of the zoo",
     )
@@ -41,9 +43,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--batch-size", type=int, default=16, metavar="N", help="pictures at once (default 16)"
     )
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a table, not to stdout")
+    parser.add_argument("--csv", type=as_path, metavar="FILE", help="write a table, not to stdout")
     parser.add_argument(
-        "--jsonl", type=Path, metavar="FILE", help="write one JSON object a line, not to stdout"
+        "--jsonl", type=as_path, metavar="FILE", help="write one JSON object a line, not to stdout"
     )
     return parser.parse_args()
 

@@ -21,11 +21,11 @@ def main() -> None:
     args = parser.parse_args()
     cfg = read_config(args)
 
-    from passl.utils.config import dotted, leaves
+    from passl.utils.config import dotted, leaves, storable
     from passl.utils.yaml12 import to_yaml
 
     if args.yaml:
-        print(to_yaml(cfg.to_dict()), end="")
+        print(to_yaml(storable(cfg)), end="")
         return
     rows = [
         (f"{dotted(keys)}: {json.dumps(value)}", cfg.origins[keys])

@@ -11,7 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from _main import run
+from _main import as_path, run
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = {"ConViT": "convit", "plain attention": "attention"}
@@ -92,9 +92,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="ConViT and its plain-attention twin on 5 to 100 % of Digits, five seeds each."
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "study", metavar="FOLDER")
+    parser.add_argument("--out", type=as_path, default=ROOT / "docs" / "study", metavar="FOLDER")
     parser.add_argument(
-        "--runs", type=Path, default=ROOT / "runs" / "study", help="where the runs are kept"
+        "--runs", type=as_path, default=ROOT / "runs" / "study", help="where the runs are kept"
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
     args = parser.parse_args()

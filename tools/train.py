@@ -5,7 +5,7 @@ auto]
 import argparse
 from pathlib import Path
 
-from _main import add_config_options, read_config, run
+from _main import add_config_options, path_or_name, read_config, run
 
 
 def main() -> None:
@@ -15,6 +15,7 @@ def main() -> None:
     add_config_options(parser)
     parser.add_argument(
         "--resume",
+        type=path_or_name,
         metavar="auto|FILE",
         help="go on from the last checkpoint of output_dir, or from a given one",
     )

@@ -1,9 +1,8 @@
 """Draw what a run did: python tools/visualize.py curves RUN [--out FILE.png]"""
 
 import argparse
-from pathlib import Path
 
-from _main import run
+from _main import as_path, run
 
 
 def main() -> None:
@@ -12,8 +11,8 @@ def main() -> None:
     curves = pictures.add_parser(
         "curves", help="loss, accuracy and learning rate of a training run"
     )
-    curves.add_argument("run", type=Path, help="the run's output_dir")
-    curves.add_argument("--out", type=Path, help="the PNG to write (default: RUN/curves.png)")
+    curves.add_argument("run", type=as_path, help="the run's output_dir")
+    curves.add_argument("--out", type=as_path, help="the PNG to write (default: RUN/curves.png)")
     args = parser.parse_args()
 
     from passl.analysis.curves import plot_curves

@@ -14,7 +14,7 @@ from passl.modeling import LOSSES
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.heads import HEADS
 from passl.optim import OPTIMIZER_SECTION, SCHEDULES
-from passl.utils.config import COMMAND_LINE, Config, dotted, get_config
+from passl.utils.config import COMMAND_LINE, Config, dotted, get_config, shown_origin
 from passl.utils.errors import ConfigError
 from passl.utils.schema import (
     Choice,
@@ -45,7 +45,7 @@ _MODEL = Section(
         ),  # CvTWrapper is what PASSL calls the same thing
         "architecture": Choice(BACKBONES),
         "head": Choice(HEADS),
-        "pretrained": Parameter("str | bool", False),
+        "pretrained": Parameter("str | bool | None", False),
         "fit": Parameter("Sequence[Literal['classes', 'resolution', 'channels']]", ()),
     }
 )
@@ -135,7 +135,7 @@ def _line(cfg: Config, keys: Sequence[Any], rule: str) -> str:
     inside.sort(key=lambda origin: origin != COMMAND_LINE)  # what was changed last is to blame
     origin = cfg.origins.get(tuple(keys)) or (inside[0] if keys and inside else str(cfg.file))
     rule = _ELSEWHERE.get(tuple(keys), rule)
-    shown = "the command line (-o)" if origin == COMMAND_LINE else origin
+    shown = shown_origin(origin)
     return f"{shown}: {dotted(tuple(keys))}: {rule}" if keys else f"{shown}: {rule}"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from passl.engine.checkpoint import read_checkpoint
 from passl.engine.distributed import Ranks
+from passl.utils.config import storable
 from passl.utils.errors import CheckpointError, ConfigError
 from passl.utils.files import duplicate, remove_unfinished, sync, write_text
 from passl.utils.logging import get_logger
@@ -103,7 +104,7 @@ def make_run_folder(folder: Path, ranks: Ranks) -> None:
 
 def write_config(folder: Path, config: Mapping[str, Any], epoch: int) -> None:
     """Store the resolved config; that of a run resumed with other settings beside the first."""
-    text = to_yaml(config)
+    text = to_yaml(storable(config))
     path = folder / CONFIG
     if path.exists() and path.read_text(encoding="utf-8") != text:
         path = folder / f"config.from_epoch_{epoch + 1}.yaml"

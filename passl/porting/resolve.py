@@ -15,8 +15,8 @@ def locate(weights: str | Path) -> Path:
     """The file of some weights; downloaded, verified and cached if it is not here.
 
     Args:
-        weights: a path; an address, https only; or a name of the model zoo, which comes before a
-            file or folder of that name: `./NAME` means that one.
+        weights: a path (`~` is the home folder); an address, https only; or a name of the model
+            zoo, which comes before a file or folder of that name: `./NAME` means that one.
 
     Raises:
         ConfigError: it is none of them.
@@ -26,7 +26,7 @@ def locate(weights: str | Path) -> Path:
         return fetch_url(str(weights), None)
     entry = zoo_entry(weights)
     if entry is None:
-        return Path(weights)
+        return Path(weights).expanduser()
     if Path(weights).exists():
         get_logger().warning(
             "%s: the weights %s of the model zoo, not the %s of that name here: write ./%s for it",

@@ -1,5 +1,4 @@
-"""Configs: YAML files read as plain data, with one level of inheritance and overrides from the
-command line.
+"""Configs: YAML files read as plain data, with inheritance and overrides from the command line.
 
 Numbers and booleans follow YAML 1.2 (`5e-4` is a number, `no` is a word), a key may stand only
 once, and nothing is ever evaluated. Every value remembers the file and line that it came from, so
@@ -15,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from passl.utils.errors import ConfigError
-from passl.utils.yaml12 import Keys, parse, read
+from passl.utils.paths import escaped, expand, is_path
+from passl.utils.yaml12 import MAX_DEPTH, Keys, parse, read
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # In a wheel the configs lie inside the package, in a checkout beside it.
 CONFIG_ROOT = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
 COMMAND_LINE = "-o"
+
+Tree = tuple[dict[str, Any], dict[Keys, str]]
+"""Data, and the origin of each of its leaves."""
 
 
 class Config(Mapping):
@@ -83,34 +86,49 @@ class Config(Mapping):
 
 
 def get_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a config file, its bases and the overrides. What the values mean is checked later, where
-    they are used.
+    """Read a config file, its bases and the overrides, and expand `~` and environment variables in
+    paths (see `passl.utils.paths`). What the values mean is checked later, where they are used.
 
     Args:
         file: a path, absolute or relative to the current folder; failing that, relative to the
             configs that come with passl (`cvt/cvt_13_224.yaml`, with or without a leading
-            `configs/`).
+            `configs/`). `~` is the home folder.
         overrides: `a.b.0.c=value` each; the value is YAML.
 
     Raises:
         ConfigError: every problem of the files at once.
     """
     path = find_config(file)
-    tree, origins = _read_with_bases(path)
+    tree, origins = _read_with_bases(path, (), {})
     problems: list[str] = []
     for override in overrides:
         try:
             tree, origins = _apply(override, tree, origins)
         except ConfigError as error:
             problems += error.problems
+    for keys, value in list(leaves(tree)):
+        if is_path(keys, value):
+            try:
+                tree = _with(tree, keys, expand(value))
+            except ConfigError as error:
+                problems.append(f"{shown_origin(origins[keys])}: {dotted(keys)}: {error}")
     if problems:
         raise ConfigError(*problems)
     return Config(tree, origins, path)
 
 
+def storable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain data that is read back to this config: its paths are expanded already."""
+    tree = Config(config).to_dict()
+    for keys, value in list(leaves(tree)):
+        if is_path(keys, value) and "$" in value:
+            tree = _with(tree, keys, escaped(value))
+    return tree
+
+
 def find_config(file: str | Path) -> Path:
     """The path of a config file: as given, or among the configs that come with passl."""
-    path = Path(file)
+    path = Path(os.path.expanduser(file))
     inside = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
     for candidate in (path, CONFIG_ROOT / inside):
         if candidate.is_file():
@@ -145,6 +163,11 @@ def dotted(keys: Keys) -> str:
     return ".".join(str(key) for key in keys)
 
 
+def shown_origin(origin: str) -> str:
+    """An origin as messages show it."""
+    return "the command line (-o)" if origin == COMMAND_LINE else origin
+
+
 def leaves(tree: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
     """Every value that holds no other value, with the place where it stands. Empty lists and
     mappings are leaves.
@@ -177,34 +200,72 @@ def merge(base: Any, over: Any) -> Any:
     return {key: value for key, value in {**base, **merged}.items() if key not in gone}
 
 
-def _merge_with_origins(base, base_origins, over, over_origins):
-    tree = merge(base, over)
-    origins = {keys: over_origins.get(keys) or base_origins[keys] for keys, _ in leaves(tree)}
-    return tree, origins
+def _merge_with_origins(base: Tree, over: Tree) -> Tree:
+    tree = merge(base[0], over[0])
+    return tree, {keys: over[1].get(keys) or base[1][keys] for keys, _ in leaves(tree)}
 
 
-def _read_with_bases(path: Path):
+def _read_with_bases(path: Path, above: tuple[Path, ...], known: dict[str, Tree]) -> Tree:
+    """A file on top of its bases, which may have bases too.
+
+    Args:
+        above: the files that have it as a base, from the first one on.
+        known: what files have come to, so that a base of several is read once.
+
+    Raises:
+        ConfigError: every problem of the file and its bases.
+    """
+    name = os.path.join(os.path.realpath(path.parent), path.name)
+    if name in known:
+        return known[name]
     tree, origins = read(path)
-    names = tree.pop("_base_", [])
+    chain = (*above, path)
+    below: Tree = ({}, {})
+    problems: list[str] = []
+    for base, origin in _bases(path, tree.pop("_base_", []), origins):
+        try:
+            _check_base(base, origin, chain)
+            below = _merge_with_origins(below, _read_with_bases(base, chain, known))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+    origins = {keys: origin for keys, origin in origins.items() if keys[:1] != ("_base_",)}
+    known[name] = _merge_with_origins(below, (tree, origins))
+    return known[name]
+
+
+def _bases(path: Path, names: Any, origins: Mapping[Keys, str]) -> list[tuple[Path, str]]:
+    """What `_base_` of that file names, and where it does."""
+    places = [origin for keys, origin in origins.items() if keys[:1] == ("_base_",)]
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"{path}: _base_ must be the path of a config, or a list of paths")
-    bases = [Path(os.path.normpath(path.parent / name)) for name in names]
-    rule = f"does not exist; the path is relative to {path.parent}"
-    missing = [f"{path}: _base_: {base} {rule}" for base in bases if not base.is_file()]
-    if missing:
-        raise ConfigError(*missing)
-    merged: dict[str, Any] = {}
-    merged_origins: dict[Keys, str] = {}
-    for base_path in bases:
-        base, base_origins = read(base_path)
-        if "_base_" in base:
+        raise ConfigError(f"{places[0]}: _base_: must be the path of a config, or a list of paths")
+    try:
+        bases = [path.parent / expand(name) for name in names]
+    except ConfigError as error:
+        raise ConfigError(f"{places[0]}: _base_: {error}") from None
+    return [(_short(base), place) for base, place in zip(bases, places, strict=False)]
+
+
+def _short(path: Path) -> Path:
+    """The path without `..`, unless a linked folder makes that another file."""
+    short = Path(os.path.normpath(path))
+    return short if not path.exists() or (short.exists() and short.samefile(path)) else path
+
+
+def _check_base(base: Path, origin: str, chain: Sequence[Path]) -> None:
+    if not base.is_file():
+        what = "is a folder, not a file" if base.is_dir() else "does not exist"
+        raise ConfigError(
+            f"{origin}: _base_: {base} {what}; the path is relative to {chain[-1].parent}"
+        )
+    for index, file in enumerate(chain):
+        if file.samefile(base):
+            circle = " -> ".join(map(str, [*chain[index:], base]))
             raise ConfigError(
-                f"{base_path}: _base_: a base cannot have a base of its own; list both in {path}"
+                f"{origin}: _base_: {base} is a base of itself: {circle}; take one of these out"
             )
-        merged, merged_origins = _merge_with_origins(merged, merged_origins, base, base_origins)
-    origins = {keys: origin for keys, origin in origins.items() if keys[:1] != ("_base_",)}
-    return _merge_with_origins(merged, merged_origins, tree, origins)
 
 
 def _apply(override: str, tree, origins):
@@ -215,6 +276,10 @@ def _apply(override: str, tree, origins):
             f"{COMMAND_LINE} {override}: an override is KEY=VALUE, for example -o optimizer.lr=5e-4"
         )
     names = place.strip().split(".")
+    if len(names) > MAX_DEPTH:
+        raise ConfigError(
+            f"{COMMAND_LINE} {override[:60]}...: {len(names)} levels are more than {MAX_DEPTH}"
+        )
     value = parse(text, f"{COMMAND_LINE} {override}")[0]
     keys: Keys = ()
     node = tree

@@ -19,6 +19,13 @@ from passl.utils.errors import ConfigError
 Keys = tuple[str | int, ...]
 """Where a value stands: ("dataloader", "train", "dataset", "transforms", 0, "name")."""
 
+MAX_DEPTH = 100
+"""Most levels of lists and mappings in each other. Beyond it Python's own stack would end."""
+_MAX_CHARACTERS, _MAX_VALUES = 1_000_000, 100_000
+"""The most that a file may have, and may come to when its aliases are written out: a few lines can
+stand for any amount.
+"""
+
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -70,9 +77,11 @@ def read(path: Path) -> tuple[dict[str, Any], dict[Keys, str]]:
 
     Raises:
         ConfigError: every duplicate key, tag and wrong key of the file, or the place where it is no
-            YAML.
+            YAML; or it is too large, or nested too deeply.
     """
     try:
+        if path.stat().st_size > 4 * _MAX_CHARACTERS:  # a character has at most four bytes
+            raise _too_large(str(path))
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as text: {error}") from None
@@ -86,6 +95,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[Keys, str]]:
 
 def parse(text: str, name: str) -> tuple[Any, dict[Keys, str]]:
     """The data in a YAML text. `name` stands for it in messages and origins."""
+    if len(text) > _MAX_CHARACTERS:
+        raise _too_large(name)
     try:
         node = yaml.compose(text, Loader=_Parser)  # builds nodes only: no tag constructs anything
     except yaml.YAMLError as error:
@@ -94,7 +105,7 @@ def parse(text: str, name: str) -> tuple[Any, dict[Keys, str]]:
         rule = " ".join(str(getattr(error, "problem", None) or error).split())
         raise ConfigError(f"{place}: not YAML: {rule}") from None
     except RecursionError:
-        raise ConfigError(f"{name}: not a config: it is nested too deeply") from None
+        raise _too_deep(name) from None
     if node is None:
         return None, {}
     builder = _Builder(name)
@@ -116,6 +127,19 @@ def to_yaml(data: Any) -> str:
     return dump(readable=False) if re.search("[\x85\u2028\u2029\ufeff]", text) else text
 
 
+def _too_large(place: str) -> ConfigError:
+    return ConfigError(
+        f"{place}: not a config: it comes to more than {_MAX_CHARACTERS:,} characters or "
+        f"{_MAX_VALUES:,} values, with its aliases written out"
+    )
+
+
+def _too_deep(place: str) -> ConfigError:
+    return ConfigError(
+        f"{place}: not a config: its lists and mappings are nested more than {MAX_DEPTH} deep"
+    )
+
+
 def _implicit_tag(node: yaml.ScalarNode) -> str:
     """The tag that a scalar has by its form; another one was written out, as in `!!int "3"`."""
     return _RESOLVER.resolve(yaml.ScalarNode, node.value, (node.style is None, True))
@@ -128,11 +152,15 @@ class _Builder:
         self.name = name
         self.origins: dict[Keys, str] = {}
         self.problems: list[str] = []
+        self._values = self._characters = 0
 
     def build(self, node: yaml.Node, keys: Keys, parents: tuple[yaml.Node, ...]) -> Any:
         place = f"{self.name}:{node.start_mark.line + 1}"
         if node in parents:
             return self._refuse(place, "an alias points into itself")
+        if len(keys) > MAX_DEPTH:
+            raise _too_deep(place)
+        self._count(node, place)
         tree: Any
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             tree = self._mapping(node, keys, (*parents, node))
@@ -159,6 +187,7 @@ class _Builder:
         tree: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key, line = key_node.value, key_node.start_mark.line + 1
+            self._count(key_node, f"{self.name}:{line}")
             if not isinstance(key_node, yaml.ScalarNode):
                 self._refuse(f"{self.name}:{line}", "the key is a list or mapping, not a word")
             elif key_node.tag != _TAG + "str":
@@ -171,6 +200,13 @@ class _Builder:
             else:
                 tree[key] = self.build(value_node, (*keys, key), parents)
         return tree
+
+    def _count(self, node: yaml.Node, place: str) -> None:
+        """Take the node into the size of the data, aliases written out."""
+        self._values += 1
+        self._characters += len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+        if self._values > _MAX_VALUES or self._characters > _MAX_CHARACTERS:
+            raise _too_large(place)
 
     def _refuse(self, place: str, rule: str) -> None:
         self.problems.append(f"{place}: {rule}")

@@ -94,6 +94,26 @@ def test_print_config(run_tool):
     assert any("transforms.0.size: 384" in line and "size_384.yaml:" in line for line in lines)
 
 
+def test_paths_that_no_shell_has_expanded(run_tool, tmp_path):
+    """A shell leaves the `~` of --config=~/c.yaml; a job's command has no shell."""
+    (tmp_path / "c.yaml").write_text("output_dir: $RUNS/digits\n")
+    told = {"HOME": str(tmp_path), "RUNS": "/big/runs"}
+    done = run_tool("print_config.py", "--config=~/c.yaml", **told)
+    assert done.stdout.split() == [
+        *("output_dir:", '"/big/runs/digits"', "#", f"{tmp_path}/c.yaml:1")
+    ]
+    call = ("eval.py", "--config=$HOME/c.yaml", "--weights=$NOTHING/w.pth")
+    done = run_tool(*call, expect=2, **told)
+    assert "--weights: $NOTHING/w.pth: the environment variable NOTHING is not set" in done.stderr
+
+
+def test_a_stored_config_has_no_variables(run_tool, tmp_path):
+    (tmp_path / "c.yaml").write_text("output_dir: ~/c$$x/$RUN\n")
+    told = {"HOME": "/h/me", "RUN": "a"}
+    stored = run_tool("print_config.py", "-c", tmp_path / "c.yaml", "--yaml", **told).stdout
+    assert stored == "output_dir: /h/me/c$$x/a\n"
+
+
 def failing(run_tool, expect: int, *args) -> str:
     """The message of a wrong call: one error, no traceback, nothing on stdout."""
     done = run_tool(*args, expect=expect)

@@ -22,6 +22,7 @@ def problems(path: Path, *overrides: str, for_training: bool = True) -> str:
 def test_a_right_config_passes(tiny_config):
     check_config(get_config(tiny_config("ConViT")))
     check_config(get_config(tiny_config("CvT")))
+    check_config(get_config(tiny_config("CvT"), ["model.pretrained=null"]))
 
 
 @pytest.mark.parametrize(

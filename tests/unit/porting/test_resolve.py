@@ -64,6 +64,7 @@ def test_a_path_is_a_path(taken, fetched):
     Path("notes").write_text("")
     assert zoo_entry("notes") is None
     assert zoo_entry("convit_tiny.pth") is None
+    assert locate("~/w.pth") == Path.home() / "w.pth"
     assert fetched == []
 
 

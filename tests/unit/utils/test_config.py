@@ -20,6 +20,7 @@ from passl.utils.config import (
     leaves,
     merge,
     shipped_configs,
+    storable,
 )
 from passl.utils.errors import ConfigError
 from passl.utils.yaml12 import parse, to_yaml
@@ -117,38 +118,102 @@ def test_an_empty_list_of_bases_is_none(write):
     assert get_config(write("a.yaml", "_base_: []\na: 1\n")).to_dict() == {"a": 1}
 
 
-def test_a_base_has_no_base(write):
-    write("one.yaml", "a: 1\n")
-    two = write("two.yaml", "_base_: one.yaml\n")
-    path = write("a.yaml", "_base_: two.yaml\n")
-    with pytest.raises(ConfigError, match=rf"{two}: _base_: .* of its own; list both in {path}"):
+def test_bases_of_bases(write):
+    """To any depth; each is relative to the file that names it."""
+    write("a/one.yaml", "a: 1\nb: 1\nc: 1\nd: 1\n")
+    write("a/b/two.yaml", "_base_: ../one.yaml\nb: 2\nc: 2\nd: 2\n")
+    write("three.yaml", "_base_: [a/b/two.yaml]\nc: 3\nd: 3\n")
+    cfg = get_config(write("c/four.yaml", "_base_: ../three.yaml\nd: 4\n"))
+    assert cfg.to_dict() == {"a": 1, "b": 2, "c": 3, "d": 4}
+
+
+def test_a_long_line_of_bases(write):
+    write("0.yaml", "v0: 0\n")
+    for n in range(1, 101):
+        path = write(f"{n}.yaml", f"_base_: {n - 1}.yaml\nv{n}: {n}\n")
+    assert get_config(path).to_dict() == {f"v{n}": n for n in range(101)}
+
+
+def test_a_base_of_two_bases(write):
+    """As of classes that share an ancestor; what only the ancestor says counts once, and a later
+    base stands above an earlier one in all that it comes to.
+    """
+    write("root.yaml", "a: 0\nb: 0\nc: 0\n")
+    write("left.yaml", "_base_: root.yaml\na: 1\nb: 1\n")
+    write("right.yaml", "_base_: root.yaml\nb: 2\n")
+    cfg = get_config(write("a.yaml", "_base_: [left.yaml, right.yaml]\n"))
+    assert cfg.to_dict() == {"a": 0, "b": 2, "c": 0}
+
+
+def test_a_base_of_many_is_read_once(write):
+    """Forty files that each name the next twice are 2 ** 40 ways to the last."""
+    write("40.yaml", "a: 1\n")
+    for n in reversed(range(40)):
+        path = write(f"{n}.yaml", f"_base_: [{n + 1}.yaml, ./{n + 1}.yaml]\n")
+    assert get_config(path).to_dict() == {"a": 1}
+
+
+def test_null_takes_away_what_a_base_of_a_base_gives(write):
+    write("one.yaml", "ema: {decay: 0.9}\na: 1\n")
+    write("two.yaml", "_base_: one.yaml\nema: null\n")
+    assert get_config(write("a.yaml", "_base_: two.yaml\n")).to_dict() == {"a": 1}
+
+
+def test_a_circle_of_bases(write, tmp_path):
+    one = write("one.yaml", "\n_base_: two.yaml\n")
+    two = write("two.yaml", "_base_: [sub/three.yaml]\n")
+    three = write("sub/three.yaml", "a: 1\n_base_: ../two.yaml\n")
+    with pytest.raises(ConfigError) as caught:
+        get_config(one)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{three}:2: _base_: {two} is a base of itself: ")
+    assert f": {two} -> {three} -> {two};" in problem
+
+
+@pytest.mark.parametrize("own", ["a.yaml", "./a.yaml", "link.yaml", "../{folder}/a.yaml"])
+def test_a_file_that_is_its_own_base(write, tmp_path, own):
+    path = write("a.yaml", f"_base_: {own.format(folder=tmp_path.name)}\nb: 1\n")
+    (tmp_path / "link.yaml").symlink_to(path)
+    with pytest.raises(ConfigError, match=rf"^{path}:1: _base_: .* is a base of itself"):
         get_config(path)
 
 
-def test_a_file_that_is_its_own_base(write):
-    path = write("a.yaml", "_base_: a.yaml\nb: 1\n")
-    with pytest.raises(ConfigError, match="a base cannot have a base"):
-        get_config(path)
+def test_a_base_beside_a_linked_folder(write, tmp_path):
+    """`..` of a link leads beside the folder that it stands for, as in a shell's `cat`."""
+    write("real/_base_/base.yaml", "a: 1\n")
+    write("real/digits/a.yaml", "_base_: ../_base_/base.yaml\nb: 2\n")
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "digits")
+    assert get_config(tmp_path / "link" / "a.yaml").to_dict() == {"a": 1, "b": 2}
 
 
 def test_a_missing_base(write, tmp_path):
     path = write("a.yaml", "_base_: bases/gone.yaml\na: 1\n")
     with pytest.raises(
-        ConfigError, match=rf"{path}: _base_: {tmp_path}/bases/gone\.yaml does not exist"
+        ConfigError, match=rf"{path}:1: _base_: {tmp_path}/bases/gone\.yaml does not exist"
     ):
         get_config(path)
 
 
 def test_all_missing_bases_at_once(write):
-    path = write("a.yaml", "_base_: [one.yaml, two.yaml]\n")
-    with pytest.raises(ConfigError, match=r"(?s)one\.yaml.*two\.yaml"):
+    path = write("a.yaml", "_base_:\n  - one.yaml\n  - two.yaml\n")
+    with pytest.raises(ConfigError, match=r"(?s):2: .*one\.yaml does not.*:3: .*two\.yaml does"):
         get_config(path)
+
+
+def test_problems_of_all_bases_at_once(write):
+    write("root.yaml", "a: 1\na: 2\n")
+    write("one.yaml", "_base_: root.yaml\n")
+    write("two.yaml", "_base_: [root.yaml, gone.yaml]\n")
+    with pytest.raises(ConfigError) as caught:
+        get_config(write("a.yaml", "_base_: [one.yaml, two.yaml]\n"))
+    assert ["root.yaml:2" in p for p in caught.value.problems] == [True, False]
+    assert "gone.yaml does not exist" in caught.value.problems[1]
 
 
 @pytest.mark.parametrize("value", ["5", "null", "", "true"])
 def test_a_base_that_is_no_path(write, value):
     path = write("a.yaml", f"_base_: {value}\na: 1\n")
-    with pytest.raises(ConfigError, match="_base_"):
+    with pytest.raises(ConfigError, match=rf"^{path}:1: _base_: must be the path of a config"):
         get_config(path)
 
 
@@ -340,6 +405,11 @@ def test_a_value_that_is_refused_in_a_file_is_refused_here(load, value, rule):
         load(f"epochs={value}")
 
 
+def test_a_place_that_is_too_deep(load):
+    with pytest.raises(ConfigError, match=r"^-o a\.a.*: 5000 levels are more than 100"):
+        load(".".join(["a"] * 5000) + "=1")
+
+
 def test_values_are_never_evaluated(load, tmp_path):
     text = f"__import__('os').mkdir('{tmp_path}/made')"
     assert load(f"epochs={text}")["epochs"] == text
@@ -369,6 +439,18 @@ def test_origins_with_several_bases(write):
         ("a",): f"{one}:1",
         ("b",): f"{two}:1",
         ("c",): f"{two}:2",
+    }
+
+
+def test_origins_through_bases_of_bases(write):
+    one = write("one.yaml", "a: 1\nn: {x: 1, y: 1}\n\nz: 1\n")
+    two = write("two.yaml", "_base_: one.yaml\n\nn: {y: 2}\n")
+    path = write("a.yaml", "_base_: two.yaml\na: 3\n")
+    assert get_config(path, ["z=2"]).origins == {
+        ("a",): f"{path}:2",
+        ("n", "x"): f"{one}:2",
+        ("n", "y"): f"{two}:3",
+        ("z",): "-o",
     }
 
 
@@ -434,6 +516,12 @@ def test_a_file_of_ones_own_goes_before_a_shipped_one(write, tmp_path, monkeypat
     assert "model" in get_config("configs/digits/convit.yaml")
 
 
+def test_a_file_in_the_home_folder(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write("mine/a.yaml", "a: 1\n")
+    assert get_config("~/mine/a.yaml").to_dict() == {"a": 1}
+
+
 def test_a_missing_file_suggests_the_closest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
@@ -453,6 +541,112 @@ def test_a_missing_file_that_is_like_no_other(tmp_path):
 def test_a_folder_is_no_config(tmp_path):
     with pytest.raises(ConfigError, match="is a folder, not a file"):
         find_config(tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------
+# Paths
+# -------------------------------------------------------------------------------------------------
+@pytest.fixture
+def places(monkeypatch):
+    monkeypatch.setenv("HOME", "/h/me")
+    monkeypatch.setenv("DATA", "/big/data")
+    monkeypatch.setenv("DOLLAR", "/a$b")
+    monkeypatch.setenv("TILDE", "~/x")
+    monkeypatch.setenv("EMPTY", "")
+    monkeypatch.delenv("NOTHING", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("runs/x", "runs/x"),
+        ("'~'", "/h/me"),
+        ("~/runs", "/h/me/runs"),
+        ("a/~/b", "a/~/b"),
+        ("./~", "./~"),
+        ("$HOME/runs", "/h/me/runs"),
+        ("${DATA}/train", "/big/data/train"),
+        ("x-$DATA-${HOME}", "x-/big/data-/h/me"),
+        ("$DATA.tar", "/big/data.tar"),
+        ("${DATA}/a-{000..031}.tar", "/big/data/a-{000..031}.tar"),
+        ("/mnt/c$$/data", "/mnt/c$/data"),
+        ("$$HOME", "$HOME"),
+        ("$DOLLAR/x", "/a$b/x"),
+        ("$TILDE/y", "/h/me/x/y"),
+        ("https://host/~me/$file", "https://host/~me/$file"),
+    ],
+)
+@pytest.mark.parametrize(
+    "key", ["output_dir", "model.pretrained", "data.dataroot", "data.class_file", "data.labels"]
+)
+def test_paths_are_expanded(load, places, text, path, key):
+    tree = load(f"{key}={text}")
+    for name in key.split("."):
+        tree = tree[name]
+    assert tree == path
+
+
+def test_paths_of_files_and_bases_are_expanded(write, places, tmp_path, monkeypatch):
+    monkeypatch.setenv("BASES", str(tmp_path / "bases"))
+    write("bases/base.yaml", "data: {dataroot: ~/d, list_file: $DATA/l.txt}\n")
+    cfg = get_config(write("a.yaml", "_base_: $BASES/base.yaml\noutput_dir: ${DATA}/runs\n"))
+    assert cfg.to_dict() == {
+        "data": {"dataroot": "/h/me/d", "list_file": "/big/data/l.txt"},
+        "output_dir": "/big/data/runs",
+    }
+    assert cfg.origins["data", "dataroot"] == f"{tmp_path}/bases/base.yaml:1"
+
+
+def test_other_texts_are_not_paths(load, places):
+    classes = ["$HOME", "~", "US$", "${NOTHING}"]
+    tree = load(f"labels={classes}", "title=~/$NOTHING", "weights=[$HOME]", "class_names=[$DATA]")
+    assert tree["labels"] == classes
+    assert tree["title"] == "~/$NOTHING"
+    assert tree["weights"] == ["$HOME"]
+    assert tree["class_names"] == ["$DATA"]
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("$NOTHING/x", "the environment variable NOTHING is not set"),
+        ("a/${NOTHING}", "the environment variable NOTHING is not set"),
+        ("$EMPTY/x", "the environment variable EMPTY is not set"),
+        ("/mnt/c$/data", "write $$ for a dollar sign"),
+        ("${DATA:-/tmp}/x", "write $$ for a dollar sign"),
+        ("~no-such-user/x", "there is no user no-such-user"),
+    ],
+)
+def test_paths_that_mean_nothing(write, places, text, rule):
+    path = write("a.yaml", f"a: 1\noutput_dir: {text}\n")
+    with pytest.raises(ConfigError) as caught:
+        get_config(path, [f"data.dataroot={text}"])
+    own, told = caught.value.problems
+    assert own.startswith(f"{path}:2: output_dir: {text}: ")
+    assert told.startswith(f"the command line (-o): data.dataroot: {text}: ")
+    assert rule in own
+    assert rule in told
+
+
+def test_a_base_that_means_nothing(write, places):
+    path = write("a.yaml", "a: 1\n_base_: $NOTHING/a.yaml\n")
+    with pytest.raises(ConfigError, match=rf"^{path}:2: _base_: .* variable NOTHING is not set"):
+        get_config(path)
+
+
+def test_a_path_that_is_replaced_need_not_mean_anything(write, places):
+    path = write("a.yaml", "output_dir: $NOTHING/x\n")
+    assert get_config(path, ["output_dir=runs/x"]).output_dir == "runs/x"
+
+
+def test_a_stored_config_is_the_same_everywhere(load, places, write, monkeypatch):
+    """It has what paths came to, and reads back to it whatever the variables are then."""
+    tree = load("output_dir=$DOLLAR/x", "data.dataroot=~/d", "data.split=$x", "data.list_file=a$$b")
+    monkeypatch.setenv("HOME", "/h/other")
+    monkeypatch.setenv("b", "/c")
+    path = write("stored.yaml", to_yaml(storable(tree)))
+    assert get_config(path).to_dict() == tree
+    assert tree["data"] == {"dataroot": "/h/me/d", "split": "$x", "list_file": "a$b"}
 
 
 # -------------------------------------------------------------------------------------------------

@@ -192,6 +192,60 @@ def test_alias_repeats_data_without_sharing_it():
     assert origins["c", "b", 0] == "f:1"
 
 
+def bomb(leaf: str, width: int, levels: int) -> str:
+    """A few lines whose aliases come to width ** levels leaves."""
+    lines = [f"a0: &a0 {leaf}"]
+    for level in range(1, levels + 1):
+        lines.append(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * width)}]")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        bomb("x", 10, 9),
+        bomb("[]", 10, 9),
+        bomb("{}", 10, 9),
+        bomb("{k: v}", 10, 9),
+        bomb("{" + "k" * 1000 + ": 1}", 10, 4),
+        bomb("w" * 10_000, 10, 3),
+        "a: " + "w" * 1_000_001,
+    ],
+    ids=["word", "list", "mapping", "item", "long key", "long word", "long text"],
+)
+def test_aliases_and_files_are_bounded(text):
+    (problem,) = problems(text)
+    assert re.match(
+        r"f\.yaml(:\d+)?: not a config: .*1,000,000 characters or 100,000 values", problem
+    )
+
+
+def test_a_thousand_aliases_are_ordinary():
+    text = "base: &x {name: Resize, size: 8}\nall:\n" + "- *x\n" * 1000
+    assert parse(text, "f")[0]["all"] == [{"name": "Resize", "size": 8}] * 1000
+
+
+def chain(levels: int) -> str:
+    """Lists that are nested by aliases, in lines that are not."""
+    lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, levels))]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [chain(2000), "[" * 102 + "]" * 102, "[" * 500 + "]" * 500, "{a: " * 101 + "1" + "}" * 101],
+    ids=["aliases", "lists", "many lists", "mappings"],
+)
+def test_deep_nesting_is_refused(text):
+    (problem,) = problems(text)
+    assert re.match(r"f\.yaml(:\d+)?: not a config: .* nested more than 100 deep", problem)
+
+
+@pytest.mark.parametrize("text", [chain(99), "[" * 100 + "]" * 100])
+def test_nesting_up_to_the_limit(text):
+    parse(text, "f.yaml")
+
+
 def test_all_problems_at_once_in_the_order_of_the_file():
     text = """\
 twice: 1
@@ -296,6 +350,14 @@ def test_file_in_another_encoding(tmp_path, content):
     path = tmp_path / "f.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=rf"{re.escape(str(path))}: cannot be read as text"):
+        read(path)
+
+
+def test_large_file_is_not_read(tmp_path):
+    path = tmp_path / "weights.yaml"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # sparse: takes no room
+    with pytest.raises(ConfigError, match=r"weights\.yaml: not a config"):
         read(path)
 
 
