@@ -15,9 +15,9 @@ SIDE = 32
 
 
 class Digits(ImageDataset):
-    """1,797 handwritten digits of 43 people, 8x8 pixels (UCI optical recognition of handwritten
-    digits; `digits.md` has the source), grown to 32x32 in RGB. 1,437 are for training and 360 for
-    validation, each digit in proportion.
+    """1,797 handwritten digits of 13 people, 8x8 pixels (the test part of UCI's optical recognition
+    of handwritten digits; `digits.md` has the source), grown to 32x32 in RGB. 1,437 are for
+    training and 360 for validation, each digit in proportion.
 
     Args:
         split: `train` or `val`.

@@ -13,6 +13,11 @@ from passl.data.pictures import check_min_side, read_picture
 from passl.utils.errors import ConfigError
 
 _SHOWN = 5
+_MOST_CLASSES = 1_000_000
+_MOST_GAPS = 10
+"""Without a class file there may be that many classes, or that many times the labels that occur.
+Every number up to the largest label gets a name, so one that is no label could take all memory.
+"""
 
 
 class ImageList(ImageDataset):
@@ -26,7 +31,8 @@ class ImageList(ImageDataset):
         dataroot: the folder that the paths begin at.
         list_file: the list.
         class_file: names of the classes in the order of their labels; see `read_class_file`. Null:
-            the classes are called by their numbers, up to the largest label of the list.
+            the classes are called by their numbers, up to the largest label of the list, which must
+            be below 1,000,000 or ten times the number of different labels.
         delimiter: what stands between path and label, the last one of the line counts, so that
             paths may have it too. Null: blanks.
         exif_turn: turn pictures as their EXIF orientation says.
@@ -109,11 +115,25 @@ def _read(
             labels.append(int(label))
             continue
         wrong.append(f"{list_file}:{number}: {rule}")
+    if classes is None and not wrong:
+        wrong += _far_labels(list_file, labels)
     if len(wrong) > _SHOWN:
         wrong = [*wrong[:_SHOWN], f"{list_file}: {len(wrong) - _SHOWN} more lines are wrong"]
     if wrong:
         raise ConfigError(*wrong)
     return paths, labels
+
+
+def _far_labels(list_file: str, labels: list[int]) -> list[str]:
+    """Which lines have a label so far above the others that it can hardly be one."""
+    distinct = len(set(labels))
+    most = max(_MOST_CLASSES, _MOST_GAPS * distinct)
+    return [
+        f"{list_file}:{number}: label {label} would make {label + 1:,} classes, where the list has "
+        f"{distinct:,} different labels; correct it, or name the classes in a class_file"
+        for number, label in enumerate(labels, 1)
+        if label >= most
+    ]
 
 
 def _short(text: str) -> str:

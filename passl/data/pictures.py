@@ -12,6 +12,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from passl.utils.errors import RunError
 from passl.utils.limits import in_line
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""The only decoders that a file may reach, by its content. Pillow has dozens more, and that of EPS
+starts Ghostscript. JPEG includes MPO, as phones write it.
+"""
 # Pillow's formats whose mode I holds 16 bits; elsewhere it holds 32.
 _SIXTEEN_BITS = ("PNG", "PPM")
 
@@ -39,7 +43,8 @@ def read_picture(
         with warnings.catch_warnings():
             # Of a large picture, a strange EXIF block, a palette: what it cannot read is an error.
             warnings.simplefilter("ignore")
-            with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            file = BytesIO(source) if isinstance(source, bytes) else source
+            with Image.open(file, formats=FORMATS) as picture:
                 if min_side is not None:
                     picture.draft(None, (min_side, min_side))
                 turned = ImageOps.exif_transpose(picture) if exif_turn else picture
@@ -47,12 +52,12 @@ def read_picture(
     except Exception as error:  # Pillow's readers fail in any way over a damaged file
         what = in_line(error)
         if isinstance(error, UnidentifiedImageError):  # whose text names the file, or an address
-            what = "it is empty, or of no known kind"
+            what = f"it is empty, damaged, or none of {', '.join(FORMATS)}"
         elif isinstance(error, OSError) and error.errno is not None:
             what = os.strerror(error.errno)
         raise RunError(
-            f"{name}: cannot be read as a picture ({what}); replace the file or take it out of the "
-            "data"
+            f"{name}: cannot be read as a picture ({what}); convert or replace the file, or take "
+            "it out of the data"
         ) from None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from passl.data.class_file import read_lines
-from passl.data.image_folder import SUFFIXES
+from passl.data.image_folder import SUFFIXES, walk_images, warn_unusable
 from passl.deploy.predictor import Classifier, Guess
 from passl.utils.errors import ConfigError, RunError
 
@@ -38,8 +38,8 @@ def find_pictures(arguments: Sequence[str]) -> list[str]:
     """The files that are meant, in order.
 
     Args:
-        arguments: files; folders, for every picture below them, sorted; and `@LIST`, a text file
-            that names one file a line.
+        arguments: files; folders, for every picture below them, sorted, with links followed; and
+            `@LIST`, a text file that names one file a line.
 
     Raises:
         ConfigError: one of them does not exist, or there is no picture.
@@ -50,7 +50,9 @@ def find_pictures(arguments: Sequence[str]) -> list[str]:
         if argument.startswith("@"):
             found += read_lines(argument[1:])
         elif Path(argument).is_dir():
-            inside = sorted(str(p) for p in Path(argument).rglob("*") if _is_picture(p))
+            folders = list(walk_images(argument))
+            inside = sorted(image for folder in folders for image in folder.images)
+            warn_unusable(argument, [path for folder in folders for path in folder.unusable])
             found += inside
             if not inside:
                 problems.append(f"{argument}: the folder has no picture ({', '.join(SUFFIXES)})")
@@ -87,7 +89,3 @@ def predict_files(
         best = {file: classifier.best(row, k) for file, row in zip(images, rows, strict=True)}
         for file in files[start : start + batch_size]:
             yield Predicted(file, best.get(file, ()), errors.get(file))
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()

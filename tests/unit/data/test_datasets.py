@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -146,29 +147,22 @@ def test_nested_folders_belong_to_their_class(folder):
 
 @pytest.mark.parametrize("backwards", [False, True])
 def test_the_order_does_not_depend_on_the_file_system(folder, monkeypatch, backwards):
-    names = ["a/3.png", "a/1.png", "a/y/2.png", "a/x/2.png", "b/2.png", "b/1.png"]
+    names = ["a/3.png", "a/1.png", "a/y/2.png", "a/x/2.png", "b/2.png", "b/1.png", "c/1.png"]
     root = folder(dict.fromkeys(names, "red"))
-    walk = os.walk
+    scandir = os.scandir
 
-    def walk_in_order(*arguments, **options):
-        for parent, folders, files in walk(*arguments, **options):
-            folders.sort(reverse=backwards)
-            yield parent, folders, sorted(files, reverse=backwards)
+    @contextmanager
+    def scandir_in_order(path):
+        with scandir(path) as entries:
+            yield iter(sorted(entries, key=lambda entry: entry.name, reverse=backwards))
 
-    monkeypatch.setattr(os, "walk", walk_in_order)
+    monkeypatch.setattr(os, "scandir", scandir_in_order)
     dataset = ImageFolder(dataroot=root)
+    assert dataset.classes == ["a", "b", "c"]
     assert [str(Path(path).relative_to(root)) for path in dataset.paths] == [
         *["a/1.png", "a/3.png", "a/x/2.png", "a/y/2.png"],
-        *["b/1.png", "b/2.png"],
+        *["b/1.png", "b/2.png", "c/1.png"],
     ]
-
-
-@pytest.mark.parametrize("backwards", [False, True])
-def test_the_order_of_classes_does_not_depend_on_the_file_system(folder, monkeypatch, backwards):
-    root = folder({f"{name}/1.png": "red" for name in "bac"})
-    entries = sorted(os.scandir(root), key=lambda entry: entry.name, reverse=backwards)
-    monkeypatch.setattr(os, "scandir", lambda path: entries)
-    assert ImageFolder.class_names(dataroot=root) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".JPEG", ".Png", ".TIFF"])
@@ -201,6 +195,83 @@ def test_a_link_in_a_circle_counts_no_picture_twice(folder, tmp_path):
     root = folder({"cat/a.png": "red"})
     os.symlink(tmp_path / "cat", tmp_path / "cat" / "again")
     assert len(ImageFolder(dataroot=root)) == 1
+
+
+# Each: the link's place below data/, and where it leads.
+CROSSING = {
+    "to another class": ("cat/more", "data/dog"),
+    "into another class": ("cat/more", "data/dog/young"),
+    "into another class on another disk": ("cat/more", "disk/bird/young"),
+    "to the folder of all classes": ("cat/up", "data"),
+    "as a class folder": ("lion", "data/cat"),
+    "from deep inside": ("dog/young/more", "data/cat"),
+}
+
+
+@pytest.mark.parametrize("case", CROSSING)
+def test_a_link_that_reaches_another_class_is_refused(folder, tmp_path, case):
+    """Its pictures would have two labels."""
+    pictures = ("data/cat/a.png", "data/dog/b.png", "data/dog/young/c.png", "disk/bird/young/d.png")
+    root = folder(dict.fromkeys(pictures, "red"))
+    os.symlink(tmp_path / "disk" / "bird", tmp_path / "data" / "bird")
+    assert ImageFolder(dataroot=f"{root}/data").labels.tolist() == [0, 1, 2, 2]
+    place, target = CROSSING[case]
+    os.symlink(tmp_path / target, tmp_path / "data" / place)
+    with pytest.raises(ConfigError, match="two labels; remove the link") as caught:
+        ImageFolder(dataroot=f"{root}/data")
+    assert f"{root}/data/{place}" in str(caught.value) or case == "as a class folder"
+    (first, second) = re.findall(r"to class (\w+)", str(caught.value))
+    assert {first, second} <= {"cat", "dog", "bird", "lion"}
+    assert first != second
+
+
+def test_links_of_pictures_and_folders_that_belong_to_one_class(folder, tmp_path):
+    root = folder({"data/cat/a.png": "red", "data/dog/b.png": "red", "more/young/c.png": "red"})
+    os.symlink(tmp_path / "more", tmp_path / "data" / "dog" / "more")
+    os.symlink(tmp_path / "more" / "young" / "c.png", tmp_path / "data" / "cat" / "c.png")
+    dataset = ImageFolder(dataroot=f"{root}/data")
+    assert [Path(path).relative_to(tmp_path / "data").as_posix() for path in dataset.paths] == [
+        "cat/a.png",
+        "cat/c.png",
+        "dog/b.png",
+        "dog/more/young/c.png",
+    ]
+    assert dataset.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_a_class_folder_on_a_disk_that_is_not_there(folder, tmp_path):
+    """Without it, labels of the classes after it would shift."""
+    root = folder({"ape/a.png": "red", "cat/a.png": "red"})
+    os.symlink(tmp_path / "gone", tmp_path / "bear")
+    for find in (ImageFolder, ImageFolder.class_names):
+        with pytest.raises(ConfigError, match="/bear: the link leads nowhere"):
+            find(dataroot=root)
+
+
+def test_links_that_lead_nowhere_are_no_pictures(folder, tmp_path, caplog):
+    root = folder({"cat/b.png": "red"})
+    os.symlink(tmp_path / "gone.png", tmp_path / "cat" / "a.png")
+    os.symlink(tmp_path / "cat" / "c.png", tmp_path / "cat" / "c.png")
+    os.symlink(tmp_path / "gone", tmp_path / "cat" / "folder")
+    os.mkfifo(tmp_path / "cat" / "d.png")
+    dataset = ImageFolder(dataroot=root)
+    assert [Path(path).name for path in dataset.paths] == ["b.png"]
+    assert (
+        f"4 links that lead nowhere, or special files, are left out; the first is {root}/cat/a.png"
+        in caplog.text
+    )
+    (tmp_path / "cat" / "b.png").unlink()
+    with pytest.raises(ConfigError, match="no picture in cat"):
+        ImageFolder(dataroot=root)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_folder_that_may_not_be_listed(folder, tmp_path):
+    root = folder({"cat/a.png": "red", "cat/more/b.png": "red"})
+    (tmp_path / "cat" / "more").chmod(0)
+    with pytest.raises(ConfigError, match="cat/more: the folder cannot be listed"):
+        ImageFolder(dataroot=root)
+    (tmp_path / "cat" / "more").chmod(0o755)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -367,9 +438,12 @@ def test_a_class_without_a_picture(folder, tmp_path):
     root = folder({"cat/a.png": "red"})
     (tmp_path / "dog" / "inner").mkdir(parents=True)
     (tmp_path / "dog" / "a.txt").write_text("not a picture")
-    assert ImageFolder.class_names(dataroot=root) == ["cat", "dog"]
-    with pytest.raises(ConfigError, match=r": no picture in dog; every class folder .*\.jpeg"):
-        ImageFolder(dataroot=root)
+    for find in (ImageFolder, ImageFolder.class_names):
+        with pytest.raises(ConfigError, match=r": no picture in dog; .*\.jpeg.*remove the folder"):
+            find(dataroot=root)
+    Image.new("RGB", (4, 4)).save(tmp_path / "dog" / "inner" / "b.png")
+    for find in (ImageFolder, ImageFolder.class_names):
+        find(dataroot=root)
 
 
 def test_many_classes_without_a_picture(folder, tmp_path):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from passl.data import DATASETS
+from passl.data import DATASETS, image_list
 from passl.data.class_file import read_class_file
 from passl.data.image_folder import ImageFolder
 from passl.data.image_list import ImageList
@@ -195,6 +196,40 @@ def test_many_wrong_lines_are_some_and_a_count(pictures, tmp_path):
         ":",
     ]
     assert caught.value.problems[-1] == f"{path}: 15 more lines are wrong"
+
+
+@pytest.mark.parametrize("call", [ImageList, ImageList.class_names])
+def test_a_number_that_is_no_label_allocates_no_names(pictures, tmp_path, call):
+    path = write(tmp_path / "list.txt", "n01/a.png 1\nn01/a.png 123456789\nn01/a.png 0\n")
+    tracemalloc.start()
+    with pytest.raises(ConfigError, match=rf"^{re.escape(path)}:2: label 123456789 .*class_file"):
+        call(dataroot=str(pictures), list_file=path)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+    names = write(tmp_path / "classes.txt", "a\nb")
+    with pytest.raises(ConfigError, match=":2: label 123456789 is above the 2 classes"):
+        call(dataroot=str(pictures), list_file=path, class_file=names)
+
+
+def test_labels_with_gaps(pictures, tmp_path):
+    """A part of a data set of 203,094 classes, such as Google Landmarks v2."""
+    text = "n01/a.png 203093\nn02/b c.png 7\n"
+    dataset = ImageList(dataroot=str(pictures), list_file=write(tmp_path / "list.txt", text))
+    assert dataset.labels.tolist() == [203093, 7]
+    assert len(dataset.classes) == 203094
+    assert dataset.classes[203093] == "203093"
+
+
+def test_how_far_labels_may_reach_follows_the_labels_that_occur(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_list, "_MOST_CLASSES", 5)
+    for largest, accepted in ((29, True), (30, False)):
+        lines = [f"n01/a.png {label}\n" for label in (0, 1, 1, largest)]
+        path = write(tmp_path / "list.txt", "".join(lines))
+        if accepted:
+            assert len(ImageList(dataroot=str(pictures), list_file=path).classes) == largest + 1
+        else:
+            with pytest.raises(ConfigError, match=rf"list\.txt:4: label {largest} "):
+                ImageList(dataroot=str(pictures), list_file=path)
 
 
 @pytest.mark.parametrize("text", ["", "\n", "n01/a.png 1\n\nn01/a.png 1"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,6 +28,18 @@ def test_files_folders_and_lists(pictures):
     listed = pictures / "list.txt"
     listed.write_text(f"{names[2]}\n{names[0]}\n")
     assert find_pictures([names[1], f"@{listed}"]) == [names[1], names[2], names[0]]
+
+
+def test_links_are_followed_once_as_in_training(pictures, tmp_path, caplog):
+    elsewhere = tmp_path.parent / f"{tmp_path.name}_elsewhere"
+    elsewhere.mkdir()
+    Image.new("RGB", (4, 4)).save(elsewhere / "d.png")
+    os.symlink(elsewhere, pictures / "linked")
+    os.symlink(pictures, pictures / "sub" / "circle")
+    os.symlink(pictures / "gone.png", pictures / "gone.png")
+    names = [str(pictures / name) for name in ("a.JPG", "b.png", "linked/d.png", "sub/c.png")]
+    assert find_pictures([str(pictures)]) == names
+    assert f"the first is {pictures}/gone.png" in caplog.text
 
 
 def test_what_is_not_there_is_all_told(pictures, tmp_path):
