@@ -293,10 +293,10 @@ def _data_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     head = cfg.model.head.num_classes
     odd = next(((part, len(names)) for part, names in classes.items() if len(names) != head), None)
     if odd:
-        yield (
-            ("model", "head", "num_classes"),
-            f"{head} is not the {odd[1]} classes of dataloader.{odd[0]}; set it to {odd[1]}",
-        )
+        rule = f"{head} is not the {odd[1]} classes of dataloader.{odd[0]}; set it to {odd[1]}"
+        if cfg.model.get("pretrained") and "classes" not in cfg.model.get("fit", ()):
+            rule += ", and model.fit: [classes] if model.pretrained has another number of classes"
+        yield ("model", "head", "num_classes"), rule
     if len(classes) == 2 and classes["train"] != classes["val"]:
         single = sorted(set(classes["train"]) ^ set(classes["val"]))
         rule = (

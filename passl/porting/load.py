@@ -138,20 +138,24 @@ def set_weights(model: nn.Layer, weights: Mapping[str, np.ndarray], source: str)
     """
     ours = model.state_dict()
     shared = ours.keys() & weights.keys()
-    misshaped = [
-        f"{name} ({list(weights[name].shape)} in the file, {list(ours[name].shape)} in the model)"
-        for name in ours
-        if name in shared and list(weights[name].shape) != list(ours[name].shape)
-    ]
-    problems = [
+    shapes = {
+        name: (list(weights[name].shape), list(ours[name].shape)) for name in ours if name in shared
+    }
+    shapes = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
+    misshaped = (f"{n} ({a} in the file, {b} in the model)" for n, (a, b) in shapes.items())
+    names = [
         *_listed("missing in the file", (name for name in ours if name not in shared)),
         *_listed("not in the model", (name for name in weights if name not in shared)),
-        *_listed("of another shape", misshaped),
     ]
+    problems = [*names, *_listed("of another shape", misshaped)]
     if problems:
+        advice = "Use the config that belongs to the file"
+        fits = {_fit_of(name) for name in shapes}
+        if not names and None not in fits:
+            told = ", ".join(fit for fit in FITS if fit in fits)
+            advice += f"; to fine-tune from it, set model.fit: [{told}] (in Python: fit)"
         raise CheckpointError(
-            f"{source}: weights of another network: {'; '.join(problems)}. "
-            f"Use the config that belongs to the file, or ask to fit {', '.join(FITS)}"
+            f"{source}: weights of another network: {'; '.join(problems)}. {advice}"
         )
     for name, parameter in ours.items():
         parameter.set_value(np.ascontiguousarray(weights[name], dtype=np.float32))
@@ -176,8 +180,10 @@ def _fit(
         theirs = plan.weights.get(name)
         if theirs is None or theirs.shape == shape:
             continue
-        leaf = to_official(name)
-        if "classes" in fit and leaf.startswith("head."):
+        kind = _fit_of(name)
+        if kind not in fit:
+            continue
+        if kind == "classes":
             plan.weights[name] = state[name].numpy()
             _say(
                 "%s stays as initialised: the file has %d classes, the model %d",
@@ -185,17 +191,25 @@ def _fit(
                 theirs.shape[-1],
                 shape[-1],
             )
-        elif "resolution" in fit and leaf == "pos_embed":
+        elif kind == "resolution":
             backbone = getattr(model, "backbone", model)
             plan.weights[name] = backbone.fit_positions(theirs)
             _say("%s is resampled from %d to %d patches", name, theirs.shape[1], shape[1])
-        elif "channels" in fit and leaf in (
-            "patch_embed.proj.weight",
-            "stage0.patch_embed.proj.weight",
-        ):
+        else:
             plan.weights[name] = fit_channels(theirs, shape[1])
             how = "summed" if shape[1] == 1 else "repeated"
             _say("%s is %s from %d to %d channels", name, how, theirs.shape[1], shape[1])
+
+
+def _fit_of(name: str) -> str | None:
+    """Which of FITS a parameter depends on."""
+    leaf = to_official(name)
+    if leaf.startswith("head."):
+        return "classes"
+    if leaf == "pos_embed":
+        return "resolution"
+    first = ("patch_embed.proj.weight", "stage0.patch_embed.proj.weight")
+    return "channels" if leaf in first else None
 
 
 def fit_channels(weight: np.ndarray, channels: int) -> np.ndarray:

@@ -123,6 +123,12 @@ def test_one_problem(tiny_config, override, rule):
     assert len(message.splitlines()) == 1
 
 
+def test_a_class_count_that_pretrained_weights_may_not_have(tiny_config):
+    other = ("model.head.num_classes=11", "model.pretrained=imagenet.pth")
+    assert "set it to 10, and model.fit: [classes] if" in problems(tiny_config(), *other)
+    assert problems(tiny_config(), *other, "model.fit=[classes]").endswith("set it to 10")
+
+
 def test_pair_mixup_needs_an_even_batch(tiny_config):
     told = ("dataloader.train.mixup={mode: pair}", "dataloader.train.sampler.batch_size=127")
     rule = "an even dataloader.train.sampler.batch_size, not 127, and drop_last: true"

@@ -80,6 +80,24 @@ def test_everything_that_does_not_fit_is_said_and_nothing_is_loaded():
         np.testing.assert_array_equal(tensor.numpy(), before[name], name)
 
 
+@pytest.mark.parametrize(
+    ("classes", "options", "advice"),
+    [
+        (7, {}, r"set model\.fit: \[classes\]"),
+        (10, {"in_chans": 1}, r"set model\.fit: \[channels\]"),
+        (7, {"in_chans": 1, "img_size": 64}, r"\[classes, resolution, channels\]"),
+    ],
+)
+def test_what_fits_when_asked_is_advised(classes, options, advice):
+    with pytest.raises(CheckpointError, match=f"to fine-tune from it, .*{advice}"):
+        load_weights(model(classes=classes, **options), GOLDEN / "convit_fb" / "weights.pth")
+
+
+def test_no_fit_is_advised_for_another_network():
+    with pytest.raises(CheckpointError, match="belongs to the file$"):
+        load_weights(model(classes=7, qkv_bias=True), GOLDEN / "convit_fb" / "weights.pth")
+
+
 def test_what_the_file_has_too_much():
     with pytest.raises(
         CheckpointError, match=r"not in the model \(16\): blocks.2.attn.gating_param"
