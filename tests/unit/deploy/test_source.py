@@ -116,6 +116,7 @@ def test_classes_without_names_are_numbered(weights, caplog):
 def test_classes_of_the_data(weights, tmp_path):
     for name in ("ape", "bee", "cow"):
         (tmp_path / "val" / name).mkdir(parents=True)
+        (tmp_path / "val" / name / "a.png").touch()  # is not opened
     given = config(CROP, NORMALIZE, dataroot=str(tmp_path / "val"))
     assert load(weights(), given)[1].classes == ["ape", "bee", "cow"]
 
