@@ -98,9 +98,8 @@ class Together:
     def __init__(self, parts: list[Predictions]):
         self.parts = parts
 
-    def gather(self, array: np.ndarray) -> list[np.ndarray]:
-        (name,) = (name for name, value in vars(self.parts[0]).items() if value is array)
-        return [getattr(part, name) for part in self.parts]
+    def gather(self, arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+        return [{name: getattr(part, name) for name in arrays} for part in self.parts]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 400])
