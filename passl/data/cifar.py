@@ -52,6 +52,7 @@ class _Cifar(ImageDataset):
         batches: split -> the files in it.
     """
 
+    image_size = (SIDE, SIDE)
     url = "https://www.cs.toronto.edu/~kriz/"
     archive: str
     sha256: str

@@ -7,6 +7,9 @@ from abc import ABC, abstractmethod
 import numpy as np
 from PIL import Image
 
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
 
 class ImageDataset(ABC):
     """Pictures with labels.
@@ -21,8 +24,10 @@ class ImageDataset(ABC):
         labels: int64 [N], the class of each sample.
         valid_labels: the classes, in ascending order, that an evaluation shall compare only among;
             null for all.
+        image_size: of every image, set by the class where they all have one; else null.
     """
 
+    image_size: Size | None = None
     classes: list[str]
     labels: np.ndarray
     valid_labels: list[int] | None = None

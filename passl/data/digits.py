@@ -23,6 +23,8 @@ class Digits(ImageDataset):
         split: `train` or `val`.
     """
 
+    image_size = (SIDE, SIDE)
+
     def __init__(self, *, split: Literal["train", "val"]):
         if split not in ("train", "val"):
             raise ValueError(f"split {split!r} is neither train nor val")

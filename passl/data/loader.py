@@ -18,15 +18,12 @@ import numpy as np
 import paddle
 from paddle.io import DataLoader, Dataset
 
-from passl.data import DATASET_OPTIONS, DATASETS, TRANSFORMS, dataset_options
+from passl.data.build import build_dataset, build_transforms
 from passl.data.dataset import ImageDataset
 from passl.data.samplers import BatchSampler, Key
-from passl.data.subset import Subset
-from passl.utils.config import dotted
 from passl.utils.errors import ConfigError, RunError
 from passl.utils.files import printable
 from passl.utils.logging import get_logger
-from passl.utils.schema import Section, problems_in
 
 SHARED_MEMORY = "/dev/shm"
 _LOOK_AFTER = 1.0
@@ -269,29 +266,6 @@ class Loader:
                 needed >> 20,
             )
         return needed <= free
-
-
-def build_dataset(node: Mapping[str, Any]) -> ImageDataset:
-    """The data set of a `dataset` node, without its transforms.
-
-    Raises:
-        ConfigError: the node is wrong, or the data is not there.
-    """
-    options = dataset_options(node)
-    problems = [
-        f"dataset: {dotted(keys)}: {rule}"
-        for keys, rule in problems_in(Section(DATASET_OPTIONS), options)
-    ]
-    if problems:
-        raise ConfigError(*problems)
-    others = (*DATASET_OPTIONS, "transforms")
-    dataset = DATASETS.build({key: value for key, value in node.items() if key not in others})
-    return Subset(dataset, **options) if options else dataset
-
-
-def build_transforms(nodes: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """The transforms of a `transforms` list, in order."""
-    return [TRANSFORMS.build(node) for node in nodes]
 
 
 def build_loader(

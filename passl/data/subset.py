@@ -44,6 +44,7 @@ class Subset(ImageDataset):
             dataset.classes, fraction=fraction, fraction_seed=fraction_seed, labels=labels
         )
         self.dataset, self.classes = dataset, dataset.classes
+        self.image_size = dataset.image_size
         chosen = np.arange(len(dataset))
         self.valid_labels = dataset.valid_labels
         if labels == PRESENT:

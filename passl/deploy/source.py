@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import nn
-from PIL import Image
 
-from passl.data import DATASETS, TRANSFORMS, dataset_arguments
+from passl.data import DATASETS, dataset_arguments
+from passl.data.build import build_transforms
+from passl.data.sizes import fixed_size
 from passl.deploy.classes import imagenet_classes
 from passl.deploy.engines import Engine
 from passl.deploy.folder import Description
@@ -143,7 +144,8 @@ def _pictures(
         )
     nodes = [dict(node) for node in transforms]
     arguments = BACKBONES.arguments(section["architecture"])
-    fixed = _fixed_size(nodes)
+    found_size = fixed_size(build_transforms(nodes))
+    fixed = None if found_size is None else list(found_size)
     if fixed is None:
         trained = [n["size"] for n in _transforms_of(config, "train") if "size" in n]
         found = size or (trained[-1] if trained else arguments.get("img_size"))
@@ -172,20 +174,6 @@ def _at(config: Mapping[str, Any], *keys: str) -> Any:
     for key in keys:
         node = node.get(key) if isinstance(node, Mapping) else None
     return node
-
-
-def _fixed_size(nodes: Sequence[Mapping[str, Any]]) -> list[int] | None:
-    """Height and width that the transforms make of every picture; null if they do not fix them."""
-    transforms, rng = [TRANSFORMS.build(node) for node in nodes], np.random.default_rng(0)
-    sizes = []
-    for width, height in ((48, 64), (80, 40)):
-        image: Any = Image.new("RGB", (width, height))
-        for transform in transforms:
-            image = transform(image, rng)
-        if not isinstance(image, np.ndarray):
-            raise ConfigError("the transforms end in a picture, not in an array; add Normalize")
-        sizes.append(list(image.shape[1:]))
-    return sizes[0] if sizes[0] == sizes[1] else None
 
 
 # --------------------------------------------------------------------------------------------------

@@ -5,17 +5,20 @@ once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from passl.data import DATASET_OPTIONS, DATASETS, TRANSFORMS, dataset_arguments, dataset_options
+from passl.data.build import build_dataset
 from passl.data.mixup import build_mixup
+from passl.data.sizes import sizes_made
 from passl.data.subset import check_options
 from passl.modeling import LOSSES
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.heads import HEADS
 from passl.optim import OPTIMIZER_SECTION, SCHEDULES
 from passl.utils.config import COMMAND_LINE, Config, dotted, get_config, shown_origin
-from passl.utils.errors import ConfigError
+from passl.utils.errors import ConfigError, RunError
 from passl.utils.schema import (
     Choice,
     Many,
@@ -256,27 +259,55 @@ def _training_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
 
 
 def _transforms_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
-    """Every list of transforms can be built and ends with an array."""
+    """Every list of transforms can be built, ends with an array, and makes images of one size."""
     for part in parts:
-        keys = ("dataloader", part, "dataset", "transforms")
-        transforms = _at(cfg, keys)
-        names = [node.name for node in transforms]
-        if names.count("Normalize") != 1:
-            yield keys, "must have Normalize once, which makes the network's input"
+        section, keys = cfg.dataloader[part], ("dataloader", part, "dataset", "transforms")
+        transforms: list[Any] = []
+        problems = list(_problems_in_transforms(section.dataset.transforms, transforms))
+        if not problems and section.sampler.batch_size > 1:  # networks take one image of any size
+            problems = list(_problems_in_sizes(section.dataset, transforms))
+        yield from (((*keys, *place), rule) for place, rule in problems)
+
+
+def _problems_in_transforms(nodes: Sequence[Any], built: list[Any]) -> Iterator[Problem]:
+    """Of a list of transforms; those that can be built are added to `built`."""
+    names = [node.name for node in nodes]
+    if names.count("Normalize") != 1:
+        yield (), "must have Normalize once, which makes the network's input"
+        return
+    border = names.index("Normalize")
+    for index, node in enumerate(nodes):
+        try:
+            transform = TRANSFORMS.build(node)
+        except ConfigError as error:
+            yield (index,), str(error)
             continue
-        border = names.index("Normalize")
-        for index, node in enumerate(transforms):
-            try:
-                transform = TRANSFORMS.build(node)
-            except ConfigError as error:
-                yield (*keys, index), str(error)
-                continue
-            # A user's transform that does not say what it works on works on pictures.
-            on_arrays = getattr(transform, "on_arrays", False)
-            if index != border and on_arrays != (index > border):
-                works_on, side = ("arrays", "behind") if on_arrays else ("pictures", "before")
-                rule = f"{node.name} works on {works_on}; it must stand {side} Normalize"
-                yield (*keys, index), rule
+        built.append(transform)
+        # A user's transform that does not say what it works on works on pictures.
+        on_arrays = getattr(transform, "on_arrays", False)
+        if index != border and on_arrays != (index > border):
+            works_on, side = ("arrays", "behind") if on_arrays else ("pictures", "before")
+            yield (index,), f"{node.name} works on {works_on}; it must stand {side} Normalize"
+
+
+def _problems_in_sizes(node: Any, transforms: Sequence[Any]) -> Iterator[Problem]:
+    """Images that cannot be one batch. Samples are read only where the data decides."""
+    known = getattr(DATASETS.get(node.name), "image_size", None)
+    try:
+        made = sizes_made(transforms, known, partial(build_dataset, node))
+    except ConfigError:  # the data is not there, which _data_fits says
+        return
+    except RunError as error:
+        yield (), str(error)
+        return
+    if len(made) > 1:
+        sizes = [f"{h} x {w} of {made[h, w]}" for h, w in sorted(made)]
+        yield (
+            (),
+            f"make images of several sizes, such as {sizes[0]} and {sizes[-1]} (height x width), "
+            "which cannot be one batch; let them end in one size, by RandomResizedCrop or by "
+            "Resize and CenterCrop",
+        )
 
 
 def _data_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
@@ -287,7 +318,7 @@ def _data_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
         try:
             classes[part] = DATASETS.get(node.name).class_names(**dataset_arguments(node))
             check_options(classes[part], **dataset_options(node))
-        except ConfigError as error:
+        except ValueError as error:  # ConfigError is one too
             place = ("dataloader", part, "dataset", *(["dataroot"] if "dataroot" in node else []))
             yield place, str(error)
     head = cfg.model.head.num_classes

@@ -214,6 +214,87 @@ def test_classes_of_training_and_validation_agree(tiny_config, tmp_path):
     assert "10 is not the 2 classes of dataloader.train; set it to 2" in message
 
 
+# --------------------------------------------------------------------------------------------------
+# Sizes of images
+# --------------------------------------------------------------------------------------------------
+def images(root: Path, *sizes: tuple[int, int]) -> Path:
+    """One class folder with images of these widths and heights."""
+    (root / "cat").mkdir(parents=True)
+    for number, size in enumerate(sizes):
+        Image.new("RGB", size).save(root / "cat" / f"{number}.png")
+    return root
+
+
+def node(part: str, root: Path, *transforms: str) -> tuple[str, str]:
+    listed = ", ".join([*transforms, "{name: Normalize}"])
+    return (
+        f"dataloader.{part}.dataset={{name: ImageFolder, dataroot: '{root}', "
+        f"transforms: [{listed}]}}",
+        "model.head.num_classes=1",
+    )
+
+
+RESIZE = "{name: Resize, size: 32}"
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+@pytest.mark.parametrize("transforms", [[], [RESIZE], ["{name: RandomHorizontalFlip}"]])
+def test_images_of_several_sizes_are_found_before_training(tiny_config, tmp_path, part, transforms):
+    other = {"train": "val", "val": "train"}[part]
+    root = images(tmp_path / "data", (40, 30), (40, 30), (30, 60))
+    told = [*node(part, root, *transforms), *node(other, root, "{name: CenterCrop, size: 32}")]
+    message = problems(tiny_config(), *told)
+    assert f"dataloader.{part}.dataset.transforms: make images of several sizes" in message
+    assert "0.png" in message
+    assert "2.png" in message
+    assert "Resize and CenterCrop" in message
+    assert len(message.splitlines()) == 1
+    # One image a batch may have any size.
+    check_config(get_config(tiny_config(), [*told, f"dataloader.{part}.sampler.batch_size=1"]))
+
+
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        ["{name: RandomResizedCrop, size: 32}"],
+        [RESIZE, "{name: CenterCrop, size: 32}"],
+        ["{name: Resize, size: [32, 32]}"],
+        ["{name: RandomCrop, size: 240}"],  # larger than the first made-up images
+        ["{name: RandomCrop, size: 8}", "{name: RandAugment, policy: rand-m9}"],
+    ],
+)
+def test_transforms_that_end_in_one_size_read_nothing(tiny_config, tmp_path, transforms):
+    root = images(tmp_path / "data", (40, 30), (30, 60))
+    for path in root.rglob("*.png"):
+        path.write_bytes(b"damaged")
+    told = [*node("train", root, *transforms), *node("val", root, *transforms)]
+    check_config(get_config(tiny_config("CvT"), told))
+
+
+def test_the_data_may_have_one_size(tiny_config, tmp_path):
+    """Unreadable files are the loader's matter; an image that no transform can take is not."""
+    root = images(tmp_path / "data", (32, 32), (32, 32), (32, 32))
+    (root / "cat" / "1.png").write_bytes(b"damaged")
+    check_config(get_config(tiny_config(), [*node("train", root), *node("val", root)]))
+    crop = "{name: RandomCrop, size: 4000}"
+    message = problems(tiny_config("CvT"), *node("train", root, crop), *node("val", root))
+    assert "0.png: RandomCrop: 4000 x 4000 pixels do not fit" in message
+
+
+def test_datasets_of_a_known_size_are_not_read(tiny_config, tmp_path):
+    """CIFAR's archives take seconds to read, and may have to be fetched first."""
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    for transforms in ("{name: RandomHorizontalFlip}", RESIZE):
+        cifar = f"name: CIFAR10, dataroot: '{tmp_path}', transforms: [{transforms}, "
+        told = [
+            f"dataloader.{part}.dataset={{{cifar}{{name: Normalize}}], split: {part}}}"
+            for part in ("train", "val")
+        ]
+        check_config(get_config(tiny_config(), told))
+    crop = "dataloader.train.dataset.transforms=[{name: RandomCrop, size: 33}, {name: Normalize}]"
+    assert "do not fit into a picture of 32 x 32" in problems(tiny_config("CvT"), crop)
+
+
 def test_evaluation_needs_no_training_data(tiny_config, tmp_path):
     cfg = get_config(tiny_config(), [data("train", tmp_path / "nothing")])
     check_config(cfg, for_training=False)

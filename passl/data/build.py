@@ -1,0 +1,36 @@
+"""Datasets and transforms from their config nodes. Imports no paddle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from passl.data import DATASET_OPTIONS, DATASETS, TRANSFORMS, dataset_options
+from passl.data.dataset import ImageDataset
+from passl.data.subset import Subset
+from passl.utils.config import dotted
+from passl.utils.errors import ConfigError
+from passl.utils.schema import Section, problems_in
+
+
+def build_dataset(node: Mapping[str, Any]) -> ImageDataset:
+    """The data set of a `dataset` node, without its transforms.
+
+    Raises:
+        ConfigError: the node is wrong, or the data is not there.
+    """
+    options = dataset_options(node)
+    problems = [
+        f"dataset: {dotted(keys)}: {rule}"
+        for keys, rule in problems_in(Section(DATASET_OPTIONS), options)
+    ]
+    if problems:
+        raise ConfigError(*problems)
+    others = (*DATASET_OPTIONS, "transforms")
+    dataset = DATASETS.build({key: value for key, value in node.items() if key not in others})
+    return Subset(dataset, **options) if options else dataset
+
+
+def build_transforms(nodes: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The transforms of a `transforms` list, in order."""
+    return [TRANSFORMS.build(node) for node in nodes]

@@ -1,0 +1,91 @@
+"""How large the images are that transforms make: a batch takes one size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from passl.data.dataset import ImageDataset, Size
+from passl.utils.errors import ConfigError, RunError
+from passl.utils.limits import in_line
+
+_PROBES = ((48, 64), (80, 40))
+"""Height and width of the made-up images: one is wide, the other tall."""
+_SCALES = (1, 4, 16, 64)
+"""What these are multiplied by, one after the other, for transforms that need larger images."""
+_READ = 8
+"""Samples that are read where the data decides."""
+
+
+def fixed_size(transforms: Sequence[Any]) -> Size | None:
+    """The size that the transforms make of every image; null if they do not fix it, or take no
+    made-up image.
+
+    Raises:
+        ConfigError: they do not end in an array.
+    """
+    for scale in _SCALES:
+        try:
+            sizes = {_size_after(transforms, (scale * h, scale * w)) for h, w in _PROBES}
+        except ConfigError:
+            raise
+        except Exception:  # a user's transform may fail in any way over an image it cannot take
+            continue
+        return sizes.pop() if len(sizes) == 1 else None
+    return None
+
+
+def sizes_made(
+    transforms: Sequence[Any], known: Size | None, dataset: Callable[[], ImageDataset]
+) -> dict[Size, str]:
+    """The sizes that the transforms make of a data set's images, each with the name of a sample;
+    one without a name, if that is known without reading.
+
+    Args:
+        known: `ImageDataset.image_size`.
+        dataset: called where the transforms keep the sizes that the images have. Then a few
+            samples, spread over the data set, are read; those that cannot be read are passed over.
+
+    Raises:
+        ConfigError: the transforms do not end in an array.
+        RunError: a transform cannot take an image of the data.
+    """
+    if known is not None:
+        return {_tried(transforms, known, f"images of {known[0]} x {known[1]}"): ""}
+    size = fixed_size(transforms)
+    if size is not None:
+        return {size: ""}
+    data, found = dataset(), dict[Size, str]()
+    for index in np.unique(np.linspace(0, len(data) - 1, _READ).astype(int)).tolist():
+        try:
+            image = data.picture(index)
+        except RunError:
+            continue  # whether that is an error is the loader's matter
+        found.setdefault(_tried(transforms, image, data.name(index)), data.name(index))
+    return found
+
+
+def _tried(transforms: Sequence[Any], image: Image.Image | Size, name: str) -> Size:
+    try:
+        return _size_after(transforms, image)
+    except ConfigError:
+        raise
+    except RunError as error:
+        raise RunError(f"{name}: {error}") from None
+    except Exception as error:
+        raise RunError(f"{name}: a transform fails: {in_line(error)}") from error
+
+
+def _size_after(transforms: Sequence[Any], image: Any) -> Size:
+    """The size that an image gets, or a made-up one of that size."""
+    rng = np.random.default_rng(0)
+    if isinstance(image, tuple):
+        image = Image.new("RGB", (image[1], image[0]))
+    for transform in transforms:
+        image = transform(image, rng)
+    if not isinstance(image, np.ndarray):
+        raise ConfigError("the transforms end in an image, not in an array; add Normalize")
+    return image.shape[1], image.shape[2]
