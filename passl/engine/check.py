@@ -244,8 +244,6 @@ def _training_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     epochs = cfg.get("freeze", {}).get("epochs")
     if epochs is not None and epochs < 1:
         yield ("freeze", "epochs"), f"{epochs} must be at least 1, or null for all epochs"
-    if "sharding" in cfg and "freeze" in cfg:
-        yield ("sharding",), "does not go together with freeze; leave one of them out"
     if "distillation" in cfg:
         try:
             teacher = get_config(cfg.distillation.teacher)
@@ -351,7 +349,6 @@ _RULES: tuple[
             ("ema",),
             ("freeze",),
             ("distillation",),
-            ("sharding",),
         ),
         _training_fits,
     ),

@@ -201,6 +201,8 @@ def load_checkpoint(path: Path, learner: Learner) -> tuple[Progress, dict[str, A
     for name, parameter in learner.model.named_parameters():
         prefix = f"{OPTIMIZER}{name}/"
         keys = [key for key in arrays if key.startswith(prefix)]
+        if learner.is_sharded and not learner.optimizer.owns(parameter):
+            continue
         known += [parameter] if keys else []
         for key in keys:
             tensor = paddle.to_tensor(arrays[key])
@@ -209,7 +211,7 @@ def load_checkpoint(path: Path, learner: Learner) -> tuple[Progress, dict[str, A
             else:
                 state[f"{parameter.name}_{key.removeprefix(prefix)}"] = tensor
     learner.optimizer.set_state_dict(state | ({"master_weights": masters} if masters else {}))
-    if known and not learner.is_sharded:
+    if known:
         # Paddle would take the state in with the next step, and miss that of parameters that have
         # none because they have been frozen until then.
         block = paddle.static.default_main_program().global_block()

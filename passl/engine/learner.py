@@ -13,7 +13,7 @@ from passl.engine.average import WeightAverage
 from passl.engine.distributed import Ranks
 from passl.engine.freezing import Freezing
 from passl.engine.precision import Precision
-from passl.engine.sharding import shard
+from passl.engine.sharding import ShardedOptimizer
 from passl.modeling import Model
 from passl.modeling.losses import Distilled, Supervised, build_loss
 from passl.optim.optimizers import build_optimizer, scaled_lr
@@ -40,7 +40,6 @@ class Learner:
             own statistics.)
         seed: of the run.
         ranks: the processes.
-        is_sharded: whether each rank has the optimizer's state of some parameters only.
         retired: earlier values of `wrapped`.
     """
 
@@ -55,8 +54,12 @@ class Learner:
     accumulate: int
     seed: int
     ranks: Ranks
-    is_sharded: bool = False
     retired: list[Any] = field(default_factory=list)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each rank has the optimizer's state of some parameters only."""
+        return isinstance(self.optimizer, ShardedOptimizer)
 
     def begin_epoch(self, epoch: int) -> None:
         """Training mode, with those parameters frozen that rest in this epoch, from 0.
@@ -111,8 +114,7 @@ def build_learner(
         raise ConfigError(str(error)) from None
     model.backbone.recompute = cfg.get("recompute", False)
     if "sharding" in cfg and ranks.world > 1:
-        learner.wrapped, learner.optimizer = shard(model, learner.optimizer, ranks)
-        learner.is_sharded = True
+        learner.optimizer = ShardedOptimizer(learner.optimizer, ranks)
     return learner
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,23 +15,39 @@ from safetensors.numpy import load_file
 ROOT = Path(__file__).resolve().parents[2]
 GLOBAL_BATCH = 120
 TOLERANCE = 1e-5
+FIRST = ("epochs=1", "rank_check_interval=2", "checkpoint.interval=7")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """`runs(name, ranks, *overrides, resume=...)` trains a ConViT without anything random in the
-    network, and gives the folder; a name is trained once.
+    """`runs(config, name, ranks, *overrides, starter=..., resume=...)` trains a ConViT without
+    anything random in the network, and gives the folder; a name is trained once. Paddle's launcher
+    starts several processes, or ours, or `mpirun`.
     """
     root = tmp_path_factory.mktemp("ranks")
 
-    def run(config: Path, name: str, ranks: int, *overrides: str, resume: Path | None = None):
+    def run(
+        config: Path,
+        name: str,
+        ranks: int,
+        *overrides: str,
+        starter: str = "paddle",
+        resume: Path | None = None,
+    ):
         folder = root / name
         if folder.exists():
             return folder
-        launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", ranks, "--log_dir"]
-        call = [sys.executable, *(launcher if ranks > 1 else [])]
-        call += [root / f"{name}_log"] if ranks > 1 else []
-        call += ["tools/train.py", "-c", config, "-o", f"output_dir={folder}"]
+        python, tool = sys.executable, "tools/train.py"
+        processes, logs = ["--nproc_per_node", ranks], ["--log_dir", root / f"{name}_log"]
+        starters = {
+            "none": [python, tool],
+            "paddle": [python, "-m", "paddle.distributed.launch", *processes, *logs, tool],
+            "ours": [python, "tools/launch.py", "train.py", *processes],
+            "mpirun": ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", ranks],
+        }
+        starters["mpirun"] += [python, tool]
+        call = [*starters[starter if ranks > 1 else "none"], "-c", config]
+        call += ["-o", f"output_dir={folder}"]
         call += [f"dataloader.train.sampler.batch_size={GLOBAL_BATCH // ranks}"]
         call += ["log_config.interval=1", *overrides]
         call += [] if resume is None else ["--resume", resume]
@@ -87,8 +104,7 @@ def test_a_checkpoint_of_two_ranks_resumes_on_one_and_on_three(runs, config, ran
     """In the middle of an epoch: eleven steps are one, and seven are made. (They are all warm-up,
     which does not know how many epochs follow.)
     """
-    told = ("epochs=1", "rank_check_interval=2", "checkpoint.interval=7")
-    first = runs(config, "first", 2, *told) / "previous.safetensors"
+    first = runs(config, "first", 2, *FIRST) / "previous.safetensors"
     resumed = runs(config, f"resumed_{ranks}", ranks, resume=first)
     assert rows(resumed)[0]["step"] == 8
     assert_same_run(resumed, runs(config, "1", 1), first_step=7)
@@ -97,16 +113,25 @@ def test_a_checkpoint_of_two_ranks_resumes_on_one_and_on_three(runs, config, ran
 def test_sharded_state_is_the_same_run_and_resumes_without(runs, config):
     """ZeRO stage 1, whose state is whole in the checkpoint, with and without sharding behind it."""
     alone = runs(config, "1", 1)
-    sharded = runs(config, "sharded", 2, "sharding.stage=1", "accumulate=2", "ema.decay=0.9")
+    sharded = runs(
+        config, "sharded", 2, "sharding.stage=1", "accumulate=2", "ema.decay=0.9", starter="ours"
+    )
     arrays, expected = (load_file(folder / "last.safetensors") for folder in (sharded, alone))
     for key, array in expected.items():
         key_there = key if key.startswith("optimizer/") else f"trained/{key}"
         np.testing.assert_allclose(arrays[key_there], array, atol=TOLERANCE, err_msg=key)
     told = ("epochs=1", "sharding.stage=1", "checkpoint.interval=7")
     first = runs(config, "sharded_first", 2, *told) / "previous.safetensors"
-    again = runs(config, "sharded_again", 2, "sharding.stage=1", resume=first)
+    again = runs(config, "sharded_again", 2, "sharding.stage=1", resume=first, starter="ours")
     assert_same_run(again, alone, first_step=7)
     assert_same_run(runs(config, "unsharded", 1, resume=first), alone, first_step=7)
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="mpirun is not installed")
+def test_sharding_under_mpirun(runs, config):
+    told = ("epochs=1", "sharding.stage=1")
+    sharded = runs(config, "mpirun", 2, *told, starter="mpirun")
+    assert_same_run(sharded, runs(config, "first", 2, *FIRST))
 
 
 DRIFTING = """
