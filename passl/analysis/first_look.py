@@ -16,8 +16,9 @@ import paddle
 matplotlib.use("Agg")  # no screen is needed
 from matplotlib import pyplot as plt
 
-from passl.data.dataset import ImageDataset
-from passl.data.loader import Loader, build_loader
+from passl.data.loader import Loader, Sample, build_loader
+from passl.data.samplers import Key
+from passl.data.sizes import sizes_differ
 from passl.data.transforms import Normalize
 from passl.engine import distributed
 from passl.engine.learner import Learner, build_learner
@@ -26,6 +27,7 @@ from passl.optim import SCHEDULES
 from passl.optim.optimizers import lr_rule, scaled_lr
 from passl.optim.parameters import decayed_names, trainable
 from passl.utils.config import Config
+from passl.utils.errors import RunError
 from passl.utils.files import printable, write_atomically
 from passl.utils.logging import get_logger
 
@@ -60,14 +62,19 @@ def first_look(cfg: Config, picture: Path) -> None:
     learner.begin_epoch(0)
     if ranks.is_first:
         for part, loader in (("train", train), ("val", val)):
-            _log_data(part, cfg.dataloader[part], loader.dataset.dataset)
+            _log_data(part, cfg.dataloader[part], loader)
+        remark = sizes_differ(
+            *((part.transforms, part.dataset) for part in (train.dataset, val.dataset))
+        )
+        if remark is not None:
+            get_logger().warning(remark)
         _log_run(cfg, learner, len(train), global_batch)
         draw_augmented(picture, train)
         get_logger().info("augmented pictures are in %s", picture)
 
 
-def _log_data(part: str, section: Mapping[str, Any], dataset: ImageDataset) -> None:
-    log = get_logger().info
+def _log_data(part: str, section: Mapping[str, Any], loader: Loader) -> None:
+    log, dataset = get_logger().info, loader.dataset.dataset
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
     log("%s: %s", part, _written(section["dataset"], but=("transforms",)))
     log(
@@ -85,13 +92,16 @@ def _log_data(part: str, section: Mapping[str, Any], dataset: ImageDataset) -> N
     if dataset.valid_labels is not None:
         log("%s: only %d classes are compared", part, len(dataset.valid_labels))
     chosen = np.unique(np.linspace(0, len(dataset) - 1, MEASURED).astype(int))
-    sizes = np.array([dataset.picture(int(index)).size for index in chosen])
+    readable = filter(None, (loader.original(int(index)) for index in chosen))
+    sizes = np.array([picture.size for picture in readable])
+    if not len(sizes):
+        raise RunError(f"{part}: none of {len(chosen)} pictures looked at can be read")
     low, middle, high = np.percentile(sizes, [0, 50, 100], axis=0).astype(int)
     log(
         "%s: of %d pictures looked at the widths are %d to %d pixels (median %d), the heights %d "
         "to %d (median %d)",
         part,
-        len(chosen),
+        len(sizes),
         *(low[0], high[0], middle[0], low[1], high[1], middle[1]),
     )
     for number, node in enumerate(section["dataset"]["transforms"], 1):
@@ -166,17 +176,16 @@ def draw_augmented(picture: Path, loader: Loader) -> None:
         squeeze=False,
     )
     for axes, (index, position) in zip(grid, chosen, strict=True):
-        original = dataset.picture(index)
+        first = _sample(loader, (0, position, index))
+        original = dataset.picture(first.index)  # another one, where that of the index is bad
         axes[0].imshow(original)
-        name = printable(dataset.classes[dataset.labels[index]])
+        name = printable(dataset.classes[first.label])
         shown = name if len(name) <= 18 else f"{name[:17]}…"
         axes[0].set_title(shown, fontsize=8, parse_math=False)
         axes[0].set_xlabel(f"{original.width} x {original.height}", fontsize=7)
         for epoch, place in enumerate(axes[1:]):
-            sample = samples[(epoch, position, index)]
-            if isinstance(sample, Exception):
-                raise sample
-            pixels = np.clip(sample[0] * std + mean, 0, 1)
+            sample = _sample(loader, (epoch, position, first.index))
+            pixels = np.clip(sample.image * std + mean, 0, 1)
             place.imshow(pixels.transpose(1, 2, 0))
             if axes is grid[0]:
                 place.set_title(f"epoch {epoch + 1}", fontsize=8)
@@ -184,6 +193,16 @@ def draw_augmented(picture: Path, loader: Loader) -> None:
             place.set(xticks=[], yticks=[])
     write_atomically(picture, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
     plt.close(figure)
+
+
+def _sample(loader: Loader, key: Key) -> Sample:
+    """What the run would get for that key, bad samples told or raised as there."""
+    sample = loader.dataset[key]
+    if isinstance(sample, Exception):
+        raise sample
+    for index, text in sample.bad:
+        loader.note(index, text)
+    return sample
 
 
 def _written(node: Mapping[str, Any], but: Sequence[str] = ()) -> str:

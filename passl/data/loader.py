@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import paddle
 from paddle.io import DataLoader, Dataset
+from PIL import Image
 
 from passl.data.build import build_dataset, build_transforms
 from passl.data.dataset import ImageDataset
@@ -212,11 +213,26 @@ class Loader:
             if report["error"] is not None:
                 raise (RunError if report["expected"] else RuntimeError)(report["error"])
             for index, text in report["bad"]:
-                self._note(index, text)
+                self.note(index, text)
             if arrays:
                 yield Batch(*arrays)
 
-    def _note(self, index: int, text: str) -> None:
+    def original(self, index: int) -> Image.Image | None:
+        """A sample's image as the data set has it; null if it cannot be read and `on_bad_sample` is
+        skip.
+
+        Raises:
+            RunError: it cannot be read, or too many cannot.
+        """
+        try:
+            return self.dataset.dataset.picture(index)
+        except RunError as error:
+            if self.dataset.draws == 0:
+                raise
+            self.note(index, str(error))
+            return None
+
+    def note(self, index: int, text: str) -> None:
         """Warn of a sample that cannot be read, if it is a new one."""
         if index in self.bad:
             return

@@ -68,6 +68,28 @@ def sizes_made(
     return found
 
 
+def sizes_differ(
+    train: tuple[Sequence[Any], ImageDataset], val: tuple[Sequence[Any], ImageDataset]
+) -> str | None:
+    """What a run should say of the sizes of its training and validation images; null where they
+    are the same. They may differ on purpose (Touvron et al., FixRes, arXiv 1906.06423).
+
+    Args:
+        train, val: transforms and data set of each part.
+    """
+    sizes = [
+        sizes_made(transforms, dataset.image_size, lambda dataset=dataset: dataset)
+        for transforms, dataset in (train, val)
+    ]
+    if any(len(made) != 1 for made in sizes) or sizes[0].keys() == sizes[1].keys():
+        return None
+    (train_h, train_w), (val_h, val_w) = (next(iter(made)) for made in sizes)
+    return (
+        f"images are {train_h} x {train_w} in training and {val_h} x {val_w} in validation (height "
+        "x width); if that is not meant, change dataloader.val.dataset.transforms"
+    )
+
+
 def _tried(transforms: Sequence[Any], image: Image.Image | Size, name: str) -> Size:
     try:
         return _size_after(transforms, image)

@@ -13,6 +13,7 @@ import paddle
 
 from passl.data.loader import Batch, Loader, build_loader
 from passl.data.mixup import Mixup, build_mixup
+from passl.data.sizes import sizes_differ
 from passl.engine import distributed
 from passl.engine.checkpoint import Progress, load_checkpoint, read_checkpoint
 from passl.engine.evaluate import Scores, predict, score
@@ -305,6 +306,10 @@ def _introduce(run: Run) -> None:
         len(run.val_loader.dataset),
         len(run.train_loader.classes),
     )
+    parts = (run.train_loader.dataset, run.val_loader.dataset)
+    remark = sizes_differ(*((part.transforms, part.dataset) for part in parts))
+    if remark is not None:
+        get_logger().warning(remark)
     log(
         "global batch %d, %d steps an epoch, peak learning rate %g (%s)",
         run.global_batch,

@@ -14,6 +14,7 @@ from PIL import Image
 from passl.analysis.first_look import COLUMNS, ROWS, first_look
 from passl.data.loader import build_loader
 from passl.utils.config import get_config
+from passl.utils.errors import RunError
 from passl.utils.logging import get_logger
 
 
@@ -113,6 +114,61 @@ def test_the_sheet_shows_what_the_run_sees(tiny_config, tmp_path, monkeypatch, r
     with Image.open(tmp_path / "augmented.png") as picture:
         assert picture.format == "PNG"
         assert picture.width > 1000
+
+
+@pytest.fixture
+def with_bad_samples(tmp_path):
+    """Overrides for a data set of twelve images in two classes, of which the first, the last and
+    one in the middle cannot be read.
+    """
+    for index in range(12):
+        (tmp_path / "data" / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
+        path = tmp_path / "data" / "ab"[index % 2] / f"{index:02}.png"
+        Image.new("RGB", (40 + index, 40), (20 * index, 90, 0)).save(path)
+        if index in (0, 6, 11):
+            path.write_bytes(b"damaged")
+    crop = "[{name: RandomResizedCrop, size: 32}, {name: Normalize}]"
+    data = f"{{name: ImageFolder, dataroot: '{tmp_path / 'data'}', transforms: {crop}}}"
+    parts = [f"dataloader.{part}.dataset={data}" for part in ("train", "val")]
+    return [*parts, "model.head.num_classes=2", "dataloader.train.sampler.batch_size=4"]
+
+
+def skipping(part: str, most: int = 100) -> str:
+    return f"dataloader.{part}.loader={{on_bad_sample: skip, max_bad_samples: {most}}}"
+
+
+def test_bad_samples_are_skipped_where_the_run_would(
+    tiny_config, tmp_path, with_bad_samples, lines
+):
+    told = [*with_bad_samples, skipping("train"), skipping("val")]
+    first_look(get_config(tiny_config(), told), tmp_path / "augmented.png")
+    assert (tmp_path / "augmented.png").is_file()
+    bad = [line for line in lines if line.startswith("bad sample")]
+    for name in ("00.png", "06.png", "11.png"):  # once in each part
+        train, val = (line for line in bad if name in line)
+        assert "another is taken instead" in train
+        assert "left out" in val
+    for part in ("train", "val"):
+        assert "widths are 41 to 50 pixels" in the_line(lines, f"{part}: of 9 pictures")
+
+
+def test_bad_samples_end_it_where_the_run_would_end(tiny_config, tmp_path, with_bad_samples):
+    told = [*with_bad_samples, skipping("train")]
+    with pytest.raises(RunError, match=r"00\.png: cannot be read"):
+        first_look(get_config(tiny_config(), told), tmp_path / "augmented.png")
+    told = [*with_bad_samples, skipping("train", most=2), skipping("val")]
+    with pytest.raises(RunError, match="more than 2 samples cannot be read"):
+        first_look(get_config(tiny_config(), told), tmp_path / "augmented.png")
+
+
+def test_another_size_in_validation_draws_a_remark(tiny_config, tmp_path, lines):
+    told = ["dataloader.val.dataset.transforms=[{name: Resize, size: [48, 40]}, {name: Normalize}]"]
+    first_look(get_config(tiny_config(), told), tmp_path / "augmented.png")
+    remark = the_line(lines, "images are ")
+    assert "32 x 32 in training and 48 x 40 in validation" in remark
+    lines.clear()
+    first_look(get_config(tiny_config()), tmp_path / "augmented.png")
+    assert not [line for line in lines if line.startswith("images are ")]
 
 
 def test_fewer_samples_than_rows(tiny_config, tmp_path, lines):
