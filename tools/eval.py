@@ -130,8 +130,8 @@ def main() -> None:
     from passl.utils.logging import log_to_console
 
     log_to_console()
-    ranks = distributed.start(cfg.get("device", "auto"))
-    found = evaluate_weights(cfg, args.weights, options, ranks)
+    with distributed.start(cfg.get("device", "auto"), cfg.get("timeouts")) as ranks:
+        found = evaluate_weights(cfg, args.weights, options, ranks)
     if ranks.is_first:
         print(json.dumps({"weights": args.weights, "crop": args.crop, **found}))
 

@@ -21,6 +21,7 @@ from passl.data.samplers import Key
 from passl.data.sizes import sizes_differ
 from passl.data.transforms import Normalize
 from passl.engine import distributed
+from passl.engine.distributed import Ranks
 from passl.engine.learner import Learner, build_learner
 from passl.modeling import Model
 from passl.optim import SCHEDULES
@@ -51,7 +52,11 @@ def first_look(cfg: Config, picture: Path) -> None:
         ConfigError: the run cannot start as configured.
         RunError: weights or a picture cannot be read.
     """
-    ranks = distributed.start(cfg.get("device", "auto"))
+    with distributed.start(cfg.get("device", "auto"), cfg.get("timeouts")) as ranks:
+        _look(cfg, picture, ranks)
+
+
+def _look(cfg: Config, picture: Path, ranks: Ranks) -> None:
     seed = cfg.get("seed", 0)
     train = build_loader(cfg.dataloader.train, seed, ranks.rank, ranks.world, even=True)
     val = build_loader(cfg.dataloader.val, seed, ranks.rank, ranks.world)

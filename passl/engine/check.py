@@ -56,6 +56,7 @@ _EVALUATION = {
     "model": _MODEL,
     "device": Parameter("Literal['auto', 'cpu', 'gpu']", "auto"),
     "seed": Parameter("int", 0),
+    "timeouts": _options_of("passl.engine.liveness:Timeouts"),
 }
 TRAINING = Section(
     {

@@ -9,16 +9,19 @@ Nothing here imports paddle.
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import os
 import re
 import socket
+import struct
 import zlib
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from passl.utils.errors import ConfigError, RunError
+from passl.utils.errors import ConfigError
 
 LOOPBACK = "127.0.0.1"
 MASTER = "PADDLE_MASTER"
@@ -26,16 +29,23 @@ PORTS = range(20000, 30000)
 """Where ports are taken from. Systems give their own choice of ports from 32768 or 49152 up, so
 nobody gets one of these by chance.
 """
-_INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+"""Variables that name the network interface to talk over."""
+_SIOCGIFADDR = 0x8915  # linux/sockios.h
 
 
 @dataclass(frozen=True)
 class Place:
-    """Which process this is, of how many, and which of those on its machine."""
+    """Which process this is, of how many, and which of those on its machine.
+
+    Args:
+        local_world: how many processes each machine has; null where the starter does not say.
+    """
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
+    local_world: int | None = None
 
 
 @dataclass(frozen=True)
@@ -122,32 +132,25 @@ def join(environ: MutableMapping[str, str]) -> Place:
     }
     is_alone = environ.get(starter.local_world) == environ[starter.world]
     if (is_alone or host in (LOOPBACK, "localhost")) and Path("/sys/class/net/lo").exists():
-        settings |= dict.fromkeys(_INTERFACES, "lo")
+        settings |= dict.fromkeys(INTERFACES, "lo")
     for name, value in settings.items():
         environ.setdefault(name, value)
     return place
 
 
-def check_port(place: Place, environ: Mapping[str, str]) -> None:
-    """Make sure that rank 0 can listen: where it cannot, Paddle ends in compiled code.
+def interface_of(address: str) -> str | None:
+    """The network interface that has that IPv4 address; null where it cannot be found out.
 
-    Args:
-        environ: after `join`.
-
-    Raises:
-        RunError: another process has the port.
+    Gloo else takes the one that the machine's name leads to, which on many machines is the
+    loopback.
     """
-    if place.rank > 0:
-        return
-    with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Paddle does
-        try:
-            tried.bind(("", parse_address(MASTER, environ[MASTER])[1]))
-        except OSError as error:
-            raise RunError(
-                f"{MASTER}={environ[MASTER]}: rank 0 cannot listen there: {error.strerror}; set "
-                f"{MASTER} (or --master) to a free port, the same for every process"
-            ) from None
+    for _, name in socket.if_nameindex():
+        request = struct.pack("256s", name.encode()[:15])
+        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+            found = fcntl.ioctl(asked, _SIOCGIFADDR, request)
+            if socket.inet_ntoa(found[20:24]) == address:
+                return name
+    return None
 
 
 def remove_environment_dumps(environ: MutableMapping[str, str]) -> None:
@@ -234,7 +237,13 @@ def _place(starter: _Starter, environ: Mapping[str, str]) -> Place:
             f"{starter.rank}={rank} must be below {starter.world}={world}: ranks go from 0 to the "
             "size less one"
         )
-    return Place(rank, world, int(environ.get(starter.local_rank, rank)))
+    local_world = environ.get(starter.local_world, "")
+    return Place(
+        rank,
+        world,
+        int(environ.get(starter.local_rank, rank)),
+        int(local_world) if local_world.isdecimal() else None,
+    )
 
 
 def _agreed_master(starter: _Starter, environ: Mapping[str, str]) -> str:

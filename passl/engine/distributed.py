@@ -6,11 +6,10 @@ over NCCL on GPUs and Gloo on CPUs.
 
 from __future__ import annotations
 
-import itertools
+import faulthandler
 import json
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +21,9 @@ from paddle import nn
 from safetensors import numpy as safetensors
 
 from passl.engine import cluster
-from passl.utils.errors import ConfigError, RunError
+from passl.engine.liveness import Liveness, Timeouts
+from passl.utils.errors import ConfigError, RunError, Stopped
 
-_WAITS = itertools.count()
 _SELECTED = "FLAGS_selected_gpus"
 _CHUNK = 2**26
 """Bytes of one broadcast, so that none takes long: Gloo gives up after 30 s."""
@@ -34,10 +33,30 @@ STATISTICS = ("._mean", "._variance")
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which process this is, of how many."""
+    """Which process this is, of how many. As a context it ends the run of all: when this process
+    fails, the others are told; when another one is gone, this one ends with a message that names
+    it.
+    """
 
     rank: int = 0
     world: int = 1
+    liveness: Liveness | None = None
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self.liveness is None:
+            return
+        if error is None or isinstance(error, Stopped):
+            self.liveness.leave()
+            return
+        cause = error
+        if isinstance(error, Exception) and not isinstance(error, ConfigError | RunError):
+            cause = self.liveness.explain(error)
+        self.liveness.leave(cause)
+        if cause is not error:
+            raise cause from error
 
     @property
     def is_first(self) -> bool:
@@ -149,38 +168,31 @@ class Ranks:
         )
 
     def wait(self) -> None:
-        """Wait for the others, however long they need: Gloo gives up on a collective operation
-        after 30 s, and a checkpoint, or an evaluation's last pictures, may take longer. (If one
-        dies, the launcher ends them all.)
+        """Wait for the others, however long they need within `timeouts.wait`: Gloo gives up on a
+        collective operation after 30 s, and a checkpoint, or an evaluation's last images, may take
+        longer.
+
+        Raises:
+            RunError: another rank is gone, has failed, or does not arrive in time.
         """
-        if self.world == 1:
-            return
-        store = paddle.base.core.create_or_get_global_tcp_store()
-        key = f"passl/wait/{next(_WAITS)}"  # the ranks wait equally often
-        store.add(key, 1)
-        _until(lambda: store.add(key, 0) == self.world)
-        # The store ends with rank 0, which must not end while another one still asks.
-        left = f"{key}/left"
-        store.add(left, 1)
-        if self.is_first:
-            _until(lambda: store.add(left, 0) == self.world)
+        if self.liveness is not None:
+            self.liveness.wait()
 
 
-def _until(is_true: Callable[[], bool]) -> None:
-    while not is_true():
-        time.sleep(0.01)
-
-
-def start(device: str) -> Ranks:
+def start(device: str, timeouts: Mapping[str, float] | None = None) -> Ranks:
     """Choose the device and join the other processes, if there are any.
 
     Args:
         device: `auto` (a GPU if there is one), `cpu` or `gpu`.
+        timeouts: arguments of `Timeouts`; null for its defaults.
+
+    Returns:
+        The ranks, to be used as a context.
 
     Raises:
         ConfigError: a GPU is asked for and there is none, or not one for each process; or the
             environment does not say which process this is.
-        RunError: another process listens where rank 0 must.
+        RunError: another process listens where rank 0 must, or a process does not come.
     """
     place = cluster.join(os.environ)
     cluster.remove_environment_dumps(os.environ)
@@ -196,10 +208,20 @@ def start(device: str) -> Ranks:
         gpu = gpu_of(place.local_rank, gpus, os.environ.get(_SELECTED, ""))
         os.environ[_SELECTED] = str(gpu)  # Paddle's engine reads it
         paddle.set_device(f"gpu:{gpu}")
-    if place.world > 1 and not dist.is_initialized():
-        cluster.check_port(place, os.environ)
-        dist.init_parallel_env()
-    return Ranks(place.rank, place.world)
+    if place.world == 1 or dist.is_initialized():
+        return Ranks(place.rank, place.world)
+    limits = Timeouts(**(timeouts or {}))
+    address = cluster.parse_address(cluster.MASTER, os.environ[cluster.MASTER])
+    liveness = Liveness(place, address, limits)
+    liveness.meet()
+    if name := cluster.interface_of(liveness.own_address):
+        for variable in cluster.INTERFACES:
+            os.environ.setdefault(variable, name)
+    # If one dies now: Paddle waits for it in compiled code that lets no other thread run.
+    faulthandler.dump_traceback_later(limits.silence + 60, exit=True)
+    dist.init_parallel_env()
+    faulthandler.cancel_dump_traceback_later()
+    return Ranks(place.rank, place.world, liveness)
 
 
 def gpu_of(local_rank: int, gpus: int, selected: str = "") -> int:

@@ -16,6 +16,7 @@ from passl.data.mixup import Mixup, build_mixup
 from passl.data.sizes import sizes_differ
 from passl.engine import distributed
 from passl.engine.checkpoint import Progress, load_checkpoint, read_checkpoint
+from passl.engine.distributed import Ranks
 from passl.engine.evaluate import Scores, predict, score
 from passl.engine.learner import Learner, build_learner
 from passl.engine.metrics import Meter, MetricLog
@@ -55,7 +56,11 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
         RunError: it met something that it cannot go on with.
         Stopped: it was told to stop by SIGTERM or SIGINT, and has saved its state.
     """
-    ranks = distributed.start(cfg.get("device", "auto"))
+    with distributed.start(cfg.get("device", "auto"), cfg.get("timeouts")) as ranks:
+        return _train(cfg, resume, ranks)
+
+
+def _train(cfg: Config, resume: str | None, ranks: Ranks) -> Progress:
     seed, folder = cfg.get("seed", 0), Path(cfg.output_dir)
     train_loader = build_loader(cfg.dataloader.train, seed, ranks.rank, ranks.world, even=True)
     val_loader = build_loader(cfg.dataloader.val, seed, ranks.rank, ranks.world)

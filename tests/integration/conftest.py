@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,8 @@ def run_ranks(tmp_path):
     def run(script: str, ranks: int = 2, **environment: str) -> None:
         file = tmp_path / "script.py"
         start = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        start += "from passl.engine.distributed import start\nranks = start('cpu')\n"
-        file.write_text(start + script, encoding="utf-8")
+        start += "from passl.engine.distributed import start\nwith start('cpu') as ranks:\n"
+        file.write_text(start + textwrap.indent(script, "    "), encoding="utf-8")
         clean = {name: value for name, value in os.environ.items() if "PADDLE_" not in name}
         clean |= {"PADDLE_MASTER": f"127.0.0.1:{free_port()}", "PADDLE_TRAINERS_NUM": str(ranks)}
         processes = [
