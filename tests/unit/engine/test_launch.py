@@ -60,11 +60,15 @@ SRUN = BATCH | {
 }
 
 
-@pytest.mark.parametrize("variables", [OPEN_MPI, MPICH, SRUN], ids=["openmpi", "mpich", "slurm"])
-def test_one_machine(variables):
+@pytest.mark.parametrize(
+    ("variables", "local_world"),
+    [(OPEN_MPI, 4), (MPICH, 4), (SRUN, None)],
+    ids=["openmpi", "mpich", "slurm"],
+)
+def test_one_machine(variables, local_world):
     """Paddle gets its variables, and everything stays on the loopback."""
     environ = dict(variables)
-    assert join(environ) == Place(rank=3, world=4, local_rank=3)
+    assert join(environ) == Place(3, 4, 3, local_world)
     assert environ["PADDLE_TRAINER_ID"] == "3"
     assert environ["PADDLE_TRAINERS_NUM"] == "4"
     host, port = parse_address("PADDLE_MASTER", environ["PADDLE_MASTER"])
@@ -150,8 +154,8 @@ def test_a_single_process_stays_one(variables):
 
 def test_mpi_in_a_slurm_job():
     """mpirun in a batch script, and srun --mpi=pmi2, which sets PMI_RANK without the local rank."""
-    assert join(BATCH | OPEN_MPI) == Place(3, 4, 3)
-    assert join(BATCH | MPICH) == Place(3, 4, 3)
+    assert join(BATCH | OPEN_MPI) == Place(3, 4, 3, 4)
+    assert join(BATCH | MPICH) == Place(3, 4, 3, 4)
     assert join(SRUN | {"PMI_RANK": "3", "PMI_SIZE": "4"}) == Place(3, 4, 3)
 
 
