@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -22,35 +24,51 @@ def root() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def log_handlers():
-    """A test's log handlers end with it; their streams do too."""
+def as_before():
+    """What a test does to the logger ends with the test; its streams do too."""
     logger = logging.getLogger("passl")
-    before = list(logger.handlers)
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
     yield
-    for handler in [handler for handler in logger.handlers if handler not in before]:
+    _remove_handlers(logger, keep=handlers)
+    logger.setLevel(level)
+    logger.propagate = propagate
+
+
+def _remove_handlers(logger: logging.Logger, keep: list[logging.Handler]) -> None:
+    for handler in [handler for handler in logger.handlers if handler not in keep]:
         logger.removeHandler(handler)
 
 
 @pytest.fixture
-def run_tool(tmp_path):
-    """Run a tool as a user does, from the project's folder: run_tool("train.py", "-c", ...) ->
-    CompletedProcess.
+def run_tool(monkeypatch, capfd):
+    """Run a command line in this process, from the project's folder: run_tool("train.py", "-c",
+    ...) -> CompletedProcess. tests/repo/test_readme.py starts the tools as processes.
     """
 
     def run(
         tool: str, *args: object, expect: int = 0, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, ROOT / "tools" / tool, *map(str, args)],
-            cwd=ROOT,
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert done.returncode == expect, (
-            f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-        )
+        path = ROOT / "tools" / tool
+        argv = [str(path), *map(str, args)]
+        logger = logging.getLogger("passl")
+        handlers = list(logger.handlers)
+        capfd.readouterr()
+        with monkeypatch.context() as patch, mock.patch.dict(os.environ, environment):
+            patch.setattr(sys, "argv", argv)
+            patch.syspath_prepend(str(path.parent))
+            patch.chdir(ROOT)
+            try:
+                runpy.run_path(str(path), run_name="__main__")
+                code = 0
+            except SystemExit as stopped:
+                code = stopped.code or 0
+                if isinstance(code, str):
+                    sys.stderr.write(f"{code}\n")
+                    code = 1
+            finally:
+                _remove_handlers(logger, keep=handlers)
+        done = subprocess.CompletedProcess(argv, code, *capfd.readouterr())
+        assert code == expect, f"exit code {code}\n{done.stdout}\n{done.stderr}"
         return done
 
     return run

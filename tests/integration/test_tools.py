@@ -146,8 +146,8 @@ CONFIG = ("-c", "configs/digits/convit.yaml")
         ((), "the following arguments are required: -c/--config"),
     ],
 )
-def test_wrong_calls_cost_less_than_a_second_of_work(run_tool, args, message):
-    """Exit code 2, one message; paddle, which takes seconds, is not imported (see test_imports)."""
+def test_wrong_calls(run_tool, args, message):
+    """Exit code 2 and one message. tests/repo/test_layers.py: none of them waits for paddle."""
     assert message in failing(run_tool, 2, "train.py", *args)
 
 
