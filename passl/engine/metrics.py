@@ -189,7 +189,6 @@ class Meter:
         metrics: where each interval is written to.
         epoch: from 0; epochs: of the run.
         first_step: of the run, before this epoch; steps: of an epoch.
-        batch: samples of one step over all ranks.
         interval: steps between two reports.
         shown: whether this rank reports.
         done: steps of the epoch that were made before, by the run that this one resumes.
@@ -203,19 +202,12 @@ class Meter:
         epochs: int,
         first_step: int,
         steps: int,
-        batch: int,
         interval: int,
         shown: bool,
         done: int = 0,
         pending: Sequence[float] = (),
     ):
-        self.metrics, self.epoch, self.epochs, self.batch, self.interval = (
-            metrics,
-            epoch,
-            epochs,
-            batch,
-            interval,
-        )
+        self.metrics, self.epoch, self.epochs, self.interval = metrics, epoch, epochs, interval
         self.first_step, self.steps, self.shown = first_step, steps, shown
         hidden = not shown or not sys.stderr.isatty()
         self._bar = tqdm(
@@ -226,7 +218,7 @@ class Meter:
             dynamic_ncols=True,
             disable=hidden,
         )
-        self._done, self._timed = done, 0
+        self._done, self._timed, self._samples = done, 0, 0
         self._last = self._mark = time.perf_counter()
         self._reading = 0.0
         self.pending = list(pending)
@@ -235,9 +227,15 @@ class Meter:
         """A batch has arrived."""
         self._reading += time.perf_counter() - self._last
 
-    def step_made(self, loss: float | None, lr: float) -> None:
-        """The step with it is made; with null, passed over."""
+    def step_made(self, loss: float | None, lr: float, samples: int) -> None:
+        """The step with it is made.
+
+        Args:
+            loss: null if the step was passed over.
+            samples: of the step, over all ranks; the last one of an epoch may have less.
+        """
         self.pending += [] if loss is None else [loss]
+        self._samples += samples
         self._done += 1
         self._timed += 1
         self._bar.update()
@@ -250,7 +248,7 @@ class Meter:
         now = time.perf_counter()
         batch_cost, reader_cost = (now - self._mark) / self._timed, self._reading / self._timed
         loss = sum(self.pending) / len(self.pending) if self.pending else 0.0
-        ips = self.batch / batch_cost
+        ips = self._samples / (now - self._mark)
         left = (self.epochs - self.epoch) * self.steps - self._done
         line = (
             f"[Train][Epoch {self.epoch + 1}/{self.epochs}][Iter: {self._done}/{self.steps}] lr: "
@@ -272,7 +270,8 @@ class Meter:
                 reader_cost=reader_cost,
                 ips=ips,
             )
-        self.pending, self._timed, self._reading, self._mark = [], 0, 0.0, now
+        self.pending, self._timed, self._samples, self._reading = [], 0, 0, 0.0
+        self._mark = now
 
     def close(self) -> None:
         """Take the bar away."""

@@ -2,29 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from passl.engine.checkpoint import read_checkpoint
 from passl.engine.distributed import Ranks
+from passl.engine.metrics import METRICS
+from passl.engine.run_lock import LOCK, RunLock
 from passl.utils.config import storable
-from passl.utils.errors import CheckpointError, ConfigError
+from passl.utils.errors import CheckpointError, ConfigError, RunError
 from passl.utils.files import duplicate, remove_unfinished, sync, write_text
-from passl.utils.logging import get_logger
+from passl.utils.logging import get_logger, log_to_file, stop_logging_to
 from passl.utils.yaml12 import to_yaml
 
 CONFIG = "config.yaml"
+CONFIG_OF_RESUME = "config.from_epoch_{}.yaml"
+NONFINITE = "nonfinite_step_{}.txt"
 LOG = "train.log"
 LAST, BEST = "last.safetensors", "best.safetensors"
 PREVIOUS = "previous.safetensors"
 """The last but one."""
 
 
+@contextmanager
+def opened_run_folder(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Make the folder, keep every other run out of it, and let its `train.log` have what is logged.
+    The first rank does so for all.
+
+    Raises:
+        ConfigError: another run is at work there, or it cannot be made. All ranks raise it.
+    """
+    with ExitStack() as stack:
+        by_first(ranks, lambda: _open(folder, stack))
+        yield
+
+
+def _open(folder: Path, stack: ExitStack) -> None:
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if is_new:
+            stack.callback(_remove_if_unused, folder)
+        lock = RunLock(folder)
+        stack.callback(lock.release)
+        remove_unfinished(folder)
+        log_file = log_to_file(folder / LOG)
+        stack.callback(stop_logging_to, log_file)
+    except OSError as error:
+        kind = RunError if error.errno in (errno.ENOSPC, errno.EDQUOT) else ConfigError
+        raise kind(
+            f"output_dir: {folder} cannot be made, or not be written: {error.strerror}"
+        ) from None
+
+
+def _remove_if_unused(folder: Path) -> None:
+    """Remove the folder of a run that could not even begin."""
+    log, lock = folder / LOG, folder / LOCK
+    with suppress(OSError):
+        if {*folder.iterdir()} <= {log, lock} and not (log.exists() and log.stat().st_size):
+            log.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+            folder.rmdir()
+
+
+def by_first(ranks: Ranks, act: Callable[[], str | None]) -> str | None:
+    """What `act` gives on the first rank, or the ConfigError or RunError that it raises there: the
+    same on all ranks.
+    """
+    if ranks.world == 1:
+        return act()
+    told: list[str] = []
+    if ranks.is_first:
+        try:
+            found = act()
+            told = [""] if found is None else ["", found]
+        except (ConfigError, RunError) as error:
+            told = [type(error).__name__, str(error)]
+    ranks.wait()
+    error_type, *text = ranks.gather_texts(told)[0]
+    if error_type:
+        kinds = {kind.__name__: kind for kind in (ConfigError, CheckpointError)}
+        raise kinds.get(error_type, RunError)(*text)
+    return text[0] if text else None
+
+
 def find_checkpoint(
     folder: Path, resume: str | None, check: Callable[[Path], object] = read_checkpoint
 ) -> Path | None:
-    """The checkpoint that a run goes on from, whole. A run that is there already is never written
+    """The checkpoint that a run goes on from, whole. A run that has one already is never written
     over.
 
     Args:
@@ -34,13 +104,14 @@ def find_checkpoint(
         check: raises CheckpointError for a file that the run cannot go on from.
 
     Raises:
-        ConfigError: the folder holds a run and `resume` does not say to go on with it, or there is
-            no such checkpoint.
+        ConfigError: the folder has a checkpoint and `resume` does not say to go on from it, or
+            there is no such checkpoint.
         CheckpointError: it cannot be used, and neither can the one before.
     """
-    used = any((folder / name).exists() for name in (CONFIG, LAST, PREVIOUS))
+    if resume not in (None, "auto"):
+        _check_named(Path(resume))
     inside = resume is not None and Path(resume).resolve().parent == folder.resolve()
-    if used and resume != "auto" and not inside:
+    if has_checkpoint(folder) and resume != "auto" and not inside:
         raise ConfigError(
             f"output_dir: {folder} holds a run already; go on with it by --resume auto, or choose "
             "another with -o output_dir=..."
@@ -48,31 +119,61 @@ def find_checkpoint(
     if resume is None:
         return None
     if resume != "auto":
-        if not Path(resume).is_file():
-            raise ConfigError(
-                f"--resume {resume}: there is no such checkpoint; name a .safetensors file of a "
-                "run, or say auto"
-            )
         check(Path(resume))
         return Path(resume)
-    damage: list[CheckpointError] = []
+    return _last_usable(folder, check) if has_checkpoint(folder) else None
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run in the folder has come to its first checkpoint."""
+    return any((folder / name).exists() for name in (LAST, PREVIOUS, BEST))
+
+
+def _check_named(path: Path) -> None:
+    if path.is_file():
+        return
+    known = [path / name for name in (LAST, PREVIOUS, BEST) if (path / name).is_file()]
+    what = "is a folder" if path.is_dir() else "there is no such checkpoint"
+    how = f", such as {known[0]}" if known else ""
+    raise ConfigError(
+        f"--resume {path}: {what}; name a .safetensors file of a run{how}, or say auto"
+    )
+
+
+def _last_usable(folder: Path, check: Callable[[Path], object]) -> Path:
+    """The last checkpoint, or the one before."""
+    damage: list[str] = []
     for path in (folder / LAST, folder / PREVIOUS):
-        if not path.exists():
-            continue
         try:
+            if not path.exists():
+                raise CheckpointError(f"{path}: missing")
             check(path)
         except CheckpointError as error:
-            damage.append(error)
+            damage.append(str(error))
             continue
-        for error in damage:
-            get_logger().warning("%s; going on from %s, the one before", error, path)
+        for text in damage:
+            get_logger().warning("%s; going on from %s, the one before", text, path)
         return path
-    if damage:
-        instead = "start anew in another output_dir"
-        if (folder / BEST).exists():
-            instead = f"go on from the best epoch by --resume {folder / BEST}, or {instead}"
-        raise CheckpointError("; ".join([*map(str, damage), f"there is no other one. {instead}"]))
-    return None
+    instead = "start anew in another output_dir"
+    if (folder / BEST).exists():
+        instead = f"go on from the best epoch by --resume {folder / BEST}, or {instead}"
+    raise CheckpointError("; ".join([*damage, f"there is no other one. {instead}"]))
+
+
+def set_aside(folder: Path) -> None:
+    """Move what a run has left that ended before its first checkpoint into a folder `unsaved_N`, so
+    that another one can begin; only `train.log` goes on.
+    """
+    patterns = (CONFIG, CONFIG_OF_RESUME.format("*"), METRICS, NONFINITE.format("*"))
+    left = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    if not left:
+        return
+    places = (folder / f"unsaved_{number}" for number in count(1))
+    place = next(place for place in places if not place.exists())
+    place.mkdir()
+    for path in left:
+        os.rename(path, place / path.name)
+    get_logger().info("a run ended here before its first checkpoint; its files are in %s", place)
 
 
 def make_last(folder: Path, checkpoint: Path) -> None:
@@ -86,26 +187,10 @@ def make_last(folder: Path, checkpoint: Path) -> None:
     sync(folder)
 
 
-def make_run_folder(folder: Path, ranks: Ranks) -> None:
-    """Make the folder, once every rank has looked into it.
-
-    Raises:
-        ConfigError: it cannot be made.
-    """
-    ranks.wait()
-    if ranks.is_first:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            remove_unfinished(folder)
-        except OSError as error:
-            raise ConfigError(f"output_dir: {folder} cannot be made: {error.strerror}") from None
-    ranks.wait()
-
-
 def write_config(folder: Path, config: Mapping[str, Any], epoch: int) -> None:
     """Store the resolved config; that of a run resumed with other settings beside the first."""
     text = to_yaml(storable(config))
     path = folder / CONFIG
     if path.exists() and path.read_text(encoding="utf-8") != text:
-        path = folder / f"config.from_epoch_{epoch + 1}.yaml"
+        path = folder / CONFIG_OF_RESUME.format(epoch + 1)
     write_text(path, text)

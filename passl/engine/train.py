@@ -21,10 +21,13 @@ from passl.engine.evaluate import Scores, predict, score
 from passl.engine.learner import Learner, build_learner
 from passl.engine.metrics import Meter, MetricLog
 from passl.engine.run_folder import (
-    LOG,
+    NONFINITE,
+    by_first,
     find_checkpoint,
+    has_checkpoint,
     make_last,
-    make_run_folder,
+    opened_run_folder,
+    set_aside,
     write_config,
 )
 from passl.engine.saver import Saver
@@ -35,7 +38,7 @@ from passl.optim.optimizers import lr_rule, scaled_lr
 from passl.utils.config import Config, dotted, leaves
 from passl.utils.errors import CheckpointError, ConfigError, RunError, Stopped
 from passl.utils.files import write_text
-from passl.utils.logging import get_logger, log_to_file, stop_logging_to
+from passl.utils.logging import get_logger
 
 _MIXUP = 1  # keeps its generators apart from those of the samples and of the steps
 
@@ -56,7 +59,10 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
         RunError: it met something that it cannot go on with.
         Stopped: it was told to stop by SIGTERM or SIGINT, and has saved its state.
     """
-    with distributed.start(cfg.get("device", "auto"), cfg.get("timeouts")) as ranks:
+    with (
+        distributed.start(cfg.get("device", "auto"), cfg.get("timeouts")) as ranks,
+        opened_run_folder(Path(cfg.output_dir), ranks),
+    ):
         return _train(cfg, resume, ranks)
 
 
@@ -66,7 +72,7 @@ def _train(cfg: Config, resume: str | None, ranks: Ranks) -> Progress:
     val_loader = build_loader(cfg.dataloader.val, seed, ranks.rank, ranks.world)
     global_batch = cfg.dataloader.train.sampler.batch_size * ranks.world
 
-    checkpoint = find_checkpoint(folder, resume, lambda path: _check_checkpoint(path, cfg))
+    checkpoint = _start_from(cfg, resume, ranks)
     paddle.seed(seed)
     if checkpoint is None:
         model = Model(cfg, cfg.model.get("pretrained", False), cfg.model.get("fit", ()))
@@ -75,7 +81,6 @@ def _train(cfg: Config, resume: str | None, ranks: Ranks) -> Progress:
     learner = build_learner(cfg, model, ranks, global_batch, len(train_loader))
 
     progress = Progress()
-    make_run_folder(folder, ranks)
     if checkpoint is not None:
         progress, old = load_checkpoint(checkpoint, learner)
         _compare(old, cfg, checkpoint)
@@ -87,7 +92,6 @@ def _train(cfg: Config, resume: str | None, ranks: Ranks) -> Progress:
             )
         if ranks.is_first:
             make_last(folder, checkpoint)
-    log_file = log_to_file(folder / LOG) if ranks.is_first else None
     metrics = MetricLog(folder if ranks.is_first else None, progress.step, progress.epoch)
     run = Run(
         cfg=cfg,
@@ -126,9 +130,21 @@ def _train(cfg: Config, resume: str | None, ranks: Ranks) -> Progress:
             )
     finally:
         metrics.close()
-        if log_file is not None:
-            stop_logging_to(log_file)
     return progress
+
+
+def _start_from(cfg: Config, resume: str | None, ranks: Ranks) -> Path | None:
+    """The checkpoint that the run goes on from, which the first rank finds for all."""
+    folder = Path(cfg.output_dir)
+
+    def find() -> str | None:
+        found = find_checkpoint(folder, resume, lambda path: _check_checkpoint(path, cfg))
+        if not has_checkpoint(folder):
+            set_aside(folder)
+        return None if found is None else str(found)
+
+    found = by_first(ranks, find)
+    return None if found is None else Path(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +181,6 @@ def _train_epoch(run: Run) -> None:
         cfg.epochs,
         progress.step - done,
         len(run.train_loader),
-        run.global_batch,
         cfg.log_config.interval,
         ranks.is_first,
         done,
@@ -180,7 +195,9 @@ def _train_epoch(run: Run) -> None:
             _pass_over(run, outcome, batch)
         progress.step += 1
         progress.samples += run.global_batch
-        meter.step_made(outcome.loss if outcome.is_finite else None, learner.optimizer.get_lr())
+        loss = outcome.loss if outcome.is_finite else None
+        # Training deals the samples out evenly.
+        meter.step_made(loss, learner.optimizer.get_lr(), len(batch.labels) * ranks.world)
         progress.pending = meter.pending
         if progress.step % cfg.get("rank_check_interval", 100) == 0:
             ranks.check_same(learner.model, progress.step)
@@ -272,7 +289,7 @@ def _pass_over(run: Run, outcome: Outcome, batch: Batch) -> None:
     gathered = ranks.gather_texts(own)
     # A recipe may take a picture several times.
     pictures = list(dict.fromkeys(name for part in gathered for name in part))
-    file = Path(cfg.output_dir) / f"nonfinite_step_{progress.step + 1}.txt"
+    file = Path(cfg.output_dir) / NONFINITE.format(progress.step + 1)
     listed = f"all in {file}"
     if ranks.is_first:
         try:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from passl.engine.run_lock import RunLock
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_EPOCH = ("epochs=1", "lr_scheduler.warmup_epochs=0", "dataloader.train.sampler.batch_size=64")
@@ -231,6 +234,22 @@ def test_a_config_that_a_rank_refuses_is_not_tried_again(start, tiny_config, tmp
     assert "optimizer.lr" in err
     assert "restart" not in err
     assert "Traceback" not in err
+
+
+def test_every_rank_is_refused_a_folder_in_use(start, tiny_config, tmp_path):
+    """Only the first one asks for the lock."""
+    (tmp_path / "run").mkdir()
+    lock = RunLock(tmp_path / "run")
+    try:
+        job = start(*dist_train(tiny_config(), 2, "--restarts", 3, "--resume", "auto"))
+        _, err = finish(job, expect=2)
+    finally:
+        lock.release()
+    log = (tmp_path / "run" / "launch" / "rank_1.log").read_text()
+    for text in (err, log):
+        assert f"in use by process {os.getpid()} on {socket.gethostname()}" in text
+        assert "Traceback" not in text
+    assert "restart" not in err
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def test_training_writes_its_folder(trained):
         "last.safetensors",
         "config.yaml",
         "metrics.jsonl",
+        "run.lock",
         "train.log",
         "vdl",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from passl.data.loader import build_loader
+from passl.engine import run_lock
 from passl.engine import train as train_module
 from passl.engine.evaluate import evaluate
 from passl.engine.metrics import read_metrics
@@ -154,6 +156,8 @@ def test_more_epochs_and_a_checkpoint_by_path(tiny_config, tmp_path):
     run(path, tmp_path / "one", "epochs=1")
     with pytest.raises(ConfigError, match="holds a run already"):
         run(path, tmp_path / "one")
+    with pytest.raises(ConfigError, match="--resume nope: there is no such checkpoint"):
+        run(path, tmp_path / "one", resume="nope")
     assert run(path, tmp_path / "one", "epochs=2", resume="auto").epoch == 2
     assert (tmp_path / "one" / "config.from_epoch_2.yaml").is_file()
     last = tmp_path / "one" / "last.safetensors"
@@ -162,6 +166,58 @@ def test_more_epochs_and_a_checkpoint_by_path(tiny_config, tmp_path):
 
 def test_resume_auto_without_a_checkpoint_starts(tiny_config, tmp_path):
     assert run(tiny_config(), tmp_path / "run", "epochs=1", resume="auto").step == 11
+
+
+def test_a_second_run_in_the_folder_is_refused(tiny_config, tmp_path, monkeypatch):
+    """Whether it is a new one or would go on; the first is not disturbed."""
+    monkeypatch.setattr(run_lock, "_PATIENCE", 0.05)
+    path, step, refusals = tiny_config(), train_module.train_step, []
+
+    def stepping(*args):
+        if args[-1] in (2, 13):  # before the first checkpoint and behind it
+            for resume in (None, "auto"):
+                with pytest.raises(ConfigError, match=f"in use by process {os.getpid()} on ") as e:
+                    run(path, tmp_path / "run", resume=resume)
+                refusals.append(str(e.value))
+        return step(*args)
+
+    run(path, tmp_path / "straight")
+    monkeypatch.setattr(train_module, "train_step", stepping)
+    run(path, tmp_path / "run")
+    assert len(refusals) == 4
+    same_run(tmp_path / "run", tmp_path / "straight")
+    assert not (tmp_path / "run" / "run.lock.json").exists()
+
+
+def test_warnings_of_a_resume_are_in_the_log(tiny_config, tmp_path):
+    path, last = tiny_config(), tmp_path / "run" / "last.safetensors"
+    run(path, tmp_path / "run", "epochs=1", "checkpoint.interval=6")
+    last.write_bytes(b"damaged")
+    run(path, tmp_path / "run", "epochs=2", resume="auto")
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert f"{last}: not a readable checkpoint" in log
+    assert "resuming with another epochs: 2 was 1" in log
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_may_begin_again(tiny_config, tmp_path):
+    """Nothing that it has written is lost."""
+    path, folder = tiny_config(drop=0.0), tmp_path / "run"
+    with pytest.raises(RunError, match="the loss is"):
+        run(path, folder, "optimizer.lr=1e30", "lr_scheduler.warmup_epochs=0")
+    config, rows = (folder / "config.yaml").read_text(), (folder / "metrics.jsonl").read_text()
+    (listed,) = folder.glob("nonfinite_step_*.txt")
+    for resume in (None, "auto"):
+        with pytest.raises(RunError, match="the loss is"):
+            run(path, folder, "optimizer.lr=1e29", "lr_scheduler.warmup_epochs=0", resume=resume)
+    run(path, folder, "epochs=1")
+    kept = folder / "unsaved_1"
+    assert (kept / "config.yaml").read_text() == config
+    assert (kept / "metrics.jsonl").read_text() == rows
+    assert (kept / listed.name).is_file()
+    assert "lr: 1e+29" in (folder / "unsaved_3" / "config.yaml").read_text().replace("1.0e", "1e")
+    assert "epochs: 1\n" in (folder / "config.yaml").read_text()
+    assert [row["step"] for row in read_metrics(folder)][0] == 2
+    assert (folder / "train.log").read_text().count("training and") == 4  # the log goes on
 
 
 def test_another_network_or_optimizer_cannot_resume(tiny_config, tmp_path):

@@ -1,0 +1,223 @@
+"""Who may write into the folder of a run, and what is found there."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from passl.engine import run_lock
+from passl.engine.checkpoint import Progress, save_checkpoint
+from passl.engine.distributed import Ranks
+from passl.engine.learner import build_learner
+from passl.engine.run_folder import find_checkpoint, opened_run_folder, set_aside, write_config
+from passl.engine.run_lock import RunLock
+from passl.modeling import Model
+from passl.utils.config import get_config
+from passl.utils.errors import CheckpointError, ConfigError
+from passl.utils.logging import get_logger
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(run_lock, "_PATIENCE", 0.05)
+
+
+@pytest.fixture
+def save(tiny_config):
+    """save(path) writes a checkpoint there."""
+    cfg = get_config(tiny_config())
+    learner = build_learner(cfg, Model(cfg), Ranks(), global_batch=4, steps_per_epoch=5)
+    return lambda path: save_checkpoint(path, learner, Progress(), {}, [])
+
+
+# --------------------------------------------------------------------------------------------------
+# One run at a time
+# --------------------------------------------------------------------------------------------------
+def test_a_folder_in_use_is_refused_with_host_and_process(tmp_path, impatient):
+    folder = tmp_path / "run"
+    with opened_run_folder(folder, Ranks()):
+        get_logger().warning("first")
+        with pytest.raises(ConfigError) as caught, opened_run_folder(folder, Ranks()):
+            get_logger().warning("second")
+    assert f"process {os.getpid()} on {socket.gethostname()} since " in str(caught.value)
+    assert "-o output_dir=" in str(caught.value)
+    assert "second" not in (folder / "train.log").read_text()
+    with opened_run_folder(folder, Ranks()):
+        get_logger().warning("third")
+    lines = (folder / "train.log").read_text().splitlines()
+    assert [line.rsplit(" ", 1)[1] for line in lines] == ["first", "third"]
+
+
+def test_a_lock_is_let_go_whatever_happens(tmp_path, impatient):
+    with pytest.raises(KeyboardInterrupt), opened_run_folder(tmp_path, Ranks()):
+        raise KeyboardInterrupt
+    with opened_run_folder(tmp_path, Ranks()):
+        pass
+    assert not (tmp_path / "run.lock.json").exists()
+
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from passl.engine.run_lock import RunLock
+
+lock = RunLock(Path(sys.argv[1]))
+if os.fork() == 0:  # as a worker of the loader, which outlives a killed run for up to a second
+    time.sleep(1)
+    os._exit(0)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_dead_holder_does_not_block(tmp_path, root):
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", HOLDER, tmp_path], cwd=root, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    assert json.loads((tmp_path / "run.lock.json").read_text())["pid"] == process.pid
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    RunLock(tmp_path).release()
+
+
+def test_what_is_left_of_a_lock_of_another_host_does_not_block(tmp_path):
+    (tmp_path / "run.lock").touch()
+    (tmp_path / "run.lock.json").write_text('{"host": "gpu7", "pid": 1, "since": "long ago"}')
+    RunLock(tmp_path).release()
+
+
+@pytest.mark.parametrize(
+    "error", [NotImplementedError("no flock"), OSError(errno.ENOLCK, "No locks")]
+)
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog, error):
+    def refuse(self):
+        raise error
+
+    monkeypatch.setattr(run_lock.FileLock, "acquire", refuse)
+    monkeypatch.setattr(get_logger(), "propagate", True)
+    RunLock(tmp_path).release()
+    assert "has no locks" in caplog.text
+
+
+def test_the_lock_may_be_taken_by_who_may_write_into_the_folder(tmp_path):
+    before = os.umask(0o077)
+    try:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run").chmod(0o775)
+        RunLock(tmp_path / "run").release()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "run" / "run.lock").stat().st_mode & 0o777 == 0o664
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(ConfigError, match="cannot be made"),
+        opened_run_folder(tmp_path / "file" / "run", Ranks()),
+    ):
+        pass
+
+
+def test_a_run_that_could_not_begin_leaves_no_folder(tmp_path):
+    (tmp_path / "old").mkdir()
+    for name in ("new", "old"):
+        with pytest.raises(ConfigError), opened_run_folder(tmp_path / name, Ranks()):
+            raise ConfigError("wrong")
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    with pytest.raises(ConfigError), opened_run_folder(tmp_path / "new", Ranks()):
+        get_logger().warning("something to keep")
+        raise ConfigError("wrong")
+    assert "something to keep" in (tmp_path / "new" / "train.log").read_text()
+
+
+def test_leftovers_are_removed(tmp_path):
+    left = tmp_path / f".exported.{os.getpid()}.tmp"
+    left.mkdir()
+    (left / "model.json").touch()
+    with opened_run_folder(tmp_path, Ranks()):
+        assert not left.exists()
+
+
+# --------------------------------------------------------------------------------------------------
+# Where a run goes on
+# --------------------------------------------------------------------------------------------------
+def test_a_run_is_never_written_over(save, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    assert find_checkpoint(folder, None) is None
+    last, foreign = folder / "last.safetensors", tmp_path / "foreign.safetensors"
+    for path in (last, foreign):
+        save(path)
+    with pytest.raises(ConfigError, match="holds a run already; go on with it by --resume auto"):
+        find_checkpoint(folder, None)
+    assert find_checkpoint(folder, "auto") == last
+    assert find_checkpoint(folder, str(last)) == last
+    with pytest.raises(ConfigError, match="holds a run already"):
+        find_checkpoint(folder, str(foreign))
+    assert find_checkpoint(tmp_path / "new", str(foreign)) == foreign
+
+
+@pytest.mark.parametrize("name", ["last", "previous", "best"])
+def test_any_of_its_checkpoints_is_a_run(save, tmp_path, name):
+    save(tmp_path / f"{name}.safetensors")
+    with pytest.raises(ConfigError, match="holds a run already"):
+        find_checkpoint(tmp_path, None)
+
+
+def test_a_best_alone_is_named_and_not_written_over(save, tmp_path):
+    save(tmp_path / "best.safetensors")
+    with pytest.raises(CheckpointError, match=f"--resume {tmp_path / 'best.safetensors'}"):
+        find_checkpoint(tmp_path, "auto")
+    path = str(tmp_path / "best.safetensors")
+    assert find_checkpoint(tmp_path, path) == Path(path)
+
+
+@pytest.mark.parametrize("holds_a_run", [True, False])
+def test_a_checkpoint_that_is_not_there(save, tmp_path, holds_a_run):
+    if holds_a_run:
+        save(tmp_path / "last.safetensors")
+    with pytest.raises(ConfigError, match="--resume nope: there is no such checkpoint.*auto"):
+        find_checkpoint(tmp_path, "nope")
+
+
+def test_a_folder_is_no_checkpoint(save, tmp_path):
+    save(tmp_path / "last.safetensors")
+    with pytest.raises(ConfigError, match=rf"is a folder.*{tmp_path / 'last.safetensors'}"):
+        find_checkpoint(tmp_path, str(tmp_path))
+
+
+def test_a_last_that_is_missing_is_announced(save, tmp_path, caplog, monkeypatch):
+    save(tmp_path / "previous.safetensors")
+    monkeypatch.setattr(get_logger(), "propagate", True)
+    assert find_checkpoint(tmp_path, "auto") == tmp_path / "previous.safetensors"
+    assert f"{tmp_path / 'last.safetensors'}: missing" in caplog.text
+
+
+def test_a_run_without_a_checkpoint_is_set_aside(tmp_path):
+    for number in (1, 2):
+        assert find_checkpoint(tmp_path, None) is None
+        set_aside(tmp_path)
+        write_config(tmp_path, {"epochs": number}, 0)
+        (tmp_path / "metrics.jsonl").write_text(f"{number}\n")
+        (tmp_path / "nonfinite_step_3.txt").write_text(f"{number}\n")
+    set_aside(tmp_path)
+    set_aside(tmp_path)
+    found = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*.*")}
+    names = ("config.yaml", "metrics.jsonl", "nonfinite_step_3.txt")
+    assert found == {
+        f"unsaved_{number}/{name}": f"epochs: {number}\n" if "yaml" in name else f"{number}\n"
+        for number in (1, 2)
+        for name in names
+    }
