@@ -108,10 +108,11 @@ def evaluate_weights(
     model = Model(cfg, weights)
 
     found = predict(model, loader, valid, VIEWS[options.tta])
-    scores = score(found, ranks)
+    scores = score(found, len(classes), ranks)
     found = found.of_all(ranks)
     result = {
         **scores.to_dict(),
+        "recall": dict(zip(classes, scores.recall, strict=True)),
         "tta": options.tta,
         "valid_labels": None if valid is None else len(valid),
         "real_top1": None,
@@ -135,6 +136,12 @@ def _log(result: dict[str, Any], classes: int) -> None:
         "%(samples)d pictures: top1 %(top1).2f %%, top5 %(top5).2f %%, loss %(loss).4f; "
         "%(ips).1f pictures/s",
         result,
+    )
+    there = sum(recall is not None for recall in result["recall"].values())
+    without = f"; {classes - there} of {classes} have no picture" if there < classes else ""
+    log(
+        "balanced accuracy %.2f %%, macro F1 %.2f %%: means over %d classes%s",
+        *(result["balanced_accuracy"], result["macro_f1"], there, without),
     )
     if result["valid_labels"] is not None:
         log("compared among %d of %d classes (valid labels)", result["valid_labels"], classes)

@@ -47,19 +47,27 @@ class Scores:
     Args:
         top1, top5: per cent of the samples whose class was the best guess, or among the five best.
         loss: mean cross entropy.
+        balanced_accuracy: mean of the classes' recalls, in per cent.
+        macro_f1: mean of the classes' F1 scores, in per cent. Classes without a sample count in
+            neither mean (scikit-learn's `balanced_accuracy_score`, and `f1_score` with `labels` of
+            those that have one).
         samples: how many were scored, over all ranks.
         ips: images per second, over all ranks, reading included.
+        recall: of each class, per cent of its samples whose best guess it was; null without any.
     """
 
     top1: float
     top5: float
     loss: float
+    balanced_accuracy: float
+    macro_f1: float
     samples: int
     ips: float
+    recall: tuple[float | None, ...]
 
     def to_dict(self) -> dict[str, float]:
-        """As plain data."""
-        return asdict(self)
+        """As plain data, without the classes' recalls."""
+        return {key: value for key, value in asdict(self).items() if key != "recall"}
 
 
 def evaluate(model: nn.Layer, loader: Loader, ranks: Ranks = Ranks()) -> Scores:  # noqa: B008 (frozen)
@@ -70,7 +78,8 @@ def evaluate(model: nn.Layer, loader: Loader, ranks: Ranks = Ranks()) -> Scores:
     Raises:
         RunError: the outputs are not finite.
     """
-    return score(predict(model, loader, loader.dataset.dataset.valid_labels), ranks)
+    found = predict(model, loader, loader.dataset.dataset.valid_labels)
+    return score(found, len(loader.classes), ranks)
 
 
 @paddle.no_grad()
@@ -106,17 +115,21 @@ def predict(
     return Predictions(*columns, seconds=time.perf_counter() - start)
 
 
-def score(found: Predictions, ranks: Ranks = Ranks()) -> Scores:  # noqa: B008 (frozen)
+def score(found: Predictions, classes: int, ranks: Ranks = Ranks()) -> Scores:  # noqa: B008 (frozen)
     """The scores over all ranks, from the predictions of each. Counts are summed, so that the
     scores do not depend on how many ranks there are.
+
+    Args:
+        classes: how many the data has.
 
     Raises:
         RunError: the outputs are not finite, or no picture could be read.
     """
     ranks.wait()  # one may have read slower pictures than the others
     own = (found.correct(1).sum(), found.correct(BEST).sum(), found.losses.sum(dtype=np.float64))
-    totals = ranks.sum([*map(float, own), len(found.labels), found.seconds])
-    top1, top5, loss, samples, seconds = totals
+    counts = found.counts(classes).ravel().tolist()
+    totals = ranks.sum([*map(float, own), len(found.labels), found.seconds, *counts])
+    top1, top5, loss, samples, seconds = totals[:5]
     if not samples:
         raise RunError("no picture of the validation data could be read")
     if not math.isfinite(loss):
@@ -124,12 +137,20 @@ def score(found: Predictions, ranks: Ranks = Ranks()) -> Scores:  # noqa: B008 (
             "the network's outputs are not finite; the weights are damaged, or training has "
             "diverged"
         )
+    of_class, right, guessed = np.reshape(totals[5:], (3, classes))
+    there = of_class > 0
+    recall = 100 * right[there] / of_class[there]
+    f1 = 200 * right[there] / (of_class[there] + guessed[there])
+    recalls = iter(recall.tolist())
     return Scores(
         100 * top1 / samples,
         100 * top5 / samples,
         loss / samples,
-        int(samples),
-        samples * ranks.world / seconds,
+        balanced_accuracy=float(recall.mean()),
+        macro_f1=float(f1.mean()),
+        samples=int(samples),
+        ips=samples * ranks.world / seconds,
+        recall=tuple(next(recalls) if has else None for has in there),
     )
 
 

@@ -42,6 +42,14 @@ class Predictions:
         """bool [N], whether the class is among the k best guesses."""
         return (self.classes[:, :k] == self.labels[:, None]).any(-1)
 
+    def counts(self, classes: int) -> np.ndarray:
+        """int64 [3, classes]: samples of each class, those whose best guess is it rightly, and all
+        whose best guess is it.
+        """
+        guesses, right = self.classes[:, 0], self.correct(1)
+        counted = (self.labels, self.labels[right], guesses)
+        return np.stack([np.bincount(column, minlength=classes) for column in counted])
+
     def of_all(self, ranks: Ranks) -> Predictions:
         """The predictions of all ranks, in the data set's order, each sample once."""
         names = ("indices", "labels", "classes", "probabilities", "losses")

@@ -250,7 +250,7 @@ def _evaluate(run: Run) -> Scores:
     if ranks.any(run.stop.name):
         run.saver.save(run.progress)
         raise _stopped(run, "in the evaluation after")
-    return score(found, ranks)
+    return score(found, len(run.val_loader.classes), ranks)
 
 
 @dataclass(frozen=True)

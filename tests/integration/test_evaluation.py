@@ -81,7 +81,11 @@ def test_tables_agree_with_the_scores(run_tool, weights, tmp_path):
         assert int(count) == len(own)
         assert float(top1) == pytest.approx(100 * own[:, 0].mean(), abs=1e-4)
         assert float(top5) == pytest.approx(100 * own.any(-1).mean(), abs=1e-4)
+        assert result["recall"][name] == pytest.approx(100 * own[:, 0].mean())
+    assert result["balanced_accuracy"] == pytest.approx(np.mean([*result["recall"].values()]))
     confusion = np.array([row[1:] for row in table(files["--confusion"])[1:]]).astype(int)
+    f1 = 2 * confusion.diagonal() / (confusion.sum(0) + confusion.sum(1))
+    assert result["macro_f1"] == pytest.approx(100 * f1.mean())
     for row in range(10):
         counts = np.bincount(guesses[labels == row, 0], minlength=10)
         assert confusion[row].tolist() == counts.tolist()
@@ -113,7 +117,7 @@ def test_two_ranks_write_what_one_does(run_tool, weights, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     lines = (tmp_path / "log" / "workerlog.0").read_text().splitlines()
     together = json.loads(next(line for line in lines if line.startswith("{")))
-    for key in ("top1", "top5", "samples", "tta"):
+    for key in ("top1", "top5", "samples", "tta", "balanced_accuracy", "macro_f1", "recall"):
         assert together[key] == alone[key]
     assert together["loss"] == pytest.approx(alone["loss"], rel=1e-5)
     ours, theirs = table(one), table(two)

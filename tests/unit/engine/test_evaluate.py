@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -63,7 +65,22 @@ def expected(log_p: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         "top5": 100 * (better < 5).mean(),
         "loss": -own.mean(),
         "samples": len(labels),
+        **of_classes(log_p.argmax(-1), labels),
     }
+
+
+def of_classes(guesses: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """By definition: the means of recall, and of F1 from precision and recall, over the classes
+    that have a sample.
+    """
+    recalls, scores = [], []
+    for label in np.unique(labels):
+        right = ((guesses == label) & (labels == label)).sum()
+        recall = right / (labels == label).sum()
+        precision = right / max((guesses == label).sum(), 1)
+        recalls.append(recall)
+        scores.append(2 * precision * recall / (precision + recall) if right else 0.0)
+    return {"balanced_accuracy": 100 * np.mean(recalls), "macro_f1": 100 * np.mean(scores)}
 
 
 def check(scores, wanted: dict[str, float]) -> None:
@@ -90,6 +107,48 @@ def test_scores_are_counts_over_ranks(section):
     assert sum(part.samples for part in parts) == 360
     assert sum(part.top1 * part.samples for part in parts) / 360 == pytest.approx(whole.top1)
     assert sum(part.loss * part.samples for part in parts) / 360 == pytest.approx(whole.loss)
+
+
+LABELS = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 4, 4])
+GUESSES = np.array([0, 0, 0, 0, 1, 3, 1, 1, 0, 2, 2, 4])
+
+
+def guessed(rows: slice) -> Predictions:
+    labels, guesses = LABELS[rows], GUESSES[rows]
+    return Predictions(labels, labels, guesses[:, None], labels[:, None], labels * 0.0, 1.0)
+
+
+class Two:
+    """The first of two ranks; the other one's sums are known."""
+
+    world = 2
+
+    def __init__(self, other: Predictions):
+        self.other = other
+
+    def wait(self) -> None: ...
+
+    def sum(self, values: list[float]) -> list[float]:
+        told: list[list[float]] = []
+        ranks = SimpleNamespace(world=1, wait=self.wait, sum=lambda v: told.append(v) or v)
+        with suppress(RunError):  # no sample at all
+            score(self.other, 5, ranks)
+        return [one + other for one, other in zip(values, told[0], strict=True)]
+
+
+@pytest.mark.parametrize("split", [0, 1, 7, 12])
+def test_scores_of_imbalanced_classes_are_scikit_learns(split):
+    """Figures of scikit-learn 1.9.1: balanced_accuracy_score(labels, guesses), f1_score(labels,
+    guesses, labels=[0, 1, 2, 4], average="macro"), recall_score with the same labels and no
+    average. Class 3 has no sample, but is guessed once. However the samples lie on two ranks.
+    """
+    found = score(guessed(slice(split)), 5, Two(guessed(slice(split, None))))
+    assert found.balanced_accuracy == pytest.approx(70.83333333333333)
+    assert found.macro_f1 == pytest.approx(68.18181818181818)
+    two_thirds = pytest.approx(66.66666666666666)
+    assert found.recall == (two_thirds, two_thirds, 100, None, 50)
+    assert found.top1 == pytest.approx(100 * 8 / 12)
+    assert found.samples == 12
 
 
 class Together:
@@ -173,7 +232,7 @@ def test_only_valid_labels_are_compared(section, valid):
     np.testing.assert_allclose(
         found.probabilities, np.exp(np.take_along_axis(log_p, best, -1)), rtol=1e-5
     )
-    unrestricted = score(predict(Linear(), loader))
+    unrestricted = score(predict(Linear(), loader), 10)
     assert unrestricted.top1 < wanted["top1"]
 
 
@@ -183,12 +242,12 @@ def test_flip_is_the_mean_softmax(section):
     assert not np.allclose(straight, mirrored)
     loader = build_loader(section(64), 0)
     mean = (np.exp(log_softmax(straight)) + np.exp(log_softmax(mirrored))) / 2
-    check(score(predict(Linear(), loader, None, VIEWS["flip"])), expected(np.log(mean), labels))
+    check(score(predict(Linear(), loader, None, VIEWS["flip"]), 10), expected(np.log(mean), labels))
     loader, kept = with_valid_labels(section(64), VALID)
     pair = (log_softmax(logits[kept][:, VALID]) for logits in (straight, mirrored))
     mean = sum(map(np.exp, pair)) / 2
     wanted = expected(np.log(mean), np.searchsorted(VALID, labels[kept]))
-    check(score(predict(Linear(), loader, VALID, VIEWS["flip"])), wanted)
+    check(score(predict(Linear(), loader, VALID, VIEWS["flip"]), 10), wanted)
 
 
 def test_mean_softmax_of_certain_and_opposite_views():
