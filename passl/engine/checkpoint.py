@@ -48,6 +48,8 @@ class Progress:
         skipped: steps that were passed over because their loss was not finite.
         best_top1: the best score so far, in per cent; -1 before the first.
         best_epoch: the epoch, from 1, that had it; 0 before the first.
+        world_size: processes of the run; 0 in checkpoints of version 0.1, which do not say.
+        global_batch: samples of its steps over all ranks; 0 likewise.
     """
 
     epoch: int = 0
@@ -57,6 +59,8 @@ class Progress:
     skipped: int = 0
     best_top1: float = -1.0
     best_epoch: int = 0
+    world_size: int = 0
+    global_batch: int = 0
 
 
 def save_checkpoint(

@@ -31,7 +31,9 @@ class Learner:
         wrapped: the same as training calls it, `Ranks.wrap(model)`; null before the first epoch.
         objective: (model, images, targets) -> loss; see `modeling.losses`.
         optimizer: of the model's parameters.
-        schedule: step -> learning rate.
+        schedule: step -> learning rate, where all epochs have as many steps as this run's.
+        schedule_shift: what the schedule's step has ahead of the run's, which counts the steps that
+            were made: epochs before a resume may have had more or fewer.
         average: of the model's weights.
         precision: number format and loss scaling.
         freezing: which parameters rest.
@@ -54,6 +56,7 @@ class Learner:
     accumulate: int
     seed: int
     ranks: Ranks
+    schedule_shift: int = 0
     retired: list[Any] = field(default_factory=list)
 
     @property

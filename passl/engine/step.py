@@ -50,7 +50,7 @@ def train_step(learner: Learner, images, targets, step: int) -> Outcome:
         The loss before the update, and whether there was one.
     """
     paddle.seed(step_seed(learner.seed, learner.ranks.rank, step))
-    learner.optimizer.set_lr(learner.schedule(step))
+    learner.optimizer.set_lr(learner.schedule(step + learner.schedule_shift))
     scaler, total = learner.precision.scaler, paddle.zeros([])
     statistics = _running_statistics(learner.model)
     for share, images_part, targets_part, is_last in _parts(images, targets, learner.accumulate):

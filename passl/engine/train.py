@@ -84,14 +84,10 @@ def _train(cfg: Config, resume: str | None, ranks: Ranks) -> Progress:
     if checkpoint is not None:
         progress, old = load_checkpoint(checkpoint, learner)
         _compare(old, cfg, checkpoint)
-        if progress.samples % global_batch:
-            raise ConfigError(
-                f"{checkpoint} stands within an epoch, behind sample {progress.samples}, which the "
-                f"global batch of {global_batch} does not divide; keep the global batch, "
-                "batch_size x processes, until the epoch is done"
-            )
+        _continue_schedule(learner, progress, global_batch, len(train_loader), checkpoint)
         if ranks.is_first:
             make_last(folder, checkpoint)
+    progress.world_size, progress.global_batch = ranks.world, global_batch
     metrics = MetricLog(folder if ranks.is_first else None, progress.step, progress.epoch)
     run = Run(
         cfg=cfg,
@@ -173,14 +169,15 @@ class Run:
 def _train_epoch(run: Run) -> None:
     """The steps of an epoch that are left."""
     cfg, learner, progress = run.cfg, run.learner, run.progress
-    ranks, epoch, done = learner.ranks, progress.epoch, progress.samples // run.global_batch
+    ranks, epoch, steps = learner.ranks, progress.epoch, len(run.train_loader)
+    done = _steps_done(progress, run.global_batch, steps)
     learner.begin_epoch(epoch)
     meter = Meter(
         run.metrics,
         epoch,
         cfg.epochs,
         progress.step - done,
-        len(run.train_loader),
+        steps,
         cfg.log_config.interval,
         ranks.is_first,
         done,
@@ -388,3 +385,45 @@ def _compare(old: dict, cfg: Config, checkpoint: Path) -> None:
             get_logger().warning(
                 "resuming with another %s: %r was %r", dotted(keys), now.get(keys), before.get(keys)
             )
+
+
+def _continue_schedule(
+    learner: Learner, progress: Progress, global_batch: int, steps: int, checkpoint: Path
+) -> None:
+    """Let the learning rate go on at the same epoch and the same part of it, however many steps the
+    epochs had before; and say if the batches are not the same.
+
+    Args:
+        global_batch: of this run; steps: of its epochs.
+    """
+    whole = progress.samples >= steps * global_batch
+    if progress.samples % global_batch and not whole:
+        raise ConfigError(
+            f"{checkpoint} stands within an epoch, behind sample {progress.samples}, which the "
+            f"global batch of {global_batch} does not divide; keep the global batch, "
+            "batch_size x processes, until the epoch is done"
+        )
+    place = progress.epoch * steps + _steps_done(progress, global_batch, steps)
+    learner.schedule_shift = place - progress.step
+    world = learner.ranks.world
+    if progress.world_size not in (0, world) or progress.global_batch not in (0, global_batch):
+        get_logger().warning(
+            "resuming with %d process(es) and a global batch of %d, it was %d and %d: the run goes "
+            "on, but not as it would have",
+            world,
+            global_batch,
+            progress.world_size,
+            progress.global_batch,
+        )
+    if learner.schedule_shift:
+        get_logger().warning(
+            "an epoch has %d steps now, and had another number before: the learning rate goes on "
+            "at epoch %.2f of the schedule",
+            steps,
+            place / steps,
+        )
+
+
+def _steps_done(progress: Progress, global_batch: int, steps: int) -> int:
+    """Steps of the epoch that is not finished. (Its last one may have less than a batch.)"""
+    return min(progress.samples // global_batch, steps)

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from passl.optim.schedules import build_schedule
+from passl.utils.config import get_config
+
 ROOT = Path(__file__).resolve().parents[2]
 GLOBAL_BATCH = 120
 TOLERANCE = 1e-5
@@ -108,6 +111,24 @@ def test_a_checkpoint_of_two_ranks_resumes_on_one_and_on_three(runs, config, ran
     resumed = runs(config, f"resumed_{ranks}", ranks, resume=first)
     assert rows(resumed)[0]["step"] == 8
     assert_same_run(resumed, runs(config, "1", 1), first_step=7)
+    log = (resumed / "train.log").read_text()
+    assert f"resuming with {ranks} process(es) and a global batch of 120, it was 2 and 120" in log
+    assert "an epoch has" not in log
+
+
+def test_the_schedule_goes_on_at_its_place_with_fewer_ranks(runs, config):
+    """From two ranks to one of the same `batch_size`, in the middle of an epoch."""
+    told = ("epochs=1", "rank_check_interval=2", "checkpoint.interval=7")
+    first = runs(config, "first", 2, *told) / "previous.safetensors"
+    one = ("dataloader.train.sampler.batch_size=60", "epochs=3")
+    resumed = rows(runs(config, "fewer", 1, *one, resume=first))
+    section = get_config(config).lr_scheduler
+    schedule = build_schedule(section, 2e-3, 1437 // 60, 3)
+    found = [(row["step"], row["lr"]) for row in resumed if row["phase"] == "train"]
+    # Seven steps of 120 are 14 of 60; the run's own count goes on.
+    expected = [(7 + n, schedule(14 + n - 1)) for n in range(1, 3 * 23 - 14 + 1)]
+    assert [step for step, _ in found] == [step for step, _ in expected]
+    assert [lr for _, lr in found] == pytest.approx([lr for _, lr in expected], rel=1e-6)
 
 
 def test_sharded_state_is_the_same_run_and_resumes_without(runs, config):

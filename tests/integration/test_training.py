@@ -164,6 +164,49 @@ def test_more_epochs_and_a_checkpoint_by_path(tiny_config, tmp_path):
     assert run(path, tmp_path / "two", "epochs=3", resume=str(last)).epoch == 3
 
 
+@pytest.mark.parametrize("interval", ["null", 4])
+def test_the_schedule_goes_on_at_its_place_with_another_batch(tiny_config, tmp_path, interval):
+    """Epochs of 5 steps become epochs of 11; between them, or within the first after 4 of 5."""
+    path = tiny_config()
+    small, large = (f"dataloader.train.sampler.batch_size={size}" for size in (128, 256))
+    run(path, tmp_path / "small", small, "epochs=3")
+    run(path, tmp_path / "run", large, "epochs=1", f"checkpoint={{interval: {interval}}}")
+    within = interval != "null"
+    if within:
+        folder = tmp_path / "run"
+        (folder / "previous.safetensors").replace(folder / "last.safetensors")
+    progress = run(path, tmp_path / "run", small, "epochs=3", resume="auto")
+    steps = 4 + 3 + 22 if within else 5 + 22
+    assert (progress.step, progress.global_batch, progress.world_size) == (steps, 128, 1)
+    rates, expected = (
+        [row["lr"] for row in read_metrics(tmp_path / name) if row["phase"] == "train"]
+        for name in ("run", "small")
+    )
+    assert rates[-12:] == expected[-12:]  # of the last two epochs
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "a global batch of 128, it was 1 and 256" in log
+    assert f"goes on at epoch {8 / 11 if within else 1:.2f}" in log
+
+
+def test_a_batch_that_does_not_fit_into_the_epoch_is_refused(tiny_config, tmp_path):
+    path, more = tiny_config(), ("checkpoint={interval: 4}", "epochs=1")
+    run(path, tmp_path / "run", *more)
+    (tmp_path / "run" / "previous.safetensors").replace(tmp_path / "run" / "last.safetensors")
+    size = "dataloader.train.sampler.batch_size=100"
+    with pytest.raises(ConfigError, match="behind sample 1024.*keep the global batch"):
+        run(path, tmp_path / "run", size, "epochs=2", resume="auto")
+
+
+def test_an_epoch_whose_last_batch_is_small_is_done_for_any_batch(tiny_config, tmp_path):
+    """Saved between its last step and its end, it has more samples than there are."""
+    path, keep = tiny_config(), "dataloader.train.sampler.drop_last=false"
+    run(path, tmp_path / "run", keep, "checkpoint={interval: 12}", "epochs=1")
+    (tmp_path / "run" / "previous.safetensors").replace(tmp_path / "run" / "last.safetensors")
+    size = "dataloader.train.sampler.batch_size=100"
+    progress = run(path, tmp_path / "run", keep, size, "epochs=2", resume="auto")
+    assert (progress.epoch, progress.step) == (2, 12 + 15)
+
+
 def test_resume_auto_without_a_checkpoint_starts(tiny_config, tmp_path):
     assert run(tiny_config(), tmp_path / "run", "epochs=1", resume="auto").step == 11
 
