@@ -63,7 +63,7 @@ def _look(cfg: Config, picture: Path, ranks: Ranks) -> None:
     global_batch = cfg.dataloader.train.sampler.batch_size * ranks.world
     paddle.seed(seed)
     model = Model(cfg, cfg.model.get("pretrained", False), cfg.model.get("fit", ()))
-    learner = build_learner(cfg, model, ranks, global_batch, len(train))
+    learner = build_learner(cfg, model, ranks, global_batch, len(train), train.dataset.dataset)
     learner.begin_epoch(0)
     if ranks.is_first:
         for part, loader in (("train", train), ("val", val)):

@@ -19,6 +19,7 @@ import paddle
 from paddle.io import DataLoader, Dataset
 from PIL import Image
 
+from passl.data.balance import samples_per_class
 from passl.data.build import build_dataset, build_transforms
 from passl.data.dataset import ImageDataset
 from passl.data.samplers import BatchSampler, Key
@@ -300,8 +301,17 @@ def build_loader(
     node = section["dataset"]
     dataset, transforms = build_dataset(node), build_transforms(node["transforms"])
     try:
+        if section["sampler"].get("balanced"):
+            samples_per_class(dataset)  # there is one of each
         sampler = BatchSampler(
-            len(dataset), seed, rank, world, even, dataset.shuffled, **section["sampler"]
+            len(dataset),
+            seed,
+            rank,
+            world,
+            even,
+            dataset.shuffled,
+            dataset.labels,
+            **section["sampler"],
         )
         return Loader(dataset, transforms, sampler, **section.get("loader", {}))
     except ValueError as error:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from passl.data.balance import balanced_order
+
 Key = tuple[int, int, int]
 
 
@@ -28,6 +30,7 @@ class BatchSampler:
         rank, world: which of how many processes this is.
         even: every rank gets the same number of batches, also without `shuffle`.
         shuffled: the data set's own way to draw an order of its indices; null for any order.
+        labels: int64 [length], the class of each sample, for `balanced`.
         batch_size: samples of one batch of one process.
         shuffle: a new order for each epoch.
         drop_last: leave out the last global batch if it is not full.
@@ -35,9 +38,12 @@ class BatchSampler:
             often in a row in the order, so that the ranks, or one batch, see it under several
             augmentations. An epoch keeps its length, and so sees 1 / repeats of the samples, as
             with DeiT's sampler.
+        balanced: an epoch has equally many samples of each class, whatever the data set has: of a
+            large class another part in each epoch, of a small one each sample several times. An
+            epoch keeps its length. Needs `shuffle`.
 
     Raises:
-        ValueError: there is not even one batch.
+        ValueError: there is not even one batch, or options do not go together.
     """
 
     def __init__(
@@ -48,12 +54,14 @@ class BatchSampler:
         world: int = 1,
         even: bool = False,
         shuffled: Callable[[np.random.Generator], np.ndarray] | None = None,
+        labels: np.ndarray | None = None,
         /,
         *,
         batch_size: int,
         shuffle: bool = False,
         drop_last: bool = False,
         repeats: int = 1,
+        balanced: bool = False,
     ):
         for name, value in (("batch_size", batch_size), ("repeats", repeats)):
             if value < 1:
@@ -62,6 +70,11 @@ class BatchSampler:
             raise ValueError(
                 f"sampler.repeats {repeats} needs shuffle, since an epoch sees only 1 sample of "
                 f"{repeats}, which would be the same ones each time"
+            )
+        if balanced and not (shuffle and labels is not None):
+            raise ValueError(
+                "sampler.balanced is for training: it draws an order for each epoch, and needs "
+                "shuffle: true"
             )
         if length < 1:
             raise ValueError("the data set has 0 samples")
@@ -76,6 +89,7 @@ class BatchSampler:
         self.length, self.seed, self.rank, self.world = length, seed, rank, world
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
         self.repeats, self.shuffled = repeats, shuffled
+        self.balanced, self.labels = balanced, labels
         self.even = even or shuffle
         self.epoch = 0
         self.start = 0
@@ -91,17 +105,25 @@ class BatchSampler:
         return own // self.batch_size if self.drop_last else -(-own // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        epoch, order = self.epoch, np.arange(self.length)
-        if self.shuffle:
-            rng = np.random.default_rng((self.seed, epoch))
-            order = self.shuffled(rng) if self.shuffled else rng.permutation(self.length)
+        epoch, order = self.epoch, self._order()
         positions = range(self.rank, self._total(), self.world)
         for batch in range(self.start, len(self)):
             chosen = positions[batch * self.batch_size : (batch + 1) * self.batch_size]
             yield [
-                (epoch, position, int(order[position // self.repeats % self.length]))
+                (epoch, position, int(order[position // self.repeats % len(order)]))
                 for position in chosen
             ]
+
+    def _order(self) -> np.ndarray:
+        """The samples of the epoch, over all ranks."""
+        if not self.shuffle:
+            return np.arange(self.length)
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = self.shuffled(rng) if self.shuffled else rng.permutation(self.length)
+        if self.balanced and self.labels is not None:
+            places = -(-self.length // self.repeats)
+            order = balanced_order(order, self.labels, places, rng)
+        return order
 
     def _total(self) -> int:
         """Samples of an epoch over all ranks."""

@@ -15,6 +15,7 @@ from passl.data.sizes import sizes_made
 from passl.data.subset import check_options
 from passl.modeling import LOSSES
 from passl.modeling.backbones import BACKBONES
+from passl.modeling.class_weights import BALANCED, check_class_weights
 from passl.modeling.heads import HEADS
 from passl.optim import OPTIMIZER_SECTION, SCHEDULES
 from passl.utils.config import COMMAND_LINE, Config, dotted, get_config, shown_origin
@@ -257,6 +258,22 @@ def _training_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
                 yield ("distillation", "teacher"), rule
 
 
+def _classes_balance(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
+    """What makes up for classes of different sizes goes with the rest."""
+    for part in parts:
+        sampler, keys = cfg.dataloader[part].sampler, ("dataloader", part, "sampler")
+        if sampler.get("balanced") and part == "val":
+            yield (*keys, "balanced"), "is for training; an evaluation takes each sample once"
+        elif sampler.get("balanced") and not sampler.get("shuffle"):
+            yield (*keys, "balanced"), "draws an order for each epoch; set shuffle: true beside it"
+    weights = cfg.loss.get("class_weights")
+    if "train" in parts and weights is not None and weights != BALANCED:
+        try:
+            check_class_weights(weights, cfg.model.head.num_classes)
+        except ValueError as error:
+            yield ("loss", "class_weights"), str(error)
+
+
 def _transforms_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     """Every list of transforms can be built, ends with an array, and makes images of one size."""
     for part in parts:
@@ -354,6 +371,7 @@ _RULES: tuple[
         _training_fits,
     ),
     ((("model", "architecture"), ("dataloader",)), _patches_fit),
+    ((("loss",), ("model", "head"), ("dataloader",)), _classes_balance),
     ((("dataloader",),), _transforms_fit),
     ((("model", "head"), ("dataloader",)), _data_fits),
 )

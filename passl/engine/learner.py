@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import paddle
 from paddle import nn
 
+from passl.data.balance import samples_per_class
+from passl.data.dataset import ImageDataset
 from passl.engine.average import WeightAverage
 from passl.engine.distributed import Ranks
 from passl.engine.freezing import Freezing
 from passl.engine.precision import Precision
 from passl.engine.sharding import ShardedOptimizer
 from passl.modeling import Model
-from passl.modeling.losses import Distilled, Supervised, build_loss
+from passl.modeling.class_weights import BALANCED, balanced_weights
+from passl.modeling.losses import Distilled, Supervised, Weighted, build_loss
 from passl.optim.optimizers import build_optimizer, scaled_lr
 from passl.optim.schedules import build_schedule
 from passl.utils.errors import ConfigError
@@ -29,7 +32,7 @@ class Learner:
     Args:
         model: the network.
         wrapped: the same as training calls it, `Ranks.wrap(model)`; null before the first epoch.
-        objective: (model, images, targets) -> loss; see `modeling.losses`.
+        objective: (model, images, targets, mean weight) -> loss; see `modeling.losses`.
         optimizer: of the model's parameters.
         schedule: step -> learning rate, where all epochs have as many steps as this run's.
         schedule_shift: what the schedule's step has ahead of the run's, which counts the steps that
@@ -47,7 +50,7 @@ class Learner:
 
     model: nn.Layer
     wrapped: nn.Layer | None = None
-    objective: Callable[[nn.Layer, Any, Any], Any]
+    objective: Supervised | Distilled
     optimizer: Any
     schedule: Callable[[int], float]
     average: WeightAverage
@@ -63,6 +66,14 @@ class Learner:
     def is_sharded(self) -> bool:
         """Whether each rank has the optimizer's state of some parameters only."""
         return isinstance(self.optimizer, ShardedOptimizer)
+
+    def mean_weight(self, targets) -> float | None:
+        """The mean of the class weights of the batch's samples, over all ranks; null where the loss
+        has none.
+        """
+        loss = self.objective.loss
+        weights_B = loss.sample_weights(targets) if isinstance(loss, Weighted) else None
+        return None if weights_B is None else self.ranks.mean(weights_B.mean().item())
 
     def begin_epoch(self, epoch: int) -> None:
         """Training mode, with those parameters frozen that rest in this epoch, from 0.
@@ -83,7 +94,12 @@ class Learner:
 
 
 def build_learner(
-    cfg: Mapping[str, Any], model: nn.Layer, ranks: Ranks, global_batch: int, steps_per_epoch: int
+    cfg: Mapping[str, Any],
+    model: nn.Layer,
+    ranks: Ranks,
+    global_batch: int,
+    steps_per_epoch: int,
+    dataset: ImageDataset | None = None,
 ) -> Learner:
     """The learner of a training config.
 
@@ -91,6 +107,7 @@ def build_learner(
         cfg: checked by `engine.check.check_config`.
         model: as the run starts from it, on its device.
         global_batch: samples of one step over all ranks.
+        dataset: of the training, whose samples `class_weights: balanced` counts.
 
     Raises:
         ConfigError: values that do not fit the network or the device.
@@ -101,7 +118,7 @@ def build_learner(
         lr = scaled_lr(cfg["optimizer"], global_batch)
         learner = Learner(
             model=model,
-            objective=_objective(cfg),
+            objective=_objective(cfg, ranks, dataset),
             optimizer=build_optimizer(cfg["optimizer"], model),
             schedule=build_schedule(cfg["lr_scheduler"], lr, steps_per_epoch, cfg["epochs"]),
             average=WeightAverage(model, **cfg.get("ema", {})),
@@ -135,8 +152,15 @@ def _synchronised(model: nn.Layer, ranks: Ranks) -> nn.Layer:
     return model
 
 
-def _objective(cfg: Mapping[str, Any]) -> Callable[[nn.Layer, Any, Any], Any]:
-    loss = build_loss(cfg["loss"])
+def _objective(
+    cfg: Mapping[str, Any], ranks: Ranks, dataset: ImageDataset | None
+) -> Supervised | Distilled:
+    counts = None
+    if cfg["loss"].get("class_weights") == BALANCED and dataset is not None:
+        own = samples_per_class(dataset)
+        counts = [int(n) for n in ranks.sum((own * ranks.is_first).tolist())]  # the first rank's
+        _tell_weights(cfg, counts, dataset.classes)
+    loss = build_loss(cfg["loss"], counts)
     if "distillation" not in cfg:
         return Supervised(loss)
     options = dict(cfg["distillation"])
@@ -151,3 +175,15 @@ def _objective(cfg: Mapping[str, Any]) -> Callable[[nn.Layer, Any, Any], Any]:
         )
     get_logger().info("taught by %s", cfg["distillation"]["teacher"])
     return Distilled(loss, teacher, **options)
+
+
+def _tell_weights(cfg: Mapping[str, Any], counts: Sequence[int], classes: Sequence[str]) -> None:
+    weights = balanced_weights(counts)
+    named = sorted((w, n, name) for w, n, name in zip(weights, counts, classes, strict=True) if n)
+    shown = [f"{weight:.3g} ({name}, {count} samples)" for weight, count, name in named]
+    get_logger().info("class weights from %s to %s", shown[0], shown[-1])
+    if cfg["dataloader"]["train"]["sampler"].get("balanced"):
+        get_logger().warning(
+            "the sampler is balanced, and class_weights too: rare classes count twice as much as "
+            "either would make them; leave one of them out"
+        )

@@ -52,11 +52,13 @@ def train_step(learner: Learner, images, targets, step: int) -> Outcome:
     paddle.seed(step_seed(learner.seed, learner.ranks.rank, step))
     learner.optimizer.set_lr(learner.schedule(step + learner.schedule_shift))
     scaler, total = learner.precision.scaler, paddle.zeros([])
-    statistics = _running_statistics(learner.model)
+    statistics, mean_weight = _running_statistics(learner.model), learner.mean_weight(targets)
     for share, images_part, targets_part, is_last in _parts(images, targets, learner.accumulate):
         with learner.ranks.synchronised(learner.wrapped, is_last):
             with learner.precision.autocast():
-                loss = learner.objective(learner.wrapped, images_part, targets_part) * share
+                loss = share * learner.objective(
+                    learner.wrapped, images_part, targets_part, mean_weight
+                )
             scaler.scale(loss).backward()
         total = total + loss.detach()
     own_loss = total.item()

@@ -78,7 +78,9 @@ def _train(cfg: Config, resume: str | None, ranks: Ranks) -> Progress:
         model = Model(cfg, cfg.model.get("pretrained", False), cfg.model.get("fit", ()))
     else:
         model = Model(cfg, checkpoint)  # with the numerics of what it was fine-tuned from
-    learner = build_learner(cfg, model, ranks, global_batch, len(train_loader))
+    learner = build_learner(
+        cfg, model, ranks, global_batch, len(train_loader), train_loader.dataset.dataset
+    )
 
     progress = Progress()
     if checkpoint is not None:

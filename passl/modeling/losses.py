@@ -1,8 +1,14 @@
-"""Losses: logits and targets to one number."""
+"""Losses: logits and targets to one number.
+
+`class_weights` make rare classes count as much as frequent ones: one weight for each class, or
+`balanced` for n / (classes * count), from the n training samples. A batch has the weighted mean of
+its samples' losses, so that only the weights' proportions matter. Training takes the mean weight of
+the whole batch, of all processes and parts (`accumulate`): how it is dealt out changes nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import paddle
@@ -10,6 +16,10 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from passl.modeling import LOSSES
+from passl.modeling.class_weights import BALANCED, balanced_weights, check_class_weights
+
+_LEAST = 1e-12
+"""Of the weights of a batch's samples, so that a batch of classes without weight has loss 0."""
 
 
 def smoothed_targets(targets, classes: int, label_smoothing: float):
@@ -24,24 +34,77 @@ def smoothed_targets(targets, classes: int, label_smoothing: float):
     return targets * (1 - label_smoothing) + label_smoothing / classes
 
 
-class CrossEntropy(nn.Layer):
+class Weighted(nn.Layer):
+    """A loss whose samples may have the weights of their classes.
+
+    Args:
+        class_weights: one for each class; null for none.
+    """
+
+    def __init__(self, class_weights: str | Sequence[float] | None):
+        super().__init__()
+        self.class_weights = None
+        if isinstance(class_weights, str):
+            raise ValueError(f"class_weights {class_weights!r} needs the training data's counts")
+        if class_weights is not None:
+            check_class_weights(class_weights)
+            # The largest is 1, so that `_LEAST` is small.
+            scaled = [weight / max(class_weights) for weight in class_weights]
+            self.class_weights = paddle.to_tensor(scaled, "float32")
+
+    def sample_weights(self, targets):
+        """The weight of each sample, [B], of labels [B] or targets [B, classes]; null for none."""
+        if self.class_weights is None:
+            return None
+        if targets.ndim == 1:
+            return self.class_weights.gather(targets)
+        return (targets * self.class_weights).sum(-1)  # a matrix product is in half precision (amp)
+
+    def weighted_mean(self, losses_B, targets, mean_weight: float | None):
+        """The mean of losses that have their samples' weights in them already.
+
+        Args:
+            mean_weight: of the whole batch, of which these samples may be a part; null for theirs.
+        """
+        if mean_weight is None:
+            return losses_B.mean() / self.sample_weights(targets).mean().clip(min=_LEAST)
+        return losses_B.mean() / max(mean_weight, _LEAST)
+
+
+class CrossEntropy(Weighted):
     """-sum(target * log_softmax(logits)), mean over the batch, for labels and soft targets alike.
+
+    With class weights w it is PyTorch's `CrossEntropyLoss(weight=w)`: the classes' terms of the sum
+    are weighted, those of label smoothing too, and all of the batch is divided by the weights of
+    its samples, sum(target * w) before smoothing. (For labels, that is. Soft targets PyTorch
+    divides by their number; here they are what labels are, so that a batch that mixup has left
+    alone weighs as much as a mixed one.)
 
     Args:
         label_smoothing: how much of each target is spread over all classes, in [0, 1).
+        class_weights: one for each class, `balanced`, or null for none.
     """
 
-    def __init__(self, *, label_smoothing: float = 0.0):
-        super().__init__()
+    def __init__(
+        self,
+        *,
+        label_smoothing: float = 0.0,
+        class_weights: Literal["balanced"] | Sequence[float] | None = None,
+    ):
+        super().__init__(class_weights)
         self.label_smoothing = _checked(label_smoothing)
 
-    def forward(self, logits_BK, targets):
+    def forward(self, logits_BK, targets, mean_weight: float | None = None):
         """Logits [B, classes] and labels [B] or targets [B, classes] -> loss, a scalar."""
         targets_BK = smoothed_targets(targets, logits_BK.shape[-1], self.label_smoothing)
-        return -(targets_BK * F.log_softmax(logits_BK.astype("float32"), axis=-1)).sum(-1).mean()
+        logs_BK = F.log_softmax(logits_BK.astype("float32"), axis=-1)
+        if self.class_weights is None:
+            return -(targets_BK * logs_BK).sum(-1).mean()
+        losses_B = -(targets_BK * self.class_weights * logs_BK).sum(-1)
+        return self.weighted_mean(losses_B, targets, mean_weight)
 
 
-class BinaryCrossEntropy(nn.Layer):
+class BinaryCrossEntropy(Weighted):
     """Every class is a yes-or-no question of its own (ResNet strikes back, arXiv 2110.00476).
 
     Args:
@@ -50,6 +113,11 @@ class BinaryCrossEntropy(nn.Layer):
             as they are. With mixed targets and a threshold below a half several classes are right.
         sum_classes: add up the classes' losses rather than average them; DeiT III's choice (arXiv
             2204.07118). The mean is 1 / classes of it, and asks for another learning rate.
+        class_weights: one for each class, `balanced`, or null for none. A sample's loss, all
+            questions together, has the weight of its class, sum(target * weights) before smoothing
+            and threshold; the batch has the weighted mean. (PyTorch's `BCEWithLogitsLoss(weight=)`
+            weights whole questions instead, which leaves rare classes where they are: each question
+            is answered as without it.)
     """
 
     def __init__(
@@ -58,14 +126,15 @@ class BinaryCrossEntropy(nn.Layer):
         label_smoothing: float = 0.0,
         target_threshold: float | None = None,
         sum_classes: bool = False,
+        class_weights: Literal["balanced"] | Sequence[float] | None = None,
     ):
-        super().__init__()
+        super().__init__(class_weights)
         if target_threshold is not None and not 0 <= target_threshold < 1:
             raise ValueError(f"target_threshold {target_threshold} must be at least 0 and below 1")
         self.label_smoothing = _checked(label_smoothing)
         self.target_threshold, self.sum_classes = target_threshold, sum_classes
 
-    def forward(self, logits_BK, targets):
+    def forward(self, logits_BK, targets, mean_weight: float | None = None):
         """Logits [B, classes] and labels [B] or targets [B, classes] -> loss, a scalar."""
         targets_BK = smoothed_targets(targets, logits_BK.shape[-1], self.label_smoothing)
         if self.target_threshold is not None:
@@ -73,7 +142,10 @@ class BinaryCrossEntropy(nn.Layer):
         losses_BK = F.binary_cross_entropy_with_logits(
             logits_BK.astype("float32"), targets_BK, reduction="none"
         )
-        return losses_BK.sum(-1).mean() if self.sum_classes else losses_BK.mean()
+        if self.class_weights is None:
+            return losses_BK.sum(-1).mean() if self.sum_classes else losses_BK.mean()
+        losses_B = losses_BK.sum(-1) if self.sum_classes else losses_BK.mean(-1)
+        return self.weighted_mean(self.sample_weights(targets) * losses_B, targets, mean_weight)
 
 
 class Supervised:
@@ -86,9 +158,13 @@ class Supervised:
     def __init__(self, loss: nn.Layer):
         self.loss = loss
 
-    def __call__(self, model: nn.Layer, images, targets):
-        """Images [B, 3, height, width] and targets, as the loss takes them -> loss, a scalar."""
-        return self.loss(model(images), targets)
+    def __call__(self, model: nn.Layer, images, targets, mean_weight: float | None = None):
+        """Images [B, 3, height, width] and targets, as the loss takes them -> loss, a scalar.
+
+        Args:
+            mean_weight: of the samples of the whole batch; null where the loss has no weights.
+        """
+        return _called(self.loss, model(images), targets, mean_weight)
 
 
 class Distilled:
@@ -128,15 +204,15 @@ class Distilled:
         self.loss, self.teacher = loss, teacher
         self.kind, self.alpha, self.temperature = kind, alpha, temperature
 
-    def __call__(self, model: nn.Layer, images, targets):
+    def __call__(self, model: nn.Layer, images, targets, mean_weight: float | None = None):
         """As for Supervised."""
         student_BK = model(images)
         with paddle.no_grad():
             teacher_BK = self.teacher(images).astype("float32")
         distance = self._hard if self.kind == "hard" else self._soft
-        return (1 - self.alpha) * self.loss(student_BK, targets) + self.alpha * distance(
-            student_BK.astype("float32"), teacher_BK
-        )
+        own = _called(self.loss, student_BK, targets, mean_weight)
+        far = distance(student_BK.astype("float32"), teacher_BK)
+        return (1 - self.alpha) * own + self.alpha * far
 
     def _hard(self, student_BK, teacher_BK):
         return F.cross_entropy(student_BK, teacher_BK.argmax(-1))
@@ -148,9 +224,23 @@ class Distilled:
         return self.temperature**2 * divergence_B.mean()
 
 
-def build_loss(cfg: Mapping[str, Any]) -> nn.Layer:
-    """The loss that a `loss` section describes."""
+def build_loss(cfg: Mapping[str, Any], counts: Sequence[int] | None = None) -> nn.Layer:
+    """The loss that a `loss` section describes.
+
+    Args:
+        counts: training samples of each class, for `class_weights: balanced`.
+
+    Raises:
+        ConfigError: the section is wrong.
+    """
+    if cfg.get("class_weights") == BALANCED and counts is not None:
+        cfg = {**cfg, "class_weights": balanced_weights(counts)}
     return LOSSES.build(cfg)
+
+
+def _called(loss: nn.Layer, logits_BK, targets, mean_weight: float | None):
+    """A loss of one's own need not know of weights."""
+    return loss(logits_BK, targets, *([] if mean_weight is None else [mean_weight]))
 
 
 def _checked(label_smoothing: float) -> float:

@@ -33,7 +33,8 @@ EVERYTHING = (
     "dataloader.train.sampler.batch_size=32",  # eleven steps are an epoch
     "checkpoint={interval: 7}",
     "ema={decay: 0.9}",
-    "dataloader.train.sampler.repeats=3",
+    "dataloader.train.sampler={repeats: 3, balanced: true}",
+    "loss.class_weights=[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]",
     "dataloader.train.mixup={mixup_alpha: 0.8, cutmix_alpha: 1.0}",
 )
 

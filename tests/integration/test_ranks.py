@@ -102,6 +102,15 @@ def test_any_number_of_ranks_is_one_run(runs, config, ranks):
     assert_same_run(together, alone)
 
 
+def test_balanced_classes_are_one_run(runs, config):
+    """A weighted mean is that of the whole batch, however it is dealt out to ranks and parts."""
+    weights = "loss.class_weights=[1, 9, 1, 0, 2, 3, 0.1, 1, 5, 4]"
+    told = ("epochs=1", "dataloader.train.sampler.balanced=true", weights)
+    alone = runs(config, "balanced_1", 1, *told)
+    parts = runs(config, "balanced_2", 2, *told, "accumulate=3", starter="ours")
+    assert_same_run(parts, alone)
+
+
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_a_checkpoint_of_two_ranks_resumes_on_one_and_on_three(runs, config, ranks):
     """In the middle of an epoch: eleven steps are one, and seven are made. (They are all warm-up,

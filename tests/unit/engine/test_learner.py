@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 import pytest
 
+from passl.data.digits import Digits
 from passl.engine.average import WeightAverage
 from passl.engine.distributed import Ranks
 from passl.engine.freezing import Freezing
@@ -36,17 +37,48 @@ def weights(learner: Learner) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in learner.model.state_dict().items()}
 
 
+class Second(Ranks):
+    """The second of two ranks, where the first one's counts are 7, 7, ... 7."""
+
+    def sum(self, values):
+        return [value + 7 for value in values]
+
+
+def test_balanced_weights_are_the_first_ranks(tiny_config):
+    cfg = get_config(tiny_config(), ["loss.class_weights=balanced"])
+    digits = Digits(split="train")
+    for ranks, counts in ((Ranks(), np.bincount(digits.labels)), (Second(1, 2), np.full(10, 7))):
+        learner = build_learner(cfg, Model(cfg), ranks, 12, 5, digits)
+        expected = counts.min() / counts  # in proportion to 1 / count, the largest 1
+        np.testing.assert_allclose(learner.objective.loss.class_weights, expected, rtol=1e-6)
+
+
+def test_a_class_without_samples_has_no_balanced_weight(tiny_config):
+    cfg = get_config(tiny_config(), ["loss.class_weights=balanced"])
+    digits = Digits(split="train")
+    digits.labels = digits.labels[digits.labels != 7]
+    with pytest.raises(ConfigError, match="no sample of 7"):
+        build_learner(cfg, Model(cfg), Ranks(), 12, 5, digits)
+
+
 # --------------------------------------------------------------------------------------------------
 # Accumulation
 # --------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("parts", [2, 5, 12, 40])
-def test_a_batch_in_parts_is_the_whole_batch(tiny_config, parts):
+WEIGHTS = "loss.class_weights=[1, 9, 1, 0, 2, 3, 0.1, 1, 5, 4]"
+BINARY = "loss.name=BinaryCrossEntropy"
+
+
+@pytest.mark.parametrize(
+    ("parts", "loss"),
+    [(2, []), (5, []), (12, []), (40, []), (5, [WEIGHTS]), (5, [BINARY, WEIGHTS])],
+)
+def test_a_batch_in_parts_is_the_whole_batch(tiny_config, parts, loss):
     """Also where the parts are not equal (12 in 5), or more than the samples. Nothing random is on,
     and ConViT has no statistics of a batch. SGD, since AdamW makes a step of any size of what is
     rounding in a gradient that should be zero.
     """
     path = tiny_config("ConViT", drop=0.0, optimizer={"name": "SGD", "lr": 0.5})
-    whole, apart = learner_of(path), learner_of(path, f"accumulate={parts}")
+    whole, apart = learner_of(path, *loss), learner_of(path, *loss, f"accumulate={parts}")
     before = weights(whole)
     images, labels = batch()
     for step in range(3):

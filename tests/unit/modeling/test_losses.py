@@ -8,6 +8,7 @@ import pytest
 from paddle import nn
 from paddle.nn import functional as F
 
+from passl.modeling.class_weights import balanced_weights
 from passl.modeling.losses import Distilled, Supervised, build_loss
 from passl.utils.errors import ConfigError
 
@@ -69,9 +70,90 @@ def test_binary_cross_entropy(threshold, sum_classes, targets):
     assert value({**section, "target_threshold": threshold}, targets) == pytest.approx(expected)
 
 
+# --------------------------------------------------------------------------------------------------
+# Class weights: tests/parity/test_losses.py has PyTorch's own
+# --------------------------------------------------------------------------------------------------
+WEIGHTS = np.array([0.5, 2.0, 0.25, 4.0])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("targets", [LABELS, MIXED])
+def test_weighted_cross_entropy(smoothing, targets):
+    soft = np.eye(4)[targets] if targets.ndim == 1 else targets
+    smoothed = soft * (1 - smoothing) + smoothing / 4
+    expected = -(smoothed * WEIGHTS * log_softmax(LOGITS)).sum() / (soft * WEIGHTS).sum()
+    section = {"name": "CrossEntropy", "label_smoothing": smoothing}
+    ours = value({**section, "class_weights": WEIGHTS.tolist()}, targets)
+    assert ours == pytest.approx(expected, rel=1e-6)
+    # Only proportions matter, and equal ones change nothing.
+    for factor in (1e-9, 1e9):
+        scaled = value({**section, "class_weights": (WEIGHTS * factor).tolist()}, targets)
+        assert scaled == pytest.approx(ours, rel=1e-6)
+    even = value({**section, "class_weights": [3, 3, 3, 3]}, targets)
+    assert even == pytest.approx(value(section, targets), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["CrossEntropy", "BinaryCrossEntropy"])
+def test_a_sample_of_weight_three_is_three_samples(name):
+    """So balanced weights are what a data set with as many samples of each class would give."""
+    rows = np.array([0, 1, 1, 1, 2, 3, 4, 5, 5, 5])
+    loss = build_loss({"name": name, "class_weights": [1, 3, 1, 1]})
+    plain = build_loss({"name": name})
+    repeated = plain(tensor(LOGITS[rows]), tensor(LABELS[rows])).item()
+    assert loss(tensor(LOGITS), tensor(LABELS)).item() == pytest.approx(repeated, rel=1e-6)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.2])
+@pytest.mark.parametrize("sum_classes", [False, True])
+@pytest.mark.parametrize("targets", [LABELS, MIXED])
+def test_weighted_binary_cross_entropy(threshold, sum_classes, targets):
+    section = {"name": "BinaryCrossEntropy", "label_smoothing": 0.1, "sum_classes": sum_classes}
+    section |= {"target_threshold": threshold}
+    soft = np.eye(4)[targets] if targets.ndim == 1 else targets
+    weights = (soft * WEIGHTS).sum(-1)
+    loss = build_loss(section)
+    own = [loss(tensor(LOGITS[i : i + 1]), tensor(targets[i : i + 1])).item() for i in range(6)]
+    ours = value({**section, "class_weights": WEIGHTS.tolist()}, targets)
+    assert ours == pytest.approx((weights * own).sum() / weights.sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["CrossEntropy", "BinaryCrossEntropy"])
+def test_labels_and_their_one_hot_targets_have_the_same_weighted_loss(name):
+    section = {"name": name, "label_smoothing": 0.1, "class_weights": WEIGHTS.tolist()}
+    assert value(section, LABELS) == pytest.approx(value(section, ONE_HOT), rel=1e-6)
+
+
+def test_classes_without_weight():
+    """They do not count; a batch of nothing else has loss 0, and gradients that are 0."""
+    section = {"name": "CrossEntropy", "class_weights": [0, 1, 0, 1]}
+    counted = np.isin(LABELS, [1, 3])
+    losses = -log_softmax(LOGITS)[np.arange(6), LABELS]
+    assert value(section, LABELS) == pytest.approx(losses[counted].mean(), rel=1e-6)
+    logits = tensor(LOGITS)
+    logits.stop_gradient = False
+    loss = build_loss(section)(logits, tensor(np.zeros(6, np.int64)))
+    loss.backward()
+    assert loss.item() == 0
+    assert (logits.grad.numpy() == 0).all()
+
+
+def test_balanced_weights_are_scikit_learns():
+    """compute_class_weight("balanced") of scikit-learn 1.9.1 for 6, 3, 1 and 2 samples. A class
+    that the data leaves out does not count.
+    """
+    assert balanced_weights([6, 3, 1, 2]) == [0.5, 1.0, 3.0, 1.5]
+    assert balanced_weights([6, 3, 0, 1, 2]) == [0.5, 1.0, 0.0, 3.0, 1.5]
+    section = {"name": "CrossEntropy", "class_weights": "balanced"}
+    ours = build_loss(section, [6, 3, 1, 2])(tensor(LOGITS), tensor(LABELS)).item()
+    named = {"name": "CrossEntropy", "class_weights": [0.5, 1.0, 3.0, 1.5]}
+    assert ours == value(named, LABELS)
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [
+        ({"name": "CrossEntropy", "class_weights": "balanced"}, "needs the training data's counts"),
+        ({"name": "CrossEntropy", "class_weights": [1, -1, 1, 1]}, "-1 must be finite and not"),
         ({"name": "CrossEntropy", "label_smoothing": 1.0}, "label_smoothing 1.0 must be"),
         ({"name": "BinaryCrossEntropy", "target_threshold": 1.0}, "target_threshold 1.0 must be"),
         ({"name": "CrossEntrpy"}, "no loss 'CrossEntrpy'; did you mean 'CrossEntropy'"),
