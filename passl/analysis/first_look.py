@@ -164,7 +164,6 @@ def draw_augmented(picture: Path, loader: Loader) -> None:
     """
     samples, dataset = loader.dataset, loader.dataset.dataset
     (norm,) = (transform for transform in samples.transforms if isinstance(transform, Normalize))
-    mean, std = (np.reshape(values, (3, 1, 1)) for values in (norm.mean, norm.std))
     loader.sampler.set_epoch(0)
     places: dict[int, int] = {}
     for batch in loader.sampler:
@@ -182,22 +181,28 @@ def draw_augmented(picture: Path, loader: Loader) -> None:
     )
     for axes, (index, position) in zip(grid, chosen, strict=True):
         first = _sample(loader, (0, position, index))
-        original = dataset.picture(first.index)  # another one, where that of the index is bad
-        axes[0].imshow(original)
+        original, _ = dataset[first.index]  # another one, where that of the index is bad
+        axes[0].imshow(original if original.mode == "RGBA" else original.convert("RGB"))
         name = printable(dataset.classes[first.label])
         shown = name if len(name) <= 18 else f"{name[:17]}…"
         axes[0].set_title(shown, fontsize=8, parse_math=False)
         axes[0].set_xlabel(f"{original.width} x {original.height}", fontsize=7)
         for epoch, place in enumerate(axes[1:]):
             sample = _sample(loader, (epoch, position, first.index))
-            pixels = np.clip(sample.image * std + mean, 0, 1)
-            place.imshow(pixels.transpose(1, 2, 0))
+            place.imshow(_pixels(sample.image, norm))
             if axes is grid[0]:
                 place.set_title(f"epoch {epoch + 1}", fontsize=8)
         for place in axes:
             place.set(xticks=[], yticks=[])
     write_atomically(picture, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
     plt.close(figure)
+
+
+def _pixels(array: np.ndarray, norm: Normalize) -> np.ndarray:
+    """What `Normalize` has made, as pixels to draw: [height, width, 3 or 4], from 0 to 1."""
+    mean, std = norm.numbers(len(array))
+    pixels = np.clip(array * std + mean, 0, 1).transpose(1, 2, 0)
+    return np.repeat(pixels, 3, axis=2) if len(array) == 1 else pixels
 
 
 def _sample(loader: Loader, key: Key) -> Sample:

@@ -18,9 +18,9 @@ from functools import cache
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from PIL import Image, ImageEnhance, ImageOps
 
-from passl.data.transforms import draw_filter
+from passl.data.transforms import blurred, draw_filter, on_colours, without_colour
 
 LARGEST = 10  # magnitude
 
@@ -32,7 +32,8 @@ class Geometry(NamedTuple):
     """How an op that moves pixels does it.
 
     Args:
-        fill: red, green and blue of what comes in from outside the picture.
+        fill: red, green and blue of what comes in from outside the picture; in mode L their grey,
+            and in RGBA transparent.
         interpolation: Pillow's filter, or "random".
         translate_const: largest shift in pixels; null for 0.45 of the width or height.
     """
@@ -50,8 +51,14 @@ class Geometry(NamedTuple):
             Image.Transform.AFFINE,
             matrix,
             resample=draw_filter(self.interpolation, rng),
-            fillcolor=self.fill,
+            fillcolor=self.fill_of(picture),
         )
+
+    def fill_of(self, picture: Image.Image) -> int | tuple[int, ...]:
+        """`fill` in the picture's mode."""
+        if picture.mode == "L":
+            return Image.new("RGB", (1, 1), self.fill).convert("L").getpixel((0, 0))
+        return (*self.fill, 0) if picture.mode == "RGBA" else self.fill
 
     def shift(self, level: float, side: int) -> float:
         """Pixels along a side of that length."""
@@ -74,7 +81,7 @@ def _between(low: float, high: float, level: float) -> float:
 
 def _fixed(function: Callable[[Image.Image], Image.Image]) -> Op:
     """An op that knows no levels."""
-    return lambda picture, level, rng, geometry: function(picture)
+    return lambda picture, level, rng, geometry: on_colours(function, picture)
 
 
 def _enhance(enhancer: type) -> Op:
@@ -92,13 +99,15 @@ def _enhance_increasing(enhancer: type) -> Op:
 def _posterize(bits_of: Callable[[float], int]) -> Op:
     # QUIRK: timm's levels also come to 0 bits and fewer, where Pillow gives a black picture before
     # version 13 and stops from 13 on. We keep at least one bit.
-    return lambda picture, level, rng, geometry: ImageOps.posterize(
-        picture, min(max(bits_of(level), 1), 8)
+    return lambda picture, level, rng, geometry: on_colours(
+        lambda colours: ImageOps.posterize(colours, min(max(bits_of(level), 1), 8)), picture
     )
 
 
 def _solarize(threshold_of: Callable[[float], int]) -> Op:
-    return lambda picture, level, rng, geometry: ImageOps.solarize(picture, threshold_of(level))
+    return lambda picture, level, rng, geometry: on_colours(
+        lambda colours: ImageOps.solarize(colours, threshold_of(level)), picture
+    )
 
 
 def _threshold(level: float) -> int:
@@ -109,13 +118,13 @@ def _solarize_add(picture, level, rng, geometry):
     """Brighten the darker half of the values."""
     added = min(128, int(level * 110))
     table = [min(255, value + added) if value < 128 else value for value in range(256)]
-    return picture.point(table * 3)
+    return on_colours(lambda colours: colours.point(table * len(colours.getbands())), picture)
 
 
 def _rotate(picture, level, rng, geometry):
     angle = _signed(level * 30, rng)
     resample = draw_filter(geometry.interpolation, rng)
-    return picture.rotate(angle, resample=resample, fillcolor=geometry.fill)
+    return picture.rotate(angle, resample=resample, fillcolor=geometry.fill_of(picture))
 
 
 def _shear_x(picture, level, rng, geometry):
@@ -141,7 +150,7 @@ def _desaturate(picture, level, rng, geometry):
 
 
 def _blur(picture, level, rng, geometry):
-    return picture.filter(ImageFilter.GaussianBlur(_between(0.1, 2, level)))
+    return blurred(picture, _between(0.1, 2, level))
 
 
 OPS: Mapping[str, Op] = {
@@ -502,7 +511,8 @@ class RandAugment:
 
     Args:
         policy: ConViT and CvT were trained with rand-m9-mstd0.5-inc1.
-        fill: red, green and blue of what comes in from outside the picture, from 0 to 255.
+        fill: red, green and blue of what comes in from outside the picture, from 0 to 255; in mode
+            L their grey, and in RGBA transparent.
         interpolation: Pillow's filter for ops that move pixels; random is bilinear or bicubic.
         translate_const: largest shift in pixels, at magnitude 10; null for 0.45 of the width or
             height, as in timm.
@@ -534,7 +544,8 @@ class AutoAugment:
             `originalr` and `v0r` have a Posterize that keeps fewer bits at a larger magnitude.
             MindCV's `autoaug` and `autoaugr` are the first and third. `-mstd0.5` after it is the
             magnitudes' standard deviation.
-        fill: red, green and blue of what comes in from outside the picture, from 0 to 255.
+        fill: red, green and blue of what comes in from outside the picture, from 0 to 255; in mode
+            L their grey, and in RGBA transparent.
         interpolation: Pillow's filter for ops that move pixels; random is bilinear or bicubic.
         translate_const: largest shift in pixels, at magnitude 10; null for 0.45 of the height, as
             in timm.
@@ -567,10 +578,10 @@ class ThreeAugment:
     def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
         which = rng.integers(3)
         if which == 0:
-            return ImageOps.solarize(picture, 128)
+            return on_colours(lambda colours: ImageOps.solarize(colours, 128), picture)
         if which == 1:
-            return picture.convert("L").convert("RGB")
-        return picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2)))
+            return without_colour(picture)
+        return blurred(picture, rng.uniform(0.1, 2))
 
 
 def _check(fill: Sequence[int], translate_const: int | None) -> None:

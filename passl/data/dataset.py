@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
+
+from passl.data.pictures import convert_image
+from passl.utils.errors import RunError
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -14,10 +18,11 @@ Size = tuple[int, int]
 class ImageDataset(ABC):
     """Pictures with labels.
 
-    A subclass sets the attributes, reads a picture in `picture` and names it in `name`. It also has
-    a static method `class_names(...)`, which takes the constructor's arguments and finds the class
-    names at once, without looking at any picture, for the check of a config. It raises ConfigError
-    for what the user must correct, and RunError for a picture that cannot be read.
+    A subclass sets the attributes but the last two, reads an image in `picture` and names it in
+    `name`. It also has a static method `class_names(...)`, which takes the constructor's arguments
+    and finds the class names at once, without reading any picture, for the check of a config. It
+    raises ConfigError for what the user must correct, and RunError for a picture that cannot be
+    read.
 
     Attributes:
         classes: names of the labels.
@@ -25,22 +30,31 @@ class ImageDataset(ABC):
         valid_labels: the classes, in ascending order, that an evaluation shall compare only among;
             null for all.
         image_size: of every image, set by the class where they all have one; else null.
+        mode: what the samples' images are converted to, one of `pictures.CHANNELS`.
+        background: what lies behind transparent pixels, see `pictures.convert_image`.
     """
 
     image_size: Size | None = None
     classes: list[str]
     labels: np.ndarray
     valid_labels: list[int] | None = None
+    mode: str = "RGB"
+    background: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return self.picture(index), int(self.labels[index])
+        stored = self.picture(index)
+        try:
+            image = convert_image(stored, self.mode, self.background)
+        except ValueError as error:
+            raise RunError(f"{self.name(index)}: {error}") from None
+        return image, int(self.labels[index])
 
     @abstractmethod
     def picture(self, index: int) -> Image.Image:
-        """The picture in RGB.
+        """The image as it is stored, in any mode that `pictures.convert_image` knows.
 
         Raises:
             RunError: it cannot be read.

@@ -16,8 +16,8 @@ SIDE = 32
 
 class Digits(ImageDataset):
     """1,797 handwritten digits of 13 people, 8x8 pixels (the test part of UCI's optical recognition
-    of handwritten digits; `digits.md` has the source), grown to 32x32 in RGB. 1,437 are for
-    training and 360 for validation, each digit in proportion.
+    of handwritten digits; `digits.md` has the source), grown to 32x32. 1,437 are for training and
+    360 for validation, each digit in proportion.
 
     Args:
         split: `train` or `val`.
@@ -43,7 +43,7 @@ class Digits(ImageDataset):
         self.classes = self.class_names(split=split)
 
     def picture(self, index: int) -> Image.Image:
-        return self.pictures[index].convert("RGB")
+        return self.pictures[index].copy()
 
     def name(self, index: int) -> str:
         """Which digit it is, for messages."""

@@ -38,7 +38,7 @@ class Sample(NamedTuple):
     """What a key gave.
 
     Args:
-        image: float32 [3, height, width]; null if the sample is left out.
+        image: float32 [channels, height, width]; null if the sample is left out.
         label: its class.
         index: which sample of the data set it is.
         bad: index and error of each sample that could not be read on the way to this one.
@@ -95,7 +95,7 @@ class Transformed:
                 index = int(other.integers(len(self)))
             for transform in self.transforms:
                 picture = transform(picture, rng)
-        except RunError as error:
+        except (RunError, ConfigError) as error:
             return error
         except Exception:
             return RuntimeError(f"{self.dataset.name(index)}:\n{traceback.format_exc()}")
@@ -115,7 +115,7 @@ class Batch(NamedTuple):
     """Samples as tensors.
 
     Args:
-        images: [B, 3, height, width] float32.
+        images: [B, channels, height, width] float32.
         labels: [B] int64.
         indices: [B] int64, which samples of the data set these are.
     """
@@ -219,14 +219,14 @@ class Loader:
                 yield Batch(*arrays)
 
     def original(self, index: int) -> Image.Image | None:
-        """A sample's image as the data set has it; null if it cannot be read and `on_bad_sample` is
+        """A sample's image without transforms; null if it cannot be read and `on_bad_sample` is
         skip.
 
         Raises:
             RunError: it cannot be read, or too many cannot.
         """
         try:
-            return self.dataset.dataset.picture(index)
+            return self.dataset.dataset[index][0]
         except RunError as error:
             if self.dataset.draws == 0:
                 raise
@@ -393,7 +393,7 @@ def _collate(samples: Iterable[Sample | Exception], count: int) -> list[np.ndarr
 def _encoded(error: Exception | None, bad: Sequence[tuple[int, str]] = ()) -> np.ndarray:
     report = {
         "error": None if error is None else printable(str(error)),
-        "expected": isinstance(error, RunError),
+        "expected": isinstance(error, RunError | ConfigError),
         "bad": [(index, printable(text)) for index, text in bad],
     }
     return np.frombuffer(json.dumps(report).encode(), dtype=np.uint8)

@@ -1,8 +1,8 @@
 """Mixup and CutMix of a batch, as timm 1.0.31 does them: Zhang et al. 2017,
 https://arxiv.org/abs/1710.09412, and Yun et al. 2019, https://arxiv.org/abs/1905.04899.
 
-Shapes: B pictures of a batch, H height and W width in pixels, K classes; N mixes of a batch, one or
-one for each picture.
+Shapes: B pictures of a batch, C channels, H height and W width in pixels, K classes; N mixes of a
+batch, one or one for each picture.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Mixup:
         self.prob = prob if max(self.mixup_alpha, self.cutmix_alpha) > 0 else 0.0
 
     def __call__(self, images, labels, epoch: int, rng: np.random.Generator) -> tuple[Any, Any]:
-        """Images [B, 3, H, W] float32 and labels [B] int64 -> images and targets [B, K] float32; or
+        """Images [B, C, H, W] float32 and labels [B] int64 -> images and targets [B, K] float32; or
         both as they are, where nothing is mixed.
 
         Raises:

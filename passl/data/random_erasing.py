@@ -65,7 +65,7 @@ class RandomErasing:
         return self.min_count if self.max_count is None else self.max_count
 
     def __call__(self, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Float32 [3, height, width]; what is given is not changed."""
+        """Float32 [channels, height, width]; what is given is not changed."""
         if rng.random() >= self.p:
             return array
         array = array.copy()

@@ -1,14 +1,16 @@
-"""A part of a data set: the options that the node of every data set has."""
+"""A part of a data set and the mode of its images: the options that every data set's node has."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from passl.data.class_file import read_lines
 from passl.data.dataset import ImageDataset
+from passl.data.pictures import check_mode
 from passl.utils.config import closest
 from passl.utils.errors import ConfigError
 
@@ -26,9 +28,14 @@ class Subset(ImageDataset):
         fraction_seed: another one draws another part.
         labels: keep only samples of these classes, and compare only them in an evaluation: names or
             numbers, a file with one of them a line, or `present`, the classes that have a sample.
+        mode: of the images: grey (L), colour, or colour with opacity (RGBA). A network takes 1, 3
+            or 4 channels (`in_chans`).
+        background: red, green and blue, from 0 to 255, of what lies behind transparent pixels. Null
+            takes the colours of these pixels as if they were opaque.
 
     Raises:
-        ConfigError: a fraction or seed is out of range, a label is no class, or no sample is left.
+        ConfigError: a fraction or seed is out of range, a label is no class, no sample is left, or
+            mode and background do not go together.
     """
 
     def __init__(
@@ -39,10 +46,18 @@ class Subset(ImageDataset):
         fraction: float = 1.0,
         fraction_seed: int = 0,
         labels: str | Sequence[int | str] | None = None,
+        mode: Literal["RGB", "L", "RGBA"] = "RGB",
+        background: tuple[int, int, int] | None = None,
     ):
         valid = check_options(
-            dataset.classes, fraction=fraction, fraction_seed=fraction_seed, labels=labels
+            dataset.classes,
+            fraction=fraction,
+            fraction_seed=fraction_seed,
+            labels=labels,
+            mode=mode,
+            background=background,
         )
+        self.mode, self.background = mode, background
         self.dataset, self.classes = dataset, dataset.classes
         self.image_size = dataset.image_size
         chosen = np.arange(len(dataset))
@@ -80,6 +95,8 @@ def check_options(
     fraction: float = 1.0,
     fraction_seed: int = 0,
     labels: str | Sequence[int | str] | None = None,
+    mode: str = "RGB",
+    background: Sequence[int] | None = None,
 ) -> list[int] | None:
     """Look at the options without the data.
 
@@ -90,8 +107,13 @@ def check_options(
         The numbers of the classes that `labels` names; null if it names none.
 
     Raises:
-        ConfigError: a fraction or seed is out of range, or a label is no class.
+        ConfigError: a fraction or seed is out of range, a label is no class, or mode and background
+            do not go together.
     """
+    try:
+        check_mode(mode, background)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if not 0 < fraction <= 1:
         raise ConfigError(f"fraction {fraction} must lie above 0 and at most at 1")
     if fraction_seed < 0:

@@ -2,23 +2,36 @@
 outputs).
 
 A size is one number, or [height, width]. Pixels run from 0 to 255 until `Normalize`.
+
+Pictures are of mode RGB, L or RGBA. Of RGBA, geometry and blur weigh colours by their opacity, what
+lies outside is transparent, and changes of colours leave the opacity as it is. Of L, changes of
+saturation and hue leave the picture as it is, since grey has neither.
 `on_arrays` says whether a transform takes what `Normalize` makes instead of a picture.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from passl.utils.errors import RunError
+from passl.utils.errors import ConfigError, RunError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MEANS: Mapping[int, Sequence[float]] = {
+    1: (0.459,),
+    3: IMAGENET_MEAN,
+    4: (*IMAGENET_MEAN, 0.5),
+}
+STDS: Mapping[int, Sequence[float]] = {1: (0.226,), 3: IMAGENET_STD, 4: (*IMAGENET_STD, 0.5)}
+"""`Normalize`'s defaults by the number of channels. Those of grey are ImageNet's, weighted as
+Pillow makes grey of colours (0.299, 0.587, 0.114). Opacity becomes -1 to 1.
+"""
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -61,7 +74,8 @@ class Resize:
 
 @dataclass(frozen=True, kw_only=True)
 class CenterCrop:
-    """Cut out the middle. A picture that is smaller gets a black border first.
+    """Cut out the middle. A picture that is smaller gets a black border first (in RGBA a
+    transparent one).
 
     Args:
         size: in pixels.
@@ -137,7 +151,7 @@ class RandomCrop:
 
     Args:
         size: of the result, in pixels.
-        padding: of black on each side, before the crop, in pixels.
+        padding: of black on each side (in RGBA transparent), before the crop, in pixels.
 
     Raises:
         RunError: a picture is smaller than that.
@@ -188,7 +202,38 @@ class RandomHorizontalFlip:
         )
 
 
+def on_colours(change: Callable[[Image.Image], Image.Image], picture: Image.Image) -> Image.Image:
+    """Change the colours of a picture, or its grey. The opacity of RGBA stays as it is."""
+    if picture.mode != "RGBA":
+        return change(picture)
+    changed = change(picture.convert("RGB"))
+    changed.putalpha(picture.getchannel("A"))
+    return changed
+
+
+def without_colour(picture: Image.Image) -> Image.Image:
+    """In grey, by the weights of ITU-R 601, and in the same mode."""
+    if picture.mode == "L":
+        return picture
+    return picture.convert("LA" if picture.mode == "RGBA" else "L").convert(picture.mode)
+
+
+def blurred(picture: Image.Image, radius: float) -> Image.Image:
+    """By a Gaussian with that standard deviation, in pixels."""
+    blur = ImageFilter.GaussianBlur(radius)
+    if picture.mode != "RGBA":
+        return picture.filter(blur)
+    # RGBa has colours times opacity, so that the colours of transparent pixels do not spread.
+    return picture.convert("RGBa").filter(blur).convert("RGBA")
+
+
 def _shift_hue(picture: Image.Image, turns: float) -> Image.Image:
+    if picture.mode == "L":
+        return picture
+    return on_colours(lambda colours: _shift_hue_of_rgb(colours, turns), picture)
+
+
+def _shift_hue_of_rgb(picture: Image.Image, turns: float) -> Image.Image:
     hue, saturation, value = picture.convert("HSV").split()
     # QUIRK: torchvision cuts to whole steps of 1/255 towards 0, though a turn has 256 of them.
     steps = int(turns * 255) % 256
@@ -209,6 +254,7 @@ _CHANGES: dict[str, tuple[Callable[[Image.Image, float], Image.Image], float, fl
 @dataclass(frozen=True, kw_only=True)
 class ColorJitter:
     """Change brightness, contrast, saturation and hue, in a random order, as torchvision does it.
+    Saturation and hue change nothing in mode L.
 
     Args:
         brightness: 0.4 draws the factor from 0.6 to 1.4, [0.6, 1.4] does the same.
@@ -261,7 +307,7 @@ class ColorJitter:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomGrayscale:
-    """Take the colour out, by the weights of ITU-R 601.
+    """Take the colour out, by the weights of ITU-R 601. Pictures of mode L stay as they are.
 
     Args:
         p: how often.
@@ -274,7 +320,7 @@ class RandomGrayscale:
         check_probability(self.p)
 
     def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-        return picture.convert("L").convert("RGB") if rng.random() < self.p else picture
+        return without_colour(picture) if rng.random() < self.p else picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,36 +347,65 @@ class GaussianBlur:
     def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
         if rng.random() >= self.p:
             return picture
-        return picture.filter(ImageFilter.GaussianBlur(rng.uniform(*self.radius)))
+        return blurred(picture, rng.uniform(*self.radius))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Normalize:
-    """A picture as the array that the network takes: float32 [3, height, width], (pixel / 255 -
-    mean) / std.
+    """A picture as the array that the network takes: float32 [channels, height, width], (pixel /
+    255 - mean) / std.
 
     Args:
-        mean: of the red, green and blue channel, between 0 and 1.
-        std: their standard deviations.
+        mean: of each channel, between 0 and 1: one number for pictures of mode L, three for RGB,
+            four for RGBA. Null: ImageNet's, see `MEANS`.
+        std: their standard deviations, likewise.
+
+    Raises:
+        ConfigError: a picture has not as many channels as mean or std have numbers.
     """
 
     on_arrays: ClassVar[bool] = False
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
 
     def __post_init__(self):
-        if min(self.std) <= 0:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) not in MEANS:
+                raise ValueError(
+                    f"{name} {list(values)} must be 1 number (for mode L), 3 (RGB) or 4 (RGBA)"
+                )
+        if self.std is not None and min(self.std) <= 0:
             raise ValueError(f"std {list(self.std)} must be above 0")
 
     def __call__(self, picture: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        pixels = np.asarray(picture)
+        if pixels.ndim == 2:
+            pixels = pixels[..., None]
+        mean, std = self.numbers(pixels.shape[2])
         # The pixels move while they are bytes, and the arithmetic, which is timm's to the last bit,
         # needs no array but the result.
-        pixels = np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
-        array = pixels.astype(np.float32)
+        array = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
         array /= np.float32(255)
-        array -= np.asarray(self.mean, np.float32)[:, None, None]
-        array /= np.asarray(self.std, np.float32)[:, None, None]
+        array -= mean
+        array /= std
         return array
+
+    def numbers(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation, float32 [channels, 1, 1], for pictures of that many."""
+        if channels not in MEANS:
+            raise ConfigError(
+                f"Normalize: a picture has {channels} channels; it must be of mode L, RGB or RGBA"
+            )
+        mean = MEANS[channels] if self.mean is None else self.mean
+        std = STDS[channels] if self.std is None else self.std
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != channels:
+                raise ConfigError(
+                    f"Normalize: {name} {list(values)} is for {len(values)} channels, but a "
+                    f"picture has {channels}; give {channels}, or leave it out for ImageNet's"
+                )
+        mean_C, std_C = (np.asarray(values, np.float32) for values in (mean, std))
+        return mean_C[:, None, None], std_C[:, None, None]
 
 
 def draw_filter(interpolation: str, rng: np.random.Generator) -> Image.Resampling:

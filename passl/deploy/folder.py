@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from passl import __version__
 from passl.data import TRANSFORMS
+from passl.data.pictures import check_mode
 from passl.utils.errors import CheckpointError, ConfigError
 from passl.utils.files import sha256_of, to_json, write_text
 
@@ -37,6 +38,8 @@ class Description:
         parameters: how many numbers were trained.
         weights: where they come from.
         exif_turn: whether pictures are turned as their EXIF orientation says.
+        mode: that pictures are converted to, see `passl.data.pictures.convert_image`.
+        background: red, green and blue of what lies behind transparent pixels; null for none.
     """
 
     model: Mapping[str, Any]
@@ -47,6 +50,9 @@ class Description:
     parameters: int
     weights: str
     exif_turn: bool
+    # What folders of passl 0.1 do not have.
+    mode: str = "RGB"
+    background: Sequence[int] | None = None
 
 
 def write_description(folder: Path, description: Description) -> None:
@@ -104,6 +110,7 @@ def read_folder(folder: Path, needed: Sequence[str] = ()) -> Description:
 
 def _checked(path: Path, data: Mapping[str, Any]) -> tuple[Description, dict[str, str]]:
     names = [field.name for field in fields(Description)]
+    optional = [field.name for field in fields(Description) if field.default is not MISSING]
     files = data.get("files")
     sizes, classes, transforms = (data.get(key) for key in ("input", "classes", "transforms"))
     right = {
@@ -116,14 +123,23 @@ def _checked(path: Path, data: Mapping[str, Any]) -> tuple[Description, dict[str
         "exif_turn": isinstance(data.get("exif_turn"), bool),
         "transforms": isinstance(transforms, list)
         and all(isinstance(n, dict) and isinstance(n.get("name"), str) for n in transforms),
+        "mode": _is_mode(data.get("mode", "RGB"), data.get("background")),
     }
-    wrong = [name for name in names if name not in data]
+    wrong = [name for name in names if name not in data and name not in optional]
     wrong += [name for name, is_right in right.items() if not is_right]
     if wrong:
         raise CheckpointError(f"{path}: damaged: {wrong[0]} is missing or wrong; export again")
     for node in transforms:
         TRANSFORMS.build(node)
-    return Description(**{name: data[name] for name in names}), files
+    return Description(**{name: data[name] for name in names if name in data}), files
+
+
+def _is_mode(mode: Any, background: Any) -> bool:
+    try:
+        check_mode(mode, background)
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def image_bytes(description: Description) -> int:

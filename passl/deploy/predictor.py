@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from passl.data import TRANSFORMS
-from passl.data.pictures import read_picture
+from passl.data.pictures import convert_image, read_picture
 from passl.deploy.classes import readable
 from passl.deploy.engines import (
     Engine,
@@ -27,8 +27,8 @@ from passl.deploy.folder import Description, image_bytes, read_folder
 from passl.utils.errors import ConfigError, RunError
 
 Picture = str | Path | Image.Image | np.ndarray
-"""A file, a picture, or its pixels: uint8 [height, width], [height, width, 3] or
-[height, width, 4].
+"""A file, a picture, or its pixels: uint8 [height, width], or [height, width, channels] with 1
+channel (grey), 3 (colours) or 4 (with opacity). All become the mode that the network takes.
 """
 
 
@@ -88,7 +88,7 @@ class Classifier:
             ConfigError: pixels of another type or shape.
             RunError: a file that cannot be read as a picture.
         """
-        image: Any = _opened(picture, self.description.exif_turn)
+        image: Any = _opened(picture, self.description)
         for transform in self._transforms:
             image = transform(image, self._rng)
         return image
@@ -187,22 +187,30 @@ class Predictor(Classifier):
         super().__init__(load_engine(Path(folder), engine, precision, threads), description)
 
 
-def _opened(picture: Picture, exif_turn: bool) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
+def _opened(picture: Picture, description: Description) -> Image.Image:
+    """The picture in the network's mode."""
     if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or 0 in picture.shape:
-            raise ConfigError(
-                f"pixels {picture.dtype} {list(picture.shape)} are no picture; give uint8 "
-                "[height, width, 3], or prepared images to run()"
-            )
-        if picture.ndim == 3 and picture.shape[2] not in (3, 4):
-            raise ConfigError(
-                f"pixels {list(picture.shape)}: the last axis must have the 3 colours (or 4, with "
-                "opacity)"
-            )
-        return Image.fromarray(picture).convert("RGB")
-    return read_picture(str(picture), str(picture), exif_turn)
+        picture = _from_pixels(picture)
+    elif not isinstance(picture, Image.Image):
+        picture = read_picture(str(picture), str(picture), description.exif_turn)
+    try:
+        return convert_image(picture, description.mode, description.background)
+    except ValueError as error:
+        raise ConfigError(f"a picture of mode {picture.mode}: {error}") from None
+
+
+def _from_pixels(pixels: np.ndarray) -> Image.Image:
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or 0 in pixels.shape:
+        raise ConfigError(
+            f"pixels {pixels.dtype} {list(pixels.shape)} are no picture; give uint8 "
+            "[height, width, 3], or prepared images to run()"
+        )
+    if pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4):
+        raise ConfigError(
+            f"pixels {list(pixels.shape)}: the last axis must have 1 channel (grey), 3 (colours) "
+            "or 4 (with opacity)"
+        )
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
 
 
 def _too_large(count: int) -> str:

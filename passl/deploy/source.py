@@ -13,7 +13,8 @@ from paddle import nn
 
 from passl.data import DATASETS, dataset_arguments
 from passl.data.build import build_transforms
-from passl.data.sizes import fixed_size
+from passl.data.pictures import CHANNELS, check_mode
+from passl.data.sizes import channels_made, fixed_size
 from passl.deploy.classes import imagenet_classes
 from passl.deploy.engines import Engine
 from passl.deploy.folder import Description
@@ -57,7 +58,8 @@ def load(
     model = Model({"model": section})
     load_weights(model, file)
     model.eval()
-    transforms, input_ = _pictures(section, config, transforms, size)
+    mode, background = _mode(section, config)
+    transforms, input_ = _pictures(section, config, mode, transforms, size)
     description = Description(
         model=section,
         transforms=transforms,
@@ -67,6 +69,8 @@ def load(
         parameters=sum(p.size for p in model.parameters() if not p.stop_gradient),
         weights=str(weights).rpartition("/")[2],
         exif_turn=bool(_at(config, "dataloader", "val", "dataset", "exif_turn")),
+        mode=mode,
+        background=background,
     )
     return model, description
 
@@ -128,9 +132,31 @@ def _shipped_config(architecture: Mapping[str, Any]) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------
 # Its pictures
 # --------------------------------------------------------------------------------------------------
+def _mode(
+    section: Mapping[str, Any], config: Mapping[str, Any]
+) -> tuple[str, Sequence[int] | None]:
+    """Mode and background of the config's validation data. Where it says no mode, the one that has
+    as many channels as the network takes.
+    """
+    in_chans = _in_chans(section)
+    fitting = [mode for mode, channels in CHANNELS.items() if channels == in_chans]
+    mode = _at(config, "dataloader", "val", "dataset", "mode") or (fitting or ["RGB"])[0]
+    background = _at(config, "dataloader", "val", "dataset", "background")
+    try:
+        check_mode(mode, background)
+    except ValueError as error:
+        raise ConfigError(f"dataloader.val.dataset: {error}") from None
+    return mode, None if background is None else list(background)
+
+
+def _in_chans(section: Mapping[str, Any]) -> int:
+    return BACKBONES.arguments(section["architecture"]).get("in_chans", 3)
+
+
 def _pictures(
     section: Mapping[str, Any],
     config: Mapping[str, Any],
+    mode: str,
     transforms: Sequence[Mapping[str, Any]] | None,
     size: Sequence[int] | None,
 ) -> tuple[list[dict[str, Any]], list[int]]:
@@ -144,7 +170,15 @@ def _pictures(
         )
     nodes = [dict(node) for node in transforms]
     arguments = BACKBONES.arguments(section["architecture"])
-    found_size = fixed_size(build_transforms(nodes))
+    built, in_chans = build_transforms(nodes), _in_chans(section)
+    channels = channels_made(built, mode)
+    if channels is not None and channels != in_chans:
+        raise ConfigError(
+            f"in_chans of the network is {in_chans}, but the number of channels that the "
+            f"transforms make of images of mode {mode} is {channels}; set dataloader.val.dataset's "
+            "mode and transforms to what it was trained with, by -c and -o"
+        )
+    found_size = fixed_size(built, mode)
     fixed = None if found_size is None else list(found_size)
     if fixed is None:
         trained = [n["size"] for n in _transforms_of(config, "train") if "size" in n]
@@ -161,7 +195,7 @@ def _pictures(
             f"--size {size[0]} {size[1]}: the transforms make pictures of {fixed[0]} {fixed[1]}; "
             "change dataloader.val.dataset.transforms by -c and -o instead"
         )
-    return nodes, [arguments.get("in_chans", 3), *fixed]
+    return nodes, [in_chans, *fixed]
 
 
 def _transforms_of(config: Mapping[str, Any], part: str) -> list[Mapping[str, Any]]:

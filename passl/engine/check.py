@@ -11,7 +11,8 @@ from typing import Any
 from passl.data import DATASET_OPTIONS, DATASETS, TRANSFORMS, dataset_arguments, dataset_options
 from passl.data.build import build_dataset
 from passl.data.mixup import build_mixup
-from passl.data.sizes import sizes_made
+from passl.data.pictures import CHANNELS
+from passl.data.sizes import channels_made, sizes_made
 from passl.data.subset import check_options
 from passl.modeling import LOSSES
 from passl.modeling.backbones import BACKBONES
@@ -250,12 +251,16 @@ def _training_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
         try:
             teacher = get_config(cfg.distillation.teacher)
             classes, own = teacher.model.head.num_classes, cfg.model.head.num_classes
+            channels, own_channels = _in_chans(teacher), _in_chans(cfg)
         except (ConfigError, AttributeError, KeyError) as error:
             yield ("distillation", "teacher"), str(error)
         else:
             if classes != own:
                 rule = f"its head has {classes} classes, but the student's {own}"
                 yield ("distillation", "teacher"), rule
+            if None not in (channels, own_channels) and channels != own_channels:
+                rule = f"it takes {_counted(channels)}, but the student {_counted(own_channels)}"
+                yield ("distillation", "teacher"), f"{rule}; both see the same images"
 
 
 def _classes_balance(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
@@ -309,9 +314,10 @@ def _problems_in_transforms(nodes: Sequence[Any], built: list[Any]) -> Iterator[
 def _problems_in_sizes(node: Any, transforms: Sequence[Any]) -> Iterator[Problem]:
     """Images that cannot be one batch. Samples are read only where the data decides."""
     known = getattr(DATASETS.get(node.name), "image_size", None)
+    mode = node.get("mode", "RGB")
     try:
-        made = sizes_made(transforms, known, partial(build_dataset, node))
-    except ConfigError:  # the data is not there, which _data_fits says
+        made = sizes_made(transforms, known, mode, partial(build_dataset, node))
+    except ConfigError:  # the data is not there, or has no channels for Normalize: others say that
         return
     except RunError as error:
         yield (), str(error)
@@ -324,6 +330,40 @@ def _problems_in_sizes(node: Any, transforms: Sequence[Any]) -> Iterator[Problem
             "which cannot be one batch; let them end in one size, by RandomResizedCrop or by "
             "Resize and CenterCrop",
         )
+
+
+def _channels_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
+    """Normalize and the network take the channels that the images have."""
+    in_chans = _in_chans(cfg)
+    for part in parts:
+        node, keys = cfg.dataloader[part].dataset, ("dataloader", part, "dataset")
+        mode = node.get("mode", "RGB")
+        built: list[Any] = []
+        if list(_problems_in_transforms(node.transforms, built)):  # _transforms_fit says them
+            continue
+        try:
+            channels = channels_made(built, mode)
+        except ConfigError as error:
+            yield (*keys, "transforms"), f"for images of mode {mode}: {error}"
+            continue
+        if None in (channels, in_chans) or channels == in_chans:
+            continue
+        fitting = [other for other, count in CHANNELS.items() if count == in_chans]
+        way = [f"{dotted((*keys, 'mode'))} to {fitting[0]}"] if fitting else []
+        yield (
+            ("model", "architecture", "in_chans"),
+            f"the network takes {_counted(in_chans)}, but images of {dotted(keys)} (mode {mode}) "
+            f"have {_counted(channels)}; set {' or '.join([f'it to {channels}', *way])}",
+        )
+
+
+def _in_chans(cfg: Config) -> Any:
+    """The backbone's input channels; null for a backbone that has no such option."""
+    return BACKBONES.arguments(cfg.model.architecture).get("in_chans")
+
+
+def _counted(channels: Any) -> str:
+    return f"{channels} channel{'' if channels == 1 else 's'}"
 
 
 def _data_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
@@ -373,6 +413,7 @@ _RULES: tuple[
     ((("model", "architecture"), ("dataloader",)), _patches_fit),
     ((("loss",), ("model", "head"), ("dataloader",)), _classes_balance),
     ((("dataloader",),), _transforms_fit),
+    ((("model", "architecture"), ("dataloader",)), _channels_fit),
     ((("model", "head"), ("dataloader",)), _data_fits),
 )
 """Which sections a rule looks at, and the rule."""

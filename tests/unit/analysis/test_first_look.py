@@ -109,7 +109,7 @@ def test_the_sheet_shows_what_the_run_sees(tiny_config, tmp_path, monkeypatch, r
         np.testing.assert_allclose(shown[row * COLUMNS + 1], np.clip(image, 0, 1), atol=1e-6)
         index = int(batch.indices[row * repeats])
         np.testing.assert_array_equal(
-            shown[row * COLUMNS], np.asarray(loader.dataset.dataset.picture(index))
+            shown[row * COLUMNS], np.asarray(loader.dataset.dataset[index][0])
         )
     with Image.open(tmp_path / "augmented.png") as picture:
         assert picture.format == "PNG"
@@ -169,6 +169,26 @@ def test_another_size_in_validation_draws_a_remark(tiny_config, tmp_path, lines)
     lines.clear()
     first_look(get_config(tiny_config()), tmp_path / "augmented.png")
     assert not [line for line in lines if line.startswith("images are ")]
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGBA", 4)])
+def test_the_sheet_in_other_modes(tiny_config, tmp_path, monkeypatch, mode, channels):
+    shown = []
+    draw = Axes.imshow
+    monkeypatch.setattr(
+        Axes, "imshow", lambda axes, data: (shown.append(np.asarray(data)), draw(axes, data))[1]
+    )
+    told = [f"dataloader.{part}.dataset.mode={mode}" for part in ("train", "val")]
+    cfg = get_config(tiny_config(), [*told, f"model.architecture.in_chans={channels}"])
+    first_look(cfg, tmp_path / "augmented.png")
+    batch = next(build_loader(cfg.dataloader.train, 0).epoch(0)).images.numpy()
+    assert batch.shape[1] == channels
+    for row in range(ROWS):
+        original, augmented = shown[row * COLUMNS], shown[row * COLUMNS + 1]
+        assert original.shape[2] == augmented.shape[2] == max(channels, 3)
+        grey = batch[row, 0] * (0.226 if channels == 1 else 0.229)
+        grey += 0.459 if channels == 1 else 0.485
+        np.testing.assert_allclose(augmented[..., 0], np.clip(grey, 0, 1), rtol=0, atol=1e-6)
 
 
 def test_fewer_samples_than_rows(tiny_config, tmp_path, lines):

@@ -1,4 +1,4 @@
-"""Files to RGB, and what is said of those that are none. ImageFolder's tests have the modes."""
+"""Files to images, and what is said of those that are none. ImageFolder's tests have the modes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_path_and_its_content_are_the_same(tmp_path):
     ],
     ids=str,
 )
-def test_a_picture_in_rgb_is_whole_without_its_file(tmp_path, kind, options):
+def test_a_picture_is_whole_without_its_file(tmp_path, kind, options):
     """It is not copied, so nothing of it may still lie in the file."""
     content = encoded(Image.fromarray(PIXELS), kind, **options)
     with Image.open(BytesIO(content)) as file:
@@ -187,7 +187,7 @@ def test_sixteen_bits_are_scaled(kind):
     else:
         content = encoded(Image.fromarray(grey), kind)
     pixels = np.asarray(read_picture(content, "x"), dtype=float)
-    np.testing.assert_allclose(pixels, np.repeat(grey[..., None] / 257, 3, axis=2), atol=1)
+    np.testing.assert_allclose(pixels, grey / 257, rtol=0, atol=1)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
@@ -249,7 +249,7 @@ def test_whatever_is_damaged_there_is_a_picture_or_one_line(kind):
         for place in rng.integers(len(whole), size=3):
             content[place] = rng.integers(256)
         try:
-            assert read_picture(bytes(content), "x").mode == "RGB"
+            assert read_picture(bytes(content), "x").mode in ("L", "LA", "RGB", "RGBA")
             outcomes.add("read")
         except RunError as error:
             assert re.fullmatch(r"x: cannot be read as a picture \(.+\); convert .*", str(error))

@@ -185,6 +185,8 @@ def test_the_options_are_those_of_the_constructor():
         "fraction": 1.0,
         "fraction_seed": 0,
         "labels": None,
+        "mode": "RGB",
+        "background": None,
     }
     for name in DATASETS.names():
         assert not set(DATASETS.signature(name)) & {*DATASET_OPTIONS, "transforms", "name"}, name

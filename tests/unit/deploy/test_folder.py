@@ -93,6 +93,8 @@ def test_a_damaged_description(folder, text):
         {"classes": [1, 2]},
         {"transforms": {"name": "Resize"}},
         {"exif_turn": "no"},
+        {"mode": "HSV"},
+        {"mode": ["L"]},
     ],
 )
 def test_a_wrong_value(folder, wrong):
@@ -100,6 +102,22 @@ def test_a_wrong_value(folder, wrong):
     (key,) = wrong
     with pytest.raises(CheckpointError, match=rf"damaged: {key} is missing or wrong"):
         read_folder(folder)
+
+
+@pytest.mark.parametrize("background", [3, [0, 0], [0, 0, 256], "red", [0, 0, True]])
+def test_a_wrong_background(folder, background):
+    change(folder, background=background)
+    with pytest.raises(CheckpointError, match="damaged: mode is missing or wrong"):
+        read_folder(folder)
+
+
+def test_a_folder_of_passl_0_1(folder):
+    """It knows no mode: its images are RGB, and nothing lies behind them."""
+    path = folder / DESCRIPTION
+    data = json.loads(path.read_text(encoding="utf-8"))
+    del data["mode"], data["background"]
+    path.write_text(json.dumps(data | {"passl": "0.1.0"}))
+    assert read_folder(folder) == DESCRIBED
 
 
 def test_an_unknown_transform(folder):

@@ -80,6 +80,49 @@ def test_every_kind_of_picture_is_the_same(classifier, tmp_path):
     np.testing.assert_array_equal(found, np.broadcast_to(found[0], (5, 3)))
 
 
+GREY = 82  # 0.299 * 120 + 0.587 * 40 + 0.114 * 200
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [("L", (GREY,)), ("RGB", (120, 40, 200)), ("RGBA", (120, 40, 200, 255))]
+)
+def test_every_kind_of_picture_becomes_the_networks_mode(tmp_path, mode, expected):
+    normalize = {"name": "Normalize", "mean": [0.0] * len(expected), "std": [1.0] * len(expected)}
+    told = {"mode": mode, "transforms": [normalize], "input": [len(expected), 7, 11]}
+    classifier = Classifier(colours, Description(**{**vars(DESCRIBED), **told}))
+    colour = flat(120, 40, 200)
+    pixels = np.asarray(colour)
+    colour.save(tmp_path / "x.png")
+    opaque = np.dstack([pixels, np.full((7, 11), 255, np.uint8)])
+    for picture in (tmp_path / "x.png", colour, pixels, colour.convert("RGBA"), opaque):
+        image = classifier.prepare(picture)
+        assert image.shape == (len(expected), 7, 11)
+        np.testing.assert_allclose(255 * image[:, 0, 0], expected, rtol=0, atol=1e-4)
+    grey = (GREY, *[GREY] * (len(expected) > 1) * 2, *expected[3:])
+    pixels = np.full((7, 11), GREY, np.uint8)
+    sixteen = Image.fromarray(pixels.astype(np.uint16) * 257)
+    for picture in (pixels, pixels[..., None], Image.fromarray(pixels), sixteen):
+        image = classifier.prepare(picture)
+        np.testing.assert_allclose(255 * image[:, 0, 0], grey, rtol=0, atol=1e-4)
+
+
+def test_the_background_that_the_network_was_trained_with(tmp_path):
+    clear = Image.new("RGBA", (11, 7), (120, 40, 200, 0))
+    clear.save(tmp_path / "x.png")
+    for background, expected in ((None, (120, 40, 200)), ([10, 20, 30], (10, 20, 30))):
+        described = Description(**{**vars(DESCRIBED), "background": background})
+        classifier = Classifier(colours, described)
+        for picture in (clear, tmp_path / "x.png", np.asarray(clear)):
+            image = classifier.prepare(picture).mean((1, 2)) * 0.25 + 0.5
+            np.testing.assert_allclose(255 * image, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_a_picture_that_does_not_say_what_is_white(classifier, mode):
+    with pytest.raises(ConfigError, match=f"mode {mode}.* does not say what is white"):
+        classifier.prepare(Image.new(mode, (4, 4)))
+
+
 def test_batches_do_not_matter(classifier):
     pictures = [flat(50 * i, 255 - 50 * i) for i in range(5)]
     together = classifier.predict(pictures, batch_size=5)

@@ -34,13 +34,17 @@ def config(*transforms: dict, train: tuple = (), **dataset) -> dict:
     }
 
 
+def of_channels(in_chans: int) -> dict:
+    return {**MODEL, "architecture": {**MODEL["architecture"], "in_chans": in_chans}}
+
+
 @pytest.fixture
 def weights(tmp_path):
     """Write the weights of the model with what the file shall tell."""
 
-    def write(**told):
+    def write(in_chans: int = 3, **told):
         paddle.seed(0)
-        model = Model({"model": MODEL})
+        model = Model({"model": of_channels(in_chans)})
         arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
         path = tmp_path / "w.safetensors"
         metadata = {
@@ -105,6 +109,43 @@ def test_a_size_that_the_transforms_do_not_fix(weights, given, size, fixed):
 def test_pictures_that_are_not_known(weights, given, size, message):
     with pytest.raises(ConfigError, match=message):
         load(weights(), given, size=size)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("RGBA", 4)])
+def test_the_mode_of_the_images(weights, mode, channels):
+    given = config(CROP, {"name": "Normalize"}) | {"model": of_channels(channels)}
+    path = weights(channels)
+    assert load(path, given)[1].mode == mode  # as many channels as the network takes
+    given["dataloader"]["val"]["dataset"] |= {"mode": mode, "background": None}
+    described = load(path, given)[1]
+    assert (described.mode, described.background) == (mode, None)
+    assert described.input == [channels, 32, 48]
+
+
+def test_the_background_of_the_images(weights):
+    given = config(CROP, NORMALIZE, background=[255, 0, 9])
+    assert load(weights(), given)[1].background == [255, 0, 9]
+
+
+@pytest.mark.parametrize(
+    ("channels", "dataset", "message"),
+    [
+        (
+            1,
+            {"mode": "RGB"},
+            "in_chans of the network is 1, .* mode RGB is 3; set dataloader.val.dataset's mode",
+        ),
+        (3, {"mode": "L"}, "mean .* is for 3 channels"),
+        (1, {}, "mean .* is for 3 channels"),
+        (5, {}, "in_chans of the network is 5"),
+        (3, {"mode": "HSV"}, "dataloader.val.dataset: mode 'HSV' is none of L, RGB, RGBA"),
+        (4, {"background": [0, 0, 0]}, "dataloader.val.dataset: background: images of mode RGBA"),
+    ],
+)
+def test_modes_that_do_not_fit(weights, channels, dataset, message):
+    given = config(CROP, NORMALIZE, **dataset) | {"model": of_channels(channels)}
+    with pytest.raises(ConfigError, match=message):
+        load(weights(channels), given)
 
 
 def test_classes_without_names_are_numbered(weights, caplog):

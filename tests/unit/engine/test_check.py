@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from passl.data import TRANSFORMS
 from passl.engine.check import check_config
 from passl.utils.config import get_config
 from passl.utils.errors import ConfigError
@@ -151,6 +152,69 @@ def test_a_teacher_of_other_classes(tiny_config):
     teacher.write_text(teacher.read_text().replace("num_classes: 10", "num_classes: 7"))
     told = f"distillation={{teacher: '{teacher}', weights: w.safetensors}}"
     assert "its head has 7 classes, but the student's 10" in problems(student, told)
+
+
+# --------------------------------------------------------------------------------------------------
+# Channels
+# --------------------------------------------------------------------------------------------------
+GREY = ("dataloader.train.dataset.mode=L", "dataloader.val.dataset.mode=L")
+
+
+@pytest.mark.parametrize("name", ["ConViT", "CvT"])
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("RGBA", 4)])
+def test_a_network_of_the_images_channels(tiny_config, name, mode, channels):
+    told = [told.replace("=L", f"={mode}") for told in GREY]
+    told.append(f"model.architecture.in_chans={channels}")
+    check_config(get_config(tiny_config(name), told))
+    message = problems(tiny_config(name), *told[:-1], "model.architecture.in_chans=5")
+    assert "model.architecture.in_chans: the network takes 5 channels" in message
+    assert f"mode {mode}) have {channels} channel" in message
+    assert f"set it to {channels}" in message
+    assert len(message.splitlines()) == 2  # training and validation
+
+
+def test_the_mode_that_fits_a_network(tiny_config):
+    message = problems(tiny_config(), "model.architecture.in_chans=1", GREY[0])
+    assert "set it to 3 or dataloader.val.dataset.mode to L" in message
+    assert "dataloader.train" not in message
+    message = problems(tiny_config(), *GREY, for_training=False)
+    assert "set it to 1 or dataloader.val.dataset.mode to RGB" in message
+    assert "dataloader.train" not in message
+
+
+def test_a_mean_of_other_channels(tiny_config):
+    told = (*GREY, "model.architecture.in_chans=1")
+    wrong = "dataloader.val.dataset.transforms=[{name: Normalize, mean: [0.5, 0.5, 0.5]}]"
+    message = problems(tiny_config(), *told, wrong)
+    assert "dataloader.val.dataset.transforms: for images of mode L: Normalize: mean" in message
+    assert "is for 3 channels, but a picture has 1; give 1" in message
+    assert len(message.splitlines()) == 1
+    check_config(get_config(tiny_config(), [*told, wrong.replace("[0.5, 0.5, 0.5]", "[0.5]")]))
+
+
+def test_a_background_without_transparency(tiny_config):
+    message = problems(tiny_config(), "dataloader.val.dataset.background=[0, 0, 300]")
+    assert "background [0, 0, 300] must be red, green and blue, each from 0 to 255" in message
+
+
+def test_a_teacher_of_other_channels(tiny_config):
+    student, teacher = tiny_config("ConViT"), tiny_config("CvT")
+    told = (*GREY, "model.architecture.in_chans=1")
+    told = (*told, f"distillation={{teacher: '{teacher}', weights: w.safetensors}}")
+    assert "it takes 3 channels, but the student 1 channel;" in problems(student, *told)
+
+
+class Colourise:
+    """A user's transform: grey in, colours out."""
+
+    def __call__(self, image: Image.Image, rng) -> Image.Image:
+        return image.convert("RGB")
+
+
+def test_a_transform_that_changes_the_channels(tiny_config, monkeypatch):
+    monkeypatch.setitem(TRANSFORMS._registered, "Colourise", Colourise)
+    told = "dataloader.val.dataset.transforms=[{name: Colourise}, {name: Normalize}]"
+    check_config(get_config(tiny_config(), [GREY[1], told]))
 
 
 def test_problems_name_file_and_line(tiny_config):
