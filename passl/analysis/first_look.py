@@ -116,6 +116,7 @@ def _log_data(part: str, section: Mapping[str, Any], loader: Loader) -> None:
 def _log_run(cfg: Config, learner: Learner, steps: int, global_batch: int) -> None:
     log = get_logger().info
     mixup = cfg.dataloader.train.get("mixup")
+    log("sampler: %s", _written(cfg.dataloader.train.sampler))
     log("mixup: %s", "none" if mixup is None else _written(mixup))
     sizes = {name: parameter.size for name, parameter in trainable(learner.model)}
     decayed = decayed_names(learner.model, cfg.optimizer.get("no_weight_decay")) & sizes.keys()

@@ -21,6 +21,7 @@ from passl.engine.distributed import Ranks
 from passl.engine.learner import Learner, build_learner
 from passl.engine.step import train_step
 from passl.modeling import Model
+from passl.modeling.class_weights import BALANCED
 
 Step = Callable[[], Any]
 
@@ -150,6 +151,9 @@ def random_images(cfg: Mapping[str, Any], batch: int, size: tuple[int, int]) -> 
 
 
 def _learner(cfg: Mapping[str, Any], batch: int) -> Learner:
+    # Balanced weights would need the data; they change no speed.
+    loss = {key: value for key, value in cfg["loss"].items() if value != BALANCED}
+    cfg = {**cfg, "loss": loss}
     learner = build_learner(cfg, Model(cfg), Ranks(), batch, steps_per_epoch=1000)
     learner.begin_epoch(0)
     return learner

@@ -64,6 +64,14 @@ class ImageDataset(ABC):
     def name(self, index: int) -> str:
         """Which sample it is, for messages and tables of predictions."""
 
+    def source(self, index: int) -> str | bytes | None:
+        """The file of a sample, its path or its content; null where samples are not files.
+
+        Raises:
+            RunError: it cannot be read.
+        """
+        return None
+
     def shuffled(self, rng: np.random.Generator) -> np.ndarray:
         """A random order of the indices. A data set that is read fastest in another order than any
         gives its own.

@@ -68,6 +68,10 @@ class ImageList(ImageDataset):
     def picture(self, index: int) -> Image.Image:
         return read_picture(self.paths[index], self.paths[index], self.exif_turn, self.min_side)
 
+    def source(self, index: int) -> str:
+        """The picture's path."""
+        return self.paths[index]
+
     def name(self, index: int) -> str:
         """The picture's path."""
         return self.paths[index]

@@ -77,6 +77,10 @@ class Subset(ImageDataset):
     def picture(self, index: int) -> Image.Image:
         return self.dataset.picture(int(self.indices[index]))
 
+    def source(self, index: int) -> str | bytes | None:
+        """As in the whole data set."""
+        return self.dataset.source(int(self.indices[index]))
+
     def name(self, index: int) -> str:
         """As in the whole data set."""
         return self.dataset.name(int(self.indices[index]))

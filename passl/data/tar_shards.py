@@ -100,6 +100,10 @@ class TarShards(ImageDataset):
         self._files = _Files(self.paths)
 
     def picture(self, index: int) -> Image.Image:
+        return read_picture(self.source(index), self.name(index), self.exif_turn, self.min_side)
+
+    def source(self, index: int) -> bytes:
+        """The member's content."""
         size = int(self.size[index])
         try:
             content = self._files.read(int(self.shard[index]), int(self.offset[index]), size)
@@ -107,7 +111,7 @@ class TarShards(ImageDataset):
             raise RunError(f"{self.name(index)}: cannot be read: {error.strerror}") from None
         if len(content) < size:
             raise RunError(f"{self.name(index)}: the shard has become shorter; leave the data be")
-        return read_picture(content, self.name(index), self.exif_turn, self.min_side)
+        return content
 
     def name(self, index: int) -> str:
         """The shard's path and the member in it."""
