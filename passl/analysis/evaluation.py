@@ -105,7 +105,7 @@ def evaluate_weights(
     files = options.files(len(classes))
     valid = choose_valid_labels(options.valid_labels, dataset)
     real = None if options.real_labels is None else read_real_labels(options.real_labels, dataset)
-    model = Model(cfg, weights)
+    model = Model(cfg, weights, classes=classes)
 
     found = predict(model, loader, valid, VIEWS[options.tta])
     scores = score(found, len(classes), ranks)

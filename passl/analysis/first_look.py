@@ -62,7 +62,8 @@ def _look(cfg: Config, picture: Path, ranks: Ranks) -> None:
     val = build_loader(cfg.dataloader.val, seed, ranks.rank, ranks.world)
     global_batch = cfg.dataloader.train.sampler.batch_size * ranks.world
     paddle.seed(seed)
-    model = Model(cfg, cfg.model.get("pretrained", False), cfg.model.get("fit", ()))
+    pretrained, fit = cfg.model.get("pretrained", False), cfg.model.get("fit", ())
+    model = Model(cfg, pretrained, fit, train.classes)
     learner = build_learner(cfg, model, ranks, global_batch, len(train), train.dataset.dataset)
     learner.begin_epoch(0)
     if ranks.is_first:

@@ -15,7 +15,6 @@ from PIL import Image
 
 from passl.data import TRANSFORMS
 from passl.data.pictures import convert_image, read_picture
-from passl.deploy.classes import readable
 from passl.deploy.engines import (
     Engine,
     available_threads,
@@ -24,6 +23,7 @@ from passl.deploy.engines import (
     needed_files,
 )
 from passl.deploy.folder import Description, image_bytes, read_folder
+from passl.porting.classes import readable
 from passl.utils.errors import ConfigError, RunError
 
 Picture = str | Path | Image.Image | np.ndarray

@@ -15,19 +15,19 @@ from passl.data import DATASETS, dataset_arguments
 from passl.data.build import build_transforms
 from passl.data.pictures import CHANNELS, check_mode
 from passl.data.sizes import channels_made, fixed_size
-from passl.deploy.classes import imagenet_classes
 from passl.deploy.engines import Engine
 from passl.deploy.folder import Description
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.classifier import Model
 from passl.modeling.conversion import variant_of
 from passl.porting import WeightFile, architecture_of, load_weights, locate, read_file
+from passl.porting.classes import imagenet_classes, order_in, told
 from passl.utils.config import Config, get_config
 from passl.utils.errors import CheckpointError, ConfigError
 from passl.utils.logging import get_logger
 
-_CONFIG, _CLASSES, _ARCHITECTURE = "config", "classes", "architecture"
-"""Keys of a file's metadata: a checkpoint has the first two, a converted file the last."""
+_CONFIG, _ARCHITECTURE = "config", "architecture"
+"""Keys of a file's metadata: a checkpoint has the first, a converted file the other."""
 
 
 def load(
@@ -46,7 +46,8 @@ def load(
         size: height and width of the input, for a list of transforms that does not fix it.
 
     Raises:
-        ConfigError: the network or its pictures are not known so far.
+        ConfigError: the network or its pictures are not known so far, or the data of `cfg` has
+            other classes than the weights.
         RunError: the weights cannot be had, or are another network's.
     """
     file = read_file(locate(weights))
@@ -64,7 +65,7 @@ def load(
         model=section,
         transforms=transforms,
         input=input_,
-        classes=_classes(file, config, section["head"]["num_classes"]),
+        classes=_classes(file, config, section["head"]["num_classes"], cfg is not None),
         numerics=file.numerics,
         parameters=sum(p.size for p in model.parameters() if not p.stop_gradient),
         weights=str(weights).rpartition("/")[2],
@@ -213,14 +214,27 @@ def _at(config: Mapping[str, Any], *keys: str) -> Any:
 # --------------------------------------------------------------------------------------------------
 # Its classes
 # --------------------------------------------------------------------------------------------------
-def _classes(file: WeightFile, config: Mapping[str, Any], count: int) -> list[str]:
-    """The checkpoint's names; else those of the config's data, ImageNet's for a thousand; else
-    numbers.
+def _classes(file: WeightFile, config: Mapping[str, Any], count: int, is_asked: bool) -> list[str]:
+    """The checkpoint's names, whose order is that of the weights; else those of the config's data,
+    ImageNet's for a thousand; else numbers.
+
+    Args:
+        is_asked: whether somebody gave the config for these weights, so that both must know the
+            same classes.
     """
-    candidates = [_told(file, _CLASSES), _classes_of_data(config)]
-    for names in candidates:
-        if isinstance(names, list) and len(names) == count:
-            return [str(name) for name in names]
+    candidates = (file.classes, _classes_of_data(config))
+    theirs, data = (names if names and len(names) == count else None for names in candidates)
+    if is_asked and told(theirs) and told(data):
+        try:
+            order_in(theirs, data)
+        except ValueError as error:
+            raise ConfigError(
+                f"{file.path}: its classes are not those of the config's data: {error}. Leave -c "
+                "out, since a checkpoint knows its network, or name a config with its classes"
+            ) from None
+    known = [names for names in (theirs, data) if names is not None]
+    if known:
+        return next((names for names in known if told(names)), known[0])
     if count == len(imagenet_classes()):
         return list(imagenet_classes())
     get_logger().warning("the names of the %d classes are not known; they are numbered", count)

@@ -1,11 +1,11 @@
 """The state of a run in one file, complete or absent.
 
 A checkpoint is a `.safetensors` file: the model's weights under their own names, the optimizer's
-state under `optimizer/NAME/ACCUMULATOR`, and what is no array as JSON in the metadata. Where the
-weights are averaged, the averages stand under the weights' names, because they are what scores, and
-the trained weights under `trained/NAME`. It is data only, nothing in it can run; any reader of
-weights can use it. There is no generator's state in it because there is none to keep (see
-`step.train_step`).
+state under `optimizer/NAME/ACCUMULATOR`, the class names as JSON in bytes under `names/classes`,
+and what else is no array as JSON in the metadata. Where the weights are averaged, the averages
+stand under the weights' names, because they are what scores, and the trained weights under
+`trained/NAME`. It is data only, nothing in it can run; any reader of weights can use it. There is
+no generator's state in it because there is none to keep (see `step.train_step`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 
 import passl
 from passl.engine.learner import Learner
-from passl.porting.files import NO_WEIGHTS, NUMERICS, OPTIMIZER, OURS, TRAINED
+from passl.porting.files import NO_WEIGHTS, NUMERICS, OPTIMIZER, OURS, TRAINED, pack_classes
 from passl.porting.load import set_weights
 from passl.utils.errors import CheckpointError, RunError
 from passl.utils.files import write_atomically
@@ -92,13 +92,13 @@ def save_checkpoint(
         arrays = {TRAINED + name: array for name, array in arrays.items()}
         arrays |= {name: average.numpy() for name, average in averages.items()}
     arrays |= gather_optimizer_state(learner) if optimizer_state is None else optimizer_state
+    arrays |= pack_classes(classes)
     scaler = learner.precision.scaler.state_dict()
     metadata = {
         OURS: passl.__version__,
         _PROGRESS: json.dumps(asdict(progress)),
         _CONFIG: json.dumps(config),
         _SCALER: json.dumps({key: np.asarray(value).tolist() for key, value in scaler.items()}),
-        "classes": json.dumps(classes),
         NUMERICS: json.dumps(getattr(model, "numerics", {})),
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}

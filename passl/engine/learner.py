@@ -118,7 +118,7 @@ def build_learner(
         lr = scaled_lr(cfg["optimizer"], global_batch)
         learner = Learner(
             model=model,
-            objective=_objective(cfg, ranks, dataset),
+            objective=_objective(cfg, model, ranks, dataset),
             optimizer=build_optimizer(cfg["optimizer"], model),
             schedule=build_schedule(cfg["lr_scheduler"], lr, steps_per_epoch, cfg["epochs"]),
             average=WeightAverage(model, **cfg.get("ema", {})),
@@ -153,7 +153,7 @@ def _synchronised(model: nn.Layer, ranks: Ranks) -> nn.Layer:
 
 
 def _objective(
-    cfg: Mapping[str, Any], ranks: Ranks, dataset: ImageDataset | None
+    cfg: Mapping[str, Any], model: nn.Layer, ranks: Ranks, dataset: ImageDataset | None
 ) -> Supervised | Distilled:
     counts = None
     if cfg["loss"].get("class_weights") == BALANCED and dataset is not None:
@@ -164,7 +164,11 @@ def _objective(
     if "distillation" not in cfg:
         return Supervised(loss)
     options = dict(cfg["distillation"])
-    teacher = Model(options.pop("teacher"), options.pop("weights"))
+    names = getattr(model, "classes", None)  # the teacher's logits come in their order
+    try:
+        teacher = Model(options.pop("teacher"), options.pop("weights"), classes=names)
+    except ConfigError as error:
+        raise ConfigError(f"distillation: {error}") from None
     for parameter in teacher.parameters():
         parameter.stop_gradient = True
     classes = cfg["model"]["head"]["num_classes"]

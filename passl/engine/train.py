@@ -35,6 +35,8 @@ from passl.engine.signals import StopRequest
 from passl.engine.step import Outcome, train_step
 from passl.modeling import Model
 from passl.optim.optimizers import lr_rule, scaled_lr
+from passl.porting.classes import order_in, told
+from passl.porting.files import read_classes
 from passl.utils.config import Config, dotted, leaves
 from passl.utils.errors import CheckpointError, ConfigError, RunError, Stopped
 from passl.utils.files import write_text
@@ -72,12 +74,14 @@ def _train(cfg: Config, resume: str | None, ranks: Ranks) -> Progress:
     val_loader = build_loader(cfg.dataloader.val, seed, ranks.rank, ranks.world)
     global_batch = cfg.dataloader.train.sampler.batch_size * ranks.world
 
-    checkpoint = _start_from(cfg, resume, ranks)
+    classes = train_loader.classes
+    checkpoint = _start_from(cfg, resume, classes, ranks)
     paddle.seed(seed)
     if checkpoint is None:
-        model = Model(cfg, cfg.model.get("pretrained", False), cfg.model.get("fit", ()))
-    else:
-        model = Model(cfg, checkpoint)  # with the numerics of what it was fine-tuned from
+        pretrained, fit = cfg.model.get("pretrained", False), cfg.model.get("fit", ())
+        model = Model(cfg, pretrained, fit, classes)
+    else:  # with the numerics of what it was fine-tuned from
+        model = Model(cfg, checkpoint, classes=classes)
     learner = build_learner(
         cfg, model, ranks, global_batch, len(train_loader), train_loader.dataset.dataset
     )
@@ -104,7 +108,7 @@ def _train(cfg: Config, resume: str | None, ranks: Ranks) -> Progress:
             learner,
             metrics,
             cfg.to_dict(),
-            train_loader.classes,
+            classes,
             **cfg.get("checkpoint", {}),
         ),
         progress=progress,
@@ -131,12 +135,12 @@ def _train(cfg: Config, resume: str | None, ranks: Ranks) -> Progress:
     return progress
 
 
-def _start_from(cfg: Config, resume: str | None, ranks: Ranks) -> Path | None:
+def _start_from(cfg: Config, resume: str | None, classes: list[str], ranks: Ranks) -> Path | None:
     """The checkpoint that the run goes on from, which the first rank finds for all."""
     folder = Path(cfg.output_dir)
 
     def find() -> str | None:
-        found = find_checkpoint(folder, resume, lambda path: _check_checkpoint(path, cfg))
+        found = find_checkpoint(folder, resume, lambda path: _check_checkpoint(path, cfg, classes))
         if not has_checkpoint(folder):
             set_aside(folder)
         return None if found is None else str(found)
@@ -365,10 +369,30 @@ def _report(run: Run, scores: Scores, epoch: int) -> None:
     )
 
 
-def _check_checkpoint(path: Path, cfg: Config) -> None:
-    """Raise CheckpointError unless it is whole, and of this network."""
-    read_checkpoint(path)
+def _check_checkpoint(path: Path, cfg: Config, classes: list[str]) -> None:
+    """Raise CheckpointError unless it is whole, and of this network; and ConfigError if it is for
+    other classes, or for these in another order.
+    """
+    arrays, metadata = read_checkpoint(path)
     Model(cfg, path)
+    before = read_classes(path, arrays, metadata)
+    if before is None or not (told(before) and told(classes)):
+        return
+    anew = f"begin anew with model.pretrained: {path} in another output_dir"
+    try:
+        order = order_in(before, classes)
+    except ValueError as error:
+        raise ConfigError(
+            f"{path}: the data no longer has the classes that the run was trained on: {error}. "
+            f"Name them as before, or {anew}, and model.fit: [classes]"
+        ) from None
+    if order is not None:
+        label = next(label for label, place in enumerate(order) if label != place)
+        raise ConfigError(
+            f"{path}: the data now has the classes in another order: label {label} is "
+            f"{classes[label]}, and was {before[label]}. List them in the order before by "
+            f"class_file, or {anew}"
+        )
 
 
 def _compare(old: dict, cfg: Config, checkpoint: Path) -> None:

@@ -26,9 +26,12 @@ class Model(nn.Layer):
             zoo's weights of the variant that the config is named after; False for fresh weights.
             What these weights want and the config leaves open (an activation, an epsilon) is set.
         fit: in what the weights may differ; see `passl.porting.load_weights`.
+        classes: names of the labels, in their order, which those of the weights are compared with;
+            null if they are not known.
 
     Raises:
-        ConfigError: the section is incomplete or wrong, or head and backbone do not fit.
+        ConfigError: the section is incomplete or wrong, head and backbone do not fit, or the
+            weights are for other classes.
         RunError: the weights cannot be had, or are another network's.
     """
 
@@ -37,8 +40,10 @@ class Model(nn.Layer):
         cfg: str | Path | Mapping[str, Any],
         pretrained: bool | str | Path = False,
         fit: Sequence[str] = (),
+        classes: Sequence[str] | None = None,
     ):
         super().__init__()
+        self.classes = None if classes is None else list(classes)
         config = cfg if isinstance(cfg, Mapping) else get_config(cfg)
         section = config.get("model")
         if not isinstance(section, Mapping) or not {"architecture", "head"} <= section.keys():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,12 @@ NUMERICS = "numerics"
 """Key of that metadata for what the weights want of the backbone's constructor, as JSON."""
 OPTIMIZER = "optimizer/"
 TRAINED = "trained/"
-NO_WEIGHTS = (OPTIMIZER, TRAINED)
+NAMES = "names/"
+NO_WEIGHTS = (OPTIMIZER, TRAINED, NAMES)
 """Prefix of what our checkpoints carry beside the weights."""
+CLASSES = "classes"
+"""Key of the class names, in the metadata or under NAMES."""
+_LARGEST_NAMES = 64 * 2**20  # bytes; as objects they take up to some ten times that
 EMA = "ema."
 """Prefix of the moving averages that MindCV stores beside the weights."""
 _FRAMEWORKS = {
@@ -49,6 +53,8 @@ class WeightFile:
         source: whose names and layout they are; None for this package's own.
         dropped: names that are no weights, and why.
         metadata: what a .safetensors file says of itself.
+        classes: names of the labels that the classifier was trained with; None if the file does not
+            say.
     """
 
     path: Path
@@ -56,6 +62,7 @@ class WeightFile:
     source: Source | None
     dropped: dict[str, str]
     metadata: dict[str, str]
+    classes: list[str] | None = None
 
     @property
     def numerics(self) -> dict[str, Any]:
@@ -95,7 +102,7 @@ def read_file(path: str | Path) -> WeightFile:
         if OURS in metadata:
             own = {n: array for n, array in weights.items() if not n.startswith(NO_WEIGHTS)}
             _check_floats(path, own)
-            return WeightFile(path, own, None, {}, metadata)
+            return WeightFile(path, own, None, {}, metadata, read_classes(path, weights, metadata))
         framework = "torch"
     elif path.suffix in _FRAMEWORKS:
         framework = _FRAMEWORKS[path.suffix]
@@ -117,6 +124,42 @@ def read_file(path: str | Path) -> WeightFile:
             f"known are {', '.join(sorted({source.name for source in SOURCES}))} and passl's own"
         )
     return WeightFile(path, weights, source, dropped, metadata)
+
+
+def pack_classes(classes: Sequence[str]) -> dict[str, np.ndarray]:
+    """Class names as an array of a checkpoint: JSON in bytes. The metadata, where version 0.1 has
+    them, is bounded by what a reader can take from a hostile file, and there may be very many.
+    """
+    return {NAMES + CLASSES: np.frombuffer(json.dumps(list(classes)).encode(), np.uint8)}
+
+
+def read_classes(
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> list[str] | None:
+    """The class names of a checkpoint, where it has some.
+
+    Raises:
+        CheckpointError: they are damaged.
+    """
+    packed: Any = arrays.get(NAMES + CLASSES)
+    text: Any = metadata.get(CLASSES)
+    try:
+        if packed is not None:
+            text = _text(packed)
+        names = None if text is None else json.loads(text)
+        if names is not None and not (
+            type(names) is list and all(type(name) is str for name in names)
+        ):
+            raise ValueError("no list of texts")
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{path}: damaged: its class names are not such") from None
+    return names
+
+
+def _text(packed: np.ndarray) -> bytes:
+    if packed.dtype != np.uint8 or packed.size > _LARGEST_NAMES:
+        raise ValueError("no bytes, or too many")
+    return packed.tobytes()
 
 
 def _check_floats(path: Path, weights: Mapping[str, np.ndarray]) -> None:

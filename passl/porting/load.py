@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from paddle import nn
 
+from passl.porting.classes import order_in, told
 from passl.porting.files import WeightFile, read_file, to_official
 from passl.porting.resolve import locate
 from passl.utils.errors import CheckpointError, ConfigError
@@ -51,13 +52,15 @@ def load_weights(model: nn.Layer, path: str | Path | WeightFile, fit: Sequence[s
     """Copy the weights of a file into the model. Every weight of both sides must find its partner.
 
     Args:
-        model: a `Model`, or a backbone alone, which leaves a classifier in the file out.
+        model: a `Model`, or a backbone alone, which leaves a classifier in the file out. Where both
+            the model and the file name their classes, a classifier of the same ones in another
+            order is put into the model's order.
         path: a file, an https address, or a name of the model zoo. The weights may be one of our
             checkpoints, or of facebookresearch/convit, timm, microsoft/CvT, Hugging Face, MindCV,
             PASSL or PaddleClas; whose, and with which wrappers around their names, is found out.
-        fit: what may differ between the file and the model: `classes` (the classifier stays as it
-            is), `resolution` (the position embedding is resampled), `channels` (the first
-            convolution is summed or repeated).
+        fit: what may differ between the file and the model: `classes` (where their number or names
+            do, the classifier stays as it is), `resolution` (the position embedding is resampled),
+            `channels` (the first convolution is summed or repeated).
 
     Returns:
         What went where.
@@ -65,7 +68,8 @@ def load_weights(model: nn.Layer, path: str | Path | WeightFile, fit: Sequence[s
     Raises:
         CheckpointError: the file is missing, damaged or another network's. The model is then
             unchanged.
-        ConfigError: there is nothing of that name to fit.
+        ConfigError: there is nothing of that name to fit; or the file's classes are not the
+            model's. The model is then unchanged too.
     """
     unknown = set(fit) - set(FITS)
     if unknown:
@@ -82,6 +86,7 @@ def load_weights(model: nn.Layer, path: str | Path | WeightFile, fit: Sequence[s
             text = "%s: these weights want %s %s, and the model has %s: its logits will differ"
             get_logger().warning(text, file.path, key, value, own)
     _fit(plan, ours, model, fit)
+    _fit_names(plan, file, model, fit)
     set_weights(model, plan.weights, str(file.path))
     return plan
 
@@ -199,6 +204,47 @@ def _fit(
             plan.weights[name] = fit_channels(theirs, shape[1])
             how = "summed" if shape[1] == 1 else "repeated"
             _say("%s is %s from %d to %d channels", name, how, theirs.shape[1], shape[1])
+
+
+_CLASSIFIER = ("head.fc_cls.weight", "head.fc_cls.bias")
+"""What has an entry for each class, along the last axis."""
+
+
+def _fit_names(plan: Plan, file: WeightFile, model: nn.Layer, fit: Sequence[str]) -> None:
+    """Bring the classifier into the order of the model's classes."""
+    theirs, ours = file.classes, getattr(model, "classes", None)
+    own: Any = model.state_dict()
+    if theirs is None or ours is None or len(theirs) != len(ours) or not told(theirs):
+        return
+    if not told(ours):
+        _say("%s names its classes, the data numbers them: they are not compared", file.path)
+        return
+    try:
+        order = order_in(theirs, ours)
+    except ValueError as error:
+        if "classes" not in fit:
+            raise ConfigError(
+                f"{file.path}: its classes are not those of the data: {error}. Name them as in its "
+                "training, by the names of the folders or by class_file; to fine-tune to other "
+                "classes, set model.fit: [classes] (in Python: fit)"
+            ) from None
+        rows = [name for name in own if name.startswith("head.")]
+        for name in [name for name in rows if name in _CLASSIFIER] or rows:
+            plan.weights[name] = own[name].numpy()
+        _say("the classifier stays as initialised: %s", error)
+        return
+    if order is None:
+        return
+    rows = [name for name in plan.weights if name.startswith("head.") and name in own]
+    odd = [n for n in rows if n not in _CLASSIFIER and len(ours) in own[n].shape]
+    if odd or _CLASSIFIER[0] not in rows:
+        raise ConfigError(
+            f"{file.path}: has the data's classes in another order, and it is not known which axis "
+            f"of {(odd or rows)[0]} they are; list them in its order by class_file"
+        )
+    for name in set(_CLASSIFIER).intersection(rows):
+        plan.weights[name] = plan.weights[name][..., order]
+    _say("%s: the classifier is put into the order of the data's classes", file.path)
 
 
 def _fit_of(name: str) -> str | None:

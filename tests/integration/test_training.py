@@ -12,9 +12,11 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from passl.analysis.evaluation import Options, evaluate_weights
 from passl.data.loader import build_loader
 from passl.engine import run_lock
 from passl.engine import train as train_module
+from passl.engine.distributed import Ranks
 from passl.engine.evaluate import evaluate
 from passl.engine.metrics import read_metrics
 from passl.engine.train import train
@@ -267,6 +269,69 @@ def test_another_network_or_optimizer_cannot_resume(tiny_config, tmp_path):
     run(tiny_config("ConViT"), tmp_path / "run", "epochs=1")
     with pytest.raises(CheckpointError, match="weights of another network"):
         run(tiny_config("CvT"), tmp_path / "run", resume="auto")
+
+
+@pytest.fixture
+def colours(tiny_config, tmp_path):
+    """A config of three classes that a tiny network tells apart, and their images; colours(a, b, c)
+    -> the overrides for these names in that order.
+    """
+    from PIL import Image
+
+    rng, root = np.random.default_rng(0), tmp_path / "data"
+    for label, name in enumerate(("ape", "bee", "cow")):
+        (root / name).mkdir(parents=True)
+        for number in range(8):
+            pixels = rng.integers(60, size=(32, 32, 3), dtype=np.uint8)
+            pixels[..., label] += 150
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    normalize = [{"name": "Normalize"}]
+    path = tiny_config("ConViT", drop=0.0, lr_scheduler={"name": "Constant"})
+
+    def overrides(*names: str) -> list[str]:
+        file = tmp_path / f"{'_'.join(names)}.txt"
+        file.write_text("".join(f"{name}\n" for name in names))
+        node = {"name": "ImageFolder", "dataroot": str(root), "class_file": str(file)}
+        data = json.dumps({**node, "transforms": normalize})
+        told = [f"dataloader.{part}.dataset={data}" for part in ("train", "val")]
+        return [*told, "dataloader.train.sampler.batch_size=8", "model.head.num_classes=3"]
+
+    return path, overrides, root
+
+
+def test_classes_are_compared_by_name(colours, tmp_path):
+    """Evaluation and fine-tuning put the classifier into the order of the data; a resume, whose
+    optimizer knows the order before, is refused; other names are refused.
+    """
+    path, overrides, root = colours
+    straight, turned = overrides("ape", "bee", "cow"), overrides("cow", "ape", "bee")
+    progress = run(path, tmp_path / "run", "epochs=12", *straight)
+    best, last = (tmp_path / "run" / f"{name}.safetensors" for name in ("best", "last"))
+    assert progress.best_top1 == 100
+
+    def top1(told: list[str]) -> float:
+        return evaluate_weights(get_config(path, told), best, Options(), Ranks())["top1"]
+
+    assert top1(straight) == top1(turned) == 100
+    with pytest.raises(ConfigError, match="label 0 is cow, and was ape.*model.pretrained"):
+        run(path, tmp_path / "run", "epochs=13", *turned, resume="auto")
+    tuned = run(
+        path,
+        tmp_path / "tuned",
+        *("epochs=1", "optimizer.lr=1e-9", f"model.pretrained={last}", *turned),
+    )
+    assert tuned.best_top1 == 100
+
+    (root / "bee").rename(root / "wasp")
+    renamed = overrides("ape", "cow", "wasp")
+    with pytest.raises(ConfigError, match="only the weights know bee; only the data has wasp"):
+        top1(renamed)
+    with pytest.raises(ConfigError, match=r"only the data has wasp.*fit: \[classes\]"):
+        run(path, tmp_path / "run", "epochs=13", *renamed, resume="auto")
+    told = ("epochs=1", f"model.pretrained={last}", *renamed)
+    with pytest.raises(ConfigError, match=r"only the data has wasp.*fit: \[classes\]"):
+        run(path, tmp_path / "other", *told)
+    assert run(path, tmp_path / "other", *told, "model.fit=[classes]").epoch == 1
 
 
 def test_training_learns(tiny_config, tmp_path):

@@ -35,10 +35,8 @@ LIGHT = [
     ),
     "passl.optim",
     "passl.optim.schedules",
-    *(
-        f"passl.deploy.{name}"
-        for name in ("classes", "engines", "folder", "predictions", "predictor")
-    ),
+    *(f"passl.deploy.{name}" for name in ("engines", "folder", "predictions", "predictor")),
+    "passl.porting.classes",
     "passl.engine",
     "passl.analysis.evaluation",
     "passl.engine.check",

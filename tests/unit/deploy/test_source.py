@@ -154,6 +154,38 @@ def test_classes_without_names_are_numbered(weights, caplog):
     assert "the names of the 3 classes are not known" in caplog.text
 
 
+@pytest.fixture
+def folders(tmp_path):
+    """folders("ape", ...) -> a data set with these classes."""
+
+    def make(*names: str) -> dict:
+        for name in names:
+            (tmp_path / "data" / name).mkdir(parents=True)
+            (tmp_path / "data" / name / "a.png").touch()  # is not opened
+        (tmp_path / "names").write_text("".join(f"{name}\n" for name in names))
+        return {"dataroot": str(tmp_path / "data"), "class_file": str(tmp_path / "names")}
+
+    return make
+
+
+def test_classes_of_a_checkpoint_beside_a_config(weights, folders):
+    """The order is that of the weights; other classes are refused, if somebody names the config."""
+    path = weights(classes=["ape", "bee", "cow"])
+    given = config(CROP, NORMALIZE, **folders("cow", "ape", "bee"))
+    assert load(path, given)[1].classes == ["ape", "bee", "cow"]
+    told = weights(classes=["ape", "bee", "dog"], config=given)
+    with pytest.raises(ConfigError, match=r"only the weights know dog; only the data has cow.*-c"):
+        load(told, given)
+    assert load(told)[1].classes == ["ape", "bee", "dog"]
+
+
+def test_names_are_better_than_numbers(weights, folders):
+    given = config(CROP, NORMALIZE, **folders("ape", "bee", "cow"))
+    assert load(weights(classes=["0", "1", "2"]), given)[1].classes == ["ape", "bee", "cow"]
+    given = config(CROP, NORMALIZE)
+    assert load(weights(classes=["0", "1", "2"]), given)[1].classes == ["0", "1", "2"]
+
+
 def test_classes_of_the_data(weights, tmp_path):
     for name in ("ape", "bee", "cow"):
         (tmp_path / "val" / name).mkdir(parents=True)

@@ -14,7 +14,7 @@ from passl.engine.distributed import Ranks
 from passl.engine.learner import Learner, build_learner
 from passl.engine.step import train_step
 from passl.modeling import Model
-from passl.porting import load_weights
+from passl.porting import load_weights, read_file
 from passl.utils.config import get_config
 from passl.utils.errors import CheckpointError
 
@@ -120,6 +120,19 @@ def test_damaged_missing_and_foreign(tiny_config, tmp_path):
     save_file({name: tensor.numpy() for name, tensor in learner.model.state_dict().items()}, path)
     with pytest.raises(CheckpointError, match="weights without the state of a run"):
         load_checkpoint(path, learner)
+
+
+def test_a_run_of_very_many_classes_reads_its_own_checkpoint(tiny_config, tmp_path):
+    """250,000 names are more than the header may hold that `read_file` takes."""
+    cfg = get_config(tiny_config())
+    learner = fresh(cfg)
+    names = [f"n{number:08} some words of its name" for number in range(250_000)]
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, learner, Progress(step=3), cfg.to_dict(), names)
+    assert load_checkpoint(path, learner)[0].step == 3
+    file = read_file(path)
+    assert file.classes == names
+    load_weights(Model(cfg), file)
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(tiny_config, tmp_path, monkeypatch):

@@ -257,3 +257,23 @@ def test_a_teacher_of_other_classes(tiny_config, tmp_path):
         ConfigError, match="distillation.teacher: 10 classes, but the student has 7"
     ):
         learner_of(tiny_config(), f"distillation={told}", "model.head.num_classes=7")
+
+
+def test_a_teacher_who_names_the_classes_in_another_order(tiny_config, tmp_path):
+    from passl.engine.checkpoint import Progress, save_checkpoint
+
+    config, names = tiny_config("CvT"), [f"class {n}" for n in range(10)]
+    path = tmp_path / "t.safetensors"
+    teacher = learner_of(config)
+    save_checkpoint(path, teacher, Progress(), {}, names)
+    cfg = get_config(config, [f"distillation={{teacher: '{config}', weights: '{path}'}}"])
+
+    def student(classes: list[str]) -> Learner:
+        return build_learner(cfg, Model(cfg, classes=classes), Ranks(), 4, 5)
+
+    images, _ = batch()
+    teacher.model.eval()
+    own = student(names[::-1]).objective.teacher(images).numpy()
+    np.testing.assert_array_equal(own, teacher.model(images).numpy()[:, ::-1])
+    with pytest.raises(ConfigError, match="distillation: .*only the data has class 10"):
+        student([*names[:9], "class 10"])
