@@ -41,10 +41,10 @@ def as_path(text: str) -> Path:
     return Path(path_or_name(text))
 
 
-def add_config_options(parser: argparse.ArgumentParser) -> None:
+def add_config_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """-c FILE and -o KEY=VALUE, as in PaddleClas."""
     parser.add_argument(
-        "-c", "--config", type=path_or_name, required=True, metavar="FILE", help="config file"
+        "-c", "--config", type=path_or_name, required=required, metavar="FILE", help="config file"
     )
     parser.add_argument(
         "-o",

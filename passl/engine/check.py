@@ -136,6 +136,29 @@ def check_config(cfg: Config, for_training: bool = True) -> None:
         raise ConfigError(*(_line(cfg, *problem) for problem in problems))
 
 
+def datasets(cfg: Config, parts: Sequence[str]) -> dict[str, Any]:
+    """The data set nodes of these parts. The rest of the config is not looked at.
+
+    Raises:
+        ConfigError: what is wrong with them.
+    """
+    problems: list[Problem] = []
+    nodes: dict[str, Any] = {}
+    for part in parts:
+        keys = ("dataloader", part, "dataset")
+        try:
+            nodes[part] = _at(cfg, keys)
+        except (KeyError, TypeError):
+            problems.append(((), f"{dotted(keys)} is missing"))
+            continue
+        transforms = {"transforms": Parameter("Any", ())}  # no matter here
+        choice = Choice(DATASETS, {**DATASET_OPTIONS, **transforms})
+        problems += [(place, rule) for place, rule in problems_in(choice, nodes[part], keys)]
+    if problems:
+        raise ConfigError(*(_line(cfg, *problem) for problem in problems))
+    return nodes
+
+
 def _line(cfg: Config, keys: Sequence[Any], rule: str) -> str:
     inside = [origin for place, origin in cfg.origins.items() if place[: len(keys)] == tuple(keys)]
     inside.sort(key=lambda origin: origin != COMMAND_LINE)  # what was changed last is to blame

@@ -39,6 +39,7 @@ LIGHT = [
     "passl.porting.classes",
     "passl.engine",
     "passl.analysis.evaluation",
+    "passl.analysis.data_report",
     "passl.engine.check",
     *(f"passl.utils.{path.stem}" for path in (ROOT / "passl" / "utils").glob("[a-z]*.py")),
 ]

@@ -49,6 +49,7 @@ def test_python_commands_run(tmp_path):
         "tools/train.py",
         "tools/eval.py",
         "tools/visualize.py",
+        "tools/check_data.py",
         "tools/export.py",
         "tools/predict.py",
     ]

@@ -1,0 +1,175 @@
+"""What is wrong with the data of a config, and what it is made of: as plain data, and in lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from passl.analysis.survey import HASH, Survey, duplicates
+from passl.data.dataset import ImageDataset
+from passl.utils.files import printable
+
+_LISTED = 10
+"""Of anything, in lines; the report has all."""
+_FREQUENT = 10
+
+
+def report(parts: Mapping[str, tuple[ImageDataset, Survey]]) -> dict[str, Any]:
+    """Everything that was found, as plain data.
+
+    Args:
+        parts: the data set of each part (train, val) and what its survey found.
+
+    Returns:
+        `hash`: of what; `parts`: of each, `samples`, `unreadable`, `sizes`, `modes`, `classes`,
+        `imbalance`, `empty_classes` and `duplicates`; `duplicates_between_parts`; and
+        `classes_of_one_part`, those that training and validation do not share.
+    """
+    names = [set(dataset.classes) for dataset, _ in parts.values()]
+    return {
+        "hash": HASH,
+        "parts": {part: _of_part(dataset, found) for part, (dataset, found) in parts.items()},
+        "duplicates_between_parts": list(_between(parts)),
+        "classes_of_one_part": sorted(set.union(*names) - set.intersection(*names)),
+    }
+
+
+def is_clean(found: Mapping[str, Any]) -> bool:
+    """Whether every sample can be read, and none is in both parts."""
+    unreadable = any(part["unreadable"] for part in found["parts"].values())
+    return not unreadable and not found["duplicates_between_parts"]
+
+
+def _of_part(dataset: ImageDataset, found: Survey) -> dict[str, Any]:
+    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    there = counts[counts > 0]
+    good = found.good
+    return {
+        "samples": len(dataset),
+        "unreadable": [
+            {**_sample(dataset, index), "reason": reason} for index, reason in found.bad.items()
+        ],
+        "sizes": _sizes(found.sizes[good]),
+        "modes": {
+            mode: int((found.modes == place).sum()) for place, mode in enumerate(found.mode_names)
+        },
+        "classes": dict(zip(dataset.classes, counts.tolist(), strict=True)),
+        "imbalance": float(there.max() / there.min()) if len(there) else None,
+        "empty_classes": [
+            name for name, count in zip(dataset.classes, counts, strict=True) if not count
+        ],
+        "duplicates": [
+            [_sample(dataset, int(index)) for index in group]
+            for group in duplicates(found.digests, good)
+        ],
+    }
+
+
+def _sample(dataset: ImageDataset, index: int) -> dict[str, str]:
+    return {"name": dataset.name(index), "class": dataset.classes[dataset.labels[index]]}
+
+
+def _sizes(sizes: np.ndarray) -> dict[str, Any]:
+    """Of [N, 2] widths and heights."""
+    if not len(sizes):
+        return {"distinct": 0}
+    places = {"min": 0, "5%": 5, "median": 50, "95%": 95, "max": 100}
+    at = np.percentile(sizes, list(places.values()), axis=0, method="nearest")
+    pairs, counts = np.unique(sizes, axis=0, return_counts=True)
+    most = np.argsort(-counts, kind="stable")[:_FREQUENT]
+    return {
+        "width": dict(zip(places, at[:, 0].tolist(), strict=True)),
+        "height": dict(zip(places, at[:, 1].tolist(), strict=True)),
+        "distinct": len(pairs),
+        "most_frequent": [
+            {"width": int(pairs[i, 0]), "height": int(pairs[i, 1]), "samples": int(counts[i])}
+            for i in most
+        ],
+    }
+
+
+def _between(parts: Mapping[str, tuple[ImageDataset, Survey]]) -> Iterator[dict[str, Any]]:
+    """Groups of samples of the same pixels that are in both parts."""
+    if len(parts) < 2:
+        return
+    (first, one), (second, other) = parts.items()
+    border = len(one[0])
+    digests = np.concatenate([one[1].digests, other[1].digests])
+    good = np.concatenate([one[1].good, border + other[1].good])
+    for group in duplicates(digests, good):
+        if group[0] < border <= group[-1]:
+            yield {
+                first: [_sample(one[0], int(i)) for i in group if i < border],
+                second: [_sample(other[0], int(i) - border) for i in group if i >= border],
+            }
+
+
+# --------------------------------------------------------------------------------------------------
+# In lines
+# --------------------------------------------------------------------------------------------------
+def lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """The report for people: the figures, and the first of what is wrong."""
+    for part, of in found["parts"].items():
+        yield from (printable(f"{part}: {line}") for line in _lines_of_part(of))
+    both = found["duplicates_between_parts"]
+    if len(found["parts"]) == 2:
+        yield f"in both parts: {len(both)} images (by their pixels)" if both else "in both parts: 0"
+        told = (
+            " = ".join(sample["name"] for samples in group.values() for sample in samples)
+            for group in both
+        )
+        yield from _first(map(printable, told), len(both))
+    single = found["classes_of_one_part"]
+    if single:
+        yield printable(f"classes of one part only: {_some(single)}")
+
+
+def _lines_of_part(of: Mapping[str, Any]) -> Iterator[str]:
+    counts = sorted(of["classes"].items(), key=lambda item: item[1])
+    yield f"{of['samples']} samples of {len(counts)} classes"
+    shown = [f"{name} ({count})" for name, count in counts]
+    if len(shown) > _LISTED:
+        shown = [*shown[: _LISTED // 2], "...", *shown[-_LISTED // 2 :]]
+    yield f"samples of a class: {', '.join(shown)}"
+    if of["imbalance"] is not None:
+        yield f"the largest class is {of['imbalance']:.3g} times the smallest"
+    if of["empty_classes"]:
+        yield f"classes without a sample: {_some(of['empty_classes'])}"
+    yield from _lines_of_sizes(of["sizes"])
+    if of["modes"]:
+        yield "modes: " + ", ".join(f"{mode} {count}" for mode, count in of["modes"].items())
+    groups = of["duplicates"]
+    mixed = sum(len({sample["class"] for sample in group}) > 1 for group in groups)
+    yield f"images that are there more than once: {len(groups)}, {mixed} of them in several classes"
+    yield from _first((" = ".join(s["name"] for s in group) for group in groups), len(groups))
+    yield f"unreadable: {len(of['unreadable'])}"
+    yield from _first((bad["reason"] for bad in of["unreadable"]), len(of["unreadable"]))
+
+
+def _lines_of_sizes(sizes: Mapping[str, Any]) -> Iterator[str]:
+    if not sizes["distinct"]:
+        return
+    top = sizes["most_frequent"][0]
+    if sizes["distinct"] == 1:
+        yield f"all images are {top['width']} x {top['height']} (width x height)"
+        return
+    for side in ("width", "height"):
+        yield f"{side}: " + ", ".join(f"{key} {at}" for key, at in sizes[side].items())
+    yield (
+        f"{sizes['distinct']} different sizes, most often {top['width']} x {top['height']} (width "
+        f"x height, {top['samples']} images)"
+    )
+
+
+def _first(items: Iterator[str], count: int) -> Iterator[str]:
+    for _, item in zip(range(_LISTED), items, strict=False):
+        yield f"  {item}"
+    if count > _LISTED:
+        yield f"  ... and {count - _LISTED} more, which --json lists"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more

@@ -1,0 +1,225 @@
+"""Every sample of a data set read once: what cannot be read, sizes, modes and duplicates.
+
+Imports no paddle, and holds 25 bytes of each sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from io import BytesIO
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from passl.data.dataset import ImageDataset
+from passl.data.pictures import FORMATS
+from passl.utils.errors import RunError
+from passl.utils.limits import in_line
+
+HASH = "BLAKE2b, 128 bits, of the pixels that training gets, before transforms"
+_CHUNK = 32
+"""Samples that a worker is given at once."""
+_AHEAD = 4
+"""Chunks for each worker that wait or are read."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found in a data set of N samples.
+
+    Args:
+        bad: index -> why the sample cannot be read.
+        sizes: int32 [N, 2], width and height as they are stored; 0 for a bad sample.
+        modes: int16 [N], the place of each sample's mode in `mode_names`; -1 for a bad sample.
+        mode_names: Pillow's modes as they are stored.
+        digests: uint64 [N, 2], see `HASH`.
+    """
+
+    bad: dict[int, str]
+    sizes: np.ndarray
+    modes: np.ndarray
+    mode_names: list[str]
+    digests: np.ndarray
+
+    @property
+    def good(self) -> np.ndarray:
+        """int64, the samples that can be read."""
+        return np.flatnonzero(self.modes >= 0)
+
+
+class _Look(NamedTuple):
+    size: tuple[int, int]
+    mode: str
+    digest: bytes
+
+
+def survey(dataset: ImageDataset, workers: int, done: Callable[[int], object]) -> Survey:
+    """Read every sample, in worker processes.
+
+    Args:
+        workers: how many; 0 reads in this process.
+        done: called with the number of samples that have been read since the last call.
+    """
+    count = len(dataset)
+    found = Survey(
+        bad={},
+        sizes=np.zeros((count, 2), np.int32),
+        modes=np.full(count, -1, np.int16),
+        mode_names=[],
+        digests=np.zeros((count, 2), np.uint64),
+    )
+    start = 0
+    for looks in _all_looks(dataset, workers):
+        for index, look in enumerate(looks, start):
+            if isinstance(look, str):
+                found.bad[index] = look
+                continue
+            if look.mode not in found.mode_names:
+                found.mode_names.append(look.mode)
+            found.sizes[index] = look.size
+            found.modes[index] = found.mode_names.index(look.mode)
+            found.digests[index] = np.frombuffer(look.digest, np.uint64)
+        start += len(looks)
+        done(len(looks))
+    return found
+
+
+def duplicates(digests: np.ndarray, chosen: np.ndarray) -> list[np.ndarray]:
+    """The groups of samples that have the same digest, each in ascending order.
+
+    Args:
+        digests: uint64 [N, 2].
+        chosen: the samples to compare, in ascending order.
+    """
+    own = digests[chosen]
+    order = np.lexsort((own[:, 1], own[:, 0]))  # stable
+    begins = np.ones(len(order), bool)
+    begins[1:] = (own[order[1:]] != own[order[:-1]]).any(-1)
+    groups = np.split(chosen[order], np.flatnonzero(begins)[1:])
+    return sorted((group for group in groups if len(group) > 1), key=lambda group: int(group[0]))
+
+
+# --------------------------------------------------------------------------------------------------
+# Reading
+# --------------------------------------------------------------------------------------------------
+def _look(dataset: ImageDataset, index: int) -> _Look | str:
+    """What a sample is, or why it cannot be read: as training would read it."""
+    try:
+        image, _ = dataset[index]
+        source = dataset.source(index)
+        if source is None:
+            stored = dataset.picture(index)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                file = BytesIO(source) if isinstance(source, bytes) else source
+                with Image.open(file, formats=FORMATS) as stored:
+                    pass  # the header is read
+        size, mode = stored.size, stored.mode
+        digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
+        digest.update(image.tobytes())
+    except RunError as error:
+        return str(error)
+    except Exception as error:  # a data set of one's own may fail in any way
+        return f"{dataset.name(index)}: {in_line(error)}"
+    return _Look(size, mode, digest.digest())
+
+
+def _all_looks(dataset: ImageDataset, workers: int) -> Iterator[list[_Look | str]]:
+    """Of all samples in order, some at a time."""
+    count = len(dataset)
+    chunks = deque(range(s, min(s + _CHUNK, count)) for s in range(0, count, _CHUNK))
+    while chunks:
+        if not workers:
+            yield [_look(dataset, index) for index in chunks.popleft()]
+            continue
+        try:
+            yield from _looks_of_workers(dataset, workers, chunks)
+        except BrokenProcessPool:
+            # A file that the decoder does not survive is among those that were being read.
+            yield [_look_alone(dataset, index) for index in chunks.popleft()]
+
+
+def _looks_of_workers(
+    dataset: ImageDataset, workers: int, chunks: deque[range]
+) -> Iterator[list[_Look | str]]:
+    """The looks of chunks in order; each is taken from `chunks` when it has been read."""
+    with _Pool(dataset, workers) as pool:
+        coming = iter(list(chunks))
+        pending = deque(pool.submit(_looks, c) for c in _some(coming, _AHEAD * workers))
+        while pending:
+            looks = pending.popleft().result()
+            pending.extend(pool.submit(_looks, chunk) for chunk in _some(coming, 1))
+            chunks.popleft()
+            yield looks
+
+
+def _some(items: Iterator[range], count: int) -> Iterator[range]:
+    for _, item in zip(range(count), items, strict=False):
+        yield item
+
+
+def _look_alone(dataset: ImageDataset, index: int) -> _Look | str:
+    """A look in a process of its own, which may end of it."""
+    with _Pool(dataset, 1) as pool:
+        try:
+            return pool.submit(_looks, range(index, index + 1)).result()[0]
+        except BrokenProcessPool:
+            return (
+                f"{dataset.name(index)}: reading it ends the process: not enough memory, or a "
+                "file that breaks the decoder"
+            )
+
+
+class _Pool(ProcessPoolExecutor):
+    """Workers that share the data set's memory, where processes can be forked; an error or Ctrl-C
+    drops what waits.
+    """
+
+    def __init__(self, dataset: ImageDataset, workers: int):
+        methods = multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("fork" if "fork" in methods else None)
+        super().__init__(workers, context, _begin, (dataset,))
+
+    def submit(self, function, /, *arguments):
+        with warnings.catch_warnings():
+            # Python 3.12 warns of a fork beside threads; numpy has some, which do not matter here.
+            warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
+            return super().submit(function, *arguments)
+
+    def __exit__(self, *error):
+        self.shutdown(cancel_futures=True)
+
+
+_DATASET: ImageDataset
+"""A worker's."""
+
+
+def _begin(dataset: ImageDataset) -> None:
+    global _DATASET  # noqa: PLW0603 (the only state that a worker of a pool can have)
+    _DATASET = dataset
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _looks(chunk: range) -> list[_Look | str]:
+    return [_look(_DATASET, index) for index in chunk]
