@@ -120,7 +120,11 @@ def _plain(image: Image.Image, kind: str | None) -> Image.Image:
     """
     if image.mode.startswith("I;16") or (image.mode == "I" and kind in _SIXTEEN_BITS):
         # Pillow would cut 16 bits off at 255.
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        pixels, clear = np.asarray(image), image.info.get("transparency")
+        grey = Image.fromarray((pixels >> 8).astype(np.uint8))
+        if clear is not None:  # the number that stands for transparency
+            grey.putalpha(Image.fromarray(np.where(pixels == clear, 0, 255).astype(np.uint8)))
+        return grey
     if image.mode in ("I", "F"):
         raise ValueError(f"mode {image.mode} does not say what is white; use 8 or 16 bits")
     # A palette, or one colour, may stand for transparency in other modes too.

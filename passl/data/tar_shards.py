@@ -187,10 +187,9 @@ def _shards(pattern: str) -> list[str]:
     for path in expand_braces(pattern):
         if os.path.isfile(path):
             found.append(path)
-        elif matches := sorted(glob.glob(path)):
-            found += matches
-        else:
-            missing.append(path)
+        else:  # glob also finds links that lead nowhere
+            for match in sorted(glob.glob(path)) or [path]:
+                (found if os.path.isfile(match) else missing).append(match)
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ConfigError(f"{missing[0]}{more}: there is no such shard; shards is {pattern!r}")

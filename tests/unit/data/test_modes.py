@@ -55,6 +55,7 @@ def transparent_cases() -> dict[str, tuple[Image.Image, np.ndarray, np.ndarray]]
     steps = bytes(range(240))
     by_palette = (np.arange(480) % 240).reshape(20, 24)
     grey = Image.merge("LA", (Image.fromarray(GREY), Image.fromarray(ALPHA)))
+    sixteen = GREY.astype(np.uint16) * 256 + ALPHA
     grey_as_colours = np.repeat(GREY[..., None], 3, axis=2)
     return {
         "RGBA": (saved(rgba()), COLOURS, ALPHA),
@@ -75,6 +76,11 @@ def transparent_cases() -> dict[str, tuple[Image.Image, np.ndarray, np.ndarray]]
             saved(Image.fromarray(GREY), transparency=int(GREY[0, 0])),
             grey_as_colours,
             np.where(GREY[0, 0] == GREY, 0, 255),
+        ),
+        "one grey of 16 bits": (
+            saved(Image.fromarray(sixteen), transparency=int(sixteen[0, 0])),
+            grey_as_colours,
+            np.where(sixteen == sixteen[0, 0], 0, 255),
         ),
     }
 

@@ -434,6 +434,18 @@ def test_shards_that_are_not_there(shards, tmp_path, class_file):
             call(shards=f"{tmp_path}/val-*.tar", class_file=class_file)
 
 
+def test_links_to_shards(shards, tmp_path, class_file):
+    """One that leads nowhere is found before any shard is read."""
+    shards(1, 1)
+    os.symlink(tmp_path / "train-000.tar", tmp_path / "linked-0.tar")
+    pattern = f"{tmp_path}/linked-*.tar"
+    assert len(TarShards(shards=pattern, class_file=class_file)) == 1
+    os.symlink(tmp_path / "gone.tar", tmp_path / "linked-1.tar")
+    for call in (TarShards, TarShards.class_names):
+        with pytest.raises(ConfigError, match=r"linked-1\.tar: there is no such shard"):
+            call(shards=pattern, class_file=class_file)
+
+
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
