@@ -18,6 +18,11 @@ DATASETS = Registry(
         "ImageList": "passl.data.image_list:ImageList",
         "TarShards": "passl.data.tar_shards:TarShards",
     },
+    {
+        "ImageFolder": "passl.data.rules:image_files",
+        "ImageList": "passl.data.rules:image_files",
+        "TarShards": "passl.data.rules:tar_shards",
+    },
 )
 """A data set is an `ImageDataset`, whose docstring is the contract."""
 

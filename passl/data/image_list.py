@@ -87,7 +87,6 @@ class ImageList(ImageDataset):
         min_side: int | None = None,
     ) -> list[str]:
         """What the class file lists, or the numbers up to the largest of the list."""
-        check_min_side(min_side)
         names = None if class_file is None else read_class_file(class_file)
         paths, labels = _read(list_file, delimiter, None if names is None else len(names))
         _check_first(os.path.join(dataroot, paths[0]), dataroot, list_file)

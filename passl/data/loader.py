@@ -19,6 +19,7 @@ import paddle
 from paddle.io import DataLoader, Dataset
 from PIL import Image
 
+from passl.data import rules
 from passl.data.balance import samples_per_class
 from passl.data.build import build_dataset, build_transforms
 from passl.data.dataset import ImageDataset
@@ -159,16 +160,12 @@ class Loader:
         on_bad_sample: Literal["error", "skip"] = "error",
         max_bad_samples: int = 100,
     ):
-        if num_workers < 0 or prefetch_factor < 1:
-            raise ValueError(
-                f"loader.num_workers {num_workers} must be at least 0, and loader.prefetch_factor "
-                f"{prefetch_factor} at least 1"
-            )
-        if on_bad_sample not in ("error", "skip") or max_bad_samples < 0:
-            raise ValueError(
-                f"loader.on_bad_sample {on_bad_sample!r} must be error or skip, and "
-                f"loader.max_bad_samples {max_bad_samples} at least 0"
-            )
+        rules.loader(
+            num_workers=num_workers,
+            prefetch_factor=prefetch_factor,
+            on_bad_sample=on_bad_sample,
+            max_bad_samples=max_bad_samples,
+        )
         draws: int | None = 0
         if on_bad_sample == "skip":
             draws = max_bad_samples + 1 if sampler.even else None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from passl.data import rules
 from passl.data.balance import balanced_order
 
 Key = tuple[int, int, int]
@@ -63,19 +64,9 @@ class BatchSampler:
         repeats: int = 1,
         balanced: bool = False,
     ):
-        for name, value in (("batch_size", batch_size), ("repeats", repeats)):
-            if value < 1:
-                raise ValueError(f"sampler.{name} {value} must be at least 1")
-        if repeats > 1 and not shuffle:
-            raise ValueError(
-                f"sampler.repeats {repeats} needs shuffle, since an epoch sees only 1 sample of "
-                f"{repeats}, which would be the same ones each time"
-            )
-        if balanced and not (shuffle and labels is not None):
-            raise ValueError(
-                "sampler.balanced is for training: it draws an order for each epoch, and needs "
-                "shuffle: true"
-            )
+        rules.sampler(batch_size=batch_size, shuffle=shuffle, repeats=repeats, balanced=balanced)
+        if balanced and labels is None:
+            raise ValueError("sampler.balanced needs the labels of the samples")
         if length < 1:
             raise ValueError("the data set has 0 samples")
         if drop_last and length < world:

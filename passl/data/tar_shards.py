@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from passl.data import rules
 from passl.data.class_file import read_class_file
 from passl.data.dataset import ImageDataset
-from passl.data.pictures import check_min_side, read_picture
+from passl.data.pictures import read_picture
 from passl.utils.errors import ConfigError, RunError
 from passl.utils.limits import in_line
 
@@ -65,16 +66,14 @@ class TarShards(ImageDataset):
         exif_turn: bool = False,
         min_side: int | None = None,
     ):
-        check_min_side(min_side)
-        if buffer_size < 1:
-            raise ValueError(f"buffer_size {buffer_size} must be at least 1")
-        endings = {ending.lower().lstrip(".") for ending in image_keys}
-        label_key = label_key.lower().lstrip(".")
-        if not endings or "" in endings or label_key in ("", *endings):
-            raise ValueError(
-                f"image_keys {list(image_keys)} and label_key {label_key!r} must be endings, and "
-                "not the same ones"
-            )
+        rules.tar_shards(
+            image_keys=image_keys,
+            label_key=label_key,
+            buffer_size=buffer_size,
+            min_side=min_side,
+        )
+        endings = {rules.ending_of(key) for key in image_keys}
+        label_key = rules.ending_of(label_key)
         self.classes = read_class_file(class_file)
         self.paths = _shards(shards)
         self.buffer_size, self.exif_turn, self.min_side = buffer_size, exif_turn, min_side

@@ -9,6 +9,8 @@ from typing import Any
 import paddle
 from paddle import nn
 
+from passl.engine import rules
+
 
 class WeightAverage:
     """average = decay * average + (1 - decay) * weights, after every step.
@@ -28,8 +30,7 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Layer, /, *, decay: float | None = None, warmup: bool = True):
-        if decay is not None and not 0 <= decay < 1:
-            raise ValueError(f"ema.decay {decay} must be at least 0 and below 1, such as 0.9999")
+        rules.average(decay=decay)
         self._model, self.decay, self.warmup = model, decay, warmup
         kept = self._weights() if decay is not None else {}
         self.averages = {name: weight.detach().clone() for name, weight in kept.items()}

@@ -9,15 +9,19 @@ from functools import partial
 from typing import Any
 
 from passl.data import DATASET_OPTIONS, DATASETS, TRANSFORMS, dataset_arguments, dataset_options
+from passl.data import rules as data_rules
 from passl.data.build import build_dataset
 from passl.data.mixup import build_mixup
 from passl.data.pictures import CHANNELS
 from passl.data.sizes import channels_made, sizes_made
 from passl.data.subset import check_options
+from passl.engine import rules
+from passl.engine.liveness import Timeouts
 from passl.modeling import LOSSES
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.class_weights import BALANCED, check_class_weights
 from passl.modeling.heads import HEADS
+from passl.modeling.rules import distilled
 from passl.optim import OPTIMIZER_SECTION, SCHEDULES
 from passl.utils.config import COMMAND_LINE, Config, dotted, get_config, shown_origin
 from passl.utils.errors import ConfigError, RunError
@@ -26,23 +30,21 @@ from passl.utils.schema import (
     Many,
     Parameter,
     Problem,
+    Rule,
     Section,
     problems_in,
     read_signature,
 )
 
-_SAMPLER = Section(read_signature("passl.data.samplers:BatchSampler"))
-_LOADER = Section(read_signature("passl.data.loader:Loader"), required=False)
+
+def _options_of(location: str, rule: Rule | None = None, required: bool = False) -> Section:
+    return Section(read_signature(location), required, rule)
 
 
+_SAMPLER = _options_of("passl.data.samplers:BatchSampler", data_rules.sampler, required=True)
+_LOADER = _options_of("passl.data.loader:Loader", data_rules.loader)
 _DATASET = Choice(DATASETS, {**DATASET_OPTIONS, "transforms": Many(Choice(TRANSFORMS))})
 _DATA = {"dataset": _DATASET, "sampler": _SAMPLER, "loader": _LOADER}
-
-
-def _options_of(location: str) -> Section:
-    return Section(read_signature(location), required=False)
-
-
 _MODEL = Section(
     {
         "name": Parameter(
@@ -58,7 +60,7 @@ _EVALUATION = {
     "model": _MODEL,
     "device": Parameter("Literal['auto', 'cpu', 'gpu']", "auto"),
     "seed": Parameter("int", 0),
-    "timeouts": _options_of("passl.engine.liveness:Timeouts"),
+    "timeouts": _options_of("passl.engine.liveness:Timeouts", Timeouts),
 }
 TRAINING = Section(
     {
@@ -80,15 +82,16 @@ TRAINING = Section(
                 **read_signature("passl.modeling.losses:Distilled"),
             },
             required=False,
+            rule=distilled,
         ),
         "lr_scheduler": Choice(SCHEDULES),
         "optimizer": OPTIMIZER_SECTION,
         "accumulate": Parameter("int", 1),
-        "amp": _options_of("passl.engine.precision:Precision"),
-        "ema": _options_of("passl.engine.average:WeightAverage"),
-        "freeze": _options_of("passl.engine.freezing:Freezing"),
+        "amp": _options_of("passl.engine.precision:Precision", rules.precision),
+        "ema": _options_of("passl.engine.average:WeightAverage", rules.average),
+        "freeze": _options_of("passl.engine.freezing:Freezing", rules.freezing),
         "recompute": Parameter("bool", False),
-        "checkpoint": _options_of("passl.engine.saver:Saver"),
+        "checkpoint": _options_of("passl.engine.saver:Saver", rules.saver),
         "on_nonfinite": Parameter("Literal['stop', 'skip']", "stop"),
         "max_nonfinite": Parameter("int", 10),
         "rank_check_interval": Parameter("int", 100),
@@ -172,35 +175,15 @@ def _line(cfg: Config, keys: Sequence[Any], rule: str) -> str:
 # Rules between values
 # --------------------------------------------------------------------------------------------------
 def _counts(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
-    """Counts that cannot be zero, and numbers that cannot be negative."""
+    """Counts that cannot be zero, and a seed that cannot be negative."""
     for key in ("accumulate", "eval_interval", "max_nonfinite", "rank_check_interval"):
         if cfg.get(key, 1) < 1:
             yield (key,), f"must be at least 1, not {cfg[key]}"
-    interval = cfg.get("checkpoint", {}).get("interval")
-    if interval is not None and interval < 1:
-        rule = f"must be at least 1 step, not {interval}; null for none within an epoch"
-        yield ("checkpoint", "interval"), rule
-    at_least_one = [("epochs",), ("log_config", "interval")]
-    at_least_one += [("dataloader", part, "sampler", "batch_size") for part in ("train", "val")]
-    for keys in at_least_one:
+    for keys in (("epochs",), ("log_config", "interval")):
         if _at(cfg, keys) < 1:
             yield keys, f"must be at least 1, not {_at(cfg, keys)}"
-    least = {
-        ("loader", "num_workers"): 0,
-        ("loader", "prefetch_factor"): 1,
-        ("loader", "max_bad_samples"): 0,
-        ("sampler", "repeats"): 1,
-    }
-    for part in ("train", "val"):
-        for (section, key), smallest in least.items():
-            value = cfg.dataloader[part].get(section, {}).get(key, smallest)
-            if value < smallest:
-                keys = ("dataloader", part, section, key)
-                yield keys, f"must be at least {smallest}, not {value}"
-    for keys in (("optimizer", "lr"), ("seed",)):
-        value = _at(cfg, keys[:-1]).get(keys[-1], 0)
-        if value < 0:
-            yield keys, f"must not be negative, not {value}"
+    if cfg.get("seed", 0) < 0:
+        yield ("seed",), f"must not be negative, not {cfg.seed}"
 
 
 def _head_fits_backbone(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
@@ -215,9 +198,9 @@ def _patches_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     """Patches of one size divide the image, where a backbone has them (ConViT's rule)."""
     architecture = BACKBONES.arguments(cfg.model.architecture)
     patch = architecture.get("patch_size")
-    if not isinstance(patch, int) or patch < 1 or architecture.get("hybrid_backbone"):
+    if not isinstance(patch, int) or architecture.get("hybrid_backbone"):
         return
-    sizes = [(("model", "architecture", "img_size"), architecture.get("img_size", patch))]
+    sizes = []
     for part in parts:
         keys = ("dataloader", part, "dataset", "transforms")
         sized = [index for index, node in enumerate(_at(cfg, keys)) if "size" in node]
@@ -264,12 +247,6 @@ def _training_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     if accumulate > batch > 0:
         rule = f"{accumulate} parts are more than the {batch} samples of a batch; use fewer"
         yield ("accumulate",), rule
-    decay = cfg.get("ema", {}).get("decay")
-    if decay is not None and not 0 <= decay < 1:
-        yield ("ema", "decay"), f"{decay} must be at least 0 and below 1, such as 0.9999"
-    epochs = cfg.get("freeze", {}).get("epochs")
-    if epochs is not None and epochs < 1:
-        yield ("freeze", "epochs"), f"{epochs} must be at least 1, or null for all epochs"
     if "distillation" in cfg:
         try:
             teacher = get_config(cfg.distillation.teacher)
@@ -292,8 +269,6 @@ def _classes_balance(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
         sampler, keys = cfg.dataloader[part].sampler, ("dataloader", part, "sampler")
         if sampler.get("balanced") and part == "val":
             yield (*keys, "balanced"), "is for training; an evaluation takes each sample once"
-        elif sampler.get("balanced") and not sampler.get("shuffle"):
-            yield (*keys, "balanced"), "draws an order for each epoch; set shuffle: true beside it"
     weights = cfg.loss.get("class_weights")
     if "train" in parts and weights is not None and weights != BALANCED:
         try:
@@ -419,7 +394,7 @@ def _data_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
 _RULES: tuple[
     tuple[tuple[tuple[str, ...], ...], Callable[[Config, Sequence[str]], Iterator[Problem]]], ...
 ] = (
-    ((("epochs",), ("log_config",), ("dataloader",), ("optimizer", "lr"), ("seed",)), _counts),
+    ((("epochs",), ("log_config",), ("seed",)), _counts),
     ((("model",),), _head_fits_backbone),
     ((("lr_scheduler",), ("epochs",)), _schedule_fits),
     ((("dataloader", "train"), ("model", "head")), _mixup_fits),
@@ -427,8 +402,6 @@ _RULES: tuple[
         (
             ("dataloader", "train"),
             ("accumulate",),
-            ("ema",),
-            ("freeze",),
             ("distillation",),
         ),
         _training_fits,

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 from paddle import nn
 
+from passl.engine import rules
 from passl.utils.config import closest
 from passl.utils.errors import ConfigError
 
@@ -24,8 +25,7 @@ class Freezing:
     """
 
     def __init__(self, model: nn.Layer, /, *, names: Sequence[str] = (), epochs: int | None = None):
-        if epochs is not None and epochs < 1:
-            raise ValueError(f"freeze.epochs {epochs} must be at least 1, or null for all epochs")
+        rules.freezing(epochs=epochs)
         self._model, self._epochs = model, epochs
         trainable = {n: p for n, p in model.named_parameters() if not p.stop_gradient}
         for pattern in names:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import paddle
 from paddle import nn
 
+from passl.engine import rules
 from passl.utils.errors import ConfigError
 from passl.utils.logging import get_logger
 
@@ -42,8 +43,7 @@ class Precision:
         loss_scale: float = 65536.0,
         dynamic_loss_scale: bool = True,
     ):
-        if loss_scale <= 0:
-            raise ValueError(f"amp.loss_scale {loss_scale} must be above 0")
+        rules.precision(loss_scale=loss_scale)
         if level != "O0" and not on_gpu:
             get_logger().info(
                 "amp: %s in %s does nothing on a CPU; training in float32", level, dtype

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from passl.engine import rules
 from passl.engine.checkpoint import Progress, gather_optimizer_state, save_checkpoint
 from passl.engine.learner import Learner
 from passl.engine.metrics import MetricLog
@@ -43,6 +44,7 @@ class Saver:
         interval: int | None = None,
         on_error: Literal["stop", "continue"] = "stop",
     ):
+        rules.saver(interval=interval)
         self.folder, self.learner, self.metrics = folder, learner, metrics
         self.config, self.classes = config, classes
         self.interval, self.on_error = interval, on_error

@@ -5,6 +5,10 @@ from passl.utils.registry import Registry
 LOSSES = Registry(
     "loss",
     {name: f"passl.modeling.losses:{name}" for name in ("BinaryCrossEntropy", "CrossEntropy")},
+    {
+        "BinaryCrossEntropy": "passl.modeling.rules:binary_cross_entropy",
+        "CrossEntropy": "passl.modeling.rules:cross_entropy",
+    },
 )
 """A loss is called with logits [B, classes] and labels [B] or targets [B, classes], and gives a
 scalar.

@@ -163,20 +163,6 @@ class RMSNorm(nn.Layer):
         return x * paddle.rsqrt((x * x).mean(-1, keepdim=True) + self.eps) * self.weight
 
 
-def check_counts(**counts: int) -> None:
-    """Raise a ValueError unless every number is at least 1."""
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} {count} must be at least 1")
-
-
-def check_rates(**rates: float) -> None:
-    """Raise a ValueError unless every probability is in [0, 1)."""
-    for name, rate in rates.items():
-        if not 0 <= rate < 1:
-            raise ValueError(f"{name} {rate} must be at least 0 and below 1")
-
-
 class DropPath(nn.Layer):
     """Drops the whole residual branch of a sample with probability `rate` and scales the others up
     (Huang et al. 2016).

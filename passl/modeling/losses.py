@@ -15,7 +15,7 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from passl.modeling import LOSSES
+from passl.modeling import LOSSES, rules
 from passl.modeling.class_weights import BALANCED, balanced_weights, check_class_weights
 
 _LEAST = 1e-12
@@ -92,7 +92,8 @@ class CrossEntropy(Weighted):
         class_weights: Literal["balanced"] | Sequence[float] | None = None,
     ):
         super().__init__(class_weights)
-        self.label_smoothing = _checked(label_smoothing)
+        rules.cross_entropy(label_smoothing=label_smoothing)
+        self.label_smoothing = label_smoothing
 
     def forward(self, logits_BK, targets, mean_weight: float | None = None):
         """Logits [B, classes] and labels [B] or targets [B, classes] -> loss, a scalar."""
@@ -129,9 +130,10 @@ class BinaryCrossEntropy(Weighted):
         class_weights: Literal["balanced"] | Sequence[float] | None = None,
     ):
         super().__init__(class_weights)
-        if target_threshold is not None and not 0 <= target_threshold < 1:
-            raise ValueError(f"target_threshold {target_threshold} must be at least 0 and below 1")
-        self.label_smoothing = _checked(label_smoothing)
+        rules.binary_cross_entropy(
+            label_smoothing=label_smoothing, target_threshold=target_threshold
+        )
+        self.label_smoothing = label_smoothing
         self.target_threshold, self.sum_classes = target_threshold, sum_classes
 
     def forward(self, logits_BK, targets, mean_weight: float | None = None):
@@ -193,13 +195,7 @@ class Distilled:
         alpha: float = 0.5,
         temperature: float = 3.0,
     ):
-        if kind not in ("hard", "soft"):
-            raise ValueError(f"distillation.kind {kind!r} is neither hard nor soft")
-        if not 0 <= alpha <= 1 or temperature <= 0:
-            raise ValueError(
-                f"distillation.alpha {alpha} must lie between 0 and 1, and "
-                f"distillation.temperature {temperature} above 0"
-            )
+        rules.distilled(kind=kind, alpha=alpha, temperature=temperature)
         teacher.eval()
         self.loss, self.teacher = loss, teacher
         self.kind, self.alpha, self.temperature = kind, alpha, temperature
@@ -241,9 +237,3 @@ def build_loss(cfg: Mapping[str, Any], counts: Sequence[int] | None = None) -> n
 def _called(loss: nn.Layer, logits_BK, targets, mean_weight: float | None):
     """A loss of one's own need not know of weights."""
     return loss(logits_BK, targets, *([] if mean_weight is None else [mean_weight]))
-
-
-def _checked(label_smoothing: float) -> float:
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing {label_smoothing} must be at least 0 and below 1")
-    return label_smoothing

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from passl.optim import rules
 from passl.utils.registry import Registry
 from passl.utils.schema import Choice, Parameter
 
+_ALGORITHMS = ("Adam", "AdamW", "Lamb", "Lion", "Momentum", "RMSProp", "SGD")
 OPTIMIZERS = Registry(
     "optimizer",
-    {
-        name: f"passl.optim.algorithms:{name.lower()}"
-        for name in ("Adam", "AdamW", "Lamb", "Lion", "Momentum", "RMSProp", "SGD")
-    },
+    {name: f"passl.optim.algorithms:{name.lower()}" for name in _ALGORITHMS},
+    {name: "passl.optim.rules:algorithm" for name in _ALGORITHMS},
 )
 """An optimizer is a function `(parameters, decays, clip, *, options) ->
 paddle.optimizer.Optimizer`: the parameters as one list, `decays(generated name) -> bool`, and a
@@ -19,9 +19,11 @@ parameter's `optimize_attr["learning_rate"]`, as Paddle's own do. Parameters com
 `regularizer`.
 """
 
+_CLIPS = ("adaptive", "global_norm", "value")
 CLIPS = Registry(
     "gradient clipping",
-    {name: f"passl.optim.clips:{name}" for name in ("adaptive", "global_norm", "value")},
+    {name: f"passl.optim.clips:{name}" for name in _CLIPS},
+    {name: "passl.optim.rules:clip" for name in _CLIPS},
 )
 """A gradient clipping is a function `(model, *, options) -> paddle.nn.clip.ClipGradBase`. The
 optimizer calls what it returns with all parameters and gradients, before decay is added to these.
@@ -48,6 +50,7 @@ OPTIMIZER_SECTION = Choice(
         "layer_decay": Parameter("float | None", None),
         "grad_clip": Choice(CLIPS, required=False),
     },
+    rule=rules.section,
 )
 """What every optimizer section may have beside the options of its own; `build_optimizer` and
 `scaled_lr` say what it means.

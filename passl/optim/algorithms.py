@@ -15,6 +15,8 @@ from typing import Any
 import paddle
 from paddle.regularizer import L2Decay
 
+from passl.optim import rules
+
 
 def sgd(
     parameters: Sequence[Any],
@@ -29,6 +31,7 @@ def sgd(
     Args:
         weight_decay: for the parameters that are decayed at all.
     """
+    rules.algorithm(weight_decay=weight_decay)
     _couple(parameters, decays, weight_decay)
     return paddle.optimizer.SGD(learning_rate=0.0, parameters=list(parameters), grad_clip=clip)
 
@@ -50,7 +53,7 @@ def momentum(
         nesterov: whether the step looks ahead by one.
         weight_decay: for the parameters that are decayed at all.
     """
-    _check_fractions(momentum=momentum)
+    rules.algorithm(weight_decay=weight_decay, momentum=momentum)
     _couple(parameters, decays, weight_decay)
     return paddle.optimizer.Momentum(
         learning_rate=0.0,
@@ -85,8 +88,7 @@ def rmsprop(
         centered: whether the square of g's own running mean is taken from s: its variance then.
         weight_decay: for the parameters that are decayed at all.
     """
-    _check_fractions(alpha=alpha, momentum=momentum)
-    _check_eps(eps)
+    rules.algorithm(weight_decay=weight_decay, alpha=alpha, momentum=momentum, eps=eps)
     _couple(parameters, decays, weight_decay)
     return paddle.optimizer.RMSProp(
         learning_rate=0.0,
@@ -116,8 +118,7 @@ def adam(
         betas: decay of the running means of gradient and squared gradient.
         eps: added to the root of the latter.
     """
-    _check_fractions(betas=betas)
-    _check_eps(eps)
+    rules.algorithm(weight_decay=weight_decay, betas=betas, eps=eps)
     _couple(parameters, decays, weight_decay)
     return paddle.optimizer.Adam(
         learning_rate=0.0,
@@ -145,9 +146,7 @@ def adamw(
         betas: decay of the running means of gradient and squared gradient.
         eps: added to the root of the latter.
     """
-    _check_fractions(betas=betas)
-    _check_eps(eps)
-    _check_decay(weight_decay)
+    rules.algorithm(weight_decay=weight_decay, betas=betas, eps=eps)
     return paddle.optimizer.AdamW(
         learning_rate=0.0,
         beta1=betas[0],
@@ -182,9 +181,7 @@ def lamb(
         eps: added to the root of the latter.
         always_adapt: whether parameters that are not decayed have the ratio too.
     """
-    _check_fractions(betas=betas)
-    _check_eps(eps)
-    _check_decay(weight_decay)
+    rules.algorithm(weight_decay=weight_decay, betas=betas, eps=eps)
     return paddle.optimizer.Lamb(
         learning_rate=0.0,
         lamb_weight_decay=weight_decay,
@@ -216,8 +213,7 @@ def lion(
         weight_decay: decoupled, for the parameters that are decayed at all.
         betas: weight of the past in the step, and in m.
     """
-    _check_fractions(betas=betas)
-    _check_decay(weight_decay)
+    rules.algorithm(weight_decay=weight_decay, betas=betas)
     return Lion(parameters, decays, clip, weight_decay, betas)
 
 
@@ -263,24 +259,6 @@ def _couple(parameters: Sequence[Any], decays: Callable[[str], bool], weight_dec
     """Coupled decay for some parameters and not for others: Paddle adds a parameter's own
     regularizer to its gradient, behind the clipping.
     """
-    _check_decay(weight_decay)
     for parameter in parameters:
         if weight_decay and decays(parameter.name):
             parameter.regularizer = L2Decay(weight_decay)
-
-
-def _check_decay(weight_decay: float) -> None:
-    if not weight_decay >= 0:
-        raise ValueError(f"weight_decay {weight_decay} must be at least 0; 0 is none")
-
-
-def _check_eps(eps: float) -> None:
-    if not eps > 0:
-        raise ValueError(f"eps {eps} must be above 0, or a weight without gradient is divided by 0")
-
-
-def _check_fractions(**options: float | Sequence[float]) -> None:
-    for name, option in options.items():
-        for number in option if isinstance(option, Sequence) else [option]:
-            if not 0 <= number < 1:
-                raise ValueError(f"{name} {number} must be at least 0 and below 1")

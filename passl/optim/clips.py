@@ -9,20 +9,19 @@ import paddle
 from paddle import nn
 from paddle.nn.clip import ClipGradBase
 
+from passl.optim import rules
 from passl.optim.parameters import matching
 
 
 def global_norm(model: nn.Layer, *, value: float) -> nn.ClipGradByGlobalNorm:
     """Scale all gradients down together when their common norm is above `value`."""
-    if not value > 0:
-        raise ValueError(f"grad_clip.value {value} must be above 0")
+    rules.clip(value=value)
     return nn.ClipGradByGlobalNorm(value)
 
 
 def value(model: nn.Layer, *, value: float) -> nn.ClipGradByValue:
     """Limit each number of a gradient to the range from -`value` to `value`."""
-    if not value > 0:
-        raise ValueError(f"grad_clip.value {value} must be above 0")
+    rules.clip(value=value)
     return nn.ClipGradByValue(value)
 
 
@@ -40,9 +39,7 @@ def adaptive(
         eps: the least norm that weights count with, so that those that start at 0 can leave it.
         exclude: patterns of parameters that are not clipped; the classifier, as in the paper.
     """
-    for name, number in (("clip_factor", clip_factor), ("eps", eps)):
-        if not number > 0:
-            raise ValueError(f"grad_clip.{name} {number} must be above 0")
+    rules.clip(clip_factor=clip_factor, eps=eps)
     excluded = matching(model, exclude, "optimizer.grad_clip.exclude")
     parameters = dict(model.named_parameters())
     return AdaptiveClip(clip_factor, eps, {parameters[name].name for name in excluded})

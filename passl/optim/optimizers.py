@@ -11,6 +11,7 @@ from paddle import nn
 
 from passl.optim import CLIPS, OPTIMIZER_SECTION, OPTIMIZERS
 from passl.optim.parameters import decayed_names, layer_rates, trainable
+from passl.optim.rules import check_scaling
 from passl.utils.errors import ConfigError
 
 __all__ = ["build_optimizer", "decayed_names", "lr_rule", "scaled_lr", "trainable"]
@@ -56,15 +57,12 @@ def scaled_lr(section: Mapping[str, Any], global_batch: int) -> float:
         ConfigError: there is a rule but no batch that it starts from, or one below 1.
     """
     base, rule = section.get("lr_base_batch"), section.get("lr_scale", "linear")
+    try:
+        check_scaling(base, rule)
+    except ValueError as error:
+        raise ConfigError(f"optimizer.{error}") from None
     if base is None:
-        if rule != "linear":
-            raise ConfigError(
-                f"optimizer.lr_scale {rule} scales nothing without optimizer.lr_base_batch; give "
-                "the batch that lr is meant for"
-            )
         return section["lr"]
-    if base < 1:
-        raise ConfigError(f"optimizer.lr_base_batch {base} must be at least 1 sample")
     ratio = global_batch / base
     return section["lr"] * (ratio if rule == "linear" else math.sqrt(ratio))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from paddle import nn
 
+from passl.optim.rules import check_layer_decay
 from passl.utils.errors import ConfigError
 
 DEFAULT = "default"
@@ -60,12 +61,9 @@ def layer_rates(model: Any, layer_decay: float | None = None) -> dict[str, float
     Raises:
         ValueError: it does not lie above 0 and up to 1.
     """
+    check_layer_decay(layer_decay)
     if layer_decay is None:
         return {name: 1.0 for name, _ in trainable(model)}
-    if not 0 < layer_decay <= 1:
-        raise ValueError(
-            f"layer_decay {layer_decay} must be above 0 and at most 1; leave it out for one rate"
-        )
     last, rates = model.backbone.num_layers, {}
     for name, _ in trainable(model):
         part, _, own = name.partition(".")

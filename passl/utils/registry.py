@@ -23,11 +23,17 @@ class Registry:
     Args:
         kind: what its entries are, for messages: "backbone".
         locations: name -> "package.module:Name".
+        rules: likewise, for entries whose options must fulfil more than their types, a function
+            that takes them by name and raises a ValueError. Its module imports no paddle, so that
+            a config is checked by it early; the entry calls it too, for who builds it directly.
     """
 
-    def __init__(self, kind: str, locations: Mapping[str, str]):
+    def __init__(
+        self, kind: str, locations: Mapping[str, str], rules: Mapping[str, str] | None = None
+    ):
         self.kind = kind
         self._locations = dict(locations)
+        self._rules = dict(rules or {})
         self._registered: dict[str, Callable] = {}
 
     def __contains__(self, name: str) -> bool:
@@ -47,10 +53,7 @@ class Registry:
 
     def get(self, name: str) -> Callable:
         """The class or function, imported."""
-        if name in self._registered:
-            return self._registered[name]
-        module, _, attribute = self._locations[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return self._registered[name] if name in self._registered else _load(self._locations[name])
 
     def signature(self, name: str) -> Signature:
         """The keys of the entry's node with their types and defaults; imports nothing."""
@@ -58,10 +61,27 @@ class Registry:
             return signature_of(self._registered[name])
         return read_signature(self._locations[name])
 
+    def rule(self, name: str) -> Callable[..., None] | None:
+        """The function that the entry's options are checked by, if it has one."""
+        return _load(self._rules[name]) if name in self._rules else None
+
     def arguments(self, node: Mapping[str, Any]) -> dict[str, Any]:
         """The node's arguments with the defaults of those that it leaves out."""
         signature = self.signature(node["name"])
         return {key: node.get(key, parameter.default) for key, parameter in signature.items()}
+
+    def check(self, node: Mapping[str, Any]) -> None:
+        """Look at a node without importing what it names.
+
+        Raises:
+            ConfigError: every key that is unknown, missing or of a wrong type; or what the entry's
+                rule says.
+        """
+        what = " ".join([self.kind, *(name for name in [node.get("name")] if name in self.names())])
+        problems = problems_in(Choice(self), node)
+        lines = [f"{what}: {dotted(keys)}: {r}" if keys else f"{what}: {r}" for keys, r in problems]
+        if lines:
+            raise ConfigError(*lines)
 
     def build(self, node: Mapping[str, Any], *given: Any) -> Any:
         """Call the entry that the node names. The node is not changed.
@@ -71,17 +91,10 @@ class Registry:
             given: what the code passes in front, as the kind's contract says.
 
         Raises:
-            ConfigError: every key that is unknown, missing or of a wrong type; or what the entry
-                says of arguments that do not go together.
+            ConfigError: what `check` finds; or what the entry says of arguments that do not go
+                together.
         """
-        problems = list(problems_in(Choice(self), node))
-        if problems:
-            raise ConfigError(
-                *(
-                    f"{self.kind}: {dotted(keys)}: {rule}" if keys else f"{self.kind}: {rule}"
-                    for keys, rule in problems
-                )
-            )
+        self.check(node)
         arguments = {key: value for key, value in node.items() if key != "name"}
         try:
             return self.get(node["name"])(*given, **arguments)
@@ -89,3 +102,8 @@ class Registry:
             raise
         except ValueError as error:  # arguments of the right types that do not go together
             raise ConfigError(f"{self.kind} {node['name']}: {error}") from error
+
+
+def _load(location: str) -> Callable:
+    module, _, attribute = location.partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -23,6 +23,7 @@ from passl.utils.yaml12 import Keys
 REQUIRED = object()
 Problem = tuple[Keys, str]
 """Where a value stands, and what is wrong with it."""
+Rule = Callable[..., object]
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,12 @@ class Section:
     Args:
         keys: key -> Parameter, Section, Choice or Many.
         required: whether the section itself must be there.
+        rule: called with the values by name, and raises a ValueError for what is wrong with them.
     """
 
     keys: Mapping[str, Any]
     required: bool = True
+    rule: Rule | None = None
 
 
 @dataclass(frozen=True)
@@ -132,13 +135,15 @@ class Choice:
     parameters.
 
     Args:
-        registry: has `kind`, `names()` and `signature(name)`.
+        registry: has `kind`, `names()`, `signature(name)` and `rule(name)`.
         more: keys that belong to the place and not to the entry.
+        rule: for the values of these keys, as of a Section.
     """
 
     registry: Any
     more: Mapping[str, Any] = field(default_factory=dict)
     required: bool = True
+    rule: Rule | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,7 @@ def problems_in(spec: Any, data: Any, keys: Keys = ()) -> Iterator[Problem]:
     elif isinstance(spec, Choice):
         yield from _problems_in_choice(spec, data, keys)
     else:
-        yield from _problems_in_keys(spec.keys, data, keys, "a key")
+        yield from _problems_in_keys(spec.keys, data, keys, "a key", (spec.rule, spec.keys))
 
 
 def _problems_in_choice(spec: Choice, data: Mapping, keys: Keys) -> Iterator[Problem]:
@@ -176,21 +181,46 @@ def _problems_in_choice(spec: Choice, data: Mapping, keys: Keys) -> Iterator[Pro
     elif name not in names:
         yield (*keys, "name"), f"there is no {kind} {name!r}{closest(name, names)}"
     else:
-        allowed = {"name": Parameter("str"), **spec.registry.signature(name), **spec.more}
-        yield from _problems_in_keys(allowed, data, keys, f"an option of {name}")
+        signature = spec.registry.signature(name)
+        allowed = {"name": Parameter("str"), **signature, **spec.more}
+        rules = (spec.registry.rule(name), signature), (spec.rule, spec.more)
+        yield from _problems_in_keys(allowed, data, keys, f"an option of {name}", *rules)
 
 
 def _problems_in_keys(
-    allowed: Mapping[str, Any], data: Mapping, keys: Keys, what: str
+    allowed: Mapping[str, Any],
+    data: Mapping,
+    keys: Keys,
+    what: str,
+    *rules: tuple[Rule | None, Mapping[str, Any]],
 ) -> Iterator[Problem]:
+    """What is wrong with keys and values; where nothing is, what the rules say.
+
+    Args:
+        what: what a key is, for messages.
+        rules: each with the keys whose values it takes.
+    """
+    problems: list[Problem] = []
     for key, value in data.items():
         if key in allowed:
-            yield from problems_in(allowed[key], value, (*keys, key))
+            problems += problems_in(allowed[key], value, (*keys, key))
         else:
-            yield (*keys, key), f"{key!r} is not {what}{closest(str(key), list(allowed))}"
+            rule = f"{key!r} is not {what}{closest(str(key), list(allowed))}"
+            problems.append(((*keys, key), rule))
     for key, spec in allowed.items():
         if key not in data and _is_required(spec):
-            yield keys, f"{dotted((*keys, key))} is missing"
+            problems.append((keys, f"{dotted((*keys, key))} is missing"))
+    yield from problems
+    for check, own in rules if not problems else ():
+        try:
+            if check is not None:
+                check(**{key: data.get(key, _default_of(spec)) for key, spec in own.items()})
+        except ValueError as error:
+            yield keys, str(error)
+
+
+def _default_of(spec: Any) -> Any:
+    return spec.default if isinstance(spec, Parameter) else None
 
 
 def _is_required(spec: Any) -> bool:

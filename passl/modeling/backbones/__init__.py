@@ -13,6 +13,7 @@ BACKBONES = Registry(
         "ConViT": "passl.modeling.backbones.convit:ConViT",
         "CvT": "passl.modeling.backbones.cvt:CvT",
     },
+    {"ConViT": "passl.modeling.rules:convit", "CvT": "passl.modeling.rules:cvt"},
 )
 """A backbone is a `paddle.nn.Layer` whose constructor takes plain keyword-only data and that has
 

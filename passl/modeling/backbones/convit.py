@@ -16,6 +16,7 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
+from passl.modeling import rules
 from passl.modeling.backbones import build_backbone
 from passl.modeling.layers import (
     DropPath,
@@ -24,8 +25,6 @@ from passl.modeling.layers import (
     apply_weights,
     attend,
     attention_weights,
-    check_counts,
-    check_rates,
     init_conv,
     init_linear,
     norm,
@@ -299,7 +298,7 @@ class ConViT(nn.Layer):
         ff_dim: that width itself, instead of mlp_ratio.
         qkv_bias: whether q, k and v have a bias.
         qk_scale: what q k^T is multiplied by; null for head width^-0.5.
-        drop_rate: dropout, the default of the four that follow.
+        drop_rate: dropout, the default of the three that follow.
         pos_drop_rate: dropout on the embedded patches.
         proj_drop_rate: dropout on the output of attention.
         ff_dropout: dropout in the feed-forward.
@@ -354,29 +353,11 @@ class ConViT(nn.Layer):
         hybrid_backbone: Mapping | None = None,
     ):
         super().__init__()
-        check_counts(patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim, depth=depth)
-        heads = _heads(embed_dim, num_heads, head_dim)
-        if not 0 <= local_up_to_layer <= depth:
-            raise ValueError(
-                f"local_up_to_layer {local_up_to_layer} must lie between 0 and depth {depth}"
-            )
-        if local_up_to_layer == depth and global_pool == "token":
-            raise ValueError(
-                f"local_up_to_layer {local_up_to_layer} leaves no block for the class token to "
-                "join; "
-                f"lower it below depth {depth}, or set global_pool: avg"
-            )
+        rules.convit(**locals())
+        heads = rules.convit_heads(embed_dim, num_heads, head_dim)
         pos_drop_rate, proj_drop_rate, ff_dropout = (
             drop_rate if rate is None else rate
             for rate in (pos_drop_rate, proj_drop_rate, ff_dropout)
-        )
-        check_rates(
-            pos_drop_rate=pos_drop_rate,
-            proj_drop_rate=proj_drop_rate,
-            ff_dropout=ff_dropout,
-            token_dropout=token_dropout,
-            attn_drop_rate=attn_drop_rate,
-            drop_path_rate=drop_path_rate,
         )
         self.num_features = embed_dim
         self.recompute = False
@@ -521,13 +502,7 @@ class ConViT(nn.Layer):
         return x_BNC if index < self.local_up_to_layer else x_BNC[:, 1:]
 
     def _grid_of(self, height: int, width: int) -> tuple[int, int]:
-        if height % self.stride or width % self.stride or min(height, width) < self.stride:
-            near = [max(1, round(side / self.stride)) * self.stride for side in (height, width)]
-            raise ValueError(
-                f"an image of {height}x{width} does not divide into patches of {self.stride} "
-                "pixels; "
-                f"use multiples of {self.stride}, for example {near[0]}x{near[1]}"
-            )
+        rules.check_patches(height, width, self.stride)
         return height // self.stride, width // self.stride
 
     def _block_indices(self, indices: Sequence[int]) -> list[int]:
@@ -563,17 +538,3 @@ def resample_positions(pos_embed_1NC, old: tuple[int, int], new: tuple[int, int]
     map_1CYX = pos_embed_1NC.transpose([0, 2, 1]).reshape([1, -1, *old])
     map_1CYX = F.interpolate(map_1CYX, size=list(new), mode="bicubic", align_corners=False)
     return map_1CYX.flatten(2).transpose([0, 2, 1])
-
-
-def _heads(embed_dim: int, num_heads: int | None, head_dim: int | None) -> int:
-    if head_dim is not None:
-        check_counts(head_dim=head_dim)
-    if num_heads is None:
-        num_heads = 4 if head_dim is None else max(1, embed_dim // head_dim)
-    check_counts(num_heads=num_heads)
-    if embed_dim % num_heads or (head_dim and num_heads * head_dim != embed_dim):
-        width = f"{num_heads} heads of {head_dim}" if head_dim else f"{num_heads} heads"
-        raise ValueError(
-            f"embed_dim {embed_dim} does not divide into {width}; embed_dim is num_heads * head_dim"
-        )
-    return num_heads

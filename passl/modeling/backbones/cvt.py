@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 import paddle
 from paddle import nn
 
+from passl.modeling import rules
 from passl.modeling.layers import (
     Conv2D,
     DropPath,
@@ -21,8 +22,6 @@ from passl.modeling.layers import (
     Mlp,
     attend,
     attention_weights,
-    check_counts,
-    check_rates,
     init_conv,
     init_linear,
     norm,
@@ -275,14 +274,11 @@ class CvT(nn.Layer):
         stride_kv: int | Sequence[int] = 2,
     ):
         super().__init__()
+        rules.cvt(**locals())
         self.num_stages = len(embed_dim)
-        if num_stages not in (None, self.num_stages):
-            raise ValueError(
-                f"num_stages {num_stages} is not the length of embed_dim {list(embed_dim)}"
-            )
 
         def each(name: str, value: T | Sequence[T]) -> Sequence[T]:
-            return per_stage(name, value, self.num_stages)
+            return rules.per_stage(name, value, self.num_stages)
 
         patch_sizes, patch_paddings = (
             each("patch_size", patch_size),
@@ -309,10 +305,6 @@ class CvT(nn.Layer):
         self.stride = 1
         channels = in_chans
         for s, dim in enumerate(embed_dim):
-            check_rates(
-                drop_rate=drops[s], attn_drop_rate=attn_drops[s], drop_path_rate=drop_paths[s]
-            )
-            _check_stage(s, dim, heads[s], methods[s], kernels[s], strides_q[s], paddings_q[s])
             embed = ConvEmbed(
                 channels,
                 dim,
@@ -464,31 +456,3 @@ def split_class_token(x_BNC, grid: Sequence[int]):
 def join_class_token(cls_B1C, patches_BNC):
     """The other way round."""
     return patches_BNC if cls_B1C is None else paddle.concat([cls_B1C, patches_BNC], axis=1)
-
-
-def per_stage(name: str, value: T | Sequence[T], stages: int) -> Sequence[T]:
-    """One value for each stage, from one for all or from a list."""
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        return [value] * stages  # type: ignore[list-item]
-    if len(value) != stages:
-        raise ValueError(
-            f"{name} {list(value)} has {len(value)} values for {stages} stages (the length of "
-            "embed_dim); give one for each"
-        )
-    return value
-
-
-def _check_stage(
-    stage: int, dim: int, heads: int, method: str, kernel: int, stride_q: int, padding_q: int
-) -> None:
-    check_counts(embed_dim=dim, num_heads=heads, kernel_size=kernel)
-    if dim % heads:
-        raise ValueError(f"embed_dim {dim} of stage {stage} does not divide into {heads} heads")
-    if method not in ("dw_bn", "avg", "linear"):
-        raise ValueError(f"method {method!r} of stage {stage} is not one of dw_bn, avg, linear")
-    if method == "dw_bn" and (stride_q != 1 or 2 * padding_q != kernel - 1):
-        raise ValueError(
-            f"stage {stage}: stride_q {stride_q}, padding_q {padding_q} and kernel_size {kernel} "
-            "change the number of tokens; "
-            f"use stride_q 1 and padding_q {(kernel - 1) // 2}"
-        )

@@ -13,6 +13,7 @@ HEADS = Registry(
         "ClsHead": "passl.modeling.heads.cls_head:ClsHead",
         "CvTClsHead": "passl.modeling.heads.cls_head:ClsHead",  # PASSL's name for the same layer
     },
+    {name: "passl.modeling.rules:cls_head" for name in ("ClsHead", "CvTClsHead")},
 )
 """A head is a `paddle.nn.Layer` with `forward(features [B, in_channels]) -> [B, num_classes]`, and
 takes both numbers as keyword arguments.

@@ -6,7 +6,8 @@ from typing import Literal
 
 from paddle import nn
 
-from passl.modeling.layers import activation, check_rates, init_linear
+from passl.modeling import rules
+from passl.modeling.layers import activation, init_linear
 
 
 class ClsHead(nn.Layer):
@@ -29,11 +30,7 @@ class ClsHead(nn.Layer):
         act: Literal["gelu", "gelu_tanh", "quick_gelu", "relu"] | None = None,
     ):
         super().__init__()
-        if num_classes < 1 or in_channels < 1:
-            raise ValueError(
-                f"num_classes {num_classes} and in_channels {in_channels} must be at least 1"
-            )
-        check_rates(drop_rate=drop_rate)
+        rules.cls_head(num_classes=num_classes, in_channels=in_channels, drop_rate=drop_rate)
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.drop = nn.Dropout(drop_rate)

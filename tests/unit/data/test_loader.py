@@ -669,12 +669,14 @@ def test_a_transform_that_fails_is_no_bad_sample(holes, transform, error):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"on_bad_sample": "ignore"}, {"on_bad_sample": "skip", "max_bad_samples": -1}],
-    ids=str,
+    ("options", "rule"),
+    [
+        ({"on_bad_sample": "ignore"}, "on_bad_sample 'ignore' must be error or skip"),
+        ({"on_bad_sample": "skip", "max_bad_samples": -1}, "max_bad_samples -1 must be at least 0"),
+    ],
 )
-def test_options_of_bad_samples_that_make_no_sense(holes, options):
-    with pytest.raises(ConfigError, match=r"loader\.on_bad_sample .* must be error or skip, and"):
+def test_options_of_bad_samples_that_make_no_sense(holes, options, rule):
+    with pytest.raises(ConfigError, match=rule):
         holes(set(), **options)
 
 

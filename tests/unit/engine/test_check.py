@@ -52,7 +52,7 @@ def test_a_right_config_passes(tiny_config):
         ("model.head.num_classes=9", "9 is not the 10 classes of dataloader.train; set it to 10"),
         ("model.name=CvtWrapper", "must be one of Model, CvTWrapper, not 'CvtWrapper'"),
         ("optimizer.lr=fast", "must be a number, not 'fast'"),
-        ("optimizer.lr=-1", "must not be negative, not -1"),
+        ("optimizer.lr=-1", "lr -1 must not be negative"),
         ("optimizer.name=Adan", "there is no optimizer 'Adan'; did you mean 'Adam'"),
         ("optimizer.grad_clip={name: norm, value: 1}", "there is no gradient clipping 'norm'"),
         ("accumulate=0", "must be at least 1, not 0"),
@@ -65,7 +65,7 @@ def test_a_right_config_passes(tiny_config):
         ("dataloader.train.mixup={prob: 2}", "prob 2 must lie between 0 and 1"),
         ("dataloader.train.mixup={alpha: 2}", "'alpha' is not a key; did you mean"),
         ("dataloader.val.mixup={prob: 1}", "'mixup' is not a key"),
-        ("dataloader.train.sampler.repeats=0", "must be at least 1, not 0"),
+        ("dataloader.train.sampler.repeats=0", "repeats 0 must be at least 1"),
         ("dataloader.train.dataset.fraction=1.5", "fraction 1.5 must lie above 0"),
         ("dataloader.train.dataset.labels=[cat]", "'cat' is no class of the data"),
         (
@@ -90,7 +90,7 @@ def test_a_right_config_passes(tiny_config):
         ("seed=-1", "must not be negative"),
         ("device=tpu", "must be one of auto, cpu, gpu, not 'tpu'"),
         ("lr_scheduler.warmup_epochs=9", "9 must lie between 0 and the 2 epochs of the run"),
-        ("dataloader.train.sampler.batch_size=0", "must be at least 1, not 0"),
+        ("dataloader.train.sampler.batch_size=0", "batch_size 0 must be at least 1"),
         ("dataloader.train.sampler.shuffle=1", "must be true or false, not 1"),
         (
             "dataloader.train.loader.workers=1",
@@ -104,7 +104,7 @@ def test_a_right_config_passes(tiny_config):
         ("model.architecture.img_size=[32, 12]", "does not divide into patches of 8 pixels"),
         ("dataloader.train.dataset.transforms.0.size=[64]", "must be one number of pixels, or ["),
         ("dataloader.train.dataset.transforms.0.scale=[1.0, 0.5]", "in ascending order"),
-        ("dataloader.val.loader.num_workers=-1", "must be at least 0, not -1"),
+        ("dataloader.val.loader.num_workers=-1", "num_workers -1 must be at least 0"),
         ("dataloader.train.dataset.transforms.0.scale=[1]", "must be a list of 2 numbers, not [1]"),
         (
             "dataloader.val.dataset.transforms=[{name: CenterCrop, size: 32}]",
@@ -135,6 +135,89 @@ def test_a_class_count_that_pretrained_weights_may_not_have(tiny_config):
     other = ("model.head.num_classes=11", "model.pretrained=imagenet.pth")
     assert "set it to 10, and model.fit: [classes] if" in problems(tiny_config(), *other)
     assert problems(tiny_config(), *other, "model.fit=[classes]").endswith("set it to 10")
+
+
+@pytest.mark.parametrize(
+    ("override", "rule"),
+    [
+        ("model.architecture.num_heads=5", "embed_dim 16 does not divide into 5 heads"),
+        ("model.architecture.head_dim=5", "embed_dim 16 does not divide into 4 heads of 5"),
+        ("model.architecture.local_up_to_layer=2", "lower it below depth 2"),
+        ("model.architecture.depth=0", "depth 0 must be at least 1"),
+        ("model.architecture.patch_size=0", "patch_size 0 must be at least 1"),
+        ("model.architecture.mlp_ratio=-1", "mlp_ratio -1"),
+        ("model.architecture.ff_dim=0", "ff_dim 0 must be at least 1"),
+        ("model.architecture.norm_eps=0.01", "norm_eps 0.01 must lie between 0 and 0.001"),
+        ("model.architecture.ff_dropout=1", "ff_dropout 1 must be at least 0 and below 1"),
+        ("model.architecture.drop_rate=.nan", "drop_rate nan must be at least 0 and below 1"),
+        ("model.architecture.img_size=[32, 32, 32]", "one number of pixels, or [height, width]"),
+        ("model.architecture.hybrid_backbone={name: CvT, depth: 0}", "CvT: depth 0 must be at"),
+        ("model.head.num_classes=0", "num_classes 0 must be at least 1"),
+        ("model.head.drop_rate=1", "drop_rate 1 must be at least 0 and below 1"),
+        ("loss.label_smoothing=1.5", "label_smoothing 1.5 must be at least 0 and below 1"),
+        ("loss={name: BinaryCrossEntropy, target_threshold: 1}", "target_threshold 1 must be"),
+        ("optimizer.lr=.nan", "lr nan"),
+        ("optimizer.lr_base_batch=0", "lr_base_batch 0 must be at least 1"),
+        ("optimizer.lr_scale=sqrt", "give the batch that lr is meant for"),
+        ("optimizer.layer_decay=2", "layer_decay 2 must be above 0 and at most 1"),
+        ("optimizer.weight_decay=-1", "weight_decay -1 must be at least 0"),
+        ("optimizer.betas=[1, 0]", "betas 1 must be at least 0 and below 1"),
+        ("optimizer.eps=0", "eps 0 must be above 0"),
+        ("optimizer={name: Momentum, lr: 1, momentum: 1}", "momentum 1 must be at least 0"),
+        ("optimizer={name: RMSProp, lr: 1, alpha: 1}", "alpha 1 must be at least 0"),
+        ("optimizer.grad_clip.value=0", "grad_clip.value 0 must be above 0"),
+        ("optimizer.grad_clip={name: adaptive, clip_factor: 0}", "clip_factor 0 must be above 0"),
+        ("amp.loss_scale=0", "loss_scale 0 must be above 0"),
+        ("checkpoint.interval=0", "interval 0 must be at least 1 step"),
+        ("timeouts.wait=0", "timeouts.wait 0 must be at least 1 seconds"),
+        ("dataloader.val.sampler.repeats=2", "repeats 2 needs shuffle"),
+        ("dataloader.val.loader.max_bad_samples=-1", "max_bad_samples -1 must be at least 0"),
+    ],
+)
+def test_values_that_a_constructor_refuses(tiny_config, override, rule):
+    """The constructors' own rules are known without paddle."""
+    test_one_problem(tiny_config, override, rule)
+
+
+@pytest.mark.parametrize(
+    ("override", "rule"),
+    [
+        ("num_heads=[1, 2, 5]", "embed_dim 16 of stage 2 does not divide into 5 heads"),
+        ("num_heads=[1, 2]", "num_heads [1, 2] has 2 values for 3 stages"),
+        ("num_stages=2", "num_stages 2 is not the length of embed_dim"),
+        ("embed_dim=[]", "embed_dim [] must have a width for each stage"),
+        ("depth=[1, 1, -1]", "depth -1 must be at least 1"),
+        ("patch_stride=0", "patch_stride 0 must be at least 1"),
+        ("padding_kv=[1, 1, -1]", "padding_kv -1 must be at least 0"),
+        ("kernel_size=2", "kernel_size 2 of stage 0 must be odd"),
+        ("kernel_size=5", "use stride_q 1 and padding_q 2"),
+        ("method=conv", "method 'conv' of stage 0 is not one of dw_bn, avg, linear"),
+        ("in_chans=0", "in_chans 0 must be at least 1"),
+    ],
+)
+def test_values_that_cvt_refuses(tiny_config, override, rule):
+    message = problems(tiny_config("CvT"), f"model.architecture.{override}")
+    assert message.startswith("the command line (-o): model.architecture: ")
+    assert rule in message
+    assert len(message.splitlines()) == 1
+
+
+def test_values_that_a_teacher_s_loss_refuses(tiny_config):
+    told = f"distillation={{teacher: '{tiny_config()}', weights: w.safetensors, alpha: 2}}"
+    assert "alpha 2 must lie between 0 and 1" in problems(tiny_config(), told)
+
+
+@pytest.mark.parametrize(
+    ("node", "rule"),
+    [
+        ("name: ImageFolder, dataroot: no, min_side: 0", "min_side 0 must be at least 1"),
+        ("name: TarShards, shards: no, class_file: no, buffer_size: 0", "buffer_size 0 must be"),
+        ("name: TarShards, shards: no, class_file: no, label_key: .jpg", "must be endings"),
+    ],
+)
+def test_values_that_a_dataset_refuses(tiny_config, node, rule):
+    message = problems(tiny_config(), f"dataloader.val.dataset={{{node}, transforms: []}}")
+    assert rule in message
 
 
 def test_pair_mixup_needs_an_even_batch(tiny_config):

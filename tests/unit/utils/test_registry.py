@@ -15,7 +15,7 @@ from typing import Any, Literal, Optional, Union
 import pytest
 
 from passl.data import DATASETS, TRANSFORMS
-from passl.modeling import LOSSES
+from passl.modeling import LOSSES, rules
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.heads import HEADS
 from passl.optim import CLIPS, OPTIMIZERS, SCHEDULES
@@ -100,7 +100,7 @@ def test_signatures_are_read_without_paddle():
     code = """
 import sys
 from passl.data import DATASETS, TRANSFORMS
-from passl.modeling import LOSSES
+from passl.modeling import LOSSES, rules
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.heads import HEADS
 from passl.optim import CLIPS, OPTIMIZERS, SCHEDULES
@@ -201,19 +201,19 @@ def test_arguments_are_the_nodes_and_the_defaults(registry):
     [
         ({}, "thing: needs a name: which thing; there are Box, OrderedDict"),
         ({"name": "Bax"}, "thing: name: there is no thing 'Bax'; did you mean 'Box'?"),
-        ({"name": "Box"}, "thing: width is missing"),
-        ({"name": "Box", "width": "3"}, "thing: width: must be a whole number, not '3'"),
+        ({"name": "Box"}, "thing Box: width is missing"),
+        ({"name": "Box", "width": "3"}, "thing Box: width: must be a whole number, not '3'"),
         (
             {"name": "Box", "width": 3, "lib": "flat"},
-            "thing: lib: 'lib' is not an option of Box; did you mean 'lid'?",
+            "thing Box: lib: 'lib' is not an option of Box; did you mean 'lid'?",
         ),
         (
             {"name": "Box", "width": 3, "lid": "open"},
-            "thing: lid: must be one of flat, round, not 'open'",
+            "thing Box: lid: must be one of flat, round, not 'open'",
         ),
         (
             {"name": "Box", "width": 3, "given": 1},
-            "thing: given: 'given' is not an option of Box; there are label, lid, name, width",
+            "thing Box: given: 'given' is not an option of Box; there are label, lid, name, width",
         ),
     ],
 )
@@ -229,7 +229,7 @@ def test_build_names_all_problems_at_once(registry):
     with pytest.raises(ConfigError) as caught:
         registry.build({"name": "Box", "lid": 1, "label": 2, "more": 3})
     assert len(caught.value.problems) == 4
-    assert str(caught.value).count("thing: ") == 4
+    assert str(caught.value).count("thing Box: ") == 4
 
 
 def test_what_the_entry_refuses_is_a_problem_of_the_config(registry):
@@ -240,6 +240,23 @@ def test_what_the_entry_refuses_is_a_problem_of_the_config(registry):
     registry.register(picky)
     with pytest.raises(ConfigError, match="^thing picky: a 2 is above b 1$"):
         registry.build({"name": "picky", "a": 2})
+
+
+def test_a_rule_is_named_by_its_place(registry):
+    assert BACKBONES.rule("ConViT") is rules.convit
+    registry.register(Box)
+    assert registry.rule("Box") is registry.rule("OrderedDict") is None
+
+
+@pytest.mark.parametrize(("registry", "name"), ENTRIES)
+def test_defaults_keep_the_rules(registry, name):
+    some = (4, 0.5, "val", [1.0])  # for what has no default
+    needed = {
+        key: next(value for value in some if fits(parameter.annotation, value))
+        for key, parameter in registry.signature(name).items()
+        if parameter.default is REQUIRED
+    }
+    registry.check({"name": name, **needed})
 
 
 def test_the_entrys_own_config_error_passes_unchanged(registry):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from passl.utils.config import Config
+from passl.utils.errors import ConfigError
 from passl.utils.schema import (
     REQUIRED,
     Choice,
@@ -94,11 +95,26 @@ SIGNATURES = {
     "Crop": {"size": Parameter("int"), "p": Parameter("float", 0.5)},
     "Flip": {"axis": Parameter("Literal['x', 'y']", "x")},
 }
+
+
+def narrow(*, size: int, p: float) -> None:
+    if p > size:
+        raise ValueError(f"p {p} is above size {size}")
+
+
+def noted(*, note: str) -> None:
+    if note == "wrong":
+        raise ConfigError("note is wrong")
+
+
 # What a Choice asks of a registry.
 KINDS = SimpleNamespace(
-    kind="transform", names=lambda: sorted(SIGNATURES), signature=SIGNATURES.__getitem__
+    kind="transform",
+    names=lambda: sorted(SIGNATURES),
+    signature=SIGNATURES.__getitem__,
+    rule={"Crop": narrow, "Flip": None}.get,
 )
-CHOICE = Choice(KINDS, {"note": Parameter("str", "")})
+CHOICE = Choice(KINDS, {"note": Parameter("str", "")}, rule=noted)
 SPEC = Section(
     {
         "epochs": Parameter("int"),
@@ -218,6 +234,37 @@ def test_a_name_that_there_is_not():
     assert found({**RIGHT, "one": {"name": "Corp", "anything": 1}}) == {
         ("one", "name"): "there is no transform 'Corp'; did you mean 'Crop'?"
     }
+
+
+def test_a_rule_is_asked_with_values_and_defaults():
+    def problems(**node):
+        return found(RIGHT | {"extra": [{"name": "Crop", **node}]})
+
+    assert problems(size=1) == {}
+    assert problems(size=0) == {("extra", 0): "p 0.5 is above size 0"}
+    assert problems(size=1, p=2.0) == {("extra", 0): "p 2.0 is above size 1"}
+    assert problems(size=1, p=2.0, note="wrong") == {
+        ("extra", 0): "p 2.0 is above size 1; note is wrong"
+    }
+
+
+def test_a_rule_is_not_asked_where_something_else_is_wrong():
+    assert found(RIGHT | {"extra": [{"name": "Crop", "size": 0, "side": 1}]}).keys() == {
+        ("extra", 0, "side")
+    }
+    assert found(RIGHT | {"extra": [{"name": "Crop", "size": "0"}]}).keys() == {
+        ("extra", 0, "size")
+    }
+
+
+def test_the_rule_of_a_section():
+    def even(*, workers: int) -> None:
+        if workers % 2:
+            raise ValueError(f"workers {workers} is odd")
+
+    section = Section({"workers": Parameter("int", 1)}, rule=even)
+    assert list(problems_in(section, {"workers": 2})) == []
+    assert list(problems_in(section, {})) == [((), "workers 1 is odd")]
 
 
 def test_all_problems_at_once():
