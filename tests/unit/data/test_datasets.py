@@ -466,6 +466,8 @@ def test_what_the_page_shows_is_what_a_config_may_have(node):
     spec = Choice(DATASETS, DATASET_OPTIONS)
     if "name" not in node:
         spec = Section(read_signature("passl.data.loader:Loader"))
+    if "sampler" in node:
+        spec = Section({"sampler": Section(read_signature("passl.data.samplers:BatchSampler"))})
     assert list(problems_in(spec, node)) == []
 
 

@@ -30,7 +30,7 @@ ENTRIES = [
     for registry in REGISTRIES
     for name in registry.names()
 ]
-NO_LITERALS = {("RandomResizedCrop", "ratio"), ("Normalize", "mean"), ("Normalize", "std")}
+NO_LITERALS = {("RandomResizedCrop", "ratio")}
 """Defaults that are computed or named in the source, so that reading it gives None."""
 
 
