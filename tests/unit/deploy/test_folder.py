@@ -38,6 +38,13 @@ def test_what_is_written_is_read(folder):
     assert read_folder(folder, ["model.json"]) == DESCRIBED
 
 
+def test_mode_and_background_are_kept(folder):
+    grey = Description(**{**vars(DESCRIBED), "mode": "L", "background": [255, 0, 9]})
+    (folder / DESCRIPTION).unlink()
+    write_description(folder, grey)
+    assert read_folder(folder) == grey
+
+
 def test_hashes_are_sha256(folder):
     files = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["files"]
     # printf weights | sha256sum
