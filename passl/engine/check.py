@@ -73,6 +73,7 @@ TRAINING = Section(
         ),
         "epochs": Parameter("int"),
         "eval_interval": Parameter("int", 1),
+        "deterministic": Parameter("bool", False),
         "output_dir": Parameter("str"),
         "loss": Choice(LOSSES),
         "distillation": Section(

@@ -15,19 +15,17 @@ from passl.data.loader import Batch, Loader, build_loader
 from passl.data.mixup import Mixup, build_mixup
 from passl.data.sizes import sizes_differ
 from passl.engine import distributed
-from passl.engine.checkpoint import Progress, load_checkpoint, read_checkpoint
+from passl.engine.checkpoint import Progress, load_checkpoint
+from passl.engine.determinism import ask_for_determinism, report
 from passl.engine.distributed import Ranks
 from passl.engine.evaluate import Scores, predict, score
 from passl.engine.learner import Learner, build_learner
 from passl.engine.metrics import Meter, MetricLog
+from passl.engine.resume import compare, continue_schedule, start_from, steps_done
 from passl.engine.run_folder import (
     NONFINITE,
-    by_first,
-    find_checkpoint,
-    has_checkpoint,
     make_last,
     opened_run_folder,
-    set_aside,
     write_config,
 )
 from passl.engine.saver import Saver
@@ -35,10 +33,8 @@ from passl.engine.signals import StopRequest
 from passl.engine.step import Outcome, train_step
 from passl.modeling import Model
 from passl.optim.optimizers import lr_rule, scaled_lr
-from passl.porting.classes import order_in, told
-from passl.porting.files import read_classes
-from passl.utils.config import Config, dotted, leaves
-from passl.utils.errors import CheckpointError, ConfigError, RunError, Stopped
+from passl.utils.config import Config
+from passl.utils.errors import RunError, Stopped
 from passl.utils.files import write_text
 from passl.utils.logging import get_logger
 
@@ -61,10 +57,13 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
         RunError: it met something that it cannot go on with.
         Stopped: it was told to stop by SIGTERM or SIGINT, and has saved its state.
     """
+    unknown = ask_for_determinism() if cfg.get("deterministic", False) else None
     with (
         distributed.start(cfg.get("device", "auto"), cfg.get("timeouts")) as ranks,
         opened_run_folder(Path(cfg.output_dir), ranks),
     ):
+        if unknown is not None and ranks.is_first:
+            report(unknown)
         return _train(cfg, resume, ranks)
 
 
@@ -75,7 +74,7 @@ def _train(cfg: Config, resume: str | None, ranks: Ranks) -> Progress:
     global_batch = cfg.dataloader.train.sampler.batch_size * ranks.world
 
     classes = train_loader.classes
-    checkpoint = _start_from(cfg, resume, classes, ranks)
+    checkpoint = start_from(cfg, resume, classes, ranks)
     paddle.seed(seed)
     if checkpoint is None:
         pretrained, fit = cfg.model.get("pretrained", False), cfg.model.get("fit", ())
@@ -89,8 +88,8 @@ def _train(cfg: Config, resume: str | None, ranks: Ranks) -> Progress:
     progress = Progress()
     if checkpoint is not None:
         progress, old = load_checkpoint(checkpoint, learner)
-        _compare(old, cfg, checkpoint)
-        _continue_schedule(learner, progress, global_batch, len(train_loader), checkpoint)
+        compare(old, cfg, checkpoint)
+        continue_schedule(learner, progress, global_batch, len(train_loader), checkpoint)
         if ranks.is_first:
             make_last(folder, checkpoint)
     progress.world_size, progress.global_batch = ranks.world, global_batch
@@ -135,20 +134,6 @@ def _train(cfg: Config, resume: str | None, ranks: Ranks) -> Progress:
     return progress
 
 
-def _start_from(cfg: Config, resume: str | None, classes: list[str], ranks: Ranks) -> Path | None:
-    """The checkpoint that the run goes on from, which the first rank finds for all."""
-    folder = Path(cfg.output_dir)
-
-    def find() -> str | None:
-        found = find_checkpoint(folder, resume, lambda path: _check_checkpoint(path, cfg, classes))
-        if not has_checkpoint(folder):
-            set_aside(folder)
-        return None if found is None else str(found)
-
-    found = by_first(ranks, find)
-    return None if found is None else Path(found)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """What the parts of a run share.
@@ -176,7 +161,7 @@ def _train_epoch(run: Run) -> None:
     """The steps of an epoch that are left."""
     cfg, learner, progress = run.cfg, run.learner, run.progress
     ranks, epoch, steps = learner.ranks, progress.epoch, len(run.train_loader)
-    done = _steps_done(progress, run.global_batch, steps)
+    done = steps_done(progress, run.global_batch, steps)
     learner.begin_epoch(epoch)
     meter = Meter(
         run.metrics,
@@ -367,89 +352,3 @@ def _report(run: Run, scores: Scores, epoch: int) -> None:
         progress.best_top1,
         progress.best_epoch,
     )
-
-
-def _check_checkpoint(path: Path, cfg: Config, classes: list[str]) -> None:
-    """Raise CheckpointError unless it is whole, and of this network; and ConfigError if it is for
-    other classes, or for these in another order.
-    """
-    arrays, metadata = read_checkpoint(path)
-    Model(cfg, path)
-    before = read_classes(path, arrays, metadata)
-    if before is None or not (told(before) and told(classes)):
-        return
-    anew = f"begin anew with model.pretrained: {path} in another output_dir"
-    try:
-        order = order_in(before, classes)
-    except ValueError as error:
-        raise ConfigError(
-            f"{path}: the data no longer has the classes that the run was trained on: {error}. "
-            f"Name them as before, or {anew}, and model.fit: [classes]"
-        ) from None
-    if order is not None:
-        label = next(label for label, place in enumerate(order) if label != place)
-        raise ConfigError(
-            f"{path}: the data now has the classes in another order: label {label} is "
-            f"{classes[label]}, and was {before[label]}. List them in the order before by "
-            f"class_file, or {anew}"
-        )
-
-
-def _compare(old: dict, cfg: Config, checkpoint: Path) -> None:
-    """A resumed run may have other settings, such as more epochs; say which. Another optimizer
-    cannot use the state.
-    """
-    if old["optimizer"]["name"] != cfg.optimizer.name:
-        raise CheckpointError(
-            f"{checkpoint}: saved with optimizer {old['optimizer']['name']}, which "
-            f"{cfg.optimizer.name} cannot go on from; "
-            f"keep optimizer.name, or start anew with model.pretrained: {checkpoint}"
-        )
-    before, now = dict(leaves(old)), dict(leaves(cfg.to_dict()))
-    for keys in sorted(before.keys() | now.keys(), key=str):
-        if before.get(keys) != now.get(keys) and keys != ("output_dir",):
-            get_logger().warning(
-                "resuming with another %s: %r was %r", dotted(keys), now.get(keys), before.get(keys)
-            )
-
-
-def _continue_schedule(
-    learner: Learner, progress: Progress, global_batch: int, steps: int, checkpoint: Path
-) -> None:
-    """Let the learning rate go on at the same epoch and the same part of it, however many steps the
-    epochs had before; and say if the batches are not the same.
-
-    Args:
-        global_batch: of this run; steps: of its epochs.
-    """
-    whole = progress.samples >= steps * global_batch
-    if progress.samples % global_batch and not whole:
-        raise ConfigError(
-            f"{checkpoint} stands within an epoch, behind sample {progress.samples}, which the "
-            f"global batch of {global_batch} does not divide; keep the global batch, "
-            "batch_size x processes, until the epoch is done"
-        )
-    place = progress.epoch * steps + _steps_done(progress, global_batch, steps)
-    learner.schedule_shift = place - progress.step
-    world = learner.ranks.world
-    if progress.world_size not in (0, world) or progress.global_batch not in (0, global_batch):
-        get_logger().warning(
-            "resuming with %d process(es) and a global batch of %d, it was %d and %d: the run goes "
-            "on, but not as it would have",
-            world,
-            global_batch,
-            progress.world_size,
-            progress.global_batch,
-        )
-    if learner.schedule_shift:
-        get_logger().warning(
-            "an epoch has %d steps now, and had another number before: the learning rate goes on "
-            "at epoch %.2f of the schedule",
-            steps,
-            place / steps,
-        )
-
-
-def _steps_done(progress: Progress, global_batch: int, steps: int) -> int:
-    """Steps of the epoch that is not finished. (Its last one may have less than a batch.)"""
-    return min(progress.samples // global_batch, steps)
