@@ -19,7 +19,7 @@ from passl.engine import rules
 from passl.engine.liveness import Timeouts
 from passl.modeling import LOSSES
 from passl.modeling.backbones import BACKBONES
-from passl.modeling.class_weights import BALANCED, check_class_weights
+from passl.modeling.class_weights import BALANCED
 from passl.modeling.heads import HEADS
 from passl.modeling.rules import distilled
 from passl.optim import OPTIMIZER_SECTION, SCHEDULES
@@ -270,12 +270,13 @@ def _classes_balance(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
         sampler, keys = cfg.dataloader[part].sampler, ("dataloader", part, "sampler")
         if sampler.get("balanced") and part == "val":
             yield (*keys, "balanced"), "is for training; an evaluation takes each sample once"
-    weights = cfg.loss.get("class_weights")
-    if "train" in parts and weights is not None and weights != BALANCED:
-        try:
-            check_class_weights(weights, cfg.model.head.num_classes)
-        except ValueError as error:
-            yield ("loss", "class_weights"), str(error)
+    weights, classes = cfg.loss.get("class_weights"), cfg.model.head.num_classes
+    if isinstance(weights, Sequence) and weights != BALANCED and len(weights) != classes:
+        rule = (
+            f"{len(weights)} numbers are not one for each of the {classes} classes of the head; "
+            "give as many, in the order of the labels, or balanced"
+        )
+        yield ("loss", "class_weights"), rule
 
 
 def _transforms_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:

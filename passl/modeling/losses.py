@@ -16,7 +16,7 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from passl.modeling import LOSSES, rules
-from passl.modeling.class_weights import BALANCED, balanced_weights, check_class_weights
+from passl.modeling.class_weights import BALANCED, balanced_weights
 
 _LEAST = 1e-12
 """Of the weights of a batch's samples, so that a batch of classes without weight has loss 0."""
@@ -47,7 +47,6 @@ class Weighted(nn.Layer):
         if isinstance(class_weights, str):
             raise ValueError(f"class_weights {class_weights!r} needs the training data's counts")
         if class_weights is not None:
-            check_class_weights(class_weights)
             # The largest is 1, so that `_LEAST` is small.
             scaled = [weight / max(class_weights) for weight in class_weights]
             self.class_weights = paddle.to_tensor(scaled, "float32")
@@ -91,8 +90,8 @@ class CrossEntropy(Weighted):
         label_smoothing: float = 0.0,
         class_weights: Literal["balanced"] | Sequence[float] | None = None,
     ):
+        rules.cross_entropy(label_smoothing=label_smoothing, class_weights=class_weights)
         super().__init__(class_weights)
-        rules.cross_entropy(label_smoothing=label_smoothing)
         self.label_smoothing = label_smoothing
 
     def forward(self, logits_BK, targets, mean_weight: float | None = None):
@@ -129,10 +128,12 @@ class BinaryCrossEntropy(Weighted):
         sum_classes: bool = False,
         class_weights: Literal["balanced"] | Sequence[float] | None = None,
     ):
-        super().__init__(class_weights)
         rules.binary_cross_entropy(
-            label_smoothing=label_smoothing, target_threshold=target_threshold
+            label_smoothing=label_smoothing,
+            target_threshold=target_threshold,
+            class_weights=class_weights,
         )
+        super().__init__(class_weights)
         self.label_smoothing = label_smoothing
         self.target_threshold, self.sum_classes = target_threshold, sum_classes
 
@@ -235,5 +236,6 @@ def build_loss(cfg: Mapping[str, Any], counts: Sequence[int] | None = None) -> n
 
 
 def _called(loss: nn.Layer, logits_BK, targets, mean_weight: float | None):
-    """A loss of one's own need not know of weights."""
-    return loss(logits_BK, targets, *([] if mean_weight is None else [mean_weight]))
+    """A loss of one's own need not know of weights. In float32, also under amp."""
+    with paddle.amp.auto_cast(enable=False):
+        return loss(logits_BK, targets, *([] if mean_weight is None else [mean_weight]))

@@ -204,16 +204,24 @@ def cls_head(*, num_classes: int, in_channels: int, drop_rate: float, **_: Any) 
     check_rates(drop_rate=drop_rate)
 
 
-def cross_entropy(*, label_smoothing: float, **_: Any) -> None:
+def cross_entropy(
+    *, label_smoothing: float, class_weights: str | Sequence[float] | None, **_: Any
+) -> None:
     """`CrossEntropy`."""
     check_rates(label_smoothing=label_smoothing)
+    _check_class_weights(class_weights)
 
 
 def binary_cross_entropy(
-    *, label_smoothing: float, target_threshold: float | None, **_: Any
+    *,
+    label_smoothing: float,
+    target_threshold: float | None,
+    class_weights: str | Sequence[float] | None,
+    **_: Any,
 ) -> None:
     """`BinaryCrossEntropy`."""
     check_rates(label_smoothing=label_smoothing)
+    _check_class_weights(class_weights)
     if target_threshold is not None:
         check_rates(target_threshold=target_threshold)
 
@@ -241,6 +249,16 @@ def check_rates(**rates: float) -> None:
     for name, rate in rates.items():
         if not 0 <= rate < 1:
             raise ValueError(f"{name} {rate} must be at least 0 and below 1")
+
+
+def _check_class_weights(weights: str | Sequence[float] | None) -> None:
+    if weights is None or isinstance(weights, str):
+        return
+    wrong = next((w for w in weights if not 0 <= w < math.inf), None)
+    if wrong is not None:
+        raise ValueError(f"class_weights: {wrong} must be finite and not negative")
+    if not any(weights):
+        raise ValueError("class_weights are all 0, so that no class would count")
 
 
 def _check_hidden(width: int, mlp_ratio: float, ff_dim: int | None = None) -> None:

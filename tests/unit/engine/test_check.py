@@ -115,7 +115,7 @@ def test_a_right_config_passes(tiny_config):
         ("dataloader.val.dataset.split=test", "must be one of train, val, not 'test'"),
         ("loss.name=null", "needs a name: which loss"),
         ("loss.class_weights=even", "must be one of balanced, or a list of numbers, or null"),
-        ("loss.class_weights=[1, 2]", "are 2 numbers, but the head has 10 classes"),
+        ("loss.class_weights=[1, 2]", "2 numbers are not one for each of the 10 classes"),
         ("loss.class_weights=[1, 1, 1, 1, 1, 1, 1, 1, 1, -2]", "-2 must be finite and not negat"),
         ("loss.class_weights=[1, 1, 1, 1, 1, 1, 1, 1, 1, .nan]", "nan must be finite"),
         ("loss.class_weights=[0, 0, 0, 0, 0, 0, 0, 0, 0, 0]", "are all 0"),
