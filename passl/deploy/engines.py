@@ -1,7 +1,7 @@
 """What runs an exported network: Paddle Inference, ONNX Runtime or OpenVINO, on a CPU.
 
 An engine is a function from float32 images [B, channels, height, width] to float32 logits
-[B, classes].
+[B, classes]. Several threads may call it at the same time.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 
 import numpy as np
@@ -21,6 +22,10 @@ from passl.utils.errors import ConfigError, RunError
 
 Engine = Callable[[np.ndarray], np.ndarray]
 PRECISIONS = ("fp32", "bf16")
+_KEPT_SIZES = 2
+"""Sizes of batches that an engine keeps prepared: full batches, and the last one. Each takes as
+much memory as the weights.
+"""
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
@@ -87,12 +92,26 @@ def available_threads() -> int:
     return os.cpu_count() or 1
 
 
+def one_at_a_time(engine: Engine) -> Engine:
+    """An engine that threads may share, of one that keeps its input and output between the steps of
+    a call: they wait for each other.
+    """
+    lock = Lock()
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with lock:
+            return engine(images)
+
+    return run
+
+
 def _paddle(folder: Path, precision: str, threads: int) -> Engine:
     inference = _imported("paddle.inference", "paddlepaddle")
     config = inference.Config(str(folder / GRAPH), str(folder / WEIGHTS))
     config.disable_gpu()
     config.disable_glog_info()
     config.enable_onednn()
+    config.set_mkldnn_cache_capacity(_KEPT_SIZES)
     config.set_cpu_math_library_num_threads(threads)
     if precision == "bf16":
         config.enable_mkldnn_bfloat16()
@@ -105,7 +124,8 @@ def _paddle(folder: Path, precision: str, threads: int) -> Engine:
         predictor.run()
         return logits.copy_to_cpu()
 
-    return run
+    # predictor.clone() for each thread would take the memory of the weights again for each.
+    return one_at_a_time(run)
 
 
 def _onnxruntime(folder: Path, precision: str, threads: int) -> Engine:
@@ -131,7 +151,7 @@ def _openvino(folder: Path, precision: str, threads: int) -> Engine:
     core = openvino.Core()
     model = core.read_model(str(folder / ONNX))
 
-    @lru_cache(maxsize=2)  # full batches, and the last one
+    @lru_cache(maxsize=_KEPT_SIZES)
     def request(batch: int):
         # For one batch size at a time: with any, CvT takes a fifth longer.
         model.reshape([batch, *list(model.input(0).partial_shape)[1:]])
@@ -141,7 +161,7 @@ def _openvino(folder: Path, precision: str, threads: int) -> Engine:
         outputs = request(len(array)).infer({0: array})
         return np.array(next(iter(outputs.values())), np.float32)
 
-    return run
+    return one_at_a_time(run)
 
 
 @dataclass(frozen=True)

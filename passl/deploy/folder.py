@@ -40,6 +40,8 @@ class Description:
         exif_turn: whether pictures are turned as their EXIF orientation says.
         mode: that pictures are converted to, see `passl.data.pictures.convert_image`.
         background: red, green and blue of what lies behind transparent pixels; null for none.
+        min_side: JPEG files are read at a part of their size, whose sides both keep this many
+            pixels; null for their whole size.
     """
 
     model: Mapping[str, Any]
@@ -53,6 +55,7 @@ class Description:
     # What folders of passl 0.1 do not have.
     mode: str = "RGB"
     background: Sequence[int] | None = None
+    min_side: int | None = None
 
 
 def write_description(folder: Path, description: Description) -> None:
@@ -113,6 +116,7 @@ def _checked(path: Path, data: Mapping[str, Any]) -> tuple[Description, dict[str
     optional = [field.name for field in fields(Description) if field.default is not MISSING]
     files = data.get("files")
     sizes, classes, transforms = (data.get(key) for key in ("input", "classes", "transforms"))
+    min_side = data.get("min_side")
     right = {
         "files": isinstance(files, dict)
         and all(Path(n).name == n and isinstance(h, str) for n, h in files.items()),
@@ -121,6 +125,7 @@ def _checked(path: Path, data: Mapping[str, Any]) -> tuple[Description, dict[str
         and all(type(size) is int and size > 0 for size in sizes),
         "classes": isinstance(classes, list) and all(isinstance(name, str) for name in classes),
         "exif_turn": isinstance(data.get("exif_turn"), bool),
+        "min_side": min_side is None or (type(min_side) is int and min_side > 0),
         "transforms": isinstance(transforms, list)
         and all(isinstance(n, dict) and isinstance(n.get("name"), str) for n in transforms),
         "mode": _is_mode(data.get("mode", "RGB"), data.get("background")),

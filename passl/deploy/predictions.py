@@ -9,7 +9,7 @@ from typing import Any
 
 from passl.data.class_file import read_lines
 from passl.data.image_folder import SUFFIXES, walk_images, warn_unusable
-from passl.deploy.predictor import Classifier, Guess
+from passl.deploy.predictor import Classifier, Guess, check_several
 from passl.utils.errors import ConfigError, RunError
 
 
@@ -78,6 +78,7 @@ def predict_files(
         RunError: a batch does not fit into memory.
     """
     classifier.check_batch(batch_size)
+    check_several(files)
     for start in range(0, len(files), batch_size):
         images, errors = {}, {}
         for file in files[start : start + batch_size]:

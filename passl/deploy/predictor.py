@@ -1,14 +1,16 @@
-"""Pictures in, classes out.
+"""Images in, classes out.
 
 K classes, k best guesses, N pictures, B of a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -26,10 +28,13 @@ from passl.deploy.folder import Description, image_bytes, read_folder
 from passl.porting.classes import readable
 from passl.utils.errors import ConfigError, RunError
 
-Picture = str | Path | Image.Image | np.ndarray
-"""A file, a picture, or its pixels: uint8 [height, width], or [height, width, channels] with 1
-channel (grey), 3 (colours) or 4 (with opacity). All become the mode that the network takes.
+Picture = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
+"""An image: the path of a file, its content, a file opened for reading in binary mode, an image of
+Pillow, or its pixels: uint8 [height, width], or [height, width, channels] with 1 channel (grey), 3
+(colours) or 4 (with opacity). All become the mode that the network takes.
 """
+_KINDS = "paths, bytes, open files, PIL images or uint8 arrays"
+_LONGEST_PATH = 4096  # bytes; Linux opens no longer one
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,12 @@ class Guess:
 
 
 class Classifier:
-    """A network with what it takes to give it pictures and to read its answers.
+    """A network with what it takes to give it images and to read its answers. Threads may share it:
+    each call has the answer that it has alone.
 
     Args:
-        engine: images [B, channels, height, width] to logits [B, K].
+        engine: images [B, channels, height, width] to logits [B, K]; threads may call it at the
+            same time.
         description: of the network.
     """
 
@@ -60,7 +67,6 @@ class Classifier:
         self.classes = readable(description.classes)
         self._engine = engine
         self._transforms = [TRANSFORMS.build(node) for node in description.transforms]
-        self._rng = np.random.default_rng(0)  # transforms of an evaluation draw nothing
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Float32 images [B, channels, height, width], transformed already, to logits [B, K].
@@ -69,7 +75,11 @@ class Classifier:
             ConfigError: the images have another shape.
             RunError: there is not enough memory for so many.
         """
-        images = np.ascontiguousarray(images, dtype=np.float32)
+        try:
+            images = np.ascontiguousarray(images, dtype=np.float32)
+        except (TypeError, ValueError):  # its text would hold what was given
+            kind = type(images).__name__
+            raise ConfigError(f"images of type {kind} are no array of numbers") from None
         size = tuple(self.description.input)
         if images.ndim != 4 or images.shape[1:] != size or not len(images):
             shown = ", ".join(map(str, size))
@@ -82,32 +92,36 @@ class Classifier:
             raise RunError(_too_large(len(images))) from None
 
     def prepare(self, picture: Picture) -> np.ndarray:
-        """A picture as the network takes it: float32 [channels, height, width].
+        """An image as the network takes it: float32 [channels, height, width].
 
         Raises:
-            ConfigError: pixels of another type or shape.
-            RunError: a file that cannot be read as a picture.
+            ConfigError: it is no `Picture`, or pixels of another type or shape.
+            RunError: a file that cannot be read as an image.
         """
         image: Any = _opened(picture, self.description)
+        rng = np.random.default_rng(0)  # transforms of an evaluation draw nothing
         for transform in self._transforms:
-            image = transform(image, self._rng)
+            image = transform(image, rng)
         return image
 
-    def predict(self, pictures: Sequence[Picture], batch_size: int = 16) -> np.ndarray:
+    def predict(self, pictures: Iterable[Picture], batch_size: int = 16) -> np.ndarray:
         """Probabilities [N, K] of the classes.
 
         Args:
-            pictures: files, pictures or pixels.
-            batch_size: pictures that are computed together.
+            pictures: several images, each in any form of `Picture`; a single one goes into a list.
+                They are read one batch at a time.
+            batch_size: images that are computed together.
 
         Raises:
-            ConfigError: the batch size is no number of pictures, or pixels are of another shape.
+            ConfigError: a single image, one that is no `Picture`, pixels of another shape, or a
+                batch size below 1.
             RunError: a file cannot be read, or a batch does not fit into memory.
         """
         self.check_batch(batch_size)
+        check_several(pictures)
+        rest = iter(pictures)
         found = [np.zeros((0, len(self.classes)), np.float32)]
-        for start in range(0, len(pictures), batch_size):
-            batch = [self.prepare(picture) for picture in pictures[start : start + batch_size]]
+        while batch := [self.prepare(picture) for picture in islice(rest, batch_size)]:
             found.append(self.probabilities(batch))
         return np.concatenate(found)
 
@@ -121,7 +135,7 @@ class Classifier:
         return exps_BK / exps_BK.sum(-1, keepdims=True)
 
     def top(
-        self, pictures: Sequence[Picture], k: int = 5, batch_size: int = 16
+        self, pictures: Iterable[Picture], k: int = 5, batch_size: int = 16
     ) -> list[list[Guess]]:
         """The k best guesses for each picture, best first; all of them where there are fewer
         classes.
@@ -160,7 +174,8 @@ class Classifier:
 
 
 class Predictor(Classifier):
-    """An exported network, ready to run.
+    """An exported network, ready to run. Threads may share it: with `paddle` and `openvino` they
+    read and transform images side by side and compute one after another, each with all `threads`.
 
     Args:
         folder: what `tools/export.py` has made.
@@ -187,12 +202,26 @@ class Predictor(Classifier):
         super().__init__(load_engine(Path(folder), engine, precision, threads), description)
 
 
+def check_several(pictures: object) -> None:
+    """Raise ConfigError for one image where several are wanted: letters would be taken for paths,
+    rows of pixels for images.
+    """
+    one_of = str | os.PathLike | bytes | bytearray | memoryview | Image.Image
+    is_pixels = isinstance(pictures, np.ndarray) and pictures.ndim < 4
+    kind = type(pictures).__name__
+    if isinstance(pictures, one_of) or is_pixels or hasattr(pictures, "read"):
+        raise ConfigError(f"one image ({kind}) where several are wanted; put it into a list")
+    if not isinstance(pictures, Iterable):
+        raise ConfigError(f"{kind} where images are wanted; give a list of {_KINDS}")
+
+
 def _opened(picture: Picture, description: Description) -> Image.Image:
     """The picture in the network's mode."""
     if isinstance(picture, np.ndarray):
         picture = _from_pixels(picture)
     elif not isinstance(picture, Image.Image):
-        picture = read_picture(str(picture), str(picture), description.exif_turn)
+        source, name = _named(picture)
+        picture = read_picture(source, name, description.exif_turn, description.min_side)
     try:
         return convert_image(picture, description.mode, description.background)
     except ValueError as error:
@@ -211,6 +240,28 @@ def _from_pixels(pixels: np.ndarray) -> Image.Image:
             "or 4 (with opacity)"
         )
     return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
+
+
+def _named(picture: object) -> tuple[str | bytes, str]:
+    """The path or the content of a file, and what messages call it: never the content."""
+    if isinstance(picture, str | os.PathLike):
+        path = os.fsdecode(picture)
+        if len(path) > _LONGEST_PATH:
+            raise ConfigError(f"a path of {len(path)} characters; give a file's content as bytes")
+        return path, path
+    content, name = picture, "a file's content"
+    if hasattr(picture, "read"):
+        name = getattr(picture, "name", None)
+        name = name if isinstance(name, str) else "an open file"
+        try:
+            content = picture.read()
+        except OSError as error:
+            raise RunError(f"{name}: cannot be read: {error.strerror}") from None
+        if isinstance(content, str):
+            raise ConfigError(f"{name}: opened as text; open it in binary mode, 'rb'")
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise ConfigError(f"{type(picture).__name__} is no image; give {_KINDS}")
+    return bytes(content), f"{name} ({len(content)} bytes)"
 
 
 def _too_large(count: int) -> str:

@@ -15,7 +15,7 @@ from passl.data import DATASETS, dataset_arguments
 from passl.data.build import build_transforms
 from passl.data.pictures import CHANNELS, check_mode
 from passl.data.sizes import channels_made, fixed_size
-from passl.deploy.engines import Engine
+from passl.deploy.engines import Engine, one_at_a_time
 from passl.deploy.folder import Description
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.classifier import Model
@@ -72,6 +72,7 @@ def load(
         exif_turn=bool(_at(config, "dataloader", "val", "dataset", "exif_turn")),
         mode=mode,
         background=background,
+        min_side=_at(config, "dataloader", "val", "dataset", "min_side"),
     )
     return model, description
 
@@ -79,11 +80,11 @@ def load(
 def as_engine(layer: nn.Layer) -> Engine:
     """A layer in evaluation mode, run as it is, as an engine."""
 
-    @paddle.no_grad()
     def run(images: np.ndarray) -> np.ndarray:
-        return layer(paddle.to_tensor(images)).numpy()
+        with paddle.no_grad():
+            return layer(paddle.to_tensor(images)).numpy()
 
-    return run
+    return one_at_a_time(run)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from passl.deploy import Predictor
 from passl.deploy import export as exporting
 from passl.deploy.engines import check_engine
 from passl.deploy.export import export
-from passl.deploy.source import load
+from passl.deploy.source import as_engine, load
 from passl.modeling import Model
 from passl.porting.files import NUMERICS, OURS
 from passl.utils.config import get_config
@@ -96,6 +97,55 @@ def test_onnx(name, engine, tmp_path):
     predictor = Predictor(tmp_path / "out", engine, threads=1)
     assert_close(predictor.run(case["images"]), case["logits"])
     assert_close(predictor.run(case["images"][:1]), case["logits"][:1])
+
+
+def run_in_threads(run, batches: list[np.ndarray], threads: int = 4) -> list[np.ndarray]:
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(run, batches))
+
+
+@pytest.mark.parametrize("engine", ["paddle", "onnxruntime", "openvino"])
+def test_threads_share_a_predictor(engine, tmp_path):
+    """Each answer is the one that the batch has alone, bit for bit; and no call keeps memory."""
+    onnx = engine != "paddle"
+    if onnx:
+        pytest.importorskip("paddle2onnx")
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip(engine)
+    exported("cvt_ms", tmp_path / "out", onnx)
+    predictor = Predictor(tmp_path / "out", engine, threads=1)
+    rng = np.random.default_rng(0)
+    size = predictor.description.input
+    batches = [rng.standard_normal((1 + i % 2, *size), np.float32) for i in range(24)]
+    expected = [predictor.run(batch) for batch in batches]
+    for found, alone in zip(run_in_threads(predictor.run, batches), expected, strict=True):
+        np.testing.assert_array_equal(found, alone)
+
+    def growth() -> int:
+        before = resident_bytes()
+        run_in_threads(predictor.run, batches)
+        return resident_bytes() - before
+
+    # Allocators settle after some rounds; calls that keep memory never do.
+    assert any(growth() < sum(batch.nbytes for batch in batches) / 4 for _ in range(20))
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("name", ["ConViT", "CvT"])
+def test_threads_share_a_network_that_is_not_exported(name, tiny_config):
+    paddle.seed(0)
+    model = Model(get_config(tiny_config(name)))
+    model.eval()
+    engine = as_engine(model)
+    rng = np.random.default_rng(0)
+    batches = [rng.standard_normal((2, 3, 32, 32), np.float32) for _ in range(40)]
+    expected = [engine(batch) for batch in batches]
+    for found, alone in zip(run_in_threads(engine, batches), expected, strict=True):
+        np.testing.assert_array_equal(found, alone)
+    assert paddle.is_grad_enabled()
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def test_what_is_written_is_read(folder):
 
 
 def test_mode_and_background_are_kept(folder):
-    grey = Description(**{**vars(DESCRIBED), "mode": "L", "background": [255, 0, 9]})
+    grey = Description(**{**vars(DESCRIBED), "mode": "L", "background": [255, 0, 9], "min_side": 9})
     (folder / DESCRIPTION).unlink()
     write_description(folder, grey)
     assert read_folder(folder) == grey
@@ -102,6 +102,7 @@ def test_a_damaged_description(folder, text):
         {"exif_turn": "no"},
         {"mode": "HSV"},
         {"mode": ["L"]},
+        {"min_side": 0},
     ],
 )
 def test_a_wrong_value(folder, wrong):

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO, StringIO
+from traceback import format_exception
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from passl.data.pictures import read_picture
 from passl.deploy import predictor as predicting
 from passl.deploy.folder import Description
 from passl.deploy.predictor import Classifier
@@ -75,9 +80,95 @@ def test_every_kind_of_picture_is_the_same(classifier, tmp_path):
     path = tmp_path / "picture.png"
     picture.save(path)
     opaque = np.asarray(picture.convert("RGBA"))
-    found = classifier.predict([picture, path, str(path), np.asarray(picture), opaque])
-    assert found.shape == (5, 3)
-    np.testing.assert_array_equal(found, np.broadcast_to(found[0], (5, 3)))
+    content = path.read_bytes()
+    kinds = [picture, path, str(path), np.asarray(picture), opaque]
+    kinds += [content, bytearray(content), memoryview(content), BytesIO(content)]
+    with path.open("rb") as file:
+        found = classifier.predict([*kinds, file])
+    assert found.shape == (10, 3)
+    np.testing.assert_array_equal(found, np.broadcast_to(found[0], (10, 3)))
+    with path.open("rb") as file:
+        assert classifier.top([file], 1) == classifier.top([picture], 1)
+
+
+def test_anything_that_gives_images_one_by_one(classifier, tmp_path):
+    """Read a batch at a time: a generator over a large folder takes no more memory than a list."""
+    pictures = [flat(50 * i, 0) for i in range(5)]
+    expected = classifier.predict(pictures)
+    np.testing.assert_array_equal(classifier.predict(picture for picture in pictures), expected)
+    stacked = np.stack([np.asarray(picture) for picture in pictures])
+    np.testing.assert_array_equal(classifier.predict(stacked), expected)
+    asked = []
+
+    def endless():
+        while True:
+            asked.append(1)
+            if len(asked) > 4:
+                raise RuntimeError("far enough")
+            yield pictures[0]
+
+    with pytest.raises(RuntimeError, match="far enough"):
+        classifier.predict(endless(), batch_size=2)
+
+
+def single(kind: str, tmp_path):
+    path = tmp_path / "cat.png"
+    flat(255, 0).save(path)
+    return {
+        "str": str(path),
+        "path": path,
+        "bytes": path.read_bytes(),
+        "bytearray": bytearray(path.read_bytes()),
+        "file": BytesIO(path.read_bytes()),
+        "pil": flat(255, 0),
+        "pixels": np.asarray(flat(255, 0)),
+        "grey pixels": np.zeros((4, 6), np.uint8),
+    }[kind]
+
+
+SINGLES = ("str", "path", "bytes", "bytearray", "file", "pil", "pixels", "grey pixels")
+
+
+@pytest.mark.parametrize("kind", SINGLES)
+def test_one_image_where_several_are_wanted(classifier, tmp_path, kind):
+    image = single(kind, tmp_path)
+    for call in (classifier.predict, classifier.top):
+        with pytest.raises(ConfigError, match=r"one image \(.*put it into a list") as caught:
+            call(image)
+        assert len(str(caught.value)) < 200
+    assert classifier.prepare(image).shape == (3, 4, 6)
+    with pytest.raises(ConfigError, match="list is no image; give paths, bytes"):
+        classifier.prepare([image])
+
+
+@pytest.mark.parametrize("thing", [None, 7, object()])
+def test_things_that_are_no_image(classifier, thing):
+    kind = type(thing).__name__
+    with pytest.raises(ConfigError, match=f"{kind} is no image; give paths"):
+        classifier.prepare(thing)
+    with pytest.raises(ConfigError, match="give .*paths, bytes"):
+        classifier.predict(thing)
+
+
+def test_messages_do_not_hold_the_content(classifier, tmp_path):
+    """Of a content that is no image, of one taken for a path, of one taken for an array."""
+    content = b"\x89PNG secret" * 100_000
+    latin = content.decode("latin-1")
+    calls = [
+        (lambda: classifier.predict([content]), RunError, "a file's content .1100000 bytes.: cann"),
+        (lambda: classifier.predict([BytesIO(content)]), RunError, "an open file .*cannot be read"),
+        (lambda: classifier.predict([latin]), ConfigError, "a path of 1100000 .*content as bytes"),
+        (lambda: classifier.predict([StringIO(latin)]), ConfigError, "open it in binary mode"),
+        (lambda: classifier.run([content]), ConfigError, "of type list are no array of numbers"),
+    ]
+    for call, kind, message in calls:
+        with pytest.raises(kind, match=message) as caught:
+            call()
+        assert "secret" not in "".join(format_exception(caught.value))
+    path = tmp_path / "no.png"
+    path.write_bytes(content)
+    with path.open("rb") as file, pytest.raises(RunError, match=r"no\.png .*cannot be read"):
+        classifier.predict([file])
 
 
 GREY = 82  # 0.299 * 120 + 0.587 * 40 + 0.114 * 200
@@ -144,6 +235,34 @@ def test_exif_turn_where_it_was_trained_with(tmp_path):
         tops.append(Classifier(colours, described).prepare(path)[:, 0].mean())
     assert tops[0] > 1.5
     assert tops[1] < -1.5
+
+
+def test_min_side_where_it_was_trained_with(tmp_path):
+    """The decoder's half size, for a file and for its content; other forms have no decoder."""
+    path = tmp_path / "large.jpg"
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, quality=95)
+    described = Description(**{**vars(DESCRIBED), "min_side": 32})
+    halved = Classifier(colours, described)
+    expected = read_picture(str(path), "x", min_side=32)
+    assert expected.size == (40, 32)
+    for image in (path, path.read_bytes()):
+        np.testing.assert_array_equal(halved.prepare(image), halved.prepare(expected))
+    whole = Classifier(colours, DESCRIBED).prepare(path)
+    assert np.abs(halved.prepare(path) - whole).max() > 0.01
+
+
+def test_threads_share_a_classifier():
+    """Whatever transforms draw, an answer is that of the image alone."""
+    transforms = [{"name": "RandomResizedCrop", "size": [4, 6]}, DESCRIBED.transforms[1]]
+    shared = Classifier(colours, Description(**{**vars(DESCRIBED), "transforms": transforms}))
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (9, 7, 3), dtype=np.uint8) for _ in range(100)]
+    expected = [shared.prepare(image) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(shared.prepare, images))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(

@@ -58,10 +58,11 @@ def weights(tmp_path):
 
 
 def test_the_config_says_pictures_and_size(weights):
-    model, described = load(weights(), config(CROP, NORMALIZE, exif_turn=True))
+    model, described = load(weights(), config(CROP, NORMALIZE, exif_turn=True, min_side=64))
     assert described.transforms == [CROP, NORMALIZE]
     assert described.input == [3, 32, 48]
     assert described.exif_turn
+    assert described.min_side == 64
     assert described.weights == "w.safetensors"
     assert described.parameters == sum(
         int(np.prod(p.shape)) for n, p in model.named_parameters() if "._" not in n
