@@ -32,7 +32,7 @@ from passl.utils.files import write_atomically
 _PROGRESS = "progress"
 _CONFIG = "config"
 _SCALER = "loss_scaler"
-_MASTER = "master_weight"
+_MASTER, _OF_MASTER = "/master_weight", "/fp32_master_0_"
 _CHECKSUM = "sha256"
 
 
@@ -125,7 +125,6 @@ def gather_optimizer_state(learner: Learner) -> dict[str, np.ndarray]:
     ranks, all of them must call this.
     """
     state = learner.optimizer.state_dict()
-    masters = state.pop("master_weights", {})
     arrays = {}
     for name, parameter in learner.model.named_parameters():
         # Paddle keys the state by generated names, which another process may give to other
@@ -136,8 +135,6 @@ def gather_optimizer_state(learner: Learner) -> dict[str, np.ndarray]:
             for key, tensor in state.items()
             if key.startswith(prefix)
         }
-        if parameter.name in masters:
-            own[_MASTER] = masters[parameter.name]
         arrays |= {
             f"{OPTIMIZER}{name}/{accumulator}": tensor.numpy()
             for accumulator, tensor in own.items()
@@ -192,6 +189,7 @@ def load_checkpoint(path: Path, learner: Learner) -> tuple[Progress, dict[str, A
             has no trained weights beside its averages.
     """
     arrays, metadata = read_checkpoint(path)
+    arrays = _with_masters(arrays)
     weights = {name: array for name, array in arrays.items() if not name.startswith(NO_WEIGHTS)}
     trained = {
         name.removeprefix(TRAINED): array
@@ -200,26 +198,28 @@ def load_checkpoint(path: Path, learner: Learner) -> tuple[Progress, dict[str, A
     }
     set_weights(learner.model, trained or weights, str(path))
     learner.average.restore(weights)
-    state: dict[str, Any] = {}
-    masters, known = {}, []
+    known, keys_of = [], {}
     for name, parameter in learner.model.named_parameters():
         prefix = f"{OPTIMIZER}{name}/"
         keys = [key for key in arrays if key.startswith(prefix)]
         if learner.is_sharded and not learner.optimizer.owns(parameter):
             continue
         known += [parameter] if keys else []
-        for key in keys:
-            tensor = paddle.to_tensor(arrays[key])
-            if key == prefix + _MASTER:
-                masters[parameter.name] = tensor
-            else:
-                state[f"{parameter.name}_{key.removeprefix(prefix)}"] = tensor
-    learner.optimizer.set_state_dict(state | ({"master_weights": masters} if masters else {}))
+        keys_of |= {f"{parameter.name}_{key.removeprefix(prefix)}": key for key in keys}
+    state = {name: paddle.to_tensor(arrays[key]) for name, key in keys_of.items()}
+    learner.optimizer.set_state_dict(state)
     if known:
         # Paddle would take the state in with the next step, and miss that of parameters that have
         # none because they have been frozen until then.
         block = paddle.static.default_main_program().global_block()
-        learner.optimizer._create_accumulators(block, known)
+        foreign = "the state of another optimizer; start anew with model.pretrained"
+        try:
+            learner.optimizer._create_accumulators(block, known)
+        except AssertionError as error:
+            raise CheckpointError(f"{path}: {foreign}: {path}; Paddle says: {error}") from None
+        if unknown := keys_of.keys() - learner.optimizer.state_dict().keys():
+            name = keys_of[min(unknown)]
+            raise CheckpointError(f"{path}: {foreign}: {path}; this one has no {name}")
     scaler = json.loads(metadata.get(_SCALER, "{}"))
     if scaler:
         learner.precision.scaler.load_state_dict(scaler)
@@ -228,3 +228,18 @@ def load_checkpoint(path: Path, learner: Learner) -> tuple[Progress, dict[str, A
         key: value for key, value in json.loads(metadata[_PROGRESS]).items() if key in names
     }
     return Progress(**progress), json.loads(metadata[_CONFIG])
+
+
+def _with_masters(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays of a checkpoint, without what version 0.1 wrote with `amp.level: O2`: weights in half
+    precision whose float32 copies, with a state of their own, belonged to the optimizer.
+    """
+    masters = {
+        key.removeprefix(OPTIMIZER).removesuffix(_MASTER): key
+        for key in arrays
+        if key.endswith(_MASTER)
+    }
+    found = {key.replace(_OF_MASTER, "/"): array for key, array in arrays.items()}
+    for name, key in masters.items():
+        found[TRAINED + name if TRAINED + name in found else name] = found.pop(key)
+    return found

@@ -78,11 +78,9 @@ class Learner:
     def begin_epoch(self, epoch: int) -> None:
         """Training mode, with those parameters frozen that rest in this epoch, from 0.
 
-        Weights and state are loaded before the first one: what changes the weights' format, or
-        copies them to other ranks, is done here.
+        Weights and state are loaded before the first one: what copies them to other ranks is done
+        here.
         """
-        if self.wrapped is None:
-            self.model, self.optimizer = self.precision.prepare(self.model, self.optimizer)
         changed = self.freezing.apply(epoch)
         if changed or self.wrapped is None:
             # The hooks of an earlier wrapper stay at the parameters and do nothing any more, but
@@ -116,13 +114,14 @@ def build_learner(
         model = _synchronised(model, ranks)
     try:
         lr = scaled_lr(cfg["optimizer"], global_batch)
+        precision = Precision(paddle.get_device().startswith("gpu"), **cfg.get("amp", {}))
         learner = Learner(
             model=model,
             objective=_objective(cfg, model, ranks, dataset),
             optimizer=build_optimizer(cfg["optimizer"], model),
             schedule=build_schedule(cfg["lr_scheduler"], lr, steps_per_epoch, cfg["epochs"]),
             average=WeightAverage(model, **cfg.get("ema", {})),
-            precision=Precision(paddle.get_device().startswith("gpu"), **cfg.get("amp", {})),
+            precision=precision,
             freezing=Freezing(model, **cfg.get("freeze", {})),
             accumulate=cfg.get("accumulate", 1),
             seed=cfg.get("seed", 0),
@@ -132,6 +131,9 @@ def build_learner(
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    precision.prepare(model)
+    if isinstance(learner.objective, Distilled):
+        precision.prepare(learner.objective.teacher)
     model.backbone.recompute = cfg.get("recompute", False)
     if "sharding" in cfg and ranks.world > 1:
         learner.optimizer = ShardedOptimizer(learner.optimizer, ranks)

@@ -54,7 +54,8 @@ def train_step(learner: Learner, images, targets, step: int) -> Outcome:
     scaler, total = learner.precision.scaler, paddle.zeros([])
     statistics, mean_weight = _running_statistics(learner.model), learner.mean_weight(targets)
     for share, images_part, targets_part, is_last in _parts(images, targets, learner.accumulate):
-        with learner.ranks.synchronised(learner.wrapped, is_last):
+        synchronised = learner.ranks.synchronised(learner.wrapped, is_last)
+        with synchronised, learner.precision.weights(learner.model):
             with learner.precision.autocast():
                 loss = share * learner.objective(
                     learner.wrapped, images_part, targets_part, mean_weight
@@ -72,7 +73,8 @@ def train_step(learner: Learner, images, targets, step: int) -> Outcome:
         # The forward pass has taken the batch into them already.
         for statistic, before in statistics:
             statistic.set_value(before)
-        outcome = replace(outcome, gradient_norm=_gradient_norm(learner.model))
+        norm = _gradient_norm(learner.model) / learner.precision.loss_scale
+        outcome = replace(outcome, gradient_norm=norm)
     # A zero would still decay and move a parameter that was not used.
     learner.optimizer.clear_grad(set_to_zero=False)
     return outcome
@@ -88,9 +90,7 @@ def _running_statistics(model) -> list[tuple[Any, Any]]:
 
 
 def _gradient_norm(model) -> float:
-    squares = [
-        (p.grad.astype("float32") ** 2).sum() for p in model.parameters() if p.grad is not None
-    ]
+    squares = [(p.grad**2).sum() for p in model.parameters() if p.grad is not None]
     return math.sqrt(sum(square.item() for square in squares))
 
 

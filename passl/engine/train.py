@@ -229,9 +229,14 @@ def _evaluate(run: Run) -> Scores:
     Raises:
         Stopped: the run was told to stop, and is saved as it was before.
     """
-    learner, ranks = run.learner, run.learner.ranks
+    learner, ranks, precision = run.learner, run.learner.ranks, run.learner.precision
     loader: Any = _Stoppable(run.val_loader, run.stop)
-    with learner.average.applied(), suppress(Stopped):
+    with (
+        learner.average.applied(),
+        precision.weights(learner.model),
+        precision.autocast(),
+        suppress(Stopped),
+    ):
         found = predict(learner.model, loader, run.val_loader.dataset.dataset.valid_labels)
     # Here every rank comes by, at the end of its part or told to stop; in `score` they must meet.
     ranks.wait()

@@ -44,8 +44,11 @@ if not PLAIN:
 
 
 def on_cpu(x) -> bool:
-    """Whether x is a tensor on a CPU outside of a graph, and the operations here are wanted."""
-    return not PLAIN and paddle.in_dynamic_mode() and x.place.is_cpu_place()
+    """Whether x is a tensor on a CPU outside of a graph, and the operations here are wanted. They
+    leave bfloat16 (see `autocast`) to Paddle's.
+    """
+    is_wanted = not PLAIN and paddle.in_dynamic_mode() and x.place.is_cpu_place()
+    return is_wanted and x.dtype != paddle.bfloat16
 
 
 def trains_on_cpu(x) -> bool:

@@ -16,6 +16,7 @@ from paddle.distributed.fleet.utils import recompute as paddle_recompute
 from paddle.nn import functional as F
 
 from passl.modeling import cpu_ops, onednn
+from passl.modeling.autocast import Autocast
 
 
 def gelu(x):
@@ -80,7 +81,7 @@ def run_block(block: nn.Layer, recompute: bool, *inputs):
     norms = [
         layer for layer in block.sublayers() if isinstance(layer, nn.BatchNorm2D | nn.SyncBatchNorm)
     ]
-    again = False
+    again, autocast = False, Autocast.now()
 
     def run(*inputs):
         nonlocal again
@@ -89,14 +90,17 @@ def run_block(block: nn.Layer, recompute: bool, *inputs):
             layer._momentum = 1.0  # the statistics stay exactly as they are
         again = True
         try:
-            return block(*inputs)
+            with autocast.applied():
+                return block(*inputs)
         finally:
             for layer, momentum in zip(norms, momenta, strict=True):
                 layer._momentum = momentum
 
     # The other implementation, Paddle's default, gives no gradient to a block's parameters where
-    # its input needs none, and DataParallel overlooks its gradients.
-    return paddle_recompute(run, *inputs, use_reentrant=False)
+    # its input needs none, and DataParallel overlooks its gradients. Autocast is brought back by
+    # `run`, since Paddle brings it back on GPUs alone.
+    with autocast.off().applied():
+        return paddle_recompute(run, *inputs, use_reentrant=False)
 
 
 class Linear(nn.Linear):
@@ -151,15 +155,19 @@ class LayerNorm(nn.LayerNorm):
 
 class RMSNorm(nn.Layer):
     """x / sqrt(mean(x^2) + eps) * weight, over the last axis (Zhang and Sennrich, arXiv
-    1910.07467).
+    1910.07467). In float32 also under mixed precision, as other norms' statistics: a square leaves
+    float16 from 256 up.
     """
 
     def __init__(self, dim: int, eps: float):
         super().__init__()
+        self._cast_to_low_precision = False  # as Paddle's norms, the weight stays float32
         self.eps = eps
         self.weight = self.create_parameter([dim], default_initializer=nn.initializer.Constant(1.0))
 
     def forward(self, x):
+        if x.dtype in (paddle.float16, paddle.bfloat16):
+            x = x.astype("float32")
         return x * paddle.rsqrt((x * x).mean(-1, keepdim=True) + self.eps) * self.weight
 
 

@@ -230,29 +230,20 @@ class Lion(paddle.optimizer.Optimizer):
     ):
         super().__init__(learning_rate=0.0, parameters=list(parameters), grad_clip=clip)
         self._decays, self._weight_decay, self._betas = decays, weight_decay, betas
-        self._multi_precision = False  # set by paddle.amp.decorate
 
     def _create_accumulators(self, block, parameters):
         for parameter in parameters:
-            half = self._multi_precision and self._is_dtype_fp16_or_bf16(parameter.dtype)
-            self._add_accumulator(
-                "moment", self._create_master_weight(parameter) if half else parameter
-            )
+            self._add_accumulator("moment", parameter)
 
     def _append_optimize_op(self, block, param_and_grad):
-        parameter, gradient = param_and_grad
-        # Half-precision parameters have a float32 master copy.
-        weight = self._master_weights.get(parameter.name, parameter)
-        gradient = gradient.astype(weight.dtype)
-        moment = self._get_accumulator_master("moment", parameter)
+        weight, gradient = param_and_grad
+        moment = self._get_accumulator("moment", weight)
         (beta1, beta2), decay = self._betas, self._weight_decay
         change = (beta1 * moment + (1 - beta1) * gradient).sign()
-        if decay and self._decays(parameter.name):
+        if decay and self._decays(weight.name):
             change += decay * weight
         weight.subtract_(self._create_param_lr(param_and_grad) * change)
         moment.scale_(beta2).add_((1 - beta2) * gradient)
-        if weight is not parameter:
-            paddle.assign(weight.astype(parameter.dtype), parameter)
 
 
 def _couple(parameters: Sequence[Any], decays: Callable[[str], bool], weight_decay: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+BFLOAT16 = "amp={level: O2, dtype: bfloat16}"
 FREEZE = "freeze={names: [backbone.*], epochs: 1}"
 LEARNERS = r"""
 import numpy as np
@@ -73,7 +74,7 @@ def config(tiny_config):
 def test_every_optimizer_and_clipping(run_ranks, config):
     """Bit for bit: gradients are averaged before, so nothing is added up in another order."""
     options = [
-        ("optimizer.weight_decay=0.1", "accumulate=2", "optimizer.layer_decay=0.7"),
+        ("optimizer.weight_decay=0.1", "accumulate=2", "optimizer.layer_decay=0.7", BFLOAT16),
         *(
             (f"optimizer={{name: {name}, lr: {lr}, weight_decay: 0.1{more}}}", *others)
             for name, lr, more, *others in [
@@ -81,9 +82,59 @@ def test_every_optimizer_and_clipping(run_ranks, config):
                 ("SGD", 0.1, ", grad_clip: {name: global_norm, value: 0.1}"),
                 ("Adam", 0.01, ", grad_clip: {name: adaptive, clip_factor: 0.01}"),
                 ("RMSProp", 0.01, ", momentum: 0.5"),
-                ("Lamb", 0.01, ""),
+                ("Lamb", 0.01, "", "amp={level: O1, dtype: bfloat16}", "recompute=true"),
                 ("Lion", 0.01, ", grad_clip: {name: value, value: 0.1}", FREEZE),
             ]
         ),
     ]
     run_ranks(f"CONFIG = {str(config)!r}\nOPTIONS = {options!r}\n{OPTIMIZERS}")
+
+
+OVERFLOW = (
+    LEARNERS
+    + r"""
+from types import SimpleNamespace
+
+from paddle.amp import grad_scaler
+from paddle.amp.auto_cast import amp_global_state
+
+from passl.engine.precision import LossScaler
+
+
+class Overflow(paddle.autograd.PyLayer):
+    @staticmethod
+    def forward(ctx, loss):
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * float("inf")
+
+
+# Paddle switches its scaler off on a CPU.
+place = SimpleNamespace(is_gpu_place=lambda: True)
+grad_scaler._dygraph_tracer = lambda: SimpleNamespace(_expected_place=place)
+amp_global_state().amp_dtype = "float16"
+learner = learner_of("sharding.stage=1", "optimizer={name: SGD, lr: 0.1}")
+learner.precision.scaler = scaler = LossScaler(init_loss_scaling=256.0)
+step(learner, 0)
+after_one = weights(learner)
+usual = learner.objective
+if ranks.rank == 1:
+    learner.objective = lambda *inputs: Overflow.apply(usual(*inputs))
+step(learner, 1)
+assert_same(weights(learner), after_one, "after an overflow")
+assert scaler.state_dict()["scale"].item() == 128.0
+learner.objective = usual
+step(learner, 2)
+learner.ranks.check_same(learner.model, 3)
+changed = weights(learner)
+assert not np.array_equal(changed["head.fc_cls.weight"], after_one["head.fc_cls.weight"])
+assert all(np.isfinite(array).all() for array in changed.values())
+"""
+)
+
+
+def test_an_overflow_of_one_process_is_one_of_all(run_ranks, config):
+    """As float16 has them: no process makes the update, and all halve the loss scale."""
+    run_ranks(f"CONFIG = {str(config)!r}\n{OVERFLOW}")

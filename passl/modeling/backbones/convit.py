@@ -90,6 +90,8 @@ class GPSA(nn.Layer):
         self.attn_drop = nn.Dropout(attn_drop)
         self.proj = Linear(dim, dim)
         self.pos_proj = nn.Linear(3, num_heads)
+        # Half precision cannot tell squared distances apart: this layer keeps its weights' format.
+        self.pos_proj._cast_to_low_precision = False
         self.proj_drop = nn.Dropout(proj_drop)
         self.gating_param = self.create_parameter(
             [num_heads], default_initializer=nn.initializer.Constant(1.0)

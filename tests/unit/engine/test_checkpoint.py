@@ -9,7 +9,8 @@ import paddle
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from passl.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
+from passl.engine.checkpoint import Progress, load_checkpoint, read_checkpoint, save_checkpoint
+from passl.engine.checkpoint import _checksum as checksum
 from passl.engine.distributed import Ranks
 from passl.engine.learner import Learner, build_learner
 from passl.engine.step import train_step
@@ -34,9 +35,10 @@ def step(learner: Learner, number: int) -> float:
 
 @pytest.mark.parametrize("name", ["ConViT", "CvT"])
 @pytest.mark.parametrize("ema", [{}, {"decay": 0.9}])
-def test_another_learner_goes_on_exactly(tiny_config, tmp_path, name, ema):
+@pytest.mark.parametrize("level", ["O0", "O1", "O2"])
+def test_another_learner_goes_on_exactly(tiny_config, tmp_path, name, ema, level):
     """The second one is built after others, so that Paddle's generated names differ."""
-    cfg = get_config(tiny_config(name, ema=ema))
+    cfg = get_config(tiny_config(name, ema=ema, amp={"level": level, "dtype": "bfloat16"}))
     learner = fresh(cfg)
     for number in range(2):
         step(learner, number)
@@ -57,8 +59,10 @@ def test_another_learner_goes_on_exactly(tiny_config, tmp_path, name, ema):
         np.testing.assert_array_equal(other.average.averages[key].numpy(), tensor.numpy(), key)
 
 
-def test_a_checkpoint_is_a_weight_file_too(tiny_config, tmp_path):
-    cfg = get_config(tiny_config())
+@pytest.mark.parametrize("level", ["O0", "O2"])
+def test_a_checkpoint_is_a_weight_file_too(tiny_config, tmp_path, level):
+    """With O2 too it has the float32 weights that training goes on from."""
+    cfg = get_config(tiny_config(amp={"level": level, "dtype": "bfloat16"}))
     learner = fresh(cfg)
     step(learner, 0)
     path = tmp_path / "c.safetensors"
@@ -70,6 +74,55 @@ def test_a_checkpoint_is_a_weight_file_too(tiny_config, tmp_path):
     stored = load_file(path)
     assert "optimizer/head.fc_cls.weight/moment1_0" in stored
     assert not [key for key in stored if "linear_" in key]  # no generated name
+    weights = stored["backbone.blocks.0.mlp.fc1.weight"]
+    assert weights.dtype == np.float32
+    assert (weights.view(np.uint32) & 0xFFFF).any()  # more than bfloat16's bits
+
+
+@pytest.mark.parametrize("ema", [{}, {"decay": 0.9}])
+def test_a_checkpoint_of_version_0_1_with_half_precision_weights(tiny_config, tmp_path, ema):
+    """There the float32 copies, and a state of their own, belonged to the optimizer."""
+    cfg = get_config(tiny_config(ema=ema))
+    learner = fresh(cfg)
+    step(learner, 0)
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, learner, Progress(), cfg.to_dict(), [])
+    straight = [step(learner, number) for number in (1, 2)]
+    arrays, metadata = read_checkpoint(path)
+    name = "backbone.blocks.0.mlp.fc1.weight"
+    for accumulator in ("moment1_0", "moment2_0"):
+        key = f"optimizer/{name}/{accumulator}"
+        arrays[f"optimizer/{name}/fp32_master_0_{accumulator}"] = arrays.pop(key)
+    trained = f"trained/{name}" if ema else name
+    arrays[f"optimizer/{name}/master_weight"] = arrays[trained]
+    arrays[trained] = arrays[trained].astype(np.float16).astype(np.float32)
+    save_file(arrays, path, metadata | {"sha256": checksum(arrays, metadata)})
+    other = fresh(cfg)
+    load_checkpoint(path, other)
+    assert [step(other, number) for number in (1, 2)] == straight
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("moment1_0", "mean_0"), ("", "mean_0"), ("moment1_0", "")],
+    ids=["other", "more", "less"],
+)
+def test_a_state_that_is_not_this_optimizers(tiny_config, tmp_path, theirs, ours):
+    """As another version of Paddle may have left: fresh moments would be another run."""
+    cfg = get_config(tiny_config())
+    learner = fresh(cfg)
+    step(learner, 0)
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, learner, Progress(), cfg.to_dict(), [])
+    arrays, metadata = read_checkpoint(path)
+    prefix = "optimizer/head.fc_cls.weight/"
+    moment = arrays.pop(prefix + theirs) if theirs else arrays[prefix + "moment1_0"]
+    if ours:
+        arrays[prefix + ours] = moment
+    save_file(arrays, path, metadata | {"sha256": checksum(arrays, metadata)})
+    told = rf"the state of another optimizer.*model.pretrained: {path}; .*{theirs or ours}"
+    with pytest.raises(CheckpointError, match=told):
+        load_checkpoint(path, fresh(cfg))
 
 
 def test_with_averages_the_weight_file_is_that_of_the_averages(tiny_config, tmp_path):

@@ -1,4 +1,4 @@
-"""What a step does with averages, parts of a batch, frozen parameters and precision."""
+"""What a step does with averages, parts of a batch and frozen parameters."""
 
 from __future__ import annotations
 
@@ -196,18 +196,8 @@ def test_freezing_for_good_and_refusals(tiny_config):
 
 
 # --------------------------------------------------------------------------------------------------
-# Precision, recomputation, distillation
+# Statistics, recomputation, distillation
 # --------------------------------------------------------------------------------------------------
-def test_amp_on_a_cpu_is_said_and_changes_nothing(tiny_config, caplog):
-    path = tiny_config()
-    images, labels = batch()
-    with caplog.at_level(logging.INFO, logger="passl"):
-        mixed = learner_of(path, "amp={level: O1, dtype: float16}")
-    assert "amp: O1 in float16 does nothing on a CPU; training in float32" in caplog.text
-    losses = [train_step(learner, images, labels, 0).loss for learner in (mixed, learner_of(path))]
-    assert losses[0] == losses[1]
-
-
 def test_sync_bn_with_one_process_is_said_and_changes_nothing(tiny_config, caplog):
     path = tiny_config("CvT")
     with caplog.at_level(logging.INFO, logger="passl"):
