@@ -119,13 +119,13 @@ learner = learner_of("sharding.stage=1", "optimizer={name: SGD, lr: 0.1}")
 learner.precision.scaler = scaler = LossScaler(init_loss_scaling=256.0)
 step(learner, 0)
 after_one = weights(learner)
-usual = learner.objective
+usual = learner.objective.loss
 if ranks.rank == 1:
-    learner.objective = lambda *inputs: Overflow.apply(usual(*inputs))
+    learner.objective.loss = lambda *inputs: Overflow.apply(usual(*inputs))
 step(learner, 1)
 assert_same(weights(learner), after_one, "after an overflow")
 assert scaler.state_dict()["scale"].item() == 128.0
-learner.objective = usual
+learner.objective.loss = usual
 step(learner, 2)
 learner.ranks.check_same(learner.model, 3)
 changed = weights(learner)

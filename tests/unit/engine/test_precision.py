@@ -225,7 +225,7 @@ def test_the_loss_scale(tiny_config, scaler, caplog, capfd):
     for name, array in weights(plain).items():
         np.testing.assert_array_equal(weights(learner)[name], array, name)
     before = weights(learner)
-    usual, learner.objective = learner.objective, overflowing(learner.objective)
+    usual, learner.objective.loss = learner.objective.loss, overflowing(learner.objective.loss)
     with caplog.at_level(logging.INFO, logger="passl"):
         assert train_step(learner, *batch(), 1).is_finite
     assert "a gradient has overflowed with loss scale 64" in caplog.text
@@ -233,7 +233,7 @@ def test_the_loss_scale(tiny_config, scaler, caplog, capfd):
     for name, array in before.items():
         np.testing.assert_array_equal(weights(learner)[name], array, name)
     assert learner.precision.loss_scale == 32.0
-    learner.objective = usual
+    learner.objective.loss = usual
     for step in (2, 3):
         train_step(learner, *batch(), step)
     assert learner.precision.loss_scale == 64.0
@@ -244,7 +244,7 @@ def test_the_loss_scale(tiny_config, scaler, caplog, capfd):
     assert other.state_dict() == scaler.state_dict()
 
 
-def overflowing(objective):
+def overflowing(loss):
     class Overflow(paddle.autograd.PyLayer):
         @staticmethod
         def forward(ctx, loss):
@@ -254,4 +254,4 @@ def overflowing(objective):
         def backward(ctx, grad):
             return grad * float("inf")
 
-    return lambda *inputs: Overflow.apply(objective(*inputs))
+    return lambda *inputs: Overflow.apply(loss(*inputs))
