@@ -100,7 +100,13 @@ def evaluate_weights(
     from passl.engine.evaluate import VIEWS, predict, score
     from passl.modeling import Model
 
-    loader = build_loader(cfg.dataloader.val, cfg.get("seed", 0), ranks.rank, ranks.world)
+    loader = build_loader(
+        cfg.dataloader.val,
+        cfg.get("seed", 0),
+        ranks.rank,
+        ranks.world,
+        local_world=ranks.local_world,
+    )
     dataset, classes = loader.dataset.dataset, loader.classes
     files = options.files(len(classes))
     valid = choose_valid_labels(options.valid_labels, dataset)

@@ -58,8 +58,9 @@ def first_look(cfg: Config, picture: Path) -> None:
 
 def _look(cfg: Config, picture: Path, ranks: Ranks) -> None:
     seed = cfg.get("seed", 0)
-    train = build_loader(cfg.dataloader.train, seed, ranks.rank, ranks.world, even=True)
-    val = build_loader(cfg.dataloader.val, seed, ranks.rank, ranks.world)
+    place = {"rank": ranks.rank, "world": ranks.world, "local_world": ranks.local_world}
+    train = build_loader(cfg.dataloader.train, seed, **place, even=True)
+    val = build_loader(cfg.dataloader.val, seed, **place)
     global_batch = cfg.dataloader.train.sampler.batch_size * ranks.world
     paddle.seed(seed)
     pretrained, fit = cfg.model.get("pretrained", False), cfg.model.get("fit", ())

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import glob
 import json
-import os
 import random
-import shutil
-import signal
-import threading
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import paddle
-from paddle.io import DataLoader, Dataset
 from PIL import Image
 
 from passl.data import rules
@@ -24,13 +18,12 @@ from passl.data.balance import samples_per_class
 from passl.data.build import build_dataset, build_transforms
 from passl.data.dataset import ImageDataset
 from passl.data.samplers import BatchSampler, Key
+from passl.data.workers import Workers
 from passl.utils.errors import ConfigError, RunError
 from passl.utils.files import printable
 from passl.utils.logging import get_logger
+from passl.utils.shared_memory import fits_shared_memory
 
-SHARED_MEMORY = "/dev/shm"
-_LOOK_AFTER = 1.0
-"""Seconds between two looks after a worker's parent."""
 _TRIED = 4
 """Samples that are read to learn how large they are; some may be bad."""
 
@@ -103,15 +96,6 @@ class Transformed:
         return Sample(picture, label, index, tuple(bad))
 
 
-class _Keys(Dataset):
-    """Gives Paddle's loader the keys themselves, for the function that it calls with a batch of
-    what it got: there each picture is put into the batch while the cache still has it.
-    """
-
-    def __getitem__(self, key: Key) -> Key:
-        return key
-
-
 class Batch(NamedTuple):
     """Samples as tensors.
 
@@ -133,6 +117,7 @@ class Loader:
         dataset: what gives the pictures.
         transforms: make the arrays of them.
         sampler: which samples, and in which order.
+        local_world: processes of this machine that have such a loader.
         num_workers: processes that read ahead; 0 reads in this one.
         prefetch_factor: batches that each of them reads ahead.
         use_shared_memory: how workers hand batches over; null decides by the room in /dev/shm.
@@ -141,6 +126,8 @@ class Loader:
             evaluation leaves the sample out; each is warned about once, by name.
         max_bad_samples: with `skip`, how many different samples of this process may be bad; one
             more ends the run.
+        warn_after: seconds without a batch from the workers after which their state is logged.
+        timeout: seconds without a batch from the workers after which the run ends.
 
     Attributes:
         classes: names of the labels.
@@ -152,6 +139,7 @@ class Loader:
         dataset: ImageDataset,
         transforms: Sequence[Any],
         sampler: BatchSampler,
+        local_world: int = 1,
         /,
         *,
         num_workers: int = 0,
@@ -159,12 +147,16 @@ class Loader:
         use_shared_memory: bool | None = None,
         on_bad_sample: Literal["error", "skip"] = "error",
         max_bad_samples: int = 100,
+        warn_after: float = 60.0,
+        timeout: float = 600.0,
     ):
         rules.loader(
             num_workers=num_workers,
             prefetch_factor=prefetch_factor,
             on_bad_sample=on_bad_sample,
             max_bad_samples=max_bad_samples,
+            warn_after=warn_after,
+            timeout=timeout,
         )
         draws: int | None = 0
         if on_bad_sample == "skip":
@@ -174,20 +166,20 @@ class Loader:
         self.classes: list[str] = dataset.classes
         self.bad: dict[int, str] = {}
         self.max_bad_samples = max_bad_samples
-        ahead = num_workers * prefetch_factor * sampler.batch_size
+        ahead = num_workers * prefetch_factor * sampler.batch_size * local_world
         if use_shared_memory is None:
             use_shared_memory = num_workers > 0 and self._fits_shared_memory(ahead)
         # Without workers Paddle's loader would read in a thread, whose errors it swallows and then
         # waits for ever.
-        self._with_workers = (
-            DataLoader(
-                _Keys(),
-                batch_sampler=sampler,
-                collate_fn=self._read,
-                num_workers=num_workers,
+        self._workers = (
+            Workers(
+                self._read,
+                sampler,
+                count=num_workers,
                 prefetch_factor=prefetch_factor,
                 use_shared_memory=use_shared_memory,
-                worker_init_fn=self._init_worker,
+                warn_after=warn_after,
+                timeout=timeout,
             )
             if num_workers > 0
             else None
@@ -197,15 +189,21 @@ class Loader:
         """Batches of an epoch; where samples are left out, there may be less."""
         return len(self.sampler)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self, epoch: int, start: int = 0, check: Callable[[], object] = lambda: None
+    ) -> Iterator[Batch]:
         """The batches of that epoch, from batch `start` on.
 
+        Args:
+            check: called while a batch is late; what it raises ends the wait.
+
         Raises:
-            RunError: a picture cannot be read, or too many of them.
+            RunError: an image cannot be read, or too many of them; a worker has died, or does not
+                answer.
             RuntimeError: a transform failed; the message has its traceback.
         """
         self.sampler.set_epoch(epoch, start)
-        batches = self._with_workers if self._with_workers is not None else self._read_here()
+        batches = self._read_here() if self._workers is None else self._workers.batches(check)
         for *arrays, encoded in batches:
             report = json.loads(encoded.numpy().tobytes())
             if report["error"] is not None:
@@ -252,38 +250,23 @@ class Loader:
     def _read(self, keys: Sequence[Key]) -> list[np.ndarray]:
         return _collate((self.dataset[key] for key in keys), len(keys))
 
-    def _init_worker(self, worker: int) -> None:
-        # A run that is told to stop, often with all of its process group, needs its workers until
-        # it has saved.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
-        # Paddle's generator in a worker, for transforms that use it. The other generators are
-        # seeded for each sample.
-        rng = np.random.default_rng((self.sampler.seed, self.sampler.epoch, worker))
-        paddle.seed(int(rng.integers(2**31)))
-
     def _fits_shared_memory(self, samples: int) -> bool:
         with _generators_kept():
             tried = [self.dataset[(0, 0, index)] for index in range(min(_TRIED, len(self.dataset)))]
         images = [s.image for s in tried if isinstance(s, Sample) and s.image is not None]
         if not images:
             return False  # the first epoch will say what is wrong with them
-        needed = 2 * samples * images[0].nbytes  # batches that wait, and those being made
-        free = shutil.disk_usage(SHARED_MEMORY).free if os.path.isdir(SHARED_MEMORY) else 0
-        if needed > free:
-            get_logger().warning(
-                "%s has %d MiB free, the loader's workers may need %d: batches go through pipes "
-                "instead, which is slower",
-                SHARED_MEMORY,
-                free >> 20,
-                needed >> 20,
-            )
-        return needed <= free
+        # Batches that wait, and those being made.
+        return fits_shared_memory(2 * samples * images[0].nbytes)
 
 
 def build_loader(
-    section: Mapping[str, Any], seed: int, rank: int = 0, world: int = 1, even: bool = False
+    section: Mapping[str, Any],
+    seed: int,
+    rank: int = 0,
+    world: int = 1,
+    even: bool = False,
+    local_world: int | None = None,
 ) -> Loader:
     """The loader of a `dataloader.train` or `dataloader.val` section.
 
@@ -291,6 +274,7 @@ def build_loader(
         seed: of the run.
         rank, world: which of how many processes this is.
         even: whether every process must get as many batches as the others, as in training.
+        local_world: how many of the processes this machine has; null where that is not known.
 
     Raises:
         ConfigError: the data set is not there, or not enough for one batch.
@@ -310,23 +294,10 @@ def build_loader(
             dataset.labels,
             **section["sampler"],
         )
-        return Loader(dataset, transforms, sampler, **section.get("loader", {}))
+        options = section.get("loader", {})
+        return Loader(dataset, transforms, sampler, local_world or world, **options)
     except ValueError as error:
         raise ConfigError(f"dataloader: {error}") from None
-
-
-def _follow(parent: int) -> None:
-    """End this worker when its parent says so by SIGTERM, or has died. Paddle's worker may then
-    wait for ever, for a batch that nobody asks for or for room in a pipe that nobody reads.
-    """
-    while True:
-        told = signal.sigtimedwait([signal.SIGTERM], _LOOK_AFTER)
-        if os.getppid() != parent:
-            for path in glob.glob(f"{SHARED_MEMORY}/paddle_{os.getpid()}_*"):  # batches made here
-                os.unlink(path)
-            os._exit(1)
-        if told is not None and told.si_pid == parent:
-            os._exit(0)
 
 
 @contextmanager

@@ -62,7 +62,14 @@ def sampler(
 
 
 def loader(
-    *, num_workers: int, prefetch_factor: int, on_bad_sample: str, max_bad_samples: int, **_: Any
+    *,
+    num_workers: int,
+    prefetch_factor: int,
+    on_bad_sample: str,
+    max_bad_samples: int,
+    warn_after: float,
+    timeout: float,
+    **_: Any,
 ) -> None:
     """Of `Loader`."""
     least = {
@@ -73,5 +80,8 @@ def loader(
     for name, (value, smallest) in least.items():
         if value < smallest:
             raise ValueError(f"loader.{name} {value} must be at least {smallest}")
+    for name, seconds in (("warn_after", warn_after), ("timeout", timeout)):
+        if not seconds > 0:
+            raise ValueError(f"loader.{name} {seconds} must be above 0 seconds")
     if on_bad_sample not in ("error", "skip"):
         raise ValueError(f"loader.on_bad_sample {on_bad_sample!r} must be error or skip")

@@ -40,6 +40,8 @@ class Ranks:
 
     rank: int = 0
     world: int = 1
+    local_world: int | None = None
+    """How many of them this machine has; null where that is not known."""
     liveness: Liveness | None = None
 
     def __enter__(self) -> Ranks:
@@ -221,7 +223,7 @@ def start(device: str, timeouts: Mapping[str, float] | None = None) -> Ranks:
     faulthandler.dump_traceback_later(limits.silence + 60, exit=True)
     dist.init_parallel_env()
     faulthandler.cancel_dump_traceback_later()
-    return Ranks(place.rank, place.world, liveness)
+    return Ranks(place.rank, place.world, place.local_world, liveness)
 
 
 def gpu_of(local_rank: int, gpus: int, selected: str = "") -> int:

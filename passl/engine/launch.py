@@ -28,6 +28,7 @@ from typing import Any
 
 from passl.engine.cluster import LOOPBACK, MASTER, PORTS, parse_address
 from passl.utils.errors import ConfigError
+from passl.utils.shared_memory import remove_leftovers
 
 EXIT_WRONG_CALL, EXIT_STOPPED = 2, 75
 _POLL = 0.1
@@ -199,6 +200,7 @@ def _run(job: Job, stop: Stop) -> int:
     finally:
         for rank in ranks:
             rank.kill()
+        remove_leftovers()
 
 
 def _watch(ranks: Sequence[_Rank], stop: Stop, grace: float) -> None:

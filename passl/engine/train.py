@@ -69,8 +69,9 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
 
 def _train(cfg: Config, resume: str | None, ranks: Ranks) -> Progress:
     seed, folder = cfg.get("seed", 0), Path(cfg.output_dir)
-    train_loader = build_loader(cfg.dataloader.train, seed, ranks.rank, ranks.world, even=True)
-    val_loader = build_loader(cfg.dataloader.val, seed, ranks.rank, ranks.world)
+    place = {"rank": ranks.rank, "world": ranks.world, "local_world": ranks.local_world}
+    train_loader = build_loader(cfg.dataloader.train, seed, **place, even=True)
+    val_loader = build_loader(cfg.dataloader.val, seed, **place)
     global_batch = cfg.dataloader.train.sampler.batch_size * ranks.world
 
     classes = train_loader.classes
@@ -174,7 +175,7 @@ def _train_epoch(run: Run) -> None:
         done,
         progress.pending,
     )
-    for batch in run.train_loader.epoch(epoch, done):
+    for batch in _batches(run, epoch, done):
         rng = np.random.default_rng((learner.seed, ranks.rank, progress.step, _MIXUP))
         images, targets = run.mixup(batch.images, batch.labels, epoch, rng)
         meter.batch_read()
@@ -195,6 +196,22 @@ def _train_epoch(run: Run) -> None:
         if told:
             raise _stopped(run, "after")
     meter.close()
+
+
+def _batches(run: Run, epoch: int, done: int) -> Iterator[Batch]:
+    """The batches of an epoch that are left. If one does not come when the run is told to stop, the
+    run ends as it was after the step before.
+    """
+    try:
+        yield from run.train_loader.epoch(epoch, done, run.stop.check)
+    except Stopped:
+        if run.learner.ranks.world > 1:  # the others wait for this one in the middle of a step
+            raise RunError(
+                f"{run.stop.name} while a batch is late after step {run.progress.step}: nothing is "
+                "saved beyond the last checkpoint"
+            ) from None
+        run.saver.save(run.progress)
+        raise _stopped(run, "while a batch is late after") from None
 
 
 def _finish_epoch(run: Run) -> None:
@@ -258,7 +275,7 @@ class _Stoppable:
         return self.loader.classes
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        for batch in self.loader.epoch(epoch):
+        for batch in self.loader.epoch(epoch, check=self.stop.check):
             self.stop.check()
             yield batch
 

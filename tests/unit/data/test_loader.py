@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from passl.data import TRANSFORMS
-from passl.data import loader as loader_module
+from passl.data import workers as workers_module
 from passl.data.digits import Digits
 from passl.data.loader import (
     Sample,
@@ -641,7 +641,7 @@ def test_a_data_set_without_a_good_sample_ends_the_run(holes):
 def test_a_bad_first_sample_does_not_send_batches_through_pipes(holes, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        loader_module, "DataLoader", lambda _, **options: seen.append(options["use_shared_memory"])
+        workers_module, "DataLoader", lambda _, **options: seen.append(options["use_shared_memory"])
     )
     for bad in (set(), {0}, {0, 1, 2}):
         holes(bad, 2, on_bad_sample="skip")
@@ -698,12 +698,12 @@ def shared_memory(tmp_path, monkeypatch):
 
     def decide(free: int | None, **loader) -> bool:
         folder = tmp_path if free is not None else tmp_path / "gone"
-        monkeypatch.setattr(loader_module, "SHARED_MEMORY", str(folder))
+        monkeypatch.setattr("passl.utils.shared_memory.SHARED_MEMORY", folder)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
         build_loader(section(2, **loader), 0)
         return seen[-1]
 
-    monkeypatch.setattr(loader_module, "DataLoader", record)
+    monkeypatch.setattr(workers_module, "DataLoader", record)
     monkeypatch.setattr(get_logger(), "propagate", True)
     return decide
 
