@@ -31,7 +31,7 @@ LIGHT = [
     *(
         f"passl.data.{path.stem}"
         for path in (ROOT / "passl" / "data").glob("[a-z]*.py")
-        if path.stem != "loader"
+        if path.stem not in ("loader", "workers")
     ),
     "passl.optim",
     "passl.optim.schedules",
