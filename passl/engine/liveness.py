@@ -23,6 +23,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from passl.engine import rules
 from passl.engine.cluster import MASTER, Place
 from passl.utils.errors import RunError
 from passl.utils.logging import get_logger
@@ -55,11 +56,7 @@ class Timeouts:
     wait: float = 1800.0
 
     def __post_init__(self) -> None:
-        for name, least in (("join", _BEAT), ("silence", 3 * _BEAT), ("wait", _BEAT)):
-            if not getattr(self, name) >= least:
-                raise ValueError(
-                    f"timeouts.{name} {getattr(self, name)} must be at least {least:g} seconds"
-                )
+        rules.timeouts(join=self.join, silence=self.silence, wait=self.wait)
 
 
 class _Line:

@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,7 +49,7 @@ def meet(address, ended):
     def run(
         world: int, but: tuple[int, ...] = (), before=lambda: None, **seconds: float
     ) -> list[Liveness]:
-        limits = Timeouts(**{"silence": 1.0, "join": 20.0, "wait": 20.0, **seconds})
+        limits = SimpleNamespace(**{"silence": 1.0, "join": 20.0, "wait": 20.0, **seconds})
         found = [
             Liveness(Place(rank, world, rank, 1), address, limits, ended.append)
             for rank in range(world)
