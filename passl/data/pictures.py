@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from io import BytesIO
+from threading import Lock
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -45,9 +46,8 @@ def read_picture(
         RunError: it cannot be read.
     """
     try:
-        with warnings.catch_warnings():
-            # Of a large picture, a strange EXIF block, a palette: what it cannot read is an error.
-            warnings.simplefilter("ignore")
+        # Of a large picture, a strange EXIF block, a palette: what it cannot read is an error.
+        with _NO_WARNINGS:
             file = BytesIO(source) if isinstance(source, bytes) else source
             with Image.open(file, formats=FORMATS) as picture:
                 if min_side is not None:
@@ -64,6 +64,32 @@ def read_picture(
             f"{name}: cannot be read as a picture ({what}); convert or replace the file, or take "
             "it out of the data"
         ) from None
+
+
+class _NoWarnings:
+    """Python's warnings are off while any thread is inside. `warnings.catch_warnings` alone is not
+    for threads: of two that overlap, the last to leave puts back what the first had set.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._before.__exit__()
+
+
+_NO_WARNINGS = _NoWarnings()
 
 
 def convert_image(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 import tarfile
+import threading
 import warnings
 import zlib
 from contextlib import suppress
@@ -306,3 +307,27 @@ def test_pictures_of_phones(tmp_path):
 def test_a_folder_is_no_picture(tmp_path):
     with pytest.raises(RunError, match=r"^x: cannot be read as a picture \(Is a directory\)"):
         read_picture(str(tmp_path), "x")
+
+
+def test_threads_leave_the_warnings_as_they_were(tmp_path, monkeypatch):
+    """Two that read at the same time, the first to begin being the first to end."""
+    path = tmp_path / "x.png"
+    Image.new("RGB", (2, 2)).save(path)
+    begun, done, opened = threading.Event(), threading.Event(), Image.open
+
+    def slow(file, **options):
+        if threading.current_thread() is second:
+            begun.set()
+            assert done.wait(20)
+        else:
+            second.start()
+            assert begun.wait(20)
+        return opened(file, **options)
+
+    second = threading.Thread(target=read_picture, args=(str(path), "x"))
+    monkeypatch.setattr(Image, "open", slow)
+    before = list(warnings.filters)
+    read_picture(str(path), "x")
+    done.set()
+    second.join()
+    assert warnings.filters == before
