@@ -238,4 +238,5 @@ def build_loss(cfg: Mapping[str, Any], counts: Sequence[int] | None = None) -> n
 def _called(loss: nn.Layer, logits_BK, targets, mean_weight: float | None):
     """A loss of one's own need not know of weights. In float32, also under amp."""
     with paddle.amp.auto_cast(enable=False):
+        logits_BK = logits_BK.astype("float32")
         return loss(logits_BK, targets, *([] if mean_weight is None else [mean_weight]))

@@ -171,6 +171,19 @@ def test_norms_and_positions_stay_float32(tiny_config):
 
 
 @pytest.mark.parametrize("level", LEVELS)
+def test_a_loss_of_ones_own_is_given_float32(tiny_config, level):
+    learner, seen = learner_of(tiny_config("CvT"), amp(level)), []
+
+    def loss(logits, targets):
+        seen.append((logits.dtype, paddle.nn.functional.softmax(logits).dtype))
+        return paddle.nn.functional.cross_entropy(logits, targets)
+
+    learner.objective.loss = loss
+    assert train_step(learner, *batch(), 0).is_finite
+    assert seen == [(paddle.float32, paddle.float32)]
+
+
+@pytest.mark.parametrize("level", LEVELS)
 def test_the_teacher_is_in_the_same_precision(tiny_config, tmp_path, level):
     from passl.engine.checkpoint import Progress, save_checkpoint
 
