@@ -16,7 +16,7 @@ from passl.deploy.folder import GRAPH, ONNX, WEIGHTS, Description, write_descrip
 from passl.deploy.predictor import Predictor
 from passl.deploy.source import as_engine
 from passl.utils.errors import ConfigError, RunError
-from passl.utils.files import sync, unfinished
+from passl.utils.files import printable, sync, unfinished
 from passl.utils.logging import get_logger
 
 TOLERANCE = 2e-5
@@ -111,6 +111,8 @@ def _check_onnx() -> None:
 
 
 def _check_free(out: Path) -> None:
+    if printable(str(out)) != str(out):
+        raise ConfigError(f"{out}: the name is not UTF-8, which Paddle needs; choose another name")
     if out.exists():
         raise ConfigError(f"{out}: is there already, and is not written over; choose another name")
     if not out.absolute().parent.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -53,6 +54,8 @@ def write_atomically(
         if error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None  # not the temporary name
+    except UnicodeEncodeError:  # safetensors and Paddle take names of UTF-8 only
+        raise OSError(errno.EILSEQ, "a name that is not UTF-8; choose another", str(path)) from None
 
 
 def _follow_umask(path: Path) -> None:

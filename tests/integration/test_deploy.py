@@ -188,6 +188,8 @@ def test_a_wrong_artifact_is_not_kept(network, tmp_path, monkeypatch):
 
 
 def test_nothing_is_written_over(network, tmp_path):
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        export(*network, tmp_path / os.fsdecode(b"out\xff"))
     with pytest.raises(ConfigError, match="is there already, and is not written over"):
         export(*network, tmp_path)
     with pytest.raises(ConfigError, match=r"the folder .* does not exist"):

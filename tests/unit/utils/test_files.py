@@ -45,6 +45,15 @@ def test_names_that_are_not_utf8_keep_their_bytes_in_lists(tmp_path):
     assert path.read_text().endswith(r": \ud800")
 
 
+def test_a_writer_that_takes_no_such_name_leaves_nothing(tmp_path):
+    def write(temporary):
+        temporary.name.encode()  # as safetensors does
+
+    with pytest.raises(OSError, match="not UTF-8; choose another"):
+        write_atomically(tmp_path / NAME, write)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_json_with_names_that_are_not_utf8_is_utf8(tmp_path):
     text = to_json({"name": NAME})
     assert json.loads(text.encode()) == {"name": NAME}
