@@ -10,6 +10,7 @@ import pytest
 from paddle.static import InputSpec
 
 from passl.modeling.backbones import BACKBONES, build_backbone
+from tests.numerics import check_network
 
 # One small network of each; a backbone that is registered but not here fails the first test. Rates
 # above zero, so that training differs from evaluation.
@@ -70,7 +71,7 @@ def test_a_batch_is_its_samples(backbone):
     backbone.eval()
     images = pictures(3)
     one_by_one = paddle.concat([backbone(images[i : i + 1]) for i in range(3)])
-    np.testing.assert_allclose(backbone(images).numpy(), one_by_one.numpy(), rtol=1e-4, atol=1e-5)
+    check_network(backbone(images), one_by_one)
 
 
 def test_exported_with_any_batch(backbone, tmp_path):
@@ -83,7 +84,7 @@ def test_exported_with_any_batch(backbone, tmp_path):
     loaded = paddle.jit.load(str(tmp_path / "net"))
     loaded.eval()
     for batch, expected in before.items():
-        np.testing.assert_allclose(loaded(pictures(batch)).numpy(), expected, rtol=1e-5, atol=1e-6)
+        check_network(loaded(pictures(batch)), expected)
 
 
 @pytest.mark.parametrize("size", [(32, 64), (64, 32), (48, 80)])

@@ -27,6 +27,7 @@ from passl.optim.schedules import build_schedule
 from passl.porting.zoo import find
 from passl.utils.config import get_config, shipped_configs
 from passl.utils.schema import read_signature
+from tests.numerics import Rounded
 
 RECIPES = {
     path.stem: path for path in shipped_configs() if path.parent.name not in ("digits", "study")
@@ -379,16 +380,20 @@ def test_optimizer(name):
     trained = {n: p for n, p in model.named_parameters() if not p.stop_gradient}
     for parameter in trained.values():
         parameter.set_value(np.ones(parameter.shape, "float32"))
-    expected = {0.0: 1.0, row.weight_decay: 1.0}
+    # Numbers that float32 rounds: 1 - 0.999 has three digits less.
+    rate, beta1, beta2 = (Rounded(number, number) for number in (0.1, 0.9, 0.999))
+    expected = {wd: Rounded(1.0) for wd in (0.0, row.weight_decay)}
     m = v = 0.0
     for t, gradient in enumerate((0.3, -0.2), start=1):
         paddle.add_n([p.sum() for p in trained.values()]).scale(gradient).backward()
         optimizer.step()
         optimizer.clear_grad(set_to_zero=False)
-        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
-        step = m / (1 - 0.9**t) / (math.sqrt(v / (1 - 0.999**t)) + 1e-8)
-        expected = {wd: w - 0.1 * wd * w - 0.1 * step for wd, w in expected.items()}
-    assert abs(expected[0.0] - expected[row.weight_decay]) > 1e-5  # so the two are told apart
+        g = Rounded(gradient, abs(gradient))
+        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+        step = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + 1e-8)
+        expected = {wd: w - rate * Rounded(wd, wd) * w - rate * step for wd, w in expected.items()}
+    apart = expected[0.0] - expected[row.weight_decay]
+    assert apart.value > 2.0**-24 * apart.error  # so the two are told apart
     norms = {
         id(parameter)
         for layer in model.sublayers()
@@ -397,7 +402,7 @@ def test_optimizer(name):
     }
     for own, parameter in trained.items():
         decay = row.weight_decay if row.decays(own, parameter, norms) else 0.0
-        np.testing.assert_allclose(parameter.numpy(), expected[decay], atol=3e-6, err_msg=own)
+        expected[decay].map(lambda part, p=parameter: np.full(p.shape, part)).check(parameter)
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name.startswith("mindcv")])
@@ -465,14 +470,16 @@ def test_fine_tuning_of_cvt(name, pictures, steps):
     trained = [p for p in model.parameters() if not p.stop_gradient]
     for parameter in trained:
         parameter.set_value(np.ones(parameter.shape, "float32"))
-    part = 1 / math.sqrt(sum(p.size for p in trained))  # of a gradient of norm 1
+    squares = 49 * sum(p.size for p in trained)
+    assert squares < 2**24  # so float32 sums them exactly
+    part = 7 / Rounded(squares).sqrt()  # of a gradient of norm 1
     for _ in range(2):
         paddle.add_n([p.sum() for p in trained]).scale(7.0).backward()
         optimizer.step()
         optimizer.clear_grad(set_to_zero=False)
-    expected = 1 - 0.1 * part * (1 + 1.9)
+    expected = 1 - Rounded(0.1, 0.1) * part * (1 + Rounded(1.9, 1.9))
     for parameter in trained:
-        np.testing.assert_allclose(parameter.numpy(), expected, rtol=1e-5)
+        expected.map(lambda part, p=parameter: np.full(p.shape, part)).check(parameter)
     assert build_loss(cfg.loss).label_smoothing == 0
     labels = paddle.to_tensor([0, 1])
     mixup = build_mixup(cfg.dataloader.train.get("mixup"), 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import paddle
@@ -15,18 +16,25 @@ from passl.engine.evaluate import VIEWS, averaged, evaluate, predict, score
 from passl.engine.predictions import Predictions
 from passl.utils.config import get_config
 from passl.utils.errors import RunError
+from tests.numerics import Rounded
+
+WEIGHTS_CK = np.round(np.random.default_rng(0).normal(scale=0.02, size=(3 * 32 * 32, 10)) * 2**13)
+WEIGHTS_CK /= 2**13
 
 
 class Linear(paddle.nn.Layer):
-    """Fixed random weights, so that every picture has its own logits and a mirrored one others."""
+    """Fixed random weights, so that every picture has its own logits and a mirrored one others.
 
-    def __init__(self, scale=0.02):
+    Weights and pixels have few digits, so that float32 holds every product and every sum exactly:
+    neither the batch nor the order of the sum, which a processor chooses, changes a logit.
+    """
+
+    def __init__(self):
         super().__init__()
-        weights = np.random.default_rng(0).normal(scale=scale, size=(3 * 32 * 32, 10))
-        self.weights_CK = paddle.to_tensor(weights.astype("float32"))
+        self.weights_CK = paddle.to_tensor(WEIGHTS_CK.astype("float32"))
 
     def forward(self, images):
-        return images.flatten(1) @ self.weights_CK
+        return (images * 8).floor().flatten(1) / 8 @ self.weights_CK
 
 
 @pytest.fixture
@@ -42,30 +50,26 @@ def section(tiny_config):
 
 
 def all_logits(section, mirror: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Logits [360, 10] in float64, and labels, picture by picture."""
+    """Logits [360, 10] and labels, picture by picture."""
     loader = build_loader(section, 0)
-    weights = Linear().weights_CK.numpy().astype("float64")
     samples = [loader.dataset[(0, index, index)] for index in range(len(loader.dataset))]
-    images = np.stack([image for image, *_ in samples]).astype("float64")
-    images = images[..., ::-1] if mirror else images
-    return images.reshape(len(images), -1) @ weights, np.array([s[1] for s in samples])
+    images = np.stack([image for image, *_ in samples])
+    images = np.floor(8 * (images[..., ::-1] if mirror else images)).reshape(len(images), -1)
+    terms = np.abs(images).max(0) @ np.abs(WEIGHTS_CK) * 2**13  # of the sums, in their last digit
+    assert terms.max() < 2**24  # they are exact
+    return images / 8 @ WEIGHTS_CK, np.array([label for _, label, *_ in samples])
 
 
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-
-
-def expected(log_p: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def expected(log_p: Rounded, labels: np.ndarray) -> dict[str, Any]:
     """The scores, from the place of the label among all classes."""
     own = log_p[np.arange(len(labels)), labels]
-    better = (log_p > own[:, None]).sum(-1)
+    better = (log_p.value > own.value[:, None]).sum(-1)
     return {
         "top1": 100 * (better < 1).mean(),
         "top5": 100 * (better < 5).mean(),
-        "loss": -own.mean(),
+        "loss": -own.map(np.mean),
         "samples": len(labels),
-        **of_classes(log_p.argmax(-1), labels),
+        **of_classes(log_p.value.argmax(-1), labels),
     }
 
 
@@ -83,10 +87,12 @@ def of_classes(guesses: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {"balanced_accuracy": 100 * np.mean(recalls), "macro_f1": 100 * np.mean(scores)}
 
 
-def check(scores, wanted: dict[str, float]) -> None:
+def check(scores, wanted: dict[str, Any]) -> None:
     found = scores.to_dict()
     assert found["ips"] > 0
-    assert {key: found[key] for key in wanted} == pytest.approx(wanted, rel=1e-5)
+    counts = {key: value for key, value in wanted.items() if key != "loss"}
+    assert {key: found[key] for key in counts} == pytest.approx(counts, rel=1e-12)
+    wanted["loss"].check(found["loss"], np.float32)
 
 
 @pytest.mark.parametrize("batch", [7, 64, 360, 1000])
@@ -96,7 +102,7 @@ def test_scores_do_not_depend_on_the_batch(section, batch):
     scores = evaluate(model, build_loader(section(batch), 0))
     assert model.training
     logits, labels = all_logits(section())
-    check(scores, expected(log_softmax(logits), labels))
+    check(scores, expected(Rounded(logits).log_softmax(), labels))
     assert 0 < scores.top1 < scores.top5 < 100
 
 
@@ -170,16 +176,14 @@ def test_predictions_of_all_ranks_are_in_the_order_of_the_data(section, world):
     ]
     found = parts[0].of_all(Together(parts))
     logits, labels = all_logits(section())
-    log_p = log_softmax(logits)
-    order = np.argsort(-log_p, -1)[:, :5]
+    log_p = Rounded(logits).log_softmax()
+    order = np.argsort(-logits, -1)[:, :5]
     chosen = np.arange(360) if world < 10 else np.array([0, 1, 359])
     np.testing.assert_array_equal(found.indices, chosen)
     np.testing.assert_array_equal(found.labels, labels[chosen])
     np.testing.assert_array_equal(found.classes, order[chosen])
-    np.testing.assert_allclose(
-        found.probabilities, np.exp(np.take_along_axis(log_p, order, -1))[chosen], rtol=1e-5
-    )
-    np.testing.assert_allclose(found.losses, -log_p[np.arange(360), labels][chosen], rtol=1e-4)
+    log_p[chosen[:, None], order[chosen]].exp().check(found.probabilities)
+    (-log_p[chosen, labels[chosen]]).check(found.losses)
 
 
 def test_predictions_do_not_depend_on_workers(section):
@@ -223,15 +227,13 @@ def test_only_valid_labels_are_compared(section, valid):
     """
     loader, kept = with_valid_labels(section(50), valid)
     logits, labels = all_logits(section())
-    log_p = log_softmax(logits[kept][:, valid])
+    log_p = Rounded(logits[kept][:, valid]).log_softmax()
     wanted = expected(log_p, np.searchsorted(valid, labels[kept]))
     check(evaluate(Linear(), loader), wanted)
     found = predict(Linear(), loader, valid)
-    best = np.argsort(-log_p, -1)[:, :5]
+    best = np.argsort(-log_p.value, -1)[:, :5]
     np.testing.assert_array_equal(found.classes, np.array(valid)[best])
-    np.testing.assert_allclose(
-        found.probabilities, np.exp(np.take_along_axis(log_p, best, -1)), rtol=1e-5
-    )
+    log_p[np.arange(len(kept))[:, None], best].exp().check(found.probabilities)
     unrestricted = score(predict(Linear(), loader), 10)
     assert unrestricted.top1 < wanted["top1"]
 
@@ -241,19 +243,24 @@ def test_flip_is_the_mean_softmax(section):
     (straight, labels), (mirrored, _) = all_logits(section()), all_logits(section(), mirror=True)
     assert not np.allclose(straight, mirrored)
     loader = build_loader(section(64), 0)
-    mean = (np.exp(log_softmax(straight)) + np.exp(log_softmax(mirrored))) / 2
-    check(score(predict(Linear(), loader, None, VIEWS["flip"]), 10), expected(np.log(mean), labels))
+    wanted = expected(mean_softmax(straight, mirrored).log(), labels)
+    check(score(predict(Linear(), loader, None, VIEWS["flip"]), 10), wanted)
     loader, kept = with_valid_labels(section(64), VALID)
-    pair = (log_softmax(logits[kept][:, VALID]) for logits in (straight, mirrored))
-    mean = sum(map(np.exp, pair)) / 2
-    wanted = expected(np.log(mean), np.searchsorted(VALID, labels[kept]))
+    mean = mean_softmax(*(logits[kept][:, VALID] for logits in (straight, mirrored)))
+    wanted = expected(mean.log(), np.searchsorted(VALID, labels[kept]))
     check(score(predict(Linear(), loader, VALID, VIEWS["flip"]), 10), wanted)
+
+
+def mean_softmax(*logits: np.ndarray) -> Rounded:
+    first, second = (Rounded(part).log_softmax().exp() for part in logits)
+    return (first + second) / 2
 
 
 def test_mean_softmax_of_certain_and_opposite_views():
     """By hand: (1 + e^-200) / 2 each, though e^-200 is too small for float32."""
     found = averaged([paddle.to_tensor([[100.0, -100.0]]), paddle.to_tensor([[-100.0, 100.0]])])
-    np.testing.assert_allclose(found.numpy(), [[math.log(0.5)] * 2], rtol=1e-6)
+    # Logarithms up to 200 are added and taken from each other.
+    np.testing.assert_allclose(found.numpy(), [[math.log(0.5)] * 2], rtol=0, atol=400 * 2**-24)
 
 
 def test_correct_guesses():

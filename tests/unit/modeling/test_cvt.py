@@ -8,10 +8,10 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
-from paddle.nn import functional as F
 
 from passl.modeling.backbones import build_backbone
 from passl.modeling.backbones.cvt import ConvProjection, projection
+from tests.numerics import Rounded, attention, gelu, quick_gelu
 
 
 def small(**options):
@@ -38,25 +38,22 @@ def test_scale_is_that_of_the_full_width():
     attn.proj_q.weight.set_value(normal(16, 16, seed=5))
     attn.proj_k.weight.set_value(normal(16, 16, seed=6))
     x = normal(2, 5, 16)
-    q, k, v = (t.transpose([0, 2, 1, 3]) for t in attn._qkv(x, (2, 2)))
-    weights = F.softmax(q @ k.transpose([0, 1, 3, 2]) * 16**-0.5, -1)
-    expected = attn.proj((weights @ v).transpose([0, 2, 1, 3]).flatten(2))
-    np.testing.assert_allclose(attn(x, (2, 2)).numpy(), expected.numpy(), atol=1e-5)
-    np.testing.assert_allclose(attn.attention_map(x, (2, 2)).numpy(), weights.numpy(), atol=1e-6)
+    q, k, v = (t.transpose([0, 2, 1, 3]).numpy() for t in attn._qkv(x, (2, 2)))
+    weights, attended = attention(q, k, v, 16**-0.5)
+    weights.check(attn.attention_map(x, (2, 2)).numpy())
+    joined = attended.map(lambda array: array.transpose(0, 2, 1, 3).reshape(2, 5, 16))
+    expected = joined @ attn.proj.weight.numpy() + attn.proj.bias.numpy()
+    expected.check(attn(x, (2, 2)).numpy())
 
 
 def test_activation_and_norm_defaults():
     backbone = small()
     x = normal(7)
     act = backbone.stage0.blocks[0].mlp.act
-    np.testing.assert_allclose(
-        act(x).numpy(), x.numpy() / (1 + np.exp(-1.702 * x.numpy())), rtol=1e-5
-    )
+    quick_gelu(x.numpy()).check(act(x).numpy())
     assert backbone.norm._epsilon == 1e-5
     assert small(norm_eps=1e-3).stage1.blocks[0].norm2._epsilon == 1e-3
-    np.testing.assert_allclose(
-        small(act="gelu").stage0.blocks[0].mlp.act(x).numpy(), F.gelu(x).numpy()
-    )
+    gelu(x.numpy()).check(small(act="gelu").stage0.blocks[0].mlp.act(x).numpy())
 
 
 def test_batch_norm_as_in_pytorch():
@@ -70,7 +67,7 @@ def test_average_projection_counts_padding_but_nothing_beyond(
     height, width, kernel, stride, padding
 ):
     """PyTorch's AvgPool2d(ceil_mode=True, count_include_pad=True), from its definition."""
-    x = np.random.default_rng(0).standard_normal((1, 2, height, width)).astype("float32")
+    x = np.float64(normal(1, 2, height, width).numpy())
 
     def starts(length):
         count = math.ceil((length + 2 * padding - kernel) / stride) + 1
@@ -78,17 +75,19 @@ def test_average_projection_counts_padding_but_nothing_beyond(
             count -= 1
         return [i * stride - padding for i in range(count)]
 
-    def window(top, left):
+    def window(x, top, left):
         bottom, right = min(top + kernel, height + padding), min(left + kernel, width + padding)
         inside = x[:, :, max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
         return inside.sum((2, 3)) / ((bottom - top) * (right - left))
 
-    expected = np.stack(
-        [np.stack([window(t, left) for left in starts(width)], -1) for t in starts(height)], -2
+    def windows(x):
+        rows = [[window(x, top, left) for left in starts(width)] for top in starts(height)]
+        return np.array(rows).transpose(2, 3, 0, 1)
+
+    expected = Rounded(windows(x), (kernel**2 + 1) * windows(np.abs(x)))
+    expected.check(
+        projection("avg", 2, kernel, stride, padding)(paddle.to_tensor(np.float32(x))).numpy()
     )
-    ours = projection("avg", 2, kernel, stride, padding)(paddle.to_tensor(x)).numpy()
-    assert ours.shape == expected.shape
-    np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
 def test_methods():
@@ -123,9 +122,7 @@ def test_class_token_or_mean_of_the_tokens():
     backbone, images = small(with_cls_token=False), normal(2, 3, 32, 32)
     assert not backbone.no_weight_decay()
     tokens = backbone.forward_features(images, [2])[0].flatten(2).transpose([0, 2, 1])
-    np.testing.assert_allclose(
-        backbone(images).numpy(), backbone.norm(tokens).mean(1).numpy(), atol=1e-6
-    )
+    Rounded(backbone.norm(tokens).numpy()).mean(1)[:, 0].check(backbone(images).numpy())
     everywhere = small(with_cls_token=True)
     assert everywhere.no_weight_decay() == {
         "stage0.cls_token",

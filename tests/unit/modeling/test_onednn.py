@@ -12,6 +12,7 @@ from paddle.nn import functional as F
 
 from passl.modeling import cpu_ops, onednn
 from passl.modeling.layers import Conv2D, gelu, quick_gelu
+from tests.numerics import Rounded
 
 pytestmark = pytest.mark.skipif(
     not core.is_compiled_with_onednn(), reason="this Paddle is built without oneDNN"
@@ -56,10 +57,9 @@ def in_float32(function, *tensors):
     return [t.numpy() for t in (out, *(tensor.grad for tensor in inputs))]
 
 
-def assert_close(found, expected):
+def check(found, expected):
     for one, other in zip(found, expected, strict=True):
-        assert one.shape == other.shape
-        np.testing.assert_allclose(one, other, rtol=0, atol=2e-6 * np.abs(other).max())
+        other.check(one)
 
 
 def test_usable(monkeypatch):
@@ -83,13 +83,24 @@ def test_convolution(name, batch):
     def ours(*inputs):
         return cpu_ops.Conv2D.apply(*inputs, stride, padding, groups)
 
-    assert_close(in_float32(ours, *tensors), in_float64(own, *tensors))
+    exact = in_float64(own, *tensors)
+    # Each is a sum of products: over the kernel, or over the maps. Of absolute values it is the sum
+    # of theirs, and `upstream` is positive.
+    terms = in_float64(own, *(tensor.abs() for tensor in tensors))
+    made_of = made // groups, channels // groups
+    counts = made_of[1] * kernel**2, made_of[0] * kernel**2, batch * math.prod(exact[0].shape[2:])
+    expected = [
+        Rounded(value, (count + 1) * size)
+        for value, count, size in zip(exact, counts, terms, strict=True)
+    ]
+    check(in_float32(ours, *tensors), expected)
 
 
 @pytest.mark.parametrize("wanted", [(True, False), (False, True), (False, False)])
 def test_frozen_inputs_of_a_convolution(wanted):
-    tensors = [normal(2, 3, 8, 8), normal(4, 3, 3, 3)]
-    bias = normal(4)
+    # Small whole numbers, whose sums no order rounds.
+    tensors = [(normal(*shape) * 2).round() for shape in ((2, 3, 8, 8), (4, 3, 3, 3))]
+    bias = (normal(4) * 2).round()
     bias.stop_gradient = False
     found = []
     for function in (cpu_ops.Conv2D.apply, lambda x, w, *how: F.conv2d(x, w, None, *how[:2])):
@@ -101,7 +112,7 @@ def test_frozen_inputs_of_a_convolution(wanted):
     for ours, own, is_wanted in zip(*found, wanted, strict=True):
         assert (ours is not None) == is_wanted
         if is_wanted:
-            np.testing.assert_allclose(ours.numpy(), own.numpy(), rtol=1e-5, atol=1e-4)
+            np.testing.assert_array_equal(ours.numpy(), own.numpy())
 
 
 def test_the_layer_follows_its_weights_and_keeps_what_it_made():
@@ -112,33 +123,44 @@ def test_the_layer_follows_its_weights_and_keeps_what_it_made():
     copy = first.numpy().copy()
     layer.weight.set_value(layer.weight * 2)
     layer.bias.set_value(layer.bias * 2)
-    np.testing.assert_allclose(layer(x).numpy(), 2 * copy, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(layer(x).numpy(), 2 * copy)  # twice a number has its digits
     np.testing.assert_array_equal(first.numpy(), copy)
+
+
+def gelu_and_slope(x: Rounded):
+    """x P(x), P the normal distribution, and P(x) + x p(x) with its density p."""
+    integral = (1 + (x / math.sqrt(2)).erf()) / 2
+    density = (x * x / -2).exp() / math.sqrt(2 * math.pi)
+    return x * integral, integral + x * density
+
+
+def quick_gelu_and_slope(x: Rounded):
+    s = (1.702 * x).sigmoid()
+    return x * s, s * (1 + 1.702 * x * (1 - s))
+
+
+def with_gradient(function, x):
+    value, slope = function(Rounded(x.numpy()))
+    return value, slope * upstream(x.shape)
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 8), (2, 4, 4, 16)])
 def test_activations_of_any_rank(shape):
     x = normal(*shape)
-    assert_close(in_float32(gelu, x), in_float64(F.gelu, x))
-    by_definition = in_float64(lambda x: x * F.sigmoid(1.702 * x), x)
-    assert_close(in_float32(quick_gelu, x), by_definition)
+    check(in_float32(gelu, x), with_gradient(gelu_and_slope, x))
+    check(in_float32(quick_gelu, x), with_gradient(quick_gelu_and_slope, x))
 
 
 @pytest.mark.parametrize("shape", [(4, 9), (2, 3, 7)])
 def test_softmax(shape):
     x = normal(*shape) * 20
-    weights = onednn.softmax(x).numpy()
-    scores = x.numpy().astype("float64")
-    exponentials = np.exp(scores - scores.max(-1, keepdims=True))
-    expected = exponentials / exponentials.sum(-1, keepdims=True)
-    np.testing.assert_allclose(weights, expected, rtol=0, atol=1e-6)
+    Rounded(x.numpy()).softmax().check(onednn.softmax(x).numpy())
 
 
 def test_activations_far_out():
     x = paddle.to_tensor([-1e4, -60.0, -1e-30, 0.0, 1e-30, 60.0, 1e4])
-    for function, own in ((gelu, F.gelu), (quick_gelu, lambda x: x * F.sigmoid(1.702 * x))):
-        out, gradient = in_float32(function, x)
-        assert_close([out, gradient], in_float64(own, x))
+    check(in_float32(gelu, x), with_gradient(gelu_and_slope, x))
+    check(in_float32(quick_gelu, x), with_gradient(quick_gelu_and_slope, x))
 
 
 def test_another_precision_goes_by_paddle():
@@ -193,7 +215,7 @@ def test_other_graphs_of_the_process_keep_their_axes():
     Conv2D(16, 16, 3, 1, 1, groups=16)(normal(1, 16, 4, 4))
     (out,) = graph(x)
     assert "onednn_op.swish" in [operation.name() for operation in graph.operations]
-    np.testing.assert_allclose(out.numpy(), F.swish(x).numpy(), atol=1e-6)
+    (x.numpy() * Rounded(x.numpy()).sigmoid()).check(out.numpy())
 
 
 def _activated(x):
