@@ -64,7 +64,8 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
         type=int,
         default=0,
         metavar="N",
-        help="after a failure, start training again with --resume auto, up to N times",
+        help="after a failure, start training again with --resume auto, up to N times; for one "
+        "machine",
     )
     parser.add_argument(
         "--restart_waits",
@@ -98,6 +99,12 @@ def main() -> None:
     args, arguments = parse()
     if args.restarts and args.tool != "train.py":
         raise ConfigError(f"--restarts {args.restarts} is for training; {args.tool} has no state")
+    if args.restarts and args.nnodes > 1:
+        raise ConfigError(
+            f"--restarts {args.restarts} with --nnodes {args.nnodes}: this launcher starts again the "
+            "processes of its own machine only; leave restarts across machines to Slurm, "
+            "Kubernetes or Paddle's launcher (docs/distributed.md)"
+        )
     if args.restarts < 0 or args.grace < 0:
         raise ConfigError(
             f"--restarts {args.restarts} and --grace {args.grace:g} must not be negative"

@@ -260,6 +260,7 @@ def test_every_rank_is_refused_a_folder_in_use(start, tiny_config, tmp_path):
         ("dist_train.sh", ("none.yaml", "2"), "none.yaml: the config file does not exist"),
         ("dist_train.sh", ("CONFIG", "0"), "0 processes on 1 machines"),
         ("dist_train.sh", ("CONFIG", "1", "--nnodes", "2"), "needs --master HOST:PORT"),
+        ("dist_train.sh", ("CONFIG", "1", "--nnodes", "2", "--restarts", "1"), "own machine only"),
         ("dist_train.sh", ("CONFIG", "1", "--restart_waits", "x"), "must be seconds"),
         ("dist_eval.sh", ("CONFIG", "w", "1", "--restarts", "1"), "is for training"),
     ],
