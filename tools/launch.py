@@ -101,7 +101,7 @@ def main() -> None:
         raise ConfigError(f"--restarts {args.restarts} is for training; {args.tool} has no state")
     if args.restarts and args.nnodes > 1:
         raise ConfigError(
-            f"--restarts {args.restarts} with --nnodes {args.nnodes}: this launcher starts again the "
+            f"--restarts {args.restarts} with --nnodes {args.nnodes}: this launcher restarts the "
             "processes of its own machine only; leave restarts across machines to Slurm, "
             "Kubernetes or Paddle's launcher (docs/distributed.md)"
         )
