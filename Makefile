@@ -5,9 +5,10 @@ PORT ?= 8040
 KILLS ?= 50
 JOBS ?= auto
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study chaos bench test test-parity lint format clean
+.PHONY: help setup demo study chaos bench test test-cpus test-parity lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +28,10 @@ bench: .venv/bench.stamp .venv-bench/stamp  ## speed and memory beside timm, tra
 	$(BIN)/python tools/bench_peers.py --write docs/benchmarks.md
 
 test: .venv/dev.stamp  ## run every test, a process per core (or JOBS=N)
-	$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
+	$(PYTEST)
+
+test-cpus: .venv/dev.stamp  ## run the numerical tests as other processors compute
+	bash tests/cpus.sh $(PYTEST) -q
 
 test-parity: .venv-parity/stamp  ## compare full-size networks with timm and transformers
 	.venv-parity/bin/python -m pytest tests/parity
