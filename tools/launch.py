@@ -64,8 +64,8 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
         type=int,
         default=0,
         metavar="N",
-        help="after a failure, start training again with --resume auto, up to N times; for one "
-        "machine",
+        help="after a failure, start training again with --resume auto, up to N times without a "
+        "new checkpoint in between; for one machine",
     )
     parser.add_argument(
         "--restart_waits",
@@ -83,8 +83,8 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args()
 
 
-def log_folder(arguments: Sequence[str]) -> Path:
-    """`launch` in the folder of the run that the tool's options describe."""
+def run_folder(arguments: Sequence[str]) -> Path:
+    """The folder of the run that the tool's options describe."""
     parser = argparse.ArgumentParser(prog="launch.py", allow_abbrev=False)
     add_config_options(parser)
     known, _ = parser.parse_known_args(arguments)
@@ -92,7 +92,7 @@ def log_folder(arguments: Sequence[str]) -> Path:
     folder = cfg.get("output_dir")
     if not isinstance(folder, str):
         raise ConfigError(f"output_dir: {folder!r} must be text, the folder of the run")
-    return Path(folder) / "launch"
+    return Path(folder)
 
 
 def main() -> None:
@@ -120,14 +120,16 @@ def main() -> None:
 
     from passl.engine.launch import Job, launch
 
+    folder = run_folder(arguments) if args.restarts or args.log_dir is None else None
     job = Job(
         command=[sys.executable, "-u", str(Path(__file__).with_name(args.tool)), *arguments],
         processes=args.nproc_per_node,
-        logs=args.log_dir or log_folder(arguments),
+        logs=args.log_dir or folder / "launch",
         machines=args.nnodes,
         machine=args.rank,
         master=args.master,
         grace=args.grace,
+        checkpoint=folder / "last.safetensors" if args.restarts else None,
     )
     sys.exit(launch(job, args.restarts, waits))
 

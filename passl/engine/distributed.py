@@ -23,6 +23,7 @@ from safetensors import numpy as safetensors
 from passl.engine import cluster
 from passl.engine.liveness import Liveness, Timeouts
 from passl.utils.errors import ConfigError, RunError, Stopped
+from passl.utils.logging import name_process
 
 _SELECTED = "FLAGS_selected_gpus"
 _CHUNK = 2**26
@@ -216,6 +217,8 @@ def start(device: str, timeouts: Mapping[str, float] | None = None) -> Ranks:
     address = cluster.parse_address(cluster.MASTER, os.environ[cluster.MASTER])
     liveness = Liveness(place, address, limits)
     liveness.meet()
+    is_spread = len(set(liveness.hosts)) > 1
+    name_process(f"rank {place.rank}" + f" on {liveness.hosts[place.rank]}" * is_spread)
     if name := cluster.interface_of(liveness.own_address):
         for variable in cluster.INTERFACES:
             os.environ.setdefault(variable, name)

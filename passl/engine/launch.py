@@ -55,6 +55,7 @@ class Job:
         logs: folder for the output of all but this machine's first process, whose output goes where
             that of the launcher goes.
         grace: seconds that processes get for an orderly stop.
+        checkpoint: the file that tells whether a run that failed had come further; null for none.
     """
 
     command: Sequence[str]
@@ -64,6 +65,7 @@ class Job:
     machine: int = 0
     master: str | None = None
     grace: float = 60.0
+    checkpoint: Path | None = None
 
     def __post_init__(self) -> None:
         if self.processes < 1 or self.machines < 1:
@@ -136,7 +138,8 @@ def launch(job: Job, restarts: int = 0, waits: Sequence[float] = (5.0, 10.0, 20.
     """Run the job; after a failure start it again with `--resume auto`.
 
     Args:
-        restarts: how often at most. There is none after a wrong config, nor after an orderly stop.
+        restarts: how often at most without a new checkpoint in between. There is none after a
+            wrong config, nor after an orderly stop.
         waits: seconds before the first restart, the second, and so on; the last one holds for all
             that follow.
 
@@ -145,17 +148,29 @@ def launch(job: Job, restarts: int = 0, waits: Sequence[float] = (5.0, 10.0, 20.
         more than the signal's number if a signal ended it.
     """
     with Stop() as stop:
-        for attempt in range(restarts + 1):
+        failures = 0
+        while True:
+            before = _written_at(job.checkpoint)
             code = _run(job, stop)
-            if code in (0, EXIT_WRONG_CALL, EXIT_STOPPED) or stop.asked or attempt == restarts:
+            if _written_at(job.checkpoint) != before:
+                failures = 0  # the run has come further
+            if code in (0, EXIT_WRONG_CALL, EXIT_STOPPED) or stop.asked or failures == restarts:
                 break
-            wait = waits[min(attempt, len(waits) - 1)]
-            _say(f"restart {attempt + 1} of {restarts} in {wait:g} s, with --resume auto")
+            wait = waits[min(failures, len(waits) - 1)]
+            failures += 1
+            _say(f"restart {failures} of {restarts} in {wait:g} s, with --resume auto")
             stop.sleep(wait)
             if stop.asked:
                 break
             job.command = resumed(job.command)
     return code
+
+
+def _written_at(checkpoint: Path | None) -> int | None:
+    """When the file was written; null while there is none."""
+    with suppress(OSError):
+        return None if checkpoint is None else checkpoint.stat().st_mtime_ns
+    return None
 
 
 def resumed(command: Sequence[str]) -> list[str]:

@@ -15,8 +15,22 @@ no terminal.
 logging.addLevelName(PROGRESS, "INFO")
 logging.addLevelName(logging.INFO, "INFO")  # the name still means the usual level
 _FORMAT = logging.Formatter(
-    "[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%Y/%m/%d %H:%M:%S"
+    "[%(asctime)s] %(name)s%(process_of_run)s %(levelname)s: %(message)s",
+    "%Y/%m/%d %H:%M:%S",
+    defaults={"process_of_run": ""},
 )
+
+
+def name_process(name: str) -> None:
+    """Name this process in every message, such as `rank 1 on gpu7`: the processes of a run may
+    share a console.
+    """
+
+    def add(record: logging.LogRecord) -> bool:
+        record.process_of_run = f" {name}"
+        return True
+
+    get_logger().addFilter(add)
 
 
 def get_logger() -> logging.Logger:

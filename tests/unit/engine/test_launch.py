@@ -233,7 +233,8 @@ LAUNCH = """
 import sys
 from pathlib import Path
 from passl.engine.launch import Job, launch
-job = Job([sys.executable, "-u", *sys.argv[4:]], int(sys.argv[2]), Path(sys.argv[1]), grace=5.0)
+job = Job([sys.executable, "-u", *sys.argv[4:]], int(sys.argv[2]), Path(sys.argv[1]), grace=5.0,
+          checkpoint=Path(sys.argv[1], "last"))
 sys.exit(launch(job, int(sys.argv[3]), [0.1, 0.2]))
 """
 RANK = """
@@ -458,6 +459,23 @@ def test_the_last_failure_is_the_exit_code(start, tmp_path):
     _, err = process.communicate(timeout=30)
     assert process.returncode == 5, err
     assert (tmp_path / "tries_0").read_text() == "\n--resume auto\n"
+
+
+def test_restarts_are_counted_from_the_last_checkpoint(start, tmp_path):
+    """Three failures, each with a new checkpoint, and two without."""
+    process = start(
+        "count = len(list(Path(sys.argv[1]).glob('try_*')))\n"
+        "Path(sys.argv[1], f'try_{count}').touch()\n"
+        "Path(sys.argv[1], 'launch').mkdir(exist_ok=True)\n"
+        "if count < 3: Path(sys.argv[1], 'launch', 'last').write_text(str(count))\n"
+        "sys.exit(5)",
+        processes=1,
+        restarts=1,
+    )
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 5, err
+    assert len(list(tmp_path.glob("try_*"))) == 4
+    assert err.count("restart 1 of 1") == 3
 
 
 def test_a_restart_resumes_once():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 
-from passl.utils.logging import get_logger, log_to_file, stop_logging_to
+from passl.utils.logging import get_logger, log_to_file, name_process, stop_logging_to
 
 
 def test_a_log_that_cannot_be_written(tmp_path, capsys):
@@ -25,3 +25,19 @@ def test_a_log_that_cannot_be_written(tmp_path, capsys):
     said = f"{path} cannot be written (File too large); the run goes on\n"
     assert capsys.readouterr().err == said
     assert path.read_text().endswith("INFO: kept\n")
+
+
+def test_messages_name_the_process_of_a_run(tmp_path):
+    logger = get_logger()
+    before = list(logger.filters)
+    handler = log_to_file(tmp_path / "train.log")
+    try:
+        logger.info("alone")
+        name_process("rank 1 on gpu7")
+        logger.warning("of many")
+    finally:
+        logger.filters[:] = before
+        stop_logging_to(handler)
+    alone, of_many = (tmp_path / "train.log").read_text().splitlines()
+    assert alone.endswith("passl INFO: alone")
+    assert of_many.endswith("passl rank 1 on gpu7 WARNING: of many")
