@@ -70,5 +70,7 @@ TRANSFORMS = Registry(
 )
 """A transform is called with a picture and a `numpy.random.Generator`, and draws from that
 generator only. Pictures are PIL images until `Normalize`, which makes the array that the network
-takes; after it come those whose class attribute `on_arrays` is true.
+takes, float32 [channels, height, width]; after it come those whose class attribute `on_arrays` is
+true. What it gives is new: what it is given is not changed. It is also called with a few made-up
+pictures, to learn the sizes that it makes.
 """

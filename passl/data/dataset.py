@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,11 +19,9 @@ Size = tuple[int, int]
 class ImageDataset(ABC):
     """Pictures with labels.
 
-    A subclass sets the attributes but the last two, reads an image in `picture` and names it in
-    `name`. It also has a static method `class_names(...)`, which takes the constructor's arguments
-    and finds the class names at once, without reading any picture, for the check of a config. It
-    raises ConfigError for what the user must correct, and RunError for a picture that cannot be
-    read.
+    A subclass sets `classes` and `labels`, reads an image in `picture` and names it in `name`; the
+    rest has defaults. Its constructor takes plain keyword-only data. It raises ConfigError for what
+    the user must correct, and RunError for a picture that cannot be read.
 
     Attributes:
         classes: names of the labels.
@@ -40,6 +39,13 @@ class ImageDataset(ABC):
     valid_labels: list[int] | None = None
     mode: str = "RGB"
     background: Sequence[int] | None = None
+
+    @classmethod
+    def class_names(cls, **options: Any) -> list[str]:
+        """What `classes` is with these arguments of the constructor, for the check of a config. A
+        data set that takes long to build finds them without.
+        """
+        return cls(**options).classes
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -188,20 +188,22 @@ def _counts(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
 
 
 def _head_fits_backbone(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
-    width = BACKBONES.arguments(cfg.model.architecture).get("embed_dim")
-    width = width[-1] if isinstance(width, Sequence) and width else width
-    if isinstance(width, int) and cfg.model.head.in_channels != width:
+    """Of our own networks. What others make of their arguments is known when they are built."""
+    name, options = cfg.model.architecture.name, BACKBONES.arguments(cfg.model.architecture)
+    if name not in ("ConViT", "CvT"):
+        return
+    width = options["embed_dim"] if name == "ConViT" else options["embed_dim"][-1]
+    if cfg.model.head.in_channels != width:
         rule = f"{cfg.model.head.in_channels} is not the backbone's width; set it to {width}"
         yield ("model", "head", "in_channels"), rule
 
 
 def _patches_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
-    """Patches of one size divide the image, where a backbone has them (ConViT's rule)."""
-    architecture = BACKBONES.arguments(cfg.model.architecture)
-    patch = architecture.get("patch_size")
-    if not isinstance(patch, int) or architecture.get("hybrid_backbone"):
+    """Patches divide the image, where a ConViT is made of them."""
+    options, sizes = BACKBONES.arguments(cfg.model.architecture), []
+    if cfg.model.architecture.name != "ConViT" or options["hybrid_backbone"]:
         return
-    sizes = []
+    patch = options["patch_size"]
     for part in parts:
         keys = ("dataloader", part, "dataset", "transforms")
         sized = [index for index, node in enumerate(_at(cfg, keys)) if "size" in node]

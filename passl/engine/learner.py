@@ -174,9 +174,9 @@ def _objective(
     for parameter in teacher.parameters():
         parameter.stop_gradient = True
     classes = cfg["model"]["head"]["num_classes"]
-    if teacher.head.num_classes != classes:
+    if teacher.num_classes != classes:
         raise ConfigError(
-            f"distillation.teacher: {teacher.head.num_classes} classes, but the student has "
+            f"distillation.teacher: {teacher.num_classes} classes, but the student has "
             f"{classes}; a teacher must know the same ones"
         )
     get_logger().info("taught by %s", cfg["distillation"]["teacher"])

@@ -10,8 +10,8 @@ LOSSES = Registry(
         "CrossEntropy": "passl.modeling.rules:cross_entropy",
     },
 )
-"""A loss is called with logits [B, classes] and labels [B] or targets [B, classes], and gives a
-scalar.
+"""A loss is called with logits [B, classes] float32 and labels [B] int64, or targets [B, classes]
+float32 that mixup has made of them, and gives a scalar.
 """
 
 

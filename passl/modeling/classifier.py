@@ -60,9 +60,11 @@ class Model(nn.Layer):
             self.numerics = {key: architecture[key] for key in file.numerics}
         self.backbone = build_backbone(architecture)
         self.head = build_head(section["head"])
-        if self.head.in_channels != self.backbone.num_features:
+        in_channels: int = section["head"]["in_channels"]
+        self.num_classes: int = section["head"]["num_classes"]
+        if in_channels != self.backbone.num_features:
             raise ConfigError(
-                f"model.head.in_channels {self.head.in_channels} is not the backbone's width; "
+                f"model.head.in_channels {in_channels} is not the backbone's width; "
                 f"set it to {self.backbone.num_features}"
             )
         if file is not None:

@@ -11,6 +11,7 @@ OPTIMIZERS = Registry(
     "optimizer",
     {name: f"passl.optim.algorithms:{name.lower()}" for name in _ALGORITHMS},
     {name: "passl.optim.rules:algorithm" for name in _ALGORITHMS},
+    given=("parameters", "decays", "clip"),
 )
 """An optimizer is a function `(parameters, decays, clip, *, options) ->
 paddle.optimizer.Optimizer`: the parameters as one list, `decays(generated name) -> bool`, and a
@@ -24,6 +25,7 @@ CLIPS = Registry(
     "gradient clipping",
     {name: f"passl.optim.clips:{name}" for name in _CLIPS},
     {name: "passl.optim.rules:clip" for name in _CLIPS},
+    given=("model",),
 )
 """A gradient clipping is a function `(model, *, options) -> paddle.nn.clip.ClipGradBase`. The
 optimizer calls what it returns with all parameters and gradients, before decay is added to these.
@@ -35,6 +37,7 @@ SCHEDULES = Registry(
         name: f"passl.optim.schedules:{name}"
         for name in ("Constant", "Cosine", "Linear", "MultiStep", "Polynomial", "Step")
     },
+    given=("lr", "steps_per_epoch", "epochs"),
 )
 """A schedule is made with (lr, steps per epoch, epochs) and its options, and called with a step,
 from 0, for the learning rate of that step. It has no state: a resumed run needs only the step.

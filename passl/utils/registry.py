@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from passl.utils.config import dotted
 from passl.utils.errors import ConfigError
-from passl.utils.schema import Choice, Signature, problems_in, read_signature, signature_of
+from passl.utils.schema import (
+    REQUIRED,
+    Choice,
+    Signature,
+    problems_in,
+    read_signature,
+    signature_of,
+)
 
 T = TypeVar("T", bound=Callable)
 
@@ -26,12 +34,19 @@ class Registry:
         rules: likewise, for entries whose options must fulfil more than their types, a function
             that takes them by name and raises a ValueError. Its module imports no paddle, so that
             a config is checked by it early; the entry calls it too, for who builds it directly.
+        given: names of what the code passes in front of the options, as the contract says.
+        options: those that every entry requires.
     """
 
     def __init__(
-        self, kind: str, locations: Mapping[str, str], rules: Mapping[str, str] | None = None
+        self,
+        kind: str,
+        locations: Mapping[str, str],
+        rules: Mapping[str, str] | None = None,
+        given: Sequence[str] = (),
+        options: Sequence[str] = (),
     ):
-        self.kind = kind
+        self.kind, self.given, self.options = kind, tuple(given), tuple(options)
         self._locations = dict(locations)
         self._rules = dict(rules or {})
         self._registered: dict[str, Callable] = {}
@@ -44,12 +59,40 @@ class Registry:
         return sorted([*self._locations, *self._registered])
 
     def register(self, target: T) -> T:
-        """Add a class or function under its own name. A name that is taken is an error."""
+        """Add a class or function under its own name.
+
+        Raises:
+            ValueError: the name is taken, or the signature is not that of an entry.
+        """
         name = target.__name__
         if name in self:
             raise ValueError(f"there is a {self.kind} {name!r} already; choose another name")
+        self._check_signature(target)
         self._registered[name] = target
         return target
+
+    def _check_signature(self, target: Callable) -> None:
+        what = f"{self.kind} {target.__name__}"
+        own = signature_of(target)
+        missing = [o for o in self.options if o not in own or own[o].default is not REQUIRED]
+        if missing:
+            raise ValueError(
+                f"{what} must take {' and '.join(missing)} as keyword-only arguments, behind a *, "
+                "without a default"
+            )
+        if inspect.isclass(target) and "__init__" not in vars(target):
+            return  # what it inherits, such as nn.Layer's name_scope, is no option
+        parameters = inspect.signature(target).parameters.values()
+        front = [
+            p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        if len(front) > len(self.given) or (len(front) < len(self.given) and not takes_any):
+            expected = f"({', '.join(self.given)})" if self.given else "nothing"
+            raise ValueError(
+                f"{what} takes ({', '.join(front)}) in front, where a {self.kind} takes "
+                f"{expected}; options are keyword-only, behind a *"
+            )
 
     def get(self, name: str) -> Callable:
         """The class or function, imported."""

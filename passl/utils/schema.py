@@ -265,7 +265,7 @@ def _fits(node: ast.expr, value: Any) -> bool:
     if isinstance(node, ast.BinOp):  # a | b
         return _fits(node.left, value) or _fits(node.right, value)
     if not isinstance(node, ast.Subscript):
-        return _PLAIN[ast.unparse(node)][1](value)
+        return _plain(node)[1](value)
     head, items = ast.unparse(node.value), _items(node.slice)
     if head == "Literal":
         return value in [ast.literal_eval(item) for item in items]
@@ -273,13 +273,19 @@ def _fits(node: ast.expr, value: Any) -> bool:
         return any(_fits(item, value) for item in items) or (head == "Optional" and value is None)
     if head in ("Mapping", "dict"):
         return isinstance(value, Mapping)
-    assert head in ("Sequence", "list", "tuple"), head
+    if head not in ("Sequence", "list", "tuple"):  # a type of a user's own
+        return True
     if not isinstance(value, list | tuple):
         return False
     if head == "tuple" and ast.unparse(items[-1]) != "...":  # one type for each place
         pairs = zip(items, value, strict=False)
         return len(value) == len(items) and all(_fits(item, part) for item, part in pairs)
     return all(_fits(items[0], part) for part in value)
+
+
+def _plain(node: ast.expr) -> tuple[str, Callable[[Any], bool]]:
+    """Of a type that is not known, such as a user's own, any value fits."""
+    return _PLAIN.get(ast.unparse(node), _PLAIN["Any"])
 
 
 def describe(annotation: str) -> str:
@@ -291,7 +297,7 @@ def _describe(node: ast.expr) -> str:
     if isinstance(node, ast.BinOp):
         return f"{_describe(node.left)}, or {_describe(node.right)}"
     if not isinstance(node, ast.Subscript):
-        return _PLAIN[ast.unparse(node)][0]
+        return _plain(node)[0]
     head, items = ast.unparse(node.value), _items(node.slice)
     if head == "Literal":
         return "one of " + ", ".join(str(ast.literal_eval(item)) for item in items)

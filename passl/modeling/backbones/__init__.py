@@ -29,8 +29,9 @@ BACKBONES = Registry(
 * `num_layers: int` and `layer_index(name) -> int`, the layer of each parameter, counted from the
   image's side: 0 embeds the image, the blocks follow, and num_layers is the final norm.
 
-It knows neither classes nor losses. `tests/contract/test_backbones.py` holds every registered
-backbone to this.
+Images have 3 channels, or as many as an argument `in_chans: int` says, if it has one. A backbone
+knows neither classes nor losses. `tests/contract/test_backbones.py` holds every registered backbone
+to this.
 """
 
 

@@ -14,9 +14,19 @@ HEADS = Registry(
         "CvTClsHead": "passl.modeling.heads.cls_head:ClsHead",  # PASSL's name for the same layer
     },
     {name: "passl.modeling.rules:cls_head" for name in ("ClsHead", "CvTClsHead")},
+    options=("num_classes", "in_channels"),
 )
-"""A head is a `paddle.nn.Layer` with `forward(features [B, in_channels]) -> [B, num_classes]`, and
-takes both numbers as keyword arguments.
+"""A head is a `paddle.nn.Layer` whose constructor takes plain keyword-only data, of which
+
+* `num_classes: int` and
+* `in_channels: int`, the width of the features, which is the backbone's `num_features`,
+
+have no default, and that has `forward(features [B, in_channels]) -> [B, num_classes]`, logits for
+any B >= 1. It needs no attribute.
+
+A last Linear called `fc_cls` is the classifier: weight files of other projects fill it, other
+classes (`model.fit`) leave it as it is or change its order, and adaptive clipping passes it over.
+`tests/contract/test_heads.py` holds every registered head to this.
 """
 
 

@@ -157,6 +157,68 @@ def test_a_taken_name(registry, name):
     assert registry.get(name) is not other
 
 
+def test_options_that_no_config_could_give():
+    """What stands before the options is the code's; a user may forget the star."""
+    registry = Registry("schedule", {}, given=("lr", "epochs"), options=("low",))
+
+    class Right:
+        def __init__(self, lr, epochs, *, low: float, high: float = 1.0):
+            pass
+
+    class Inherits(Right):
+        pass
+
+    class Positional:
+        def __init__(self, lr, epochs, high=1.0, *, low: float):
+            pass
+
+    class Few:
+        def __init__(self, *, low: float):
+            pass
+
+    class Defaults:
+        def __init__(self, lr, epochs, *, low: float = 0.0):
+            pass
+
+    @dataclass
+    class Fields:
+        low: float
+
+    registry.register(Right)
+    registry.register(Inherits)
+    for wrong, rule in (
+        (Positional, r"Positional takes \(lr, epochs, high\) in front, .* takes \(lr, epochs\)"),
+        (Few, r"Few takes \(\) in front"),
+        (Defaults, "Defaults must take low as keyword-only arguments.* without a default"),
+        (Fields, "Fields must take low as keyword-only"),
+    ):
+        with pytest.raises(ValueError, match=rule):
+            registry.register(wrong)
+    assert registry.names() == ["Inherits", "Right"]
+
+
+def test_a_layer_without_a_constructor_has_no_options(registry):
+    class Base:  # such as paddle.nn.Layer
+        def __init__(self, name_scope=None, dtype="float32"):
+            pass
+
+    class Mean(Base):
+        pass
+
+    registry.register(Mean)
+    assert registry.signature("Mean") == {}
+
+
+def test_a_type_of_ones_own_takes_anything(registry):
+    def entry(*, function: type[Box] | None = None, box: Box = None, n: int = 1):
+        return box
+
+    registry.register(entry)
+    assert registry.build({"name": "entry", "box": 5, "function": "x"}) == 5
+    with pytest.raises(ConfigError, match="n: must be a whole number"):
+        registry.build({"name": "entry", "n": "1"})
+
+
 def test_registries_do_not_share_their_entries(registry):
     registry.register(Box)
     assert "Box" not in Registry("thing", {"OrderedDict": "collections:OrderedDict"})
