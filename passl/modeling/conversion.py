@@ -17,7 +17,7 @@ import passl
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.classifier import Model, list_models
 from passl.porting import WeightFile
-from passl.porting.files import NUMERICS, OURS, to_official
+from passl.porting.files import NUMERICS, OURS, pack_classes, to_official
 from passl.porting.load import Plan, plan_loading
 from passl.porting.names import SOURCES, Source
 from passl.porting.zoo import entries
@@ -112,6 +112,8 @@ def write_converted(
         tensors = {name: paddle.to_tensor(array) for name, array in arrays.items()}
         write_atomically(out, lambda temporary: paddle.save(tensors, str(temporary)))
         return
+    if file.classes is not None:  # a checkpoint's
+        arrays |= pack_classes(file.classes)
     write_atomically(out, lambda temporary: save_file(arrays, temporary, metadata))
     _compare(out, arrays)
 

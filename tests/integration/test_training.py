@@ -205,6 +205,10 @@ def test_an_epoch_whose_last_batch_is_small_is_done_for_any_batch(tiny_config, t
     run(path, tmp_path / "run", keep, "checkpoint={interval: 12}", "epochs=1")
     (tmp_path / "run" / "previous.safetensors").replace(tmp_path / "run" / "last.safetensors")
     size = "dataloader.train.sampler.batch_size=100"
+    last = read_metrics(tmp_path / "run")[5]
+    assert last["step"] == 12
+    # The last two steps have a full batch and the rest of the 1,437 samples.
+    assert last["ips"] * 2 * last["batch_cost"] == pytest.approx(128 + 29, rel=1e-5)
     progress = run(path, tmp_path / "run", keep, size, "epochs=2", resume="auto")
     assert (progress.epoch, progress.step) == (2, 12 + 15)
 
@@ -313,6 +317,8 @@ def test_classes_are_compared_by_name(colours, tmp_path):
         return evaluate_weights(get_config(path, told), best, Options(), Ranks())["top1"]
 
     assert top1(straight) == top1(turned) == 100
+    some = [f"dataloader.val.dataset.labels={labels}" for labels in ("[cow, bee]", "[0, 1]")]
+    assert top1([*turned, some[0]]) == top1([*turned, some[1]]) == 100
     with pytest.raises(ConfigError, match="label 0 is cow, and was ape.*model.pretrained"):
         run(path, tmp_path / "run", "epochs=13", *turned, resume="auto")
     tuned = run(

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from passl.modeling import Model
+from passl.modeling.conversion import plan_conversion, write_converted
 from passl.modeling.heads import HEADS
 from passl.porting import load_weights, read_file
 from passl.porting.classes import imagenet_classes, order_in, readable, told
@@ -214,3 +215,11 @@ def test_names_that_are_no_text(write):
     """Of folders whose names are not UTF-8."""
     names = ["a", "b\udcff", "c"]
     assert read_file(write(Model(config()), names)).classes == names
+
+
+def test_a_converted_checkpoint_keeps_its_names(write, tmp_path):
+    file = read_file(write(Model(config()), ABC))
+    section = config()["model"]
+    plan = plan_conversion(file, section["architecture"], section["head"])
+    write_converted(file, plan, section["architecture"], tmp_path / "converted.safetensors")
+    assert read_file(tmp_path / "converted.safetensors").classes == ABC
