@@ -4,6 +4,7 @@ once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -35,6 +36,7 @@ from passl.utils.schema import (
     problems_in,
     read_signature,
 )
+from passl.utils.yaml12 import Keys
 
 
 def _options_of(location: str, rule: Rule | None = None, required: bool = False) -> Section:
@@ -164,12 +166,24 @@ def datasets(cfg: Config, parts: Sequence[str]) -> dict[str, Any]:
 
 
 def _line(cfg: Config, keys: Sequence[Any], rule: str) -> str:
-    inside = [origin for place, origin in cfg.origins.items() if place[: len(keys)] == tuple(keys)]
-    inside.sort(key=lambda origin: origin != COMMAND_LINE)  # what was changed last is to blame
-    origin = cfg.origins.get(tuple(keys)) or (inside[0] if keys and inside else str(cfg.file))
     rule = _ELSEWHERE.get(tuple(keys), rule)
-    shown = shown_origin(origin)
+    shown = shown_origin(_origin(cfg, tuple(keys), rule) if keys else str(cfg.file))
     return f"{shown}: {dotted(tuple(keys))}: {rule}" if keys else f"{shown}: {rule}"
+
+
+def _origin(cfg: Config, keys: Keys, rule: str) -> str:
+    """Where what is wrong stands: of a node's values one that the rule names, and of several the
+    one that was changed last.
+    """
+    inside = [(place, o) for place, o in cfg.origins.items() if place[: len(keys)] == keys]
+    named = set(re.findall(r"\w+", rule))
+
+    def likely(item: tuple[Keys, str]) -> tuple[bool, bool, bool]:
+        place, origin = item
+        is_named = not named.isdisjoint(map(str, place[len(keys) :]))
+        return is_named, origin == COMMAND_LINE, origin.startswith(f"{cfg.file}:")
+
+    return max(inside, key=likely)[1] if inside else str(cfg.file)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -184,7 +184,8 @@ def _check_stage(
 ) -> None:
     if embed_dim % num_heads:
         raise ValueError(
-            f"embed_dim {embed_dim} of stage {stage} does not divide into {num_heads} heads"
+            f"embed_dim {embed_dim} of stage {stage} does not divide into {num_heads} heads; "
+            "num_heads must divide it"
         )
     if method not in ("dw_bn", "avg", "linear"):
         raise ValueError(f"method {method!r} of stage {stage} is not one of dw_bn, avg, linear")

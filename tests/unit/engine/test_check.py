@@ -310,6 +310,24 @@ def test_problems_name_file_and_line(tiny_config):
     )
 
 
+def test_problems_between_values_name_the_one_that_was_changed(tiny_config, tmp_path):
+    """Of a node that several files make up, not its first line."""
+    base = tiny_config("ConViT")
+    path = tmp_path / "more.yaml"
+    path.write_text(
+        f"_base_: {base.name}\nseed: 1\nmodel: {{architecture: {{depth: 3}}}}\n"
+        "loss:\n  label_smoothing: 1.5\noptimizer: {weight_decay: -1}\n"
+    )
+    heads, smoothing, decay = problems(
+        path, "model.architecture.num_heads=5", "optimizer.lr=1.0"
+    ).splitlines()
+    assert smoothing.startswith(f"{path}:5: loss: label_smoothing 1.5")
+    assert decay.startswith(f"{path}:6: optimizer: weight_decay -1")
+    assert heads.startswith("the command line (-o): model.architecture: embed_dim 16")
+    path.write_text(path.read_text().replace("depth: 3", "num_heads: 5"))
+    assert f"{path}:3: model.architecture: embed_dim 16" in problems(path)
+
+
 def test_missing_sections_and_keys(tiny_config):
     path = tiny_config()
     path.write_text(
