@@ -166,50 +166,57 @@ def test_more_epochs_and_a_checkpoint_by_path(tiny_config, tmp_path):
     assert run(path, tmp_path / "two", "epochs=3", resume=str(last)).epoch == 3
 
 
+SMALL = (  # eleven steps of 32 are an epoch
+    "dataloader.train.dataset.fraction=0.25",
+    "dataloader.val.dataset.fraction=0.25",
+    "dataloader.train.sampler.batch_size=32",
+)
+
+
 @pytest.mark.parametrize("interval", ["null", 4])
 def test_the_schedule_goes_on_at_its_place_with_another_batch(tiny_config, tmp_path, interval):
     """Epochs of 5 steps become epochs of 11; between them, or within the first after 4 of 5."""
-    path = tiny_config()
-    small, large = (f"dataloader.train.sampler.batch_size={size}" for size in (128, 256))
-    run(path, tmp_path / "small", small, "epochs=3")
-    run(path, tmp_path / "run", large, "epochs=1", f"checkpoint={{interval: {interval}}}")
+    path, large = tiny_config(), "dataloader.train.sampler.batch_size=64"
+    run(path, tmp_path / "small", *SMALL, "epochs=3")
+    run(path, tmp_path / "run", *SMALL, large, "epochs=1", f"checkpoint={{interval: {interval}}}")
     within = interval != "null"
     if within:
         folder = tmp_path / "run"
         (folder / "previous.safetensors").replace(folder / "last.safetensors")
-    progress = run(path, tmp_path / "run", small, "epochs=3", resume="auto")
+    progress = run(path, tmp_path / "run", *SMALL, "epochs=3", resume="auto")
     steps = 4 + 3 + 22 if within else 5 + 22
-    assert (progress.step, progress.global_batch, progress.world_size) == (steps, 128, 1)
+    assert (progress.step, progress.global_batch, progress.world_size) == (steps, 32, 1)
     rates, expected = (
         [row["lr"] for row in read_metrics(tmp_path / name) if row["phase"] == "train"]
         for name in ("run", "small")
     )
     assert rates[-12:] == expected[-12:]  # of the last two epochs
     log = (tmp_path / "run" / "train.log").read_text()
-    assert "a global batch of 128, it was 1 and 256" in log
+    assert "a global batch of 32, it was 1 and 64" in log
     assert f"goes on at epoch {8 / 11 if within else 1:.2f}" in log
 
 
 def test_a_batch_that_does_not_fit_into_the_epoch_is_refused(tiny_config, tmp_path):
-    path, more = tiny_config(), ("checkpoint={interval: 4}", "epochs=1")
-    run(path, tmp_path / "run", *more)
+    path = tiny_config()
+    run(path, tmp_path / "run", *SMALL, "checkpoint={interval: 4}", "epochs=1")
     (tmp_path / "run" / "previous.safetensors").replace(tmp_path / "run" / "last.safetensors")
-    size = "dataloader.train.sampler.batch_size=100"
-    with pytest.raises(ConfigError, match="behind sample 1024.*keep the global batch"):
-        run(path, tmp_path / "run", size, "epochs=2", resume="auto")
+    size = "dataloader.train.sampler.batch_size=25"
+    with pytest.raises(ConfigError, match="behind sample 256.*keep the global batch"):
+        run(path, tmp_path / "run", *SMALL, size, "epochs=2", resume="auto")
 
 
 def test_an_epoch_whose_last_batch_is_small_is_done_for_any_batch(tiny_config, tmp_path):
     """Saved between its last step and its end, it has more samples than there are."""
-    path, keep = tiny_config(), "dataloader.train.sampler.drop_last=false"
-    run(path, tmp_path / "run", keep, "checkpoint={interval: 12}", "epochs=1")
+    path, keep = tiny_config(), (*SMALL, "dataloader.train.sampler.drop_last=false")
+    run(path, tmp_path / "run", *keep, "checkpoint={interval: 12}", "epochs=1")
     (tmp_path / "run" / "previous.safetensors").replace(tmp_path / "run" / "last.safetensors")
-    size = "dataloader.train.sampler.batch_size=100"
+    size = "dataloader.train.sampler.batch_size=25"
     last = read_metrics(tmp_path / "run")[5]
     assert last["step"] == 12
-    # The last two steps have a full batch and the rest of the 1,437 samples.
-    assert last["ips"] * 2 * last["batch_cost"] == pytest.approx(128 + 29, rel=1e-5)
-    progress = run(path, tmp_path / "run", keep, size, "epochs=2", resume="auto")
+    samples = len(build_loader(get_config(path, keep).dataloader.train, 0).dataset)
+    # The last two steps have a full batch and the rest.
+    assert last["ips"] * 2 * last["batch_cost"] == pytest.approx(32 + samples % 32, rel=1e-5)
+    progress = run(path, tmp_path / "run", *keep, size, "epochs=2", resume="auto")
     assert (progress.epoch, progress.step) == (2, 12 + 15)
 
 
@@ -226,13 +233,13 @@ def test_a_second_run_in_the_folder_is_refused(tiny_config, tmp_path, monkeypatc
         if args[-1] in (2, 13):  # before the first checkpoint and behind it
             for resume in (None, "auto"):
                 with pytest.raises(ConfigError, match=f"in use by process {os.getpid()} on ") as e:
-                    run(path, tmp_path / "run", resume=resume)
+                    run(path, tmp_path / "run", *SMALL, resume=resume)
                 refusals.append(str(e.value))
         return step(*args)
 
-    run(path, tmp_path / "straight")
+    run(path, tmp_path / "straight", *SMALL)
     monkeypatch.setattr(train_module, "train_step", stepping)
-    run(path, tmp_path / "run")
+    run(path, tmp_path / "run", *SMALL)
     assert len(refusals) == 4
     same_run(tmp_path / "run", tmp_path / "straight")
     assert not (tmp_path / "run" / "run.lock.json").exists()
@@ -240,9 +247,9 @@ def test_a_second_run_in_the_folder_is_refused(tiny_config, tmp_path, monkeypatc
 
 def test_warnings_of_a_resume_are_in_the_log(tiny_config, tmp_path):
     path, last = tiny_config(), tmp_path / "run" / "last.safetensors"
-    run(path, tmp_path / "run", "epochs=1", "checkpoint.interval=6")
+    run(path, tmp_path / "run", *SMALL, "epochs=1", "checkpoint.interval=6")
     last.write_bytes(b"damaged")
-    run(path, tmp_path / "run", "epochs=2", resume="auto")
+    run(path, tmp_path / "run", *SMALL, "epochs=2", resume="auto")
     log = (tmp_path / "run" / "train.log").read_text()
     assert f"{last}: not a readable checkpoint" in log
     assert "resuming with another epochs: 2 was 1" in log
