@@ -11,6 +11,7 @@ import numpy as np
 matplotlib.use("Agg")  # no screen is needed
 from matplotlib import pyplot as plt
 
+from passl.analysis.fonts import fonts_for
 from passl.analysis.tables import write_csv
 from passl.engine.predictions import Predictions
 from passl.utils.files import printable, write_atomically
@@ -37,12 +38,14 @@ def draw_confusion(picture: Path, matrix: np.ndarray, classes: Sequence[str]) ->
     Args:
         picture: the PNG to write.
     """
-    with plt.rc_context({"text.parse_math": False}):  # a class name may have a dollar sign
-        _draw_confusion(picture, matrix, classes)
+    shown = [printable(name) for name in classes]
+    names = [name if len(name) <= 20 else f"{name[:19]}…" for name in shown]
+    with fonts_for(names):
+        _draw_confusion(picture, matrix, names)
 
 
-def _draw_confusion(picture: Path, matrix: np.ndarray, classes: Sequence[str]) -> None:
-    count = len(classes)
+def _draw_confusion(picture: Path, matrix: np.ndarray, names: Sequence[str]) -> None:
+    count = len(names)
     parts = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     side = 2.5 + 0.42 * max(count, 4)
     figure, axes = plt.subplots(figsize=(side + 1, side), layout="constrained")
@@ -51,8 +54,6 @@ def _draw_confusion(picture: Path, matrix: np.ndarray, classes: Sequence[str]) -
         colour = "white" if parts[row, column] > 0.5 else "black"
         number = str(matrix[row, column])
         axes.text(column, row, number, ha="center", va="center", color=colour, fontsize=7)
-    shown = [printable(name) for name in classes]
-    names = [name if len(name) <= 20 else f"{name[:19]}…" for name in shown]
     axes.set_xticks(range(count), names, rotation=90)
     axes.set_yticks(range(count), names)
     right = 100 * np.trace(matrix) / max(matrix.sum(), 1)

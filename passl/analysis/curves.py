@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("Agg")  # no screen is needed
 from matplotlib import pyplot as plt
 
+from passl.analysis.fonts import fonts_for
 from passl.engine.metrics import METRICS, read_metrics
 from passl.utils.errors import ConfigError
 from passl.utils.files import printable, write_atomically
@@ -30,6 +31,12 @@ def plot_curves(folder: Path, picture: Path) -> None:
     train, val = ([row for row in rows if row["phase"] == phase] for phase in ("train", "val"))
     if not train or not val:
         raise ConfigError(f"{folder}: the run has not finished an epoch yet")
+    title = printable(folder.resolve().name)
+    with fonts_for([title]):
+        _plot(train, val, title, picture)
+
+
+def _plot(train: list[dict], val: list[dict], title: str, picture: Path) -> None:
     steps_per_epoch = val[0]["step"] / val[0]["epoch"]
 
     def draw(axes, rows, key, label):
@@ -59,6 +66,6 @@ def plot_curves(folder: Path, picture: Path) -> None:
     for axes in (losses, accuracy, rate):
         axes.grid(alpha=0.3)
         axes.set_xlim(0, None)
-    figure.suptitle(printable(folder.resolve().name), fontsize=9)
+    figure.suptitle(title, fontsize=9)
     write_atomically(picture, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
     plt.close(figure)

@@ -16,6 +16,7 @@ import paddle
 matplotlib.use("Agg")  # no screen is needed
 from matplotlib import pyplot as plt
 
+from passl.analysis.fonts import fonts_for
 from passl.data.loader import Loader, Sample, build_loader
 from passl.data.samplers import Key
 from passl.data.sizes import sizes_differ
@@ -165,8 +166,6 @@ def draw_augmented(picture: Path, loader: Loader) -> None:
         picture: the PNG to write.
         loader: of the training data.
     """
-    samples, dataset = loader.dataset, loader.dataset.dataset
-    (norm,) = (transform for transform in samples.transforms if isinstance(transform, Normalize))
     loader.sampler.set_epoch(0)
     places: dict[int, int] = {}
     for batch in loader.sampler:
@@ -175,20 +174,29 @@ def draw_augmented(picture: Path, loader: Loader) -> None:
         if len(places) >= ROWS:
             break
     chosen = list(places.items())[:ROWS]
+    rows = [(position, _sample(loader, (0, position, index))) for index, position in chosen]
+    names = [printable(loader.dataset.dataset.classes[first.label]) for _, first in rows]
+    names = [name if len(name) <= 18 else f"{name[:17]}…" for name in names]
+    with fonts_for(names):
+        _draw_augmented(picture, loader, rows, names)
+
+
+def _draw_augmented(
+    picture: Path, loader: Loader, rows: Sequence[tuple[int, Sample]], names: Sequence[str]
+) -> None:
+    samples = loader.dataset
+    (norm,) = (transform for transform in samples.transforms if isinstance(transform, Normalize))
     figure, grid = plt.subplots(
-        len(chosen),
+        len(rows),
         COLUMNS,
-        figsize=(1.5 * COLUMNS, 1.6 * len(chosen) + 0.5),
+        figsize=(1.5 * COLUMNS, 1.6 * len(rows) + 0.5),
         layout="constrained",
         squeeze=False,
     )
-    for axes, (index, position) in zip(grid, chosen, strict=True):
-        first = _sample(loader, (0, position, index))
-        original, _ = dataset[first.index]  # another one, where that of the index is bad
+    for axes, (position, first), name in zip(grid, rows, names, strict=True):
+        original, _ = samples.dataset[first.index]  # another one, where that of the index is bad
         axes[0].imshow(original if original.mode == "RGBA" else original.convert("RGB"))
-        name = printable(dataset.classes[first.label])
-        shown = name if len(name) <= 18 else f"{name[:17]}…"
-        axes[0].set_title(shown, fontsize=8, parse_math=False)
+        axes[0].set_title(name, fontsize=8)
         axes[0].set_xlabel(f"{original.width} x {original.height}", fontsize=7)
         for epoch, place in enumerate(axes[1:]):
             sample = _sample(loader, (epoch, position, first.index))
