@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import pytest
 from PIL import Image
 
 from passl.data import TRANSFORMS
-from passl.engine.check import check_config
+from passl.engine.check import TRAINING, check_config
 from passl.utils.config import get_config
 from passl.utils.errors import ConfigError
+from passl.utils.schema import Choice, Section
 
 
 def problems(path: Path, *overrides: str, for_training: bool = True) -> str:
@@ -484,3 +486,22 @@ def test_the_check_does_not_import_paddle(run_tool, tiny_config):
 
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=False)
     assert done.returncode == 0
+
+
+def test_every_key_is_in_the_documents():
+    """docs/training.md has the keys of a training config, or says which page has them."""
+
+    def keys(spec) -> set[str]:
+        if isinstance(spec, Section):
+            return {*spec.keys}.union(*map(keys, spec.keys.values()))
+        return (
+            {*spec.more}.union(*map(keys, spec.more.values()))
+            if isinstance(spec, Choice)
+            else set()
+        )
+
+    docs = Path(__file__).parents[3] / "docs"
+    pages = ("training.md", "data.md", "distributed.md", "weights.md")
+    text = "\n".join((docs / page).read_text(encoding="utf-8") for page in pages)
+    code = " ".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
+    assert [key for key in sorted(keys(TRAINING)) if not re.search(rf"\b{key}\b", code)] == []
