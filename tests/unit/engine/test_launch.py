@@ -20,7 +20,9 @@ from passl.engine.cluster import (
     remove_environment_dumps,
 )
 from passl.engine.launch import Job, resumed
+from passl.utils.config import get_config, leaves
 from passl.utils.errors import ConfigError
+from passl.utils.paths import is_path
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -550,4 +552,10 @@ def test_the_kubernetes_manifest_calls_the_launcher_rightly(monkeypatch):
     name = f"{job['metadata']['name']}-0.{service['metadata']['name']}"
     assert args.master.partition(":")[0] == name
     assert pod["subdomain"] == service["metadata"]["name"]
-    assert rest == ["-c", config, "--resume=auto", "-o", "output_dir=/runs/convit_tiny"]
+    assert rest[:4] == ["-c", config, "--resume=auto", "-o"]
+    # Whatever the run reads and writes is on a volume.
+    mounts = {Path(mount["mountPath"]) for mount in container["volumeMounts"]}
+    cfg = get_config(ROOT / config, rest[4:])
+    found = [value for keys, value in leaves(cfg) if is_path(keys, value)]
+    assert len(found) == 3
+    assert all(mounts.intersection(Path(value).parents) for value in found)
