@@ -113,7 +113,10 @@ def configs(epochs: int) -> dict[str, dict[str, object]]:
         "CvT": {"embed_dim": [8, 12, 16], "depth": [1, 1, 1], "num_heads": [1, 2, 4]},
     }
     return {
-        **{name: _config(name, networks[name], epochs) for name in networks},
+        "ConViT": _config(
+            "ConViT", networks["ConViT"], epochs, amp={"level": "O2", "dtype": "bfloat16"}
+        ),
+        "CvT": _config("CvT", networks["CvT"], epochs),
         "CvT, spoiled": _config(
             "CvT",
             networks["CvT"],

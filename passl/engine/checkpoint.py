@@ -122,7 +122,7 @@ def save_checkpoint(
 
 def gather_optimizer_state(learner: Learner) -> dict[str, np.ndarray]:
     """The optimizer's state of all parameters, as a checkpoint has it. Where it is spread over the
-    ranks, all of them must call this.
+    ranks, all of them must call this, and only the first one gets it.
     """
     state = learner.optimizer.state_dict()
     arrays = {}
@@ -141,7 +141,8 @@ def gather_optimizer_state(learner: Learner) -> dict[str, np.ndarray]:
         }
     if not learner.is_sharded:
         return arrays
-    return {key: array for part in learner.ranks.gather(arrays) for key, array in part.items()}
+    parts = learner.ranks.gather(arrays, to_all=False)
+    return {key: array for part in parts for key, array in part.items()}
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

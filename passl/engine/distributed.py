@@ -92,40 +92,51 @@ class Ranks:
         """The context of one forward and backward pass. Gradients of several passes add up, and are
         averaged over the ranks with the last.
         """
-        is_parallel = isinstance(wrapped, paddle.DataParallel)  # others average in the step
-        return wrapped.no_sync() if is_parallel and not last else nullcontext()
+        return wrapped.no_sync() if self.world > 1 and not last else nullcontext()
 
-    def gather(self, arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """The named arrays of every rank, in order of rank: numbers and booleans of any shape."""
+    def gather(
+        self, arrays: Mapping[str, np.ndarray], to_all: bool = True
+    ) -> list[dict[str, np.ndarray]]:
+        """The named arrays of every rank, in order of rank: numbers and booleans of any shape.
+
+        Args:
+            to_all: false gives them to the first rank alone, and nothing to the others, which must
+                call this too: the arrays may be too large for all.
+        """
         if self.world == 1:
             return [dict(arrays)]
         own = safetensors.save({name: np.asarray(a, order="C") for name, a in arrays.items()})
-        return [safetensors.load(part) for part in self._gather_bytes(own)]
+        parts = self._gather_bytes(own, to_all or self.is_first)
+        return [safetensors.load(part) for part in parts]
 
     def gather_texts(self, texts: Sequence[str]) -> list[list[str]]:
         """The texts of every rank, in order of rank. Names of files that are no text (surrogate
         escapes) stay what they are.
         """
         own = json.dumps(list(texts)).encode()
-        return [json.loads(part) for part in self._gather_bytes(own)]
+        return [json.loads(part) for part in self._gather_bytes(own, True)]
 
-    def _gather_bytes(self, own: bytes) -> list[bytes]:
-        """What every rank has, in order of rank. (Paddle's `all_gather_object` unpickles what comes
-        in, which would let anyone who reaches the ranks' store run code.)
+    def _gather_bytes(self, own: bytes, is_kept: bool) -> list[bytes]:
+        """What every rank has, in order of rank; nothing where it is not kept. (Paddle's
+        `all_gather_object` unpickles what comes in, which would let anyone who reaches the ranks'
+        store run code.)
         """
         if self.world == 1:
             return [own]
         sizes = self.sum([len(own) * (rank == self.rank) for rank in range(self.world)])
         found = []
         for rank, size in enumerate(map(int, sizes)):
-            content = np.frombuffer(own, np.uint8) if rank == self.rank else np.empty(size, "u1")
+            chunks = []
             for start in range(0, size, _CHUNK):
-                part = paddle.to_tensor(content[start : start + _CHUNK])
-                dist.broadcast(part, rank)
-                if rank != self.rank:
-                    content[start : start + _CHUNK] = part.numpy()
-            found.append(content.tobytes())
-        return found
+                chunk = np.zeros(min(_CHUNK, size - start), np.uint8)
+                if rank == self.rank:
+                    chunk[:] = np.frombuffer(own, np.uint8)[start : start + _CHUNK]
+                tensor = paddle.to_tensor(chunk)
+                dist.broadcast(tensor, rank)
+                if is_kept:
+                    chunks.append(tensor.numpy().tobytes())
+            found.append(b"".join(chunks))
+        return found if is_kept else []
 
     def average_statistics(self, state: Mapping[str, Any]) -> None:
         """Give every rank the mean of the ranks' BatchNorm statistics, which DataParallel leaves

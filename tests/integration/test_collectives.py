@@ -32,6 +32,10 @@ for rank, found in enumerate(ranks.gather(arrays_of(ranks.rank))):
         np.testing.assert_array_equal(found[name], array)
         np.testing.assert_array_equal(np.signbit(found[name]), np.signbit(array))
 
+found = ranks.gather(arrays_of(ranks.rank), to_all=False)
+assert [sorted(part) for part in found] == [sorted(arrays_of(0))] * 2 * ranks.is_first
+assert not found or found[1]["one"] == 7.5
+
 names = [["z.png", "caf\udce9.png", '"\n\\', "图"], []]
 assert ranks.gather_texts(names[ranks.rank]) == names
 
