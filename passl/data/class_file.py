@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Iterator
 
 from passl.utils.errors import ConfigError
 
@@ -44,22 +44,35 @@ def read_class_file(file: str) -> list[str]:
 
 
 def read_lines(file: str) -> list[str]:
+    """As a list, what `iterate_lines` gives."""
+    return list(iterate_lines(file))
+
+
+def iterate_lines(file: str) -> Iterator[str]:
     """The lines of a text file in UTF-8, without blanks around them. Empty ones at the end of the
     file are no lines.
 
     Raises:
         ConfigError: the file cannot be read, has no line, or an empty one in between.
     """
+    number = empty = 0
+    for number, line in enumerate(_lines_as_they_are(file), 1):
+        if not line.strip():
+            empty = empty or number
+            continue
+        if empty:
+            raise ConfigError(
+                f"{file}:{empty}: an empty line, where every line counts; take it out"
+            )
+        yield line.strip()
+    if empty == 1 or not number:
+        raise ConfigError(f"{file}: has no line")
+
+
+def _lines_as_they_are(file: str) -> Iterator[str]:
     try:
         # Names of files may be no UTF-8.
-        text = Path(file).read_text(encoding="utf-8-sig", errors="surrogateescape")
+        with open(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
+            yield from lines
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: cannot be read: {error}") from None
-    lines = [line.strip() for line in text.rstrip().split("\n")]
-    if lines == [""]:
-        raise ConfigError(f"{file}: has no line")
-    if "" in lines:
-        raise ConfigError(
-            f"{file}:{lines.index('') + 1}: an empty line, where every line counts; take it out"
-        )
-    return lines

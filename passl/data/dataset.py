@@ -23,6 +23,9 @@ class ImageDataset(ABC):
     rest has defaults. Its constructor takes plain keyword-only data. It raises ConfigError for what
     the user must correct, and RunError for a picture that cannot be read.
 
+    Data of each sample belongs in arrays, and paths in a `packed.PackedPaths`: every loader worker
+    ends up with its own copy of a list of Python objects.
+
     Attributes:
         classes: names of the labels.
         labels: int64 [N], the class of each sample.

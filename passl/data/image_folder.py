@@ -13,6 +13,7 @@ from PIL import Image
 
 from passl.data.class_file import read_class_file
 from passl.data.dataset import ImageDataset
+from passl.data.packed import PackedPaths
 from passl.data.pictures import check_min_side, read_picture
 from passl.utils.errors import ConfigError
 from passl.utils.logging import get_logger
@@ -50,7 +51,8 @@ class ImageFolder(ImageDataset):
         check_min_side(min_side)
         self.classes = self.class_names(dataroot=dataroot, class_file=class_file)
         self.exif_turn, self.min_side = exif_turn, min_side
-        self.paths: list[str] = []
+        self.paths = PackedPaths(dataroot)
+        within = len(os.path.join(dataroot, ""))
         labels: list[int] = []
         unusable: list[str] = []
         folders = {name: os.path.join(dataroot, name) for name in _folders(dataroot)}
@@ -59,14 +61,15 @@ class ImageFolder(ImageDataset):
         for name, folder in folders.items():
             for found in walk_images(folder):
                 _check_owner(found, name, class_of)
-                self.paths += found.images
+                self.paths.extend(path[within:] for path in found.images)
                 labels += [label_of[name]] * len(found.images)
                 unusable += found.unusable
         warn_unusable(dataroot, unusable)
         self.labels = np.asarray(labels, dtype=np.int64)
 
     def picture(self, index: int) -> Image.Image:
-        return read_picture(self.paths[index], self.paths[index], self.exif_turn, self.min_side)
+        path = self.paths[index]
+        return read_picture(path, path, self.exif_turn, self.min_side)
 
     def source(self, index: int) -> str:
         """The picture's path."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from array import array
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
-from passl.data.class_file import read_class_file, read_lines
+from passl.data.class_file import iterate_lines, read_class_file
 from passl.data.dataset import ImageDataset
+from passl.data.packed import PackedPaths
 from passl.data.pictures import check_min_side, read_picture
 from passl.utils.errors import ConfigError
 
@@ -58,15 +61,16 @@ class ImageList(ImageDataset):
     ):
         check_min_side(min_side)
         names = None if class_file is None else read_class_file(class_file)
-        paths, labels = _read(list_file, delimiter, None if names is None else len(names))
-        self.paths = [os.path.join(dataroot, path) for path in paths]
+        count = None if names is None else len(names)
+        self.paths, labels = _read(dataroot, list_file, delimiter, count)
         _check_first(self.paths[0], dataroot, list_file)
-        self.labels = np.asarray(labels, dtype=np.int64)
+        self.labels = np.array(labels, dtype=np.int64)
         self.classes = _numbers(labels) if names is None else names
         self.exif_turn, self.min_side = exif_turn, min_side
 
     def picture(self, index: int) -> Image.Image:
-        return read_picture(self.paths[index], self.paths[index], self.exif_turn, self.min_side)
+        path = self.paths[index]
+        return read_picture(path, path, self.exif_turn, self.min_side)
 
     def source(self, index: int) -> str:
         """The picture's path."""
@@ -88,14 +92,15 @@ class ImageList(ImageDataset):
     ) -> list[str]:
         """What the class file lists, or the numbers up to the largest of the list."""
         names = None if class_file is None else read_class_file(class_file)
-        paths, labels = _read(list_file, delimiter, None if names is None else len(names))
-        _check_first(os.path.join(dataroot, paths[0]), dataroot, list_file)
+        count = None if names is None else len(names)
+        paths, labels = _read(dataroot, list_file, delimiter, count)
+        _check_first(paths[0], dataroot, list_file)
         return _numbers(labels) if names is None else names
 
 
 def _read(
-    list_file: str, delimiter: str | None, classes: int | None
-) -> tuple[list[str], list[int]]:
+    dataroot: str, list_file: str, delimiter: str | None, classes: int | None
+) -> tuple[PackedPaths, array[int]]:
     """Paths and labels of the list's lines.
 
     Args:
@@ -103,8 +108,8 @@ def _read(
     """
     if delimiter == "":
         raise ConfigError("delimiter '' is empty; leave it out for blanks")
-    paths, labels, wrong = [], [], []
-    for number, line in enumerate(read_lines(list_file), 1):
+    paths, labels, wrong = PackedPaths(dataroot), array("q"), []
+    for number, line in enumerate(iterate_lines(list_file), 1):
         path, *rest = line.rsplit(delimiter, 1)
         label = rest[0].strip() if rest else ""
         if not path.strip() or not label:
@@ -127,7 +132,7 @@ def _read(
     return paths, labels
 
 
-def _far_labels(list_file: str, labels: list[int]) -> list[str]:
+def _far_labels(list_file: str, labels: Sequence[int]) -> list[str]:
     """Which lines have a label so far above the others that it can hardly be one."""
     distinct = len(set(labels))
     most = max(_MOST_CLASSES, _MOST_GAPS * distinct)
@@ -143,7 +148,7 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
-def _numbers(labels: list[int]) -> list[str]:
+def _numbers(labels: Sequence[int]) -> list[str]:
     return [str(label) for label in range(max(labels) + 1)]
 
 

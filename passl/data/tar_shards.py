@@ -7,6 +7,7 @@ import json
 import os
 import re
 import tarfile
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from passl.data import rules
 from passl.data.class_file import read_class_file
 from passl.data.dataset import ImageDataset
+from passl.data.packed import PackedPaths
 from passl.data.pictures import read_picture
 from passl.utils.errors import ConfigError, RunError
 from passl.utils.limits import in_line
@@ -77,8 +79,8 @@ class TarShards(ImageDataset):
         self.classes = read_class_file(class_file)
         self.paths = _shards(shards)
         self.buffer_size, self.exif_turn, self.min_side = buffer_size, exif_turn, min_side
-        self.members: list[str] = []
-        places: list[tuple[int, int, int, int]] = []  # shard, offset, size, label
+        self.members = PackedPaths()
+        places = array("q")  # of each sample its shard, offset, size and label
         for shard, path in enumerate(self.paths):
             for member, offset, size, label in _samples(path, endings, label_key):
                 if label >= len(self.classes):
@@ -87,15 +89,14 @@ class TarShards(ImageDataset):
                         f"of {class_file}, which are counted from 0"
                     )
                 self.members.append(member)
-                places.append((shard, offset, size, label))
+                places.extend((shard, offset, size, label))
         if not places:
             raise ConfigError(
                 f"{shards}: no sample; a shard has pictures ending in {', '.join(sorted(endings))} "
                 f"and beside each its label in {label_key}"
             )
-        self.shard, self.offset, self.size, self.labels = (
-            np.array(column, dtype=np.int64) for column in zip(*places, strict=True)
-        )
+        columns = np.array(places, dtype=np.int64).reshape(-1, 4)
+        self.shard, self.offset, self.size, self.labels = columns.T.copy()
         self._files = _Files(self.paths)
 
     def picture(self, index: int) -> Image.Image:
