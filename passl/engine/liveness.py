@@ -195,8 +195,13 @@ class Liveness:
         Args:
             error: why this rank ends before the others, which it tells them; null if all of them
                 end in order.
+
+        Raises:
+            RunError: another rank does not come to the end.
         """
-        if error is not None:
+        if error is None:
+            self.wait()
+        else:
             reason = (str(error) or type(error).__name__).splitlines()[0][:1000]
             self._judge(f"{self._called(self.place.rank)} has failed: {reason}")
         with self._lock:
