@@ -3,6 +3,8 @@ PYTHON ?= python3
 MODEL ?= convit
 PORT ?= 8040
 KILLS ?= 50
+FAULTS ?= 40
+SEED ?= 0
 JOBS ?= auto
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
@@ -21,8 +23,9 @@ demo: .venv/run.stamp  ## train on real digits, evaluate, draw the curves (MODEL
 study: .venv/run.stamp  ## ConViT and plain attention on parts of the digits: docs/study (under an hour)
 	$(BIN)/python tools/study.py
 
-chaos: .venv/run.stamp  ## kill runs at random moments, resume them, compare (KILLS=50)
-	$(BIN)/python tools/chaos.py --kills $(KILLS)
+chaos: .venv/run.stamp  ## kill runs and single ranks, resume, compare (KILLS=50 FAULTS=40 SEED=0)
+	$(BIN)/python tools/chaos.py --kills $(KILLS) --seed $(SEED)
+	$(BIN)/python tests/stress/ranks.py --faults $(FAULTS) --seed $(SEED)
 
 bench: .venv/bench.stamp .venv-bench/stamp  ## speed and memory beside timm, transformers, OpenVINO
 	$(BIN)/python tools/bench_peers.py --write docs/benchmarks.md
