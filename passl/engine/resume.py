@@ -7,7 +7,7 @@ from pathlib import Path
 from passl.engine.checkpoint import Progress, read_checkpoint
 from passl.engine.distributed import Ranks
 from passl.engine.learner import Learner
-from passl.engine.run_folder import by_first, find_checkpoint, has_checkpoint, set_aside
+from passl.engine.run_folder import by_first, find_checkpoint, set_aside
 from passl.modeling import Model
 from passl.porting.classes import order_in, told
 from passl.porting.files import read_classes
@@ -22,8 +22,7 @@ def start_from(cfg: Config, resume: str | None, classes: list[str], ranks: Ranks
 
     def find() -> str | None:
         found = find_checkpoint(folder, resume, lambda path: _check_checkpoint(path, cfg, classes))
-        if not has_checkpoint(folder):
-            set_aside(folder)
+        set_aside(folder)
         return None if found is None else str(found)
 
     found = by_first(ranks, find)

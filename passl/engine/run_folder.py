@@ -12,7 +12,7 @@ from typing import Any
 
 from passl.engine.checkpoint import read_checkpoint
 from passl.engine.distributed import Ranks
-from passl.engine.metrics import METRICS
+from passl.engine.metrics import METRICS, VISUALDL, read_metrics
 from passl.engine.run_lock import LOCK, RunLock
 from passl.utils.config import storable
 from passl.utils.errors import CheckpointError, ConfigError, RunError
@@ -94,8 +94,7 @@ def by_first(ranks: Ranks, act: Callable[[], str | None]) -> str | None:
 def find_checkpoint(
     folder: Path, resume: str | None, check: Callable[[Path], object] = read_checkpoint
 ) -> Path | None:
-    """The checkpoint that a run goes on from, whole. A run that has one already is never written
-    over.
+    """The checkpoint that a run goes on from, whole. What a run has left is never written over.
 
     Args:
         folder: of the run.
@@ -104,24 +103,47 @@ def find_checkpoint(
         check: raises CheckpointError for a file that the run cannot go on from.
 
     Raises:
-        ConfigError: the folder has a checkpoint and `resume` does not say to go on from it, or
-            there is no such checkpoint.
+        ConfigError: the folder has a checkpoint and `resume` does not say to go on from it, or it
+            has results of a run whose checkpoints are gone, or there is no such checkpoint.
         CheckpointError: it cannot be used, and neither can the one before.
     """
     if resume not in (None, "auto"):
         _check_named(Path(resume))
     inside = resume is not None and Path(resume).resolve().parent == folder.resolve()
-    if has_checkpoint(folder) and resume != "auto" and not inside:
-        raise ConfigError(
-            f"output_dir: {folder} holds a run already; go on with it by --resume auto, or choose "
-            "another with -o output_dir=..."
-        )
+    if resume != "auto" and not inside:
+        _check_unused(folder)
     if resume is None:
         return None
     if resume != "auto":
         check(Path(resume))
         return Path(resume)
     return _last_usable(folder, check) if has_checkpoint(folder) else None
+
+
+def _check_unused(folder: Path) -> None:
+    """Raise ConfigError if a run has left there what it makes after its first epoch, or what no run
+    that ended before leaves alone: its checkpoints may have been moved away or deleted.
+    """
+    way_out = "choose another with -o output_dir=..."
+    if has_checkpoint(folder):
+        raise ConfigError(
+            f"output_dir: {folder} holds a run already; go on with it by --resume auto, or "
+            f"{way_out}"
+        )
+    metrics = folder / METRICS
+    if metrics.exists():
+        rows = [row for row in read_metrics(folder) if isinstance(row, dict)]
+        has_results = any(row.get("phase") == "val" for row in rows)
+        found = f"{METRICS} with results" if has_results else ""
+    else:
+        left = [*folder.glob(VISUALDL), *sorted(folder.glob(NONFINITE.format("*")))]
+        found = " and ".join(path.name for path in left[:2])
+    if found:
+        raise ConfigError(
+            f"output_dir: {folder} holds {found} of a run whose checkpoints are not there; put "
+            f"them back and go on by --resume auto, or {way_out}. Without them --resume auto "
+            "begins anew, and moves these files to a folder in it before"
+        )
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -161,10 +183,13 @@ def _last_usable(folder: Path, check: Callable[[Path], object]) -> Path:
 
 
 def set_aside(folder: Path) -> None:
-    """Move what a run has left that ended before its first checkpoint into a folder `unsaved_N`, so
-    that another one can begin; only `train.log` goes on.
+    """Move what a run has left that this one would write over into a folder `unsaved_N`. If there
+    is no checkpoint, that is everything but `train.log`, which goes on. If there is one, it is
+    curves without the metrics that they could be drawn anew from.
     """
-    patterns = (CONFIG, CONFIG_OF_RESUME.format("*"), METRICS, NONFINITE.format("*"))
+    patterns = [CONFIG, CONFIG_OF_RESUME.format("*"), METRICS, VISUALDL, NONFINITE.format("*")]
+    if has_checkpoint(folder):
+        patterns = [] if (folder / METRICS).exists() else [VISUALDL]
     left = sorted(path for pattern in patterns for path in folder.glob(pattern))
     if not left:
         return
@@ -173,7 +198,8 @@ def set_aside(folder: Path) -> None:
     place.mkdir()
     for path in left:
         os.rename(path, place / path.name)
-    get_logger().info("a run ended here before its first checkpoint; its files are in %s", place)
+    names = ", ".join(path.name for path in left[:5]) + ", ..." * (len(left) > 5)
+    get_logger().info("an earlier run's %s are kept in %s", names, place)
 
 
 def make_last(folder: Path, checkpoint: Path) -> None:

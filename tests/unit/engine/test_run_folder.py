@@ -176,6 +176,35 @@ def test_any_of_its_checkpoints_is_a_run(save, tmp_path, name):
         find_checkpoint(tmp_path, None)
 
 
+@pytest.mark.parametrize(
+    ("left", "named"),
+    [
+        (["metrics.jsonl", "vdl"], "metrics.jsonl with results"),
+        (["vdl"], "vdl"),
+        (["nonfinite_step_7.txt"], "nonfinite_step_7.txt"),
+    ],
+)
+def test_results_without_their_checkpoints_are_not_written_over(tmp_path, left, named):
+    """A run that ended before its first checkpoint has evaluated nothing, and always has metrics
+    beside its curves.
+    """
+    contents = {
+        "metrics.jsonl": '{"phase": "val", "step": 9, "epoch": 1, "top1": 50.0}\n',
+        "vdl": "curves",
+        "nonfinite_step_7.txt": "an image\n",
+    }
+    for name in left:
+        (tmp_path / name).mkdir() if name == "vdl" else None
+        path = tmp_path / name / "vdlrecords.1.log" if name == "vdl" else tmp_path / name
+        path.write_text(contents[name])
+    with pytest.raises(ConfigError, match=f"holds {named} of a run.*-o output_dir="):
+        find_checkpoint(tmp_path, None)
+    assert find_checkpoint(tmp_path, "auto") is None
+    set_aside(tmp_path)
+    kept = [path for path in (tmp_path / "unsaved_1").rglob("*") if path.is_file()]
+    assert sorted(path.read_text() for path in kept) == sorted(contents[name] for name in left)
+
+
 def test_a_best_alone_is_named_and_not_written_over(save, tmp_path):
     save(tmp_path / "best.safetensors")
     with pytest.raises(CheckpointError, match=f"--resume {tmp_path / 'best.safetensors'}"):
@@ -210,14 +239,28 @@ def test_a_run_without_a_checkpoint_is_set_aside(tmp_path):
         assert find_checkpoint(tmp_path, None) is None
         set_aside(tmp_path)
         write_config(tmp_path, {"epochs": number}, 0)
-        (tmp_path / "metrics.jsonl").write_text(f"{number}\n")
+        (tmp_path / "metrics.jsonl").write_text(f'{{"phase": "train", "step": {number}}}\n')
         (tmp_path / "nonfinite_step_3.txt").write_text(f"{number}\n")
+        (tmp_path / "vdl").mkdir()
+        (tmp_path / "vdl" / "curves.log").write_text(f"{number}\n")
     set_aside(tmp_path)
     set_aside(tmp_path)
-    found = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*.*")}
-    names = ("config.yaml", "metrics.jsonl", "nonfinite_step_3.txt")
-    assert found == {
-        f"unsaved_{number}/{name}": f"epochs: {number}\n" if "yaml" in name else f"{number}\n"
-        for number in (1, 2)
-        for name in names
-    }
+    assert {path.name for path in tmp_path.iterdir()} == {"unsaved_1", "unsaved_2"}
+    for number in (1, 2):
+        place = tmp_path / f"unsaved_{number}"
+        names = ("config.yaml", "metrics.jsonl", "nonfinite_step_3.txt", "vdl/curves.log")
+        assert [path for path in place.rglob("*.*") if str(number) not in path.read_text()] == []
+        assert all((place / name).is_file() for name in names)
+
+
+def test_curves_without_their_metrics_are_set_aside(save, tmp_path):
+    """A resumed run draws them anew from the metrics, if it has these."""
+    save(tmp_path / "last.safetensors")
+    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / "vdl").mkdir()
+    set_aside(tmp_path)
+    assert (tmp_path / "vdl").is_dir()
+    (tmp_path / "metrics.jsonl").unlink()
+    set_aside(tmp_path)
+    assert [path.name for path in (tmp_path / "unsaved_1").iterdir()] == ["vdl"]
+    assert (tmp_path / "last.safetensors").exists()
