@@ -19,6 +19,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "images",
         nargs="*",
+        type=image_or_list,
         metavar="IMAGE",
         help="a picture; a folder, for all below it; or @LIST, a text file with one a line",
     )
@@ -48,6 +49,13 @@ def parse() -> argparse.Namespace:
         "--jsonl", type=as_path, metavar="FILE", help="write one JSON object a line, not to stdout"
     )
     return parser.parse_args()
+
+
+def image_or_list(text: str) -> str:
+    """Pictures are called as a shell's wildcards give them; the path of a list is expanded, which
+    no shell does behind the @.
+    """
+    return f"@{path_or_name(text[1:])}" if text.startswith("@") else text
 
 
 def check(args: argparse.Namespace) -> None:

@@ -198,8 +198,9 @@ class Predictor(Classifier):
     ):
         threads = available_threads() if threads is None else threads
         check_engine(engine, precision, threads)
-        description = read_folder(Path(folder), needed_files(engine))
-        super().__init__(load_engine(Path(folder), engine, precision, threads), description)
+        folder = Path(folder).expanduser()
+        description = read_folder(folder, needed_files(engine))
+        super().__init__(load_engine(folder, engine, precision, threads), description)
 
 
 def check_several(pictures: object) -> None:
