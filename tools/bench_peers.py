@@ -446,8 +446,8 @@ def main() -> None:
     args = parser.parse_args()
     check(args)
 
-    from passl.analysis.machine import processor, versions
     from passl.utils.files import write_text
+    from passl.utils.machine import processor, versions
 
     rounds = 1 if args.quick else args.rounds
     rows = {name: ROWS[name] for name in args.rows}

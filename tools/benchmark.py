@@ -328,7 +328,7 @@ def timing_of(args: argparse.Namespace) -> dict[str, int]:
 
 def machine() -> dict[str, object]:
     """On what this is measured."""
-    from passl.analysis.machine import processor, versions
+    from passl.utils.machine import processor, versions
 
     return {"processor": processor(), "versions": versions(["paddlepaddle", "numpy", "pillow"])}
 

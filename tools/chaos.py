@@ -25,7 +25,7 @@ from _main import run
 TRAIN = Path(__file__).with_name("train.py")
 STARTED = "steps an epoch"
 """In the line of the log after which a run's first epoch begins."""
-TIMINGS = ("batch_cost", "reader_cost", "ips")
+TIMINGS = ("time", "batch_cost", "reader_cost", "ips")
 SECONDS = 120
 """What a process may take to end, of itself or told to."""
 LEAST = 12.0

@@ -15,7 +15,7 @@ PARTS = ("train", "val")
 
 
 def parse() -> argparse.Namespace:
-    from passl.analysis.machine import usable
+    from passl.utils.machine import usable
 
     parser = argparse.ArgumentParser(
         description="Read every image of a config's training and validation data, or of folders. "

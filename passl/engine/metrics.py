@@ -52,11 +52,12 @@ class MetricLog:
         shutil.rmtree(folder / VISUALDL, ignore_errors=True)
         self._curves = Curves(folder / VISUALDL)
         for row in rows:
-            values = {key: value for key, value in row.items() if key not in ("phase", "step")}
+            values = {k: v for k, v in row.items() if k not in ("phase", "step", "time")}
             self._curves.draw(row["phase"], row["step"], values)
 
     def write(self, phase: str, step: int, **values: float) -> None:
-        """Write a row. One that cannot be written is kept, and comes with the next one.
+        """Write a row, with its `time` in seconds since 1970. One that cannot be written is kept,
+        and comes with the next one.
 
         Args:
             phase: `train` or `val`.
@@ -67,6 +68,7 @@ class MetricLog:
         row = {
             "phase": phase,
             "step": step,
+            "time": round(time.time(), 3),
             **{key: _rounded(value) for key, value in values.items()},
         }
         known = bool(self._unwritten)

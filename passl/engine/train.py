@@ -30,6 +30,7 @@ from passl.engine.run_folder import (
 )
 from passl.engine.saver import Saver
 from passl.engine.signals import StopRequest
+from passl.engine.starts import record_start
 from passl.engine.step import Outcome, train_step
 from passl.modeling import Model
 from passl.optim.optimizers import lr_rule, scaled_lr
@@ -117,6 +118,7 @@ def _train(cfg: Config, resume: str | None, ranks: Ranks) -> Progress:
     try:
         if ranks.is_first:
             write_config(folder, cfg.to_dict(), progress.epoch)
+            record_start(folder, ranks, progress, checkpoint)
             _introduce(run)
         ranks.wait()
         with run.stop:

@@ -162,6 +162,19 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, which is made if need be. A last line that was cut short stays alone.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with path.open("a+b") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else f"\n{line}"
+        file.write(f"{line}\n".encode())
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
     """The value as JSON that is always valid UTF-8: letters stand as they are, and the bytes of a
     file name that is not UTF-8 as escapes, which `json.loads` and `os.fsencode` turn back.

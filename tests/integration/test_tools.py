@@ -42,6 +42,7 @@ def test_training_writes_its_folder(trained):
         "config.yaml",
         "metrics.jsonl",
         "run.lock",
+        "starts.jsonl",
         "train.log",
         "vdl",
     }

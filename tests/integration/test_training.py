@@ -53,7 +53,7 @@ def same_run(ours: Path, theirs: Path) -> None:
         assert arrays.keys() == expected.keys()
         for key in expected:
             np.testing.assert_array_equal(arrays[key], expected[key], f"{name}: {key}")
-    timings = ("batch_cost", "reader_cost", "ips")
+    timings = ("time", "batch_cost", "reader_cost", "ips")
     rows = [
         [{k: v for k, v in row.items() if k not in timings} for row in read_metrics(f)]
         for f in (ours, theirs)
@@ -274,6 +274,8 @@ def test_a_run_that_failed_before_its_first_checkpoint_may_begin_again(tiny_conf
     assert "epochs: 1\n" in (folder / "config.yaml").read_text()
     assert [row["step"] for row in read_metrics(folder)][0] == 2
     assert (folder / "train.log").read_text().count("training and") == 4  # the log goes on
+    starts = (folder / "starts.jsonl").read_text().splitlines()  # and so do the starts
+    assert [json.loads(start)["resumed_from"] for start in starts] == [None] * 4
 
 
 def test_another_network_or_optimizer_cannot_resume(tiny_config, tmp_path):

@@ -16,8 +16,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from passl.analysis.machine import versions  # noqa: E402
 from passl.analysis.speed import measure  # noqa: E402
+from passl.utils.machine import versions  # noqa: E402
 
 Task = dict[str, Any]
 DROP_PATH, SMOOTHING, DECAY = 0.1, 0.1, 0.05  # of the recipes, as ours have them

@@ -14,10 +14,11 @@ import pytest
 from paddle import nn
 from PIL import Image
 
-from passl.analysis import machine, speed, workloads
+from passl.analysis import speed, workloads
 from passl.analysis.speed import measure, rounded, summary
 from passl.analysis.synthetic import write_pictures
 from passl.modeling.backbones.convit import ConViT
+from passl.utils import machine
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_where_the_system_tells_nothing(monkeypatch, tmp_path):
 def test_the_stopwatch_needs_the_standard_library_alone(root):
     """The peers' environment has no passl installed, and need not have what passl needs."""
     code = "import sys; sys.path.insert(0, sys.argv[1])\n"
-    code += "import passl.analysis.speed, passl.analysis.machine\n"
+    code += "import passl.analysis.speed, passl.utils.machine\n"
     code += "sys.exit(', '.join({'numpy', 'yaml', 'paddle', 'PIL'} & sys.modules.keys()) or 0)"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, str(root)], capture_output=True, text=True

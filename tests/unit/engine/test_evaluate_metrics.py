@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -12,11 +13,14 @@ from passl.engine.step import step_seed
 
 
 def test_metrics_rows_and_curves(tmp_path):
-    log = MetricLog(tmp_path)
+    log, before = MetricLog(tmp_path), time.time()
     log.write("train", 5, loss=1.23456789, lr=1e-3)
     log.write("val", 10, epoch=1, top1=50.0)
     log.close()
-    assert read_metrics(tmp_path) == [
+    rows = read_metrics(tmp_path)
+    times = [row.pop("time") for row in rows]
+    assert before - 0.001 <= times[0] <= times[1] <= time.time() + 0.001
+    assert rows == [
         {"phase": "train", "step": 5, "loss": 1.234568, "lr": 0.001},
         {"phase": "val", "step": 10, "epoch": 1, "top1": 50.0},
     ]
@@ -26,6 +30,10 @@ def test_metrics_rows_and_curves(tmp_path):
     reader = LogReader(file_path=str(curves))
     assert reader.get_data("scalar", "train/loss")[0].value == pytest.approx(1.2345679)
     assert reader.get_data("scalar", "val/top1")[0].id == 10
+    MetricLog(tmp_path, 10, 1).close()  # draws all rows anew
+    (curves,) = (tmp_path / "vdl").iterdir()
+    assert b"val/top1" in curves.read_bytes()
+    assert b"/time" not in curves.read_bytes()
 
 
 def test_a_resumed_run_writes_each_step_once(tmp_path):
@@ -115,7 +123,9 @@ def test_metrics_are_json(tmp_path):
     log = MetricLog(tmp_path)
     log.write("val", 1, top1=1.5, samples=3)
     log.close()
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {
+    row = json.loads((tmp_path / "metrics.jsonl").read_text())
+    del row["time"]
+    assert row == {
         "phase": "val",
         "step": 1,
         "top1": 1.5,

@@ -1,4 +1,4 @@
-"""On what something was measured. The standard library alone, as `speed`."""
+"""What something runs on. The standard library alone: `analysis.speed` has no more."""
 
 from __future__ import annotations
 

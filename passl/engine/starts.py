@@ -1,0 +1,85 @@
+"""Where, when and by what a run was started: one line of `starts.jsonl` for each start."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import paddle
+
+import passl
+from passl.engine.checkpoint import Progress
+from passl.engine.distributed import Ranks
+from passl.utils.files import append_line, to_json
+from passl.utils.logging import get_logger
+from passl.utils.machine import processor, versions
+
+STARTS = "starts.jsonl"
+_PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow")
+_CHECKOUT = Path(passl.__file__).resolve().parents[1]
+
+
+def record_start(folder: Path, ranks: Ranks, progress: Progress, checkpoint: Path | None) -> None:
+    """Append a line to the folder's `starts.jsonl`. It has the command line, but no environment
+    variables, which may be secret. What goes wrong is a warning: a run does not depend on it.
+
+    Args:
+        folder: of the run.
+        progress: where the run begins.
+        checkpoint: what it is resumed from.
+    """
+    start = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "world_size": ranks.world,
+        "device": paddle.get_device(),
+        "cpu": processor(),
+        "argv": sys.argv,
+        "folder": os.getcwd(),
+        "passl": passl.__version__,
+        **commit_of(_CHECKOUT),
+        "versions": versions(_PACKAGES),
+        "resumed_from": None if checkpoint is None else str(checkpoint),
+        "epoch": progress.epoch,
+        "step": progress.step,
+    }
+    try:
+        append_line(folder / STARTS, to_json(start))
+    except OSError as error:
+        get_logger().warning("%s cannot be written: %s", folder / STARTS, error.strerror)
+
+
+def commit_of(folder: Path) -> Mapping[str, Any]:
+    """`commit` of the Git checkout that a folder is, and whether its tracked files are `changed`;
+    null where it is no checkout, or Git does not tell.
+    """
+    unknown = {"commit": None, "changed": None}
+    if not (folder / ".git").exists():  # a checkout around an installed package is not its own
+        return unknown
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    environment["GIT_OPTIONAL_LOCKS"] = "0"
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", "-C", str(folder), *arguments],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=20,
+                check=True,
+            ).stdout.strip()
+            for arguments in (
+                ("rev-parse", "HEAD"),
+                ("status", "--porcelain", "--untracked-files=no"),
+            )
+        )
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return unknown
+    return {"commit": commit, "changed": bool(changes)}
