@@ -103,6 +103,8 @@ def parse(text: str, name: str) -> tuple[Any, dict[Keys, str]]:
         mark = getattr(error, "problem_mark", None)
         place = f"{name}:{mark.line + 1}" if mark else name
         rule = " ".join(str(getattr(error, "problem", None) or error).split())
+        if mark and "${" in text.split("\n")[mark.line]:
+            rule += '; in braces, a text with ${NAME} must be quoted: "${NAME}/x"'
         raise ConfigError(f"{place}: not YAML: {rule}") from None
     except RecursionError:
         raise _too_deep(name) from None

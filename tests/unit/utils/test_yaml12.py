@@ -278,6 +278,12 @@ def test_not_yaml(text, line):
     assert re.match(rf"f\.yaml:{line}: not YAML: \S", problem)
 
 
+def test_variable_in_braces_must_be_quoted():
+    (problem,) = problems("a: 1\nb: {dataroot: ${DATA}/x}\n")
+    assert re.match(r"f\.yaml:2: not YAML: .*must be quoted", problem)
+    assert parse('b: {dataroot: "${DATA}/x"}', "f")[0] == {"b": {"dataroot": "${DATA}/x"}}
+
+
 @pytest.mark.parametrize("text", ["a: \x00\n", "a: \x07\n", "a: \ud800\n"])
 def test_character_that_yaml_does_not_have(text):
     (problem,) = problems(text)
