@@ -83,11 +83,12 @@ def round_layers(model: nn.Layer, level: Level) -> None:
 
 
 def _all_rounded(layer: nn.Layer, forward: Callable) -> Callable:
-    def run(*inputs):
+    def run(*inputs, **options):
         if not _is_on():
-            return forward(*inputs)
+            return forward(*inputs, **options)
+        named = {name: rounded(value) for name, value in options.items()}
         with replaced_parameters([layer], rounded):
-            return rounded(forward(*map(rounded, inputs)))
+            return rounded(forward(*map(rounded, inputs), **named))
 
     return run
 

@@ -73,7 +73,7 @@ def test_a_linear_is_that_of_bfloat16(level):
     images = paddle.to_tensor(x, stop_gradient=False)
     with precision.weights(layer):
         with precision.autocast():
-            y = layer(images)
+            y = layer(input=images)
             loss = (y.astype("float32") * paddle.to_tensor(g)).sum()
         loss.backward()
     assert y.dtype == paddle.bfloat16
