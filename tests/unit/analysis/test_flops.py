@@ -112,13 +112,10 @@ def test_published_convit(name, width, heads, rounded):
     assert round(found / 1e9, 2) == rounded
 
 
-@pytest.mark.parametrize(
-    ("name", "at_224", "at_384"), [("cvt_13_224", 4.53, 16.3), ("cvt_21_224", 7.13, 24.9)]
-)
-def test_published_cvt(name, at_224, at_384):
+def test_published_cvt():
     """arXiv 2103.15808, tables 2 and 3. Theirs leave out part of the keys' grid (they round down)
     and are up to 1 % lower at 224; at 384 three digits are printed.
     """
-    model = passl.create_model(name)
-    assert at_224 < total(model, 224, 224) / 1e9 < 1.01 * at_224
-    assert total(model, 384, 384) / 1e9 == pytest.approx(at_384, abs=0.055)
+    model = passl.create_model("cvt_13_224")
+    assert 4.53 < total(model, 224, 224) / 1e9 < 1.01 * 4.53
+    assert total(model, 384, 384) / 1e9 == pytest.approx(16.3, abs=0.055)
