@@ -29,8 +29,15 @@ class Killed(BaseException):
     """Stands for a kill: nothing catches it."""
 
 
+SMALL = (  # eleven steps of 32 are an epoch
+    "dataloader.train.dataset.fraction=0.25",
+    "dataloader.val.dataset.fraction=0.25",
+    "dataloader.train.sampler.batch_size=32",
+)
+
+
 def run(path: Path, folder: Path, *overrides: str, resume: str | None = None):
-    return train(get_config(path, [f"output_dir={folder}", *overrides]), resume)
+    return train(get_config(path, [f"output_dir={folder}", *SMALL, *overrides]), resume)
 
 
 def content(folder: Path, name: str = "last.safetensors"):
@@ -73,9 +80,11 @@ RECIPE = (
 )
 
 
-@pytest.mark.parametrize("name", ["ConViT", "CvT"])
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("recipe", [(), RECIPE], ids=["plain", "recipe"])
+@pytest.mark.parametrize(
+    ("name", "workers", "recipe"),
+    [("ConViT", 0, RECIPE), ("ConViT", 2, ()), ("CvT", 0, ()), ("CvT", 2, RECIPE)],
+    ids=["ConViT-0-recipe", "ConViT-2-plain", "CvT-0-plain", "CvT-2-recipe"],
+)
 def test_resume_is_bit_for_bit(tiny_config, tmp_path, monkeypatch, name, workers, recipe):
     """Killed in the middle of the second epoch and resumed in a process whose generators stand
     elsewhere. Dropout, drop path and augmentation are on.
@@ -117,7 +126,7 @@ def test_the_recipe_is_one_run_for_any_number_of_workers(tiny_config, tmp_path):
 def test_averaged_weights_are_what_is_scored_and_saved_as_best(tiny_config, tmp_path):
     more = ("epochs=2", "ema={decay: 0.95}")
     progress = run(tiny_config(), tmp_path / "run", *more)
-    config = get_config(tiny_config())
+    config = get_config(tiny_config(), SMALL)
     loader = build_loader(config.dataloader.val, 0)
     scores = evaluate(Model(config, tmp_path / "run" / "best.safetensors"), loader)
     assert scores.top1 == progress.best_top1
@@ -166,24 +175,17 @@ def test_more_epochs_and_a_checkpoint_by_path(tiny_config, tmp_path):
     assert run(path, tmp_path / "two", "epochs=3", resume=str(last)).epoch == 3
 
 
-SMALL = (  # eleven steps of 32 are an epoch
-    "dataloader.train.dataset.fraction=0.25",
-    "dataloader.val.dataset.fraction=0.25",
-    "dataloader.train.sampler.batch_size=32",
-)
-
-
 @pytest.mark.parametrize("interval", ["null", 4])
 def test_the_schedule_goes_on_at_its_place_with_another_batch(tiny_config, tmp_path, interval):
     """Epochs of 5 steps become epochs of 11; between them, or within the first after 4 of 5."""
     path, large = tiny_config(), "dataloader.train.sampler.batch_size=64"
-    run(path, tmp_path / "small", *SMALL, "epochs=3")
-    run(path, tmp_path / "run", *SMALL, large, "epochs=1", f"checkpoint={{interval: {interval}}}")
+    run(path, tmp_path / "small", "epochs=3")
+    run(path, tmp_path / "run", large, "epochs=1", f"checkpoint={{interval: {interval}}}")
     within = interval != "null"
     if within:
         folder = tmp_path / "run"
         (folder / "previous.safetensors").replace(folder / "last.safetensors")
-    progress = run(path, tmp_path / "run", *SMALL, "epochs=3", resume="auto")
+    progress = run(path, tmp_path / "run", "epochs=3", resume="auto")
     steps = 4 + 3 + 22 if within else 5 + 22
     assert (progress.step, progress.global_batch, progress.world_size) == (steps, 32, 1)
     rates, expected = (
@@ -198,22 +200,22 @@ def test_the_schedule_goes_on_at_its_place_with_another_batch(tiny_config, tmp_p
 
 def test_a_batch_that_does_not_fit_into_the_epoch_is_refused(tiny_config, tmp_path):
     path = tiny_config()
-    run(path, tmp_path / "run", *SMALL, "checkpoint={interval: 4}", "epochs=1")
+    run(path, tmp_path / "run", "checkpoint={interval: 4}", "epochs=1")
     (tmp_path / "run" / "previous.safetensors").replace(tmp_path / "run" / "last.safetensors")
     size = "dataloader.train.sampler.batch_size=25"
     with pytest.raises(ConfigError, match="behind sample 256.*keep the global batch"):
-        run(path, tmp_path / "run", *SMALL, size, "epochs=2", resume="auto")
+        run(path, tmp_path / "run", size, "epochs=2", resume="auto")
 
 
 def test_an_epoch_whose_last_batch_is_small_is_done_for_any_batch(tiny_config, tmp_path):
     """Saved between its last step and its end, it has more samples than there are."""
-    path, keep = tiny_config(), (*SMALL, "dataloader.train.sampler.drop_last=false")
+    path, keep = tiny_config(), ("dataloader.train.sampler.drop_last=false",)
     run(path, tmp_path / "run", *keep, "checkpoint={interval: 12}", "epochs=1")
     (tmp_path / "run" / "previous.safetensors").replace(tmp_path / "run" / "last.safetensors")
     size = "dataloader.train.sampler.batch_size=25"
     last = read_metrics(tmp_path / "run")[5]
     assert last["step"] == 12
-    samples = len(build_loader(get_config(path, keep).dataloader.train, 0).dataset)
+    samples = len(build_loader(get_config(path, [*SMALL, *keep]).dataloader.train, 0).dataset)
     # The last two steps have a full batch and the rest.
     assert last["ips"] * 2 * last["batch_cost"] == pytest.approx(32 + samples % 32, rel=1e-5)
     progress = run(path, tmp_path / "run", *keep, size, "epochs=2", resume="auto")
@@ -233,13 +235,13 @@ def test_a_second_run_in_the_folder_is_refused(tiny_config, tmp_path, monkeypatc
         if args[-1] in (2, 13):  # before the first checkpoint and behind it
             for resume in (None, "auto"):
                 with pytest.raises(ConfigError, match=f"in use by process {os.getpid()} on ") as e:
-                    run(path, tmp_path / "run", *SMALL, resume=resume)
+                    run(path, tmp_path / "run", resume=resume)
                 refusals.append(str(e.value))
         return step(*args)
 
-    run(path, tmp_path / "straight", *SMALL)
+    run(path, tmp_path / "straight")
     monkeypatch.setattr(train_module, "train_step", stepping)
-    run(path, tmp_path / "run", *SMALL)
+    run(path, tmp_path / "run")
     assert len(refusals) == 4
     same_run(tmp_path / "run", tmp_path / "straight")
     assert not (tmp_path / "run" / "run.lock.json").exists()
@@ -247,9 +249,9 @@ def test_a_second_run_in_the_folder_is_refused(tiny_config, tmp_path, monkeypatc
 
 def test_warnings_of_a_resume_are_in_the_log(tiny_config, tmp_path):
     path, last = tiny_config(), tmp_path / "run" / "last.safetensors"
-    run(path, tmp_path / "run", *SMALL, "epochs=1", "checkpoint.interval=6")
+    run(path, tmp_path / "run", "epochs=1", "checkpoint.interval=6")
     last.write_bytes(b"damaged")
-    run(path, tmp_path / "run", *SMALL, "epochs=2", resume="auto")
+    run(path, tmp_path / "run", "epochs=2", resume="auto")
     log = (tmp_path / "run" / "train.log").read_text()
     assert f"{last}: not a readable checkpoint" in log
     assert "resuming with another epochs: 2 was 1" in log
@@ -350,17 +352,18 @@ def test_classes_are_compared_by_name(colours, tmp_path):
 
 
 def test_training_learns(tiny_config, tmp_path):
-    """A real, if small, ConViT is far above chance after a few epochs."""
+    """A real, if small, ConViT is far above chance, 10 %, after a few epochs of all digits."""
     progress = run(
         tiny_config(drop=0.0),
         tmp_path / "run",
-        "epochs=6",
+        "epochs=4",
         "model.architecture.embed_dim=48",
         "model.head.in_channels=48",
+        *(f"dataloader.{part}.dataset.fraction=1.0" for part in ("train", "val")),
         "dataloader.train.sampler.batch_size=32",
         "dataloader.train.dataset.transforms=[{name: Normalize}]",
     )
-    assert progress.best_top1 > 60
+    assert progress.best_top1 > 40
 
 
 def test_an_unreadable_picture_stops_the_run(tiny_config, tmp_path):
