@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +26,30 @@ from safetensors.numpy import save_file
 
 import passl
 from passl.engine.learner import Learner
-from passl.porting.files import NO_WEIGHTS, NUMERICS, OPTIMIZER, OURS, TRAINED, pack_classes
+from passl.porting.files import NAMES, NO_WEIGHTS, NUMERICS, OPTIMIZER, OURS, TRAINED, pack_classes
 from passl.porting.load import set_weights
 from passl.utils.errors import CheckpointError, RunError
 from passl.utils.files import write_atomically
+from passl.utils.limits import in_line
 
 _PROGRESS = "progress"
 _CONFIG = "config"
 _SCALER = "loss_scaler"
 _MASTER, _OF_MASTER = "/master_weight", "/fp32_master_0_"
+_STATELESS = "without_optimizer_state"
 _CHECKSUM = "sha256"
+_LARGEST = 2**40
+"""No count of a run comes near it: at 1000 a second it takes 35 years."""
+_SCALER_RANGES = {
+    "incr_ratio": (float, 1.0, math.inf),
+    "decr_ratio": (float, 0.0, 1.0),
+    "incr_every_n_steps": (int, 1, _LARGEST),
+    "decr_every_n_nan_or_inf": (int, 1, _LARGEST),
+    "incr_count": (int, 0, _LARGEST),
+    "decr_count": (int, 0, _LARGEST),
+    "use_dynamic_loss_scaling": (bool, False, True),
+}
+_ANEW = "go on from another checkpoint, or start anew with model.pretrained"
 
 
 @dataclass
@@ -92,6 +108,7 @@ def save_checkpoint(
         arrays = {TRAINED + name: array for name, array in arrays.items()}
         arrays |= {name: average.numpy() for name, average in averages.items()}
     arrays |= gather_optimizer_state(learner) if optimizer_state is None else optimizer_state
+    stateless = _stateless(learner, arrays)
     arrays |= pack_classes(classes)
     scaler = learner.precision.scaler.state_dict()
     metadata = {
@@ -99,6 +116,7 @@ def save_checkpoint(
         _PROGRESS: json.dumps(asdict(progress)),
         _CONFIG: json.dumps(config),
         _SCALER: json.dumps({key: np.asarray(value).tolist() for key, value in scaler.items()}),
+        _STATELESS: json.dumps(stateless),
         NUMERICS: json.dumps(getattr(model, "numerics", {})),
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -149,16 +167,18 @@ def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Arrays and metadata of a checkpoint that is whole.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or no checkpoint.
+        CheckpointError: the file is missing, damaged, or no checkpoint; or it says what no run can.
     """
+    if not path.is_file():  # opening a pipe would wait for ever
+        what = "not a regular file" if path.exists() else "there is no such checkpoint"
+        raise CheckpointError(f"{path}: {what}")
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such checkpoint") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from None
+    except (SafetensorError, OSError, TypeError, ValueError, AttributeError) as error:
+        # NumPy does not know all of the format's types.
+        raise CheckpointError(f"{path}: not a readable checkpoint: {in_line(error)}") from None
     if _PROGRESS not in metadata:
         raise CheckpointError(
             f"{path}: weights without the state of a run; load them with model.pretrained instead "
@@ -166,7 +186,90 @@ def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         )
     if metadata.pop(_CHECKSUM, None) != _checksum(arrays, metadata):
         raise CheckpointError(f"{path}: damaged: its content is not what its checksum says")
+    for name, array in arrays.items():
+        if name.startswith(NAMES):
+            continue
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise damaged(path, f"{name} is not made of finite numbers in floating point")
+    _read_progress(path, metadata)
+    _read_scaler(path, metadata)
     return arrays, metadata
+
+
+def damaged(path: Path, what: str) -> CheckpointError:
+    """The error of a checkpoint whose content cannot be that of a run."""
+    return CheckpointError(f"{path}: damaged: {what}; {_ANEW}")
+
+
+def _read_json(path: Path, metadata: Mapping[str, str], key: str, kind: type) -> Any:
+    try:
+        value = json.loads(metadata[key])
+    except KeyError:
+        raise damaged(path, f"it has no {key}") from None
+    except (ValueError, RecursionError):
+        raise damaged(path, f"its {key} is not JSON") from None
+    if type(value) is not kind:
+        raise damaged(path, f"its {key} is no {kind.__name__}")
+    return value
+
+
+def _is_number(value: Any, kind: type, lowest: float, highest: float) -> bool:
+    kinds = (int, float) if kind is float else (kind,)
+    return type(value) in kinds and lowest <= value <= highest and math.isfinite(value)
+
+
+def _read_progress(path: Path, metadata: Mapping[str, str]) -> tuple[Progress, dict[str, Any]]:
+    """The progress, and the config that the run had then."""
+    told = _read_json(path, metadata, _PROGRESS, dict)
+    config = _read_json(path, metadata, _CONFIG, dict)
+    for one in fields(Progress):
+        if one.name not in told:
+            if one.name in ("epoch", "samples", "step"):
+                raise damaged(path, f"its {_PROGRESS} has no {one.name}")
+            continue
+        value = told[one.name]
+        if one.name == "pending":
+            right = type(value) is list and all(
+                _is_number(loss, float, -math.inf, math.inf) for loss in value
+            )
+        elif one.name == "best_top1":
+            right = _is_number(value, float, -1, 100)
+        else:
+            right = _is_number(value, int, 0, _LARGEST)
+        if not right:
+            raise damaged(path, f"its {_PROGRESS} has {one.name} {_short(value)}")
+    epochs = config.get("epochs")
+    if type(epochs) is int and told["epoch"] > epochs:
+        raise damaged(path, f"it has done {told['epoch']} of {epochs} epochs")
+    known = {one.name for one in fields(Progress)}
+    return Progress(**{key: value for key, value in told.items() if key in known}), config
+
+
+def _short(value: Any) -> str:
+    try:
+        return f"{value!r:.40}"
+    except (ValueError, RecursionError):  # an int of very many digits; lists within lists
+        return "of no sense"
+
+
+def _read_scaler(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The state of the loss scaling; nothing for a run that had none."""
+    scaler = _read_json(path, {_SCALER: "{}", **metadata}, _SCALER, dict)
+    if not scaler:
+        return scaler
+    if scaler.keys() != {"scale", *_SCALER_RANGES}:
+        raise damaged(path, f"its {_SCALER} has other entries than a scaler")
+    wrong = [key for key, rule in _SCALER_RANGES.items() if not _is_number(scaler[key], *rule)]
+    scale = scaler["scale"]
+    if (
+        type(scale) is not list
+        or len(scale) != 1
+        or not _is_number(scale[0], float, 2.0**-126, 2.0**127)
+    ):
+        wrong.append("scale")
+    if wrong:
+        raise damaged(path, f"its {_SCALER} has {wrong[0]} {_short(scaler[wrong[0]])}")
+    return scaler
 
 
 def _checksum(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
@@ -190,15 +293,84 @@ def load_checkpoint(path: Path, learner: Learner) -> tuple[Progress, dict[str, A
             has no trained weights beside its averages.
     """
     arrays, metadata = read_checkpoint(path)
-    arrays = _with_masters(arrays)
+    progress, config = _read_progress(path, metadata)
+    arrays = _with_masters(path, arrays)
     weights = {name: array for name, array in arrays.items() if not name.startswith(NO_WEIGHTS)}
     trained = {
         name.removeprefix(TRAINED): array
         for name, array in arrays.items()
         if name.startswith(TRAINED)
     }
+    if trained and (strange := weights.keys() - trained.keys()):
+        raise damaged(path, f"it has an average of {min(strange)}, which it has not trained")
+    for name, average in learner.average.averages.items():
+        if trained and (name not in weights or weights[name].shape != tuple(average.shape)):
+            raise damaged(path, f"it has no average of {name}, or one of another shape")
     set_weights(learner.model, trained or weights, str(path))
     learner.average.restore(weights)
+    _check_state(path, learner, arrays, metadata, progress, config)
+    _restore_optimizer(path, learner, arrays)
+    scaler = _read_scaler(path, metadata)
+    if scaler:
+        learner.precision.scaler.load_state_dict(scaler)
+    return progress, config
+
+
+def _stateless(learner: Learner, arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """The optimized parameters that have no state among the arrays."""
+    known = {_parameter_of(key) for key in arrays if key.startswith(OPTIMIZER)}
+    optimized = {parameter.name for parameter in learner.optimizer._parameter_list}
+    names = ((name, one.name) for name, one in learner.model.named_parameters())
+    return [name for name, own in names if own in optimized and name not in known]
+
+
+def _parameter_of(key: str) -> str:
+    """The parameter that `optimizer/NAME/ACCUMULATOR` belongs to."""
+    return key.removeprefix(OPTIMIZER).rpartition("/")[0]
+
+
+def _check_state(
+    path: Path,
+    learner: Learner,
+    arrays: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
+    progress: Progress,
+    config: Mapping[str, Any],
+) -> None:
+    """Refuse a state of the optimizer that lacks parameters, or has some that are not there.
+
+    A parameter has none until it is trained. Which those are, a checkpoint says; of an older one,
+    those that its run froze, or all before the first step was made.
+    """
+    own = {name for name, _ in learner.model.named_parameters()}
+    strange = [k for k in arrays if k.startswith(OPTIMIZER) and _parameter_of(k) not in own]
+    if strange:
+        raise CheckpointError(
+            f"{path}: the state of another optimizer; start anew with model.pretrained: {path}; "
+            f"the network has no parameter for {strange[0]}"
+        )
+    missing = set(_stateless(learner, arrays))
+    if _STATELESS in metadata:
+        told = _read_json(path, metadata, _STATELESS, list)
+        missing -= {name for name in told if type(name) is str}
+    else:
+        optimizer, freeze = config.get("optimizer"), config.get("freeze")
+        is_plain = isinstance(optimizer, Mapping) and optimizer.get("name") == "SGD"
+        # With float16 each step so far may have overflowed.
+        scaled = _read_scaler(path, metadata).get("incr_count") == 0
+        begun = progress.step > progress.skipped
+        any_state = any(key.startswith(OPTIMIZER) for key in arrays)
+        if is_plain or not begun or (scaled and not any_state):
+            return
+        patterns = freeze.get("names", ()) if isinstance(freeze, Mapping) else ()
+        missing -= {n for n in missing if any(fnmatchcase(n, str(each)) for each in patterns)}
+    if missing:
+        raise damaged(
+            path, f"it has no state of the optimizer for {len(missing)} parameters ({min(missing)})"
+        )
+
+
+def _restore_optimizer(path: Path, learner: Learner, arrays: Mapping[str, np.ndarray]) -> None:
     known, keys_of = [], {}
     for name, parameter in learner.model.named_parameters():
         prefix = f"{OPTIMIZER}{name}/"
@@ -208,39 +380,39 @@ def load_checkpoint(path: Path, learner: Learner) -> tuple[Progress, dict[str, A
         known += [parameter] if keys else []
         keys_of |= {f"{parameter.name}_{key.removeprefix(prefix)}": key for key in keys}
     state = {name: paddle.to_tensor(arrays[key]) for name, key in keys_of.items()}
-    learner.optimizer.set_state_dict(state)
-    if known:
-        # Paddle would take the state in with the next step, and miss that of parameters that have
-        # none because they have been frozen until then.
-        block = paddle.static.default_main_program().global_block()
-        foreign = "the state of another optimizer; start anew with model.pretrained"
-        try:
+    foreign = f"{path}: the state of another optimizer; start anew with model.pretrained: {path}"
+    try:
+        learner.optimizer.set_state_dict(state)
+        if known:
+            # Paddle would take the state in with the next step, and miss that of parameters that
+            # have none because they have been frozen until then.
+            block = paddle.static.default_main_program().global_block()
             learner.optimizer._create_accumulators(block, known)
-        except AssertionError as error:
-            raise CheckpointError(f"{path}: {foreign}: {path}; Paddle says: {error}") from None
-        if unknown := keys_of.keys() - learner.optimizer.state_dict().keys():
-            name = keys_of[min(unknown)]
-            raise CheckpointError(f"{path}: {foreign}: {path}; this one has no {name}")
-    scaler = json.loads(metadata.get(_SCALER, "{}"))
-    if scaler:
-        learner.precision.scaler.load_state_dict(scaler)
-    names = {one.name for one in fields(Progress)}
-    progress = {
-        key: value for key, value in json.loads(metadata[_PROGRESS]).items() if key in names
-    }
-    return Progress(**progress), json.loads(metadata[_CONFIG])
+    except (AssertionError, ValueError, TypeError, RuntimeError) as error:  # names, shapes, types
+        raise CheckpointError(f"{foreign}; Paddle says: {in_line(error)}") from None
+    # Of what was missing Paddle would say nothing if it came last.
+    made = learner.optimizer.state_dict().keys() - {"LR_Scheduler", "master_weights"}
+    if unknown := keys_of.keys() - made:
+        raise CheckpointError(f"{foreign}; this one has no {keys_of[min(unknown)]}")
+    if known and (missing := made - keys_of.keys()):
+        raise CheckpointError(f"{foreign}; it lacks {min(missing)}")
 
 
-def _with_masters(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _with_masters(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Arrays of a checkpoint, without what version 0.1 wrote with `amp.level: O2`: weights in half
     precision whose float32 copies, with a state of their own, belonged to the optimizer.
     """
     masters = {
         key.removeprefix(OPTIMIZER).removesuffix(_MASTER): key
         for key in arrays
-        if key.endswith(_MASTER)
+        if key.startswith(OPTIMIZER) and key.endswith(_MASTER)
     }
+    for key in arrays:
+        if _OF_MASTER in key and _parameter_of(key) not in masters:
+            raise damaged(path, f"{key} is the state of float32 weights that it does not have")
     found = {key.replace(_OF_MASTER, "/"): array for key, array in arrays.items()}
+    if len(found) < len(arrays):
+        raise damaged(path, "it has the same state of the optimizer twice")
     for name, key in masters.items():
         found[TRAINED + name if TRAINED + name in found else name] = found.pop(key)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from passl.engine.checkpoint import Progress, read_checkpoint
+from passl.engine.checkpoint import Progress, damaged, read_checkpoint
 from passl.engine.distributed import Ranks
 from passl.engine.learner import Learner
 from passl.engine.run_folder import by_first, find_checkpoint, set_aside
@@ -59,13 +59,17 @@ def compare(old: dict, cfg: Config, checkpoint: Path) -> None:
     """A resumed run may have other settings, such as more epochs; say which. Another optimizer
     cannot use the state.
     """
-    if old["optimizer"]["name"] != cfg.optimizer.name:
+    try:
+        name, before = old["optimizer"]["name"], dict(leaves(old))
+    except (KeyError, TypeError, RecursionError):
+        raise damaged(checkpoint, "its config is not that of a run") from None
+    if name != cfg.optimizer.name:
         raise CheckpointError(
-            f"{checkpoint}: saved with optimizer {old['optimizer']['name']}, which "
+            f"{checkpoint}: saved with optimizer {name}, which "
             f"{cfg.optimizer.name} cannot go on from; "
             f"keep optimizer.name, or start anew with model.pretrained: {checkpoint}"
         )
-    before, now = dict(leaves(old)), dict(leaves(cfg.to_dict()))
+    now = dict(leaves(cfg.to_dict()))
     for keys in sorted(before.keys() | now.keys(), key=str):
         if before.get(keys) != now.get(keys) and keys != ("output_dir",):
             get_logger().warning(
