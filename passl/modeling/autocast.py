@@ -10,7 +10,7 @@ float32. It shows on a CPU what becomes of a run in bfloat16, and lets every par
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -62,13 +62,18 @@ class Autocast:
         tracer._use_promote = self.use_promote
 
 
+def no_autocast() -> AbstractContextManager:
+    """A context without casting, as if there had never been any."""
+    if not _is_on():
+        return nullcontext()
+    return Autocast(core.AmpLevel.O0, "float32", (set(), set()), False).applied()
+
+
 def autocast_on_cpu(level: Level) -> Autocast:
-    """Bfloat16 on a CPU, for models that `round_layers` has prepared."""
-    lists = (
-        paddle.amp.white_list()["bfloat16"][level],
-        paddle.amp.black_list()["bfloat16"][level],
-    )
-    return Autocast(getattr(core.AmpLevel, level), "bfloat16", lists, True)
+    """Bfloat16 on a CPU, for models that `round_layers` has prepared. Lists of operations make no
+    difference there.
+    """
+    return Autocast(getattr(core.AmpLevel, level), "bfloat16", (set(), set()), True)
 
 
 def round_layers(model: nn.Layer, level: Level) -> None:

@@ -21,6 +21,7 @@ from paddle.base import core
 from paddle.nn import functional as F
 from paddle.pir import PassManager
 
+from passl.modeling.autocast import no_autocast
 from passl.utils.logging import get_logger
 
 
@@ -35,7 +36,7 @@ class Graph:
     def __init__(self, function: Callable, shapes: Sequence[Sequence[int]]):
         traced = _to_static(function)
         specs = [static.InputSpec(shape, "float32", stop_gradient=False) for shape in shapes]
-        with paddle.enable_grad():  # else `static.gradients` finds none
+        with paddle.enable_grad(), no_autocast():  # else `static.gradients` finds none
             _, self._layer = traced.get_concrete_program(*specs)
         self._layer.training = False  # what is run here is not differentiated
         program = self._layer.program.forward_program
@@ -49,12 +50,14 @@ class Graph:
                 operation.set_bool_attr("is_test", False)
 
     def __call__(self, *tensors):
-        return self._layer(tensors)
+        with no_autocast():  # which Paddle would apply within the graph
+            return self._layer(tensors)
 
 
 def usable() -> bool:
     """Whether graphs run on the CPU, and this Paddle's oneDNN computes in them what it should."""
-    return paddle.get_device() == "cpu" and _is_right()
+    with no_autocast():
+        return paddle.get_device() == "cpu" and _is_right()
 
 
 @functools.cache

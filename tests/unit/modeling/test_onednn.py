@@ -11,6 +11,7 @@ from paddle.base import core
 from paddle.nn import functional as F
 
 from passl.modeling import cpu_ops, onednn
+from passl.modeling.autocast import autocast_on_cpu
 from passl.modeling.layers import Conv2D, gelu, quick_gelu
 from tests.numerics import Rounded
 
@@ -167,6 +168,22 @@ def test_another_precision_goes_by_paddle():
     x = normal(3, 4).astype("float64")
     assert onednn.gelu(x).dtype == paddle.float64
     np.testing.assert_array_equal(onednn.gelu(x).numpy(), F.gelu(x).numpy())
+
+
+@pytest.mark.parametrize("level", ["O1", "O2"])
+def test_graphs_are_made_and_run_without_autocast(level, caplog):
+    """The first use may be in bfloat16 training."""
+    caches = (onednn._is_right, onednn._convolution, onednn._gradients)
+    for cache in caches:
+        cache.cache_clear()
+    x, grad = normal(2, 3, 40), normal(2, 3, 40)
+    with autocast_on_cpu(level).applied():
+        assert onednn.usable()
+        found = [onednn.gelu(x), onednn.gelu_grad(x, grad)]
+    expected = [onednn.gelu(x), onednn.gelu_grad(x, grad)]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+    assert not caplog.records
 
 
 def test_making_graphs_draws_no_random_number():
