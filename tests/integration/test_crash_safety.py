@@ -7,7 +7,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import re
 import resource
 import signal
 from pathlib import Path
@@ -30,6 +29,7 @@ from tests.full_disk import file_limit
 EVERYTHING = (
     "epochs=3",
     "dataloader.train.dataset.fraction=0.25",
+    "dataloader.val.dataset.fraction=0.25",
     "dataloader.train.sampler.batch_size=32",  # eleven steps are an epoch
     "checkpoint={interval: 7}",
     "ema={decay: 0.9}",
@@ -88,15 +88,10 @@ def at_call(monkeypatch, module, name: str, number: int, act) -> None:
     monkeypatch.setattr(module, name, counting)
 
 
-def test_kills_at_random(run_tool, tmp_path):
-    """One of each family; exit code 0 says that all of them ended as the run that was not
-    killed.
-    """
-    options = ("--kills", 3, "--epochs", 2, "--seed", 5, "--folder", tmp_path / "chaos")
-    done = run_tool("chaos.py", *options)
-    assert done.stdout.count(" 0 differences") == 3
-    kills = re.findall(r": (\d+) kills", done.stdout)
-    assert sum(map(int, kills)) >= 2
+def test_a_kill_at_random(run_tool, tmp_path):
+    """Exit code 0 says that it ended as the run that was not killed; `make chaos` has many."""
+    options = ("--kills", 1, "--epochs", 2, "--seed", 5, "--folder", tmp_path / "chaos")
+    assert "1 kills in 1 runs, 0 differences" in run_tool("chaos.py", *options).stdout
 
 
 # --------------------------------------------------------------------------------------------------

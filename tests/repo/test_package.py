@@ -53,6 +53,7 @@ def test_the_wheel_has_configs_and_data(wheel):
         "passl/data/digits.npz",
     } <= names
     assert not [name for name in names if name.startswith(("tests/", "tools/", "configs/"))]
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "passl").rglob("*.py")} <= names
     shipped = {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
     assert {f"passl/{name}" for name in shipped} <= names
 
