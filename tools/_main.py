@@ -18,6 +18,7 @@ from passl.engine import cluster  # noqa: E402
 from passl.utils.config import Config, get_config  # noqa: E402
 from passl.utils.cpu import choose_mkl_path  # noqa: E402
 from passl.utils.errors import ConfigError, RunError, Stopped  # noqa: E402
+from passl.utils.files import printable  # noqa: E402
 from passl.utils.paths import expand  # noqa: E402
 
 EXIT_FAILED_RUN, EXIT_WRONG_CALL = 1, 2
@@ -83,7 +84,7 @@ def run(main: Callable[[], None]) -> None:
         cluster.remove_environment_dumps(os.environ)
         main()
     except ConfigError as error:
-        lines = error.problems
+        lines = [printable(problem) for problem in error.problems]
         print(
             f"error: {lines[0]}"
             if len(lines) == 1
@@ -92,7 +93,7 @@ def run(main: Callable[[], None]) -> None:
         )
         sys.exit(EXIT_WRONG_CALL)
     except (RunError, OSError) as error:  # OSError: a full disk, a file that may not be read
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(EXIT_FAILED_RUN)
     except Stopped as stopped:
         print(f"stopped by {stopped}; go on with --resume auto", file=sys.stderr)

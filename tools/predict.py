@@ -9,6 +9,7 @@ from _main import EXIT_FAILED_RUN, as_path, path_or_name, run
 from _weights import add_weight_options, load_named_weights
 
 from passl.utils.errors import ConfigError
+from passl.utils.files import printable
 
 
 def parse() -> argparse.Namespace:
@@ -94,9 +95,9 @@ def load(args: argparse.Namespace):
 
 def show(found) -> None:
     """One picture on stdout."""
-    print(found.name)
+    print(printable(found.name))
     for guess in found.best:
-        print(f"  {100 * guess.probability:6.2f} %  {guess.label:>5}  {guess.name}")
+        print(f"  {100 * guess.probability:6.2f} %  {guess.label:>5}  {printable(guess.name)}")
 
 
 def write(args: argparse.Namespace, rows: list) -> None:
@@ -135,7 +136,7 @@ def main() -> None:
     for found in predict_files(classifier, files, args.top_k, args.batch_size):
         if found.error is not None:
             bad += 1
-            print(f"error: {found.error}", file=sys.stderr)
+            print(f"error: {printable(found.error)}", file=sys.stderr)
         elif not (args.csv or args.jsonl):
             show(found)
         if args.csv or args.jsonl:

@@ -59,6 +59,8 @@ def read_real_labels(path: str, dataset: ImageDataset) -> list[list[int]]:
         ConfigError: it is no such file, or the data set has other pictures.
     """
     try:
+        if Path(path).exists() and not Path(path).is_file():  # a pipe would wait for ever
+            raise OSError("not a regular file")
         real = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(

@@ -251,6 +251,8 @@ def _labels(value: Any, classes: int) -> np.ndarray:
 
 
 def _content(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise ConfigError(f"{path}: cannot be read: it is not a regular file")
     try:
         with open(path, "rb") as file:
             content = file.read(_LARGEST + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from passl.utils.errors import ConfigError
 
@@ -70,6 +71,10 @@ def iterate_lines(file: str) -> Iterator[str]:
 
 
 def _lines_as_they_are(file: str) -> Iterator[str]:
+    path = Path(file)
+    # Opening a pipe would wait for ever; a shell's own, /dev/stdin or <(...), has its writer.
+    if path.exists() and not path.is_file() and path.parts[:2] != ("/", "dev"):
+        raise ConfigError(f"{file}: cannot be read: it is not a regular file")
     try:
         # Names of files may be no UTF-8.
         with open(file, encoding="utf-8-sig", errors="surrogateescape") as lines:

@@ -359,8 +359,9 @@ def _collate(samples: Iterable[Sample | Exception], count: int) -> list[np.ndarr
 
 
 def _encoded(error: Exception | None, bad: Sequence[tuple[int, str]] = ()) -> np.ndarray:
+    lines = map(printable, str(error).split("\n"))  # a traceback has several
     report = {
-        "error": None if error is None else printable(str(error)),
+        "error": None if error is None else "\n".join(lines),
         "expected": isinstance(error, RunError | ConfigError),
         "bad": [(index, printable(text)) for index, text in bad],
     }

@@ -45,6 +45,10 @@ def read_picture(
     Raises:
         RunError: it cannot be read.
     """
+    is_path = isinstance(source, str) and os.path.exists(source) and not os.path.isdir(source)
+    if is_path and not os.path.isfile(source):
+        # Opening a pipe would wait for ever.
+        raise RunError(f"{name}: is not a regular file; replace it, or take it out of the data")
     try:
         # Of a large picture, a strange EXIF block, a palette: what it cannot read is an error.
         with _NO_WARNINGS:

@@ -82,7 +82,8 @@ def by_first(ranks: Ranks, act: Callable[[], str | None]) -> str | None:
             found = act()
             told = [""] if found is None else ["", found]
         except (ConfigError, RunError) as error:
-            told = [type(error).__name__, str(error)]
+            texts = error.problems if isinstance(error, ConfigError) else [str(error)]
+            told = [type(error).__name__, *texts]
     ranks.wait()
     error_type, *text = ranks.gather_texts(told)[0]
     if error_type:

@@ -8,11 +8,16 @@ import json
 import os
 import re
 import shutil
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+_CONTROLS = {"Cc", "Cs", "Zl", "Zp"}
+"""Unicode's categories: control, surrogate, line and paragraph separator."""
+_TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+"""Marks that turn the direction of a text, so that it shows as another one."""
 _UNFINISHED = re.compile(r"\.(.+)\.([1-9][0-9]{0,6})\.tmp", re.DOTALL)
 
 
@@ -179,11 +184,18 @@ def to_json(value: Any, indent: int | None = None) -> str:
     """The value as JSON that is always valid UTF-8: letters stand as they are, and the bytes of a
     file name that is not UTF-8 as escapes, which `json.loads` and `os.fsencode` turn back.
     """
-    return printable(json.dumps(value, ensure_ascii=False, indent=indent))
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return text.encode(errors="backslashreplace").decode()
 
 
 def printable(text: str) -> str:
-    """The text with the bytes of file names that are not UTF-8 as escapes such as \\udcff, for
-    screens, logs and plots.
+    """The text as one line that a terminal only shows, for screens, logs and plots: control
+    characters, line ends, marks that turn the direction of the text, and the bytes of file names
+    that are not UTF-8 are escapes such as \\x1b and \\udcff.
     """
-    return text.encode(errors="backslashreplace").decode()
+    return "".join(ascii(one)[1:-1] if _acts(one) else one for one in text)
+
+
+def _acts(one: str) -> bool:
+    turns = unicodedata.bidirectional(one) in _TURNING
+    return turns or unicodedata.category(one) in _CONTROLS

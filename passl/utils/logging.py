@@ -7,6 +7,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from passl.utils.files import printable
+
 NAME = "passl"
 PROGRESS = logging.INFO - 1
 """Level of lines that a progress bar stands for: in the log file always, on the console where it is
@@ -14,7 +16,18 @@ no terminal.
 """
 logging.addLevelName(PROGRESS, "INFO")
 logging.addLevelName(logging.INFO, "INFO")  # the name still means the usual level
-_FORMAT = logging.Formatter(
+
+
+class _Formatter(logging.Formatter):
+    """Messages have names of files and classes, which may be made to write to a terminal; so each
+    is a line that only shows. A traceback keeps its lines.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        return printable(super().formatMessage(record))
+
+
+_FORMAT = _Formatter(
     "[%(asctime)s] %(name)s%(process_of_run)s %(levelname)s: %(message)s",
     "%Y/%m/%d %H:%M:%S",
     defaults={"process_of_run": ""},
