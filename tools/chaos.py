@@ -349,12 +349,11 @@ def differences(ours: Path, theirs: Path) -> list[str]:
 
     found = []
     for name in ("last.safetensors", "best.safetensors"):
-        arrays, metadata = read_checkpoint(ours / name)
-        expected, expected_metadata = read_checkpoint(theirs / name)
-        if metadata["progress"] != expected_metadata["progress"]:
-            found.append(
-                f"{name}: {metadata['progress']}, straight {expected_metadata['progress']}"
-            )
+        stored, straight = (read_checkpoint(folder / name) for folder in (ours, theirs))
+        arrays, expected = stored.arrays, straight.arrays
+        progress, expected_progress = stored.metadata["progress"], straight.metadata["progress"]
+        if progress != expected_progress:
+            found.append(f"{name}: {progress}, straight {expected_progress}")
         if arrays.keys() != expected.keys():
             found.append(f"{name}: other arrays")
         found += [

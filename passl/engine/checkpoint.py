@@ -26,7 +26,17 @@ from safetensors.numpy import save_file
 
 import passl
 from passl.engine.learner import Learner
-from passl.porting.files import NAMES, NO_WEIGHTS, NUMERICS, OPTIMIZER, OURS, TRAINED, pack_classes
+from passl.porting.files import (
+    NAMES,
+    NO_WEIGHTS,
+    NUMERICS,
+    OPTIMIZER,
+    OURS,
+    TRAINED,
+    WeightFile,
+    own_file,
+    pack_classes,
+)
 from passl.porting.load import set_weights
 from passl.utils.errors import CheckpointError, RunError
 from passl.utils.files import write_atomically
@@ -37,6 +47,7 @@ _CONFIG = "config"
 _SCALER = "loss_scaler"
 _MASTER, _OF_MASTER = "/master_weight", "/fp32_master_0_"
 _STATELESS = "without_optimizer_state"
+_DATA = "data"
 _CHECKSUM = "sha256"
 _LARGEST = 2**40
 """No count of a run comes near it: at 1000 a second it takes 35 years."""
@@ -79,6 +90,38 @@ class Progress:
     global_batch: int = 0
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint's file holds, read once for all that is made of it.
+
+    Args:
+        path: the file.
+        arrays: name -> array.
+        metadata: name -> text, without the checksum.
+        sha256: the checksum of both.
+    """
+
+    path: Path
+    arrays: dict[str, np.ndarray]
+    metadata: dict[str, str]
+    sha256: str
+
+    @property
+    def data(self) -> dict[str, dict[str, Any]]:
+        """Fingerprints of the parts of the data, see `data.fingerprint`; empty in checkpoints of
+        earlier versions.
+        """
+        return _read_data(self.path, self.metadata)
+
+    def weight_file(self) -> WeightFile:
+        """Its weights, as a `Model` loads them.
+
+        Raises:
+            CheckpointError: they are no floating-point numbers, or the class names are damaged.
+        """
+        return own_file(self.path, _with_masters(self.path, self.arrays), self.metadata)
+
+
 def save_checkpoint(
     path: Path,
     learner: Learner,
@@ -88,6 +131,7 @@ def save_checkpoint(
     first: Sequence[Path] = (),
     optimizer_state: Mapping[str, np.ndarray] | None = None,
     previous: Path | None = None,
+    data: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write the state of a run, atomically.
 
@@ -97,6 +141,7 @@ def save_checkpoint(
         first: other names that the file gets before `path`.
         optimizer_state: as `gather_optimizer_state` gives it, which null calls.
         previous: another name for the file that is replaced.
+        data: fingerprints of the parts of the data.
 
     Raises:
         RunError: a weight is not finite. Such a state is not worth keeping.
@@ -118,6 +163,7 @@ def save_checkpoint(
         _SCALER: json.dumps({key: np.asarray(value).tolist() for key, value in scaler.items()}),
         _STATELESS: json.dumps(stateless),
         NUMERICS: json.dumps(getattr(model, "numerics", {})),
+        _DATA: json.dumps(data or {}),
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     for name, array in arrays.items():
@@ -163,8 +209,8 @@ def gather_optimizer_state(learner: Learner) -> dict[str, np.ndarray]:
     return {key: array for part in parts for key, array in part.items()}
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays and metadata of a checkpoint that is whole.
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The content of a checkpoint that is whole.
 
     Raises:
         CheckpointError: the file is missing, damaged, or no checkpoint; or it says what no run can.
@@ -184,7 +230,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             f"{path}: weights without the state of a run; load them with model.pretrained instead "
             "of resuming"
         )
-    if metadata.pop(_CHECKSUM, None) != _checksum(arrays, metadata):
+    sha256 = _checksum(arrays, {key: metadata[key] for key in metadata if key != _CHECKSUM})
+    if metadata.pop(_CHECKSUM, None) != sha256:
         raise CheckpointError(f"{path}: damaged: its content is not what its checksum says")
     for name, array in arrays.items():
         if name.startswith(NAMES):
@@ -193,7 +240,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             raise damaged(path, f"{name} is not made of finite numbers in floating point")
     _read_progress(path, metadata)
     _read_scaler(path, metadata)
-    return arrays, metadata
+    _read_data(path, metadata)
+    return Checkpoint(path, arrays, metadata, sha256)
 
 
 def damaged(path: Path, what: str) -> CheckpointError:
@@ -272,6 +320,14 @@ def _read_scaler(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     return scaler
 
 
+def _read_data(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Fingerprints of the data; nothing in checkpoints of earlier versions."""
+    data = _read_json(path, {_DATA: "{}", **metadata}, _DATA, dict)
+    if not all(type(part) is dict for part in data.values()):
+        raise damaged(path, f"its {_DATA} is {_short(data)}")
+    return data
+
+
 def _checksum(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
     """SHA-256 of everything in a checkpoint."""
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
@@ -282,19 +338,19 @@ def _checksum(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> 
     return digest.hexdigest()
 
 
-def load_checkpoint(path: Path, learner: Learner) -> tuple[Progress, dict[str, Any]]:
+def load_checkpoint(checkpoint: Checkpoint, learner: Learner) -> tuple[Progress, dict[str, Any]]:
     """Put the learner into the state that was saved.
 
     Returns:
         The progress, and the config that the run had then.
 
     Raises:
-        CheckpointError: the file is missing, damaged, no checkpoint, or another network's; or it
-            has no trained weights beside its averages.
+        CheckpointError: it is another network's, or another optimizer's; or it has no trained
+            weights beside its averages.
     """
-    arrays, metadata = read_checkpoint(path)
+    path, metadata = checkpoint.path, checkpoint.metadata
     progress, config = _read_progress(path, metadata)
-    arrays = _with_masters(path, arrays)
+    arrays = _with_masters(path, checkpoint.arrays)
     weights = {name: array for name, array in arrays.items() if not name.startswith(NO_WEIGHTS)}
     trained = {
         name.removeprefix(TRAINED): array

@@ -2,41 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from passl.engine.checkpoint import Progress, damaged, read_checkpoint
+from passl.engine.agreement import agree
+from passl.engine.checkpoint import Checkpoint, Progress, damaged, read_checkpoint
 from passl.engine.distributed import Ranks
 from passl.engine.learner import Learner
-from passl.engine.run_folder import by_first, find_checkpoint, set_aside
+from passl.engine.run_folder import by_first, find_checkpoint, has_checkpoint, set_aside
 from passl.modeling import Model
 from passl.porting.classes import order_in, told
-from passl.porting.files import read_classes
 from passl.utils.config import Config, dotted, leaves
 from passl.utils.errors import CheckpointError, ConfigError
 from passl.utils.logging import get_logger
 
+_SHARED = "All machines must see the same files in output_dir, on a disk that they share"
 
-def start_from(cfg: Config, resume: str | None, classes: list[str], ranks: Ranks) -> Path | None:
-    """The checkpoint that the run goes on from, which the first rank finds for all."""
-    folder = Path(cfg.output_dir)
+
+def start_from(
+    cfg: Config, resume: str | None, classes: list[str], ranks: Ranks
+) -> tuple[Checkpoint, Model] | None:
+    """The checkpoint that the run goes on from, which the first rank finds for all, and the network
+    with its weights; null for a new run. Every rank reads the file, once.
+    """
+    folder, opened = Path(cfg.output_dir), []
 
     def find() -> str | None:
-        found = find_checkpoint(folder, resume, lambda path: _check_checkpoint(path, cfg, classes))
+        found = find_checkpoint(folder, resume, lambda path: _open(path, cfg, classes))
         set_aside(folder)
-        return None if found is None else str(found)
+        if found is None:
+            return None
+        opened.append(found)
+        return str(found[0].path)
 
     found = by_first(ranks, find)
-    return None if found is None else Path(found)
+    if found is None:
+        agree(ranks, {f"a checkpoint in {folder}": has_checkpoint(folder)}, _SHARED)
+        return None
+    checkpoint = None
+    try:
+        checkpoint = opened[0][0] if opened else read_checkpoint(Path(found))
+        content = checkpoint.sha256
+    except CheckpointError as error:
+        content = str(error)
+    agree(ranks, {f"SHA-256 of the checkpoint {found}": content}, _SHARED)
+    assert checkpoint is not None  # it is what the first rank has
+    if not opened:
+        opened.append((checkpoint, _network(checkpoint, cfg, classes)))
+    ranks.wait()
+    return opened[0]
 
 
-def _check_checkpoint(path: Path, cfg: Config, classes: list[str]) -> None:
-    """Raise CheckpointError unless it is whole, and of this network; and ConfigError if it is for
-    other classes, or for these in another order.
+def _open(path: Path, cfg: Config, classes: list[str]) -> tuple[Checkpoint, Model]:
+    checkpoint = read_checkpoint(path)
+    return checkpoint, _network(checkpoint, cfg, classes)
+
+
+def _network(checkpoint: Checkpoint, cfg: Config, classes: list[str]) -> Model:
+    """The network with the weights of a checkpoint, and with the numerics of what it was fine-tuned
+    from.
+
+    Raises:
+        CheckpointError: it is another network's.
+        ConfigError: it is for other classes, or for these in another order.
     """
-    arrays, metadata = read_checkpoint(path)
-    Model(cfg, path)
-    before = read_classes(path, arrays, metadata)
-    if before is None or not (told(before) and told(classes)):
+    file = checkpoint.weight_file()
+    model = Model(cfg, file)
+    if file.classes is not None:
+        _check_classes(checkpoint.path, file.classes, classes)
+    model.classes = classes
+    return model
+
+
+def _check_classes(path: Path, before: list[str], classes: list[str]) -> None:
+    if not (told(before) and told(classes)):
+        if told(before):
+            get_logger().info("%s names its classes, the data numbers them: not compared", path)
         return
     anew = f"begin anew with model.pretrained: {path} in another output_dir"
     try:
@@ -53,6 +95,35 @@ def _check_checkpoint(path: Path, cfg: Config, classes: list[str]) -> None:
             f"{classes[label]}, and was {before[label]}. List them in the order before by "
             f"class_file, or {anew}"
         )
+
+
+def compare_data(
+    checkpoint: Checkpoint, data: Mapping[str, Mapping[str, Any]], progress: Progress
+) -> None:
+    """Say which parts of the data are others than the run had before.
+
+    Args:
+        data: fingerprints of the parts.
+
+    Raises:
+        ConfigError: the run stands within an epoch of training data that had other samples, so
+            that what is left of it cannot be known.
+    """
+    for part, before in checkpoint.data.items():
+        now = data.get(part, {})
+        changed = [name for name, value in before.items() if now.get(name) != value]
+        if not changed:
+            continue
+        count = f"{now.get('samples')} samples, it was {before.get('samples')}"
+        what = f"the {part} data has other {', '.join(changed)} ({count})"
+        order = {"samples", "labels"}.intersection(changed)
+        if part == "train" and progress.samples and order:
+            raise ConfigError(
+                f"{checkpoint.path} stands within an epoch, behind sample {progress.samples}, and "
+                f"{what}; give it the data it had until the epoch is done, or begin anew with "
+                f"model.pretrained: {checkpoint.path} in another output_dir"
+            )
+        get_logger().warning("resuming with other data: %s", what)
 
 
 def compare(old: dict, cfg: Config, checkpoint: Path) -> None:

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from passl.engine.checkpoint import read_checkpoint
 from passl.engine.distributed import Ranks
 from passl.engine.metrics import METRICS, VISUALDL, read_metrics
 from passl.engine.run_lock import LOCK, RunLock
@@ -27,6 +26,7 @@ LOG = "train.log"
 LAST, BEST = "last.safetensors", "best.safetensors"
 PREVIOUS = "previous.safetensors"
 """The last but one."""
+T = TypeVar("T")
 
 
 @contextmanager
@@ -92,16 +92,18 @@ def by_first(ranks: Ranks, act: Callable[[], str | None]) -> str | None:
     return text[0] if text else None
 
 
-def find_checkpoint(
-    folder: Path, resume: str | None, check: Callable[[Path], object] = read_checkpoint
-) -> Path | None:
+def find_checkpoint(folder: Path, resume: str | None, read: Callable[[Path], T]) -> T | None:
     """The checkpoint that a run goes on from, whole. What a run has left is never written over.
 
     Args:
         folder: of the run.
         resume: null starts a new run; `auto` goes on from the folder's last checkpoint, if there is
             one, or from the one before if that cannot be used; else a checkpoint's path.
-        check: raises CheckpointError for a file that the run cannot go on from.
+        read: gives what is made of the file, or raises CheckpointError if the run cannot go on from
+            it.
+
+    Returns:
+        What `read` gives; null for a new run.
 
     Raises:
         ConfigError: the folder has a checkpoint and `resume` does not say to go on from it, or it
@@ -116,9 +118,8 @@ def find_checkpoint(
     if resume is None:
         return None
     if resume != "auto":
-        check(Path(resume))
-        return Path(resume)
-    return _last_usable(folder, check) if has_checkpoint(folder) else None
+        return read(Path(resume))
+    return _last_usable(folder, read) if has_checkpoint(folder) else None
 
 
 def _check_unused(folder: Path) -> None:
@@ -163,20 +164,20 @@ def _check_named(path: Path) -> None:
     )
 
 
-def _last_usable(folder: Path, check: Callable[[Path], object]) -> Path:
-    """The last checkpoint, or the one before."""
+def _last_usable(folder: Path, read: Callable[[Path], T]) -> T:
+    """What is read of the last checkpoint, or of the one before."""
     damage: list[str] = []
     for path in (folder / LAST, folder / PREVIOUS):
         try:
             if not path.exists():
                 raise CheckpointError(f"{path}: missing")
-            check(path)
+            found = read(path)
         except CheckpointError as error:
             damage.append(str(error))
             continue
         for text in damage:
             get_logger().warning("%s; going on from %s, the one before", text, path)
-        return path
+        return found
     instead = "start anew in another output_dir"
     if (folder / BEST).exists():
         instead = f"go on from the best epoch by --resume {folder / BEST}, or {instead}"

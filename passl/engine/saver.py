@@ -26,6 +26,7 @@ class Saver:
         metrics: flushed before.
         config: the resolved config, as plain data.
         classes: names of the labels.
+        data: fingerprints of the parts of the data.
         interval: steps between two checkpoints within an epoch; null for none. There is always one
             at its end.
         on_error: `stop` ends a run whose state cannot be written; `continue` warns and goes on, and
@@ -39,6 +40,7 @@ class Saver:
         metrics: MetricLog,
         config: Mapping[str, Any],
         classes: list[str],
+        data: Mapping[str, Mapping[str, Any]] | None = None,
         /,
         *,
         interval: int | None = None,
@@ -46,7 +48,7 @@ class Saver:
     ):
         rules.saver(interval=interval)
         self.folder, self.learner, self.metrics = folder, learner, metrics
-        self.config, self.classes = config, classes
+        self.config, self.classes, self.data = config, classes, data
         self.interval, self.on_error = interval, on_error
 
     def is_due(self, step: int) -> bool:
@@ -104,4 +106,5 @@ class Saver:
             first,
             optimizer_state,
             self.folder / PREVIOUS,
+            self.data,
         )

@@ -11,17 +11,25 @@ from typing import Any
 import numpy as np
 import paddle
 
+from passl.data.fingerprint import fingerprint
 from passl.data.loader import Batch, Loader, build_loader
 from passl.data.mixup import Mixup, build_mixup
 from passl.data.sizes import sizes_differ
 from passl.engine import distributed
+from passl.engine.agreement import agree_on_run
 from passl.engine.checkpoint import Progress, load_checkpoint
 from passl.engine.determinism import ask_for_determinism, report
 from passl.engine.distributed import Ranks
 from passl.engine.evaluate import Scores, predict, score
 from passl.engine.learner import Learner, build_learner
 from passl.engine.metrics import Meter, MetricLog
-from passl.engine.resume import compare, continue_schedule, start_from, steps_done
+from passl.engine.resume import (
+    compare,
+    compare_data,
+    continue_schedule,
+    start_from,
+    steps_done,
+)
 from passl.engine.run_folder import (
     NONFINITE,
     make_last,
@@ -76,24 +84,28 @@ def _train(cfg: Config, resume: str | None, ranks: Ranks) -> Progress:
     global_batch = cfg.dataloader.train.sampler.batch_size * ranks.world
 
     classes = train_loader.classes
-    checkpoint = start_from(cfg, resume, classes, ranks)
+    parts = {"train": train_loader, "val": val_loader}
+    data = {part: fingerprint(loader.dataset.dataset) for part, loader in parts.items()}
+    agree_on_run(ranks, cfg, resume, data)
     paddle.seed(seed)
-    if checkpoint is None:
+    checkpoint, model = start_from(cfg, resume, classes, ranks) or (None, None)
+    if model is None:
         pretrained, fit = cfg.model.get("pretrained", False), cfg.model.get("fit", ())
         model = Model(cfg, pretrained, fit, classes)
-    else:  # with the numerics of what it was fine-tuned from
-        model = Model(cfg, checkpoint, classes=classes)
     learner = build_learner(
         cfg, model, ranks, global_batch, len(train_loader), train_loader.dataset.dataset
     )
 
     progress = Progress()
+    resumed_from = None if checkpoint is None else checkpoint.path
     if checkpoint is not None:
         progress, old = load_checkpoint(checkpoint, learner)
-        compare(old, cfg, checkpoint)
-        continue_schedule(learner, progress, global_batch, len(train_loader), checkpoint)
+        compare(old, cfg, checkpoint.path)
+        compare_data(checkpoint, data, progress)
+        continue_schedule(learner, progress, global_batch, len(train_loader), checkpoint.path)
         if ranks.is_first:
-            make_last(folder, checkpoint)
+            make_last(folder, checkpoint.path)
+    del checkpoint  # as large as the network and the optimizer's state
     progress.world_size, progress.global_batch = ranks.world, global_batch
     metrics = MetricLog(folder if ranks.is_first else None, progress.step, progress.epoch)
     run = Run(
@@ -110,6 +122,7 @@ def _train(cfg: Config, resume: str | None, ranks: Ranks) -> Progress:
             metrics,
             cfg.to_dict(),
             classes,
+            data,
             **cfg.get("checkpoint", {}),
         ),
         progress=progress,
@@ -118,7 +131,7 @@ def _train(cfg: Config, resume: str | None, ranks: Ranks) -> Progress:
     try:
         if ranks.is_first:
             write_config(folder, cfg.to_dict(), progress.epoch)
-            record_start(folder, ranks, progress, checkpoint)
+            record_start(folder, ranks, progress, resumed_from)
             _introduce(run)
         ranks.wait()
         with run.stop:

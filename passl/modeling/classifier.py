@@ -24,6 +24,7 @@ class Model(nn.Layer):
             {name: ...}}`.
         pretrained: weights to load: a file, an address, or a name of the model zoo; True for the
             zoo's weights of the variant that the config is named after; False for fresh weights.
+            A `WeightFile` is one that has been read already.
             What these weights want and the config leaves open (an activation, an epsilon) is set.
         fit: in what the weights may differ; see `passl.porting.load_weights`.
         classes: names of the labels, in their order, which those of the weights are compared with;
@@ -38,7 +39,7 @@ class Model(nn.Layer):
     def __init__(
         self,
         cfg: str | Path | Mapping[str, Any],
-        pretrained: bool | str | Path = False,
+        pretrained: bool | str | Path | WeightFile = False,
         fit: Sequence[str] = (),
         classes: Sequence[str] | None = None,
     ):
@@ -54,8 +55,7 @@ class Model(nn.Layer):
         file = None
         self.numerics: dict[str, Any] = {}  # what the weights asked for, to be saved with them
         if pretrained:
-            default = pretrained is True
-            file = read_file(fetch_default(_variant(config)) if default else locate(pretrained))
+            file = _read(pretrained, config)
             architecture = _with_numerics(architecture, file)
             self.numerics = {key: architecture[key] for key in file.numerics}
         self.backbone = build_backbone(architecture)
@@ -121,6 +121,13 @@ def create_model(
         fit.append("resolution")
     weights = fetch_default(name) if pretrained is True else pretrained
     return Model({"model": model}, weights, fit)
+
+
+def _read(pretrained: bool | str | Path | WeightFile, config: Mapping[str, Any]) -> WeightFile:
+    if isinstance(pretrained, WeightFile):
+        return pretrained
+    default = isinstance(pretrained, bool)
+    return read_file(fetch_default(_variant(config)) if default else locate(pretrained))
 
 
 def _variant(config: Mapping[str, Any]) -> str:

@@ -100,9 +100,7 @@ def read_file(path: str | Path) -> WeightFile:
     if path.suffix == ".safetensors":
         weights, metadata = read_safetensors(path)
         if OURS in metadata:
-            own = {n: array for n, array in weights.items() if not n.startswith(NO_WEIGHTS)}
-            _check_floats(path, own)
-            return WeightFile(path, own, None, {}, metadata, read_classes(path, weights, metadata))
+            return own_file(path, weights, metadata)
         framework = "torch"
     elif path.suffix in _FRAMEWORKS:
         framework = _FRAMEWORKS[path.suffix]
@@ -124,6 +122,17 @@ def read_file(path: str | Path) -> WeightFile:
             f"known are {', '.join(sorted({source.name for source in SOURCES}))} and passl's own"
         )
     return WeightFile(path, weights, source, dropped, metadata)
+
+
+def own_file(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> WeightFile:
+    """The weights among the arrays of a checkpoint of this package.
+
+    Raises:
+        CheckpointError: they are no floating-point numbers, or the class names are damaged.
+    """
+    own = {name: array for name, array in arrays.items() if not name.startswith(NO_WEIGHTS)}
+    _check_floats(path, own)
+    return WeightFile(path, own, None, {}, metadata, read_classes(path, arrays, metadata))
 
 
 def pack_classes(classes: Sequence[str]) -> dict[str, np.ndarray]:

@@ -45,7 +45,7 @@ def run(path: Path, folder: Path, *overrides: str, resume: str | None = None):
 
 
 def step_of(path: Path) -> int:
-    return json.loads(read_checkpoint(path)[1]["progress"])["step"]
+    return json.loads(read_checkpoint(path).metadata["progress"])["step"]
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +236,7 @@ def test_a_run_may_go_on_without_room(
     more = "checkpoint={interval: 7, on_error: continue}"
     progress = run(tiny_config("ConViT"), ours, more)
     assert progress.step == 33
-    arrays, expected = (read_checkpoint(at / "last.safetensors")[0] for at in (ours, theirs))
+    arrays, expected = (read_checkpoint(at / "last.safetensors").arrays for at in (ours, theirs))
     for key in expected:
         np.testing.assert_array_equal(arrays[key], expected[key], key)
     scores = [
@@ -292,7 +292,7 @@ def test_a_loss_that_is_not_finite_is_told_in_full(tiny_config, tmp_path, spoile
     assert len(set(pictures)) == len(pictures) > 3
     assert f"{', '.join(pictures[:3])}, ..., all in {file}" in text
     for path in (tmp_path / "run").glob("*.safetensors"):
-        assert all(np.isfinite(array).all() for array in read_checkpoint(path)[0].values())
+        assert all(np.isfinite(array).all() for array in read_checkpoint(path).arrays.values())
 
 
 def test_passed_over_and_killed(tiny_config, tmp_path, monkeypatch, differences, spoiled):

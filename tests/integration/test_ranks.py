@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from passl.engine.checkpoint import Progress, save_checkpoint
+from passl.engine.distributed import Ranks
+from passl.engine.learner import build_learner
 from passl.engine.train import train
+from passl.modeling import Model
 from passl.optim.schedules import build_schedule
 from passl.utils.config import get_config
 from tests.numerics import VALUES
@@ -192,6 +196,51 @@ def drifting(learner, images, targets, number):
 module.train_step = drifting
 module.train(get_config({config!r}, {overrides!r}))
 """
+
+
+APART = """
+import os
+from pathlib import Path
+from passl.engine.train import train
+from passl.utils.config import get_config
+
+rank = os.environ["PADDLE_TRAINER_ID"]
+os.chdir(Path({there!r}) / f"host{{rank}}")
+overrides = ["output_dir=run", f"optimizer.lr=0.{{int(rank) * {lr} + 1}}"]
+train(get_config({config!r}, overrides), "auto")
+"""
+
+
+@pytest.mark.parametrize(
+    ("stored", "lr", "told"),
+    [
+        ([1, 1], 1, "optimizer.lr is 0.2 instead of 0.1"),
+        ([1, None], 0, "last.safetensors: there is no such checkpoint"),
+        ([1, 2], 0, "SHA-256 of the checkpoint run/last.safetensors is"),
+        ([None, 1], 0, "a checkpoint in run is True instead of False"),
+    ],
+    ids=["config", "no last", "another last", "last on rank 1 only"],
+)
+def test_ranks_that_do_not_agree_do_not_begin(fork_ranks, tiny_config, tmp_path, stored, lr, told):
+    """Two ranks in two folders, as machines without a shared disk."""
+    config = tiny_config()
+    cfg = get_config(config)
+    learner = build_learner(cfg, Model(cfg), Ranks(), global_batch=4, steps_per_epoch=5)
+    for rank, step in enumerate(stored):
+        folder = tmp_path / f"host{rank}" / "run"
+        folder.mkdir(parents=True)
+        if step is not None:
+            progress = Progress(epoch=1, step=step)
+            save_checkpoint(folder / "last.safetensors", learner, progress, cfg.to_dict(), [])
+    before = [path.read_bytes() for path in sorted(tmp_path.rglob("last.safetensors"))]
+    done = fork_ranks(APART.format(there=str(tmp_path), config=str(config), lr=lr))
+    for code, output in done:
+        assert code != 0
+        error = output[output.rindex("ConfigError") :]
+        assert "rank 1 on " in error
+        assert told in error
+    assert [path.read_bytes() for path in sorted(tmp_path.rglob("last.safetensors"))] == before
+    assert not list(tmp_path.rglob("metrics.jsonl"))
 
 
 def test_ranks_that_drift_apart_are_stopped(fork_ranks, config, tmp_path):

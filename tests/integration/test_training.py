@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -349,6 +350,44 @@ def test_classes_are_compared_by_name(colours, tmp_path):
     with pytest.raises(ConfigError, match=r"only the data has wasp.*fit: \[classes\]"):
         run(path, tmp_path / "other", *told)
     assert run(path, tmp_path / "other", *told, "model.fit=[classes]").epoch == 1
+
+
+def test_data_that_has_changed_since_is_told(colours, tmp_path):
+    """Within an epoch, what is left of it must be what was left."""
+    path, overrides, root = colours
+    told = [*overrides("ape", "bee", "cow"), "checkpoint.interval=2"]
+    run(path, tmp_path / "run", "epochs=1", *told)
+    within = tmp_path / "within"
+    within.mkdir()
+    (tmp_path / "run" / "previous.safetensors").rename(within / "last.safetensors")
+    assert content(within)[1]["samples"] == 16
+    (root / "ape" / "8.png").write_bytes((root / "ape" / "7.png").read_bytes())
+    with pytest.raises(ConfigError, match="25 samples, it was 24.*the data it had"):
+        run(path, within, "epochs=1", *told, resume="auto")
+    run(path, tmp_path / "run", "epochs=2", *told, resume="auto")
+    log = (tmp_path / "run" / "train.log").read_text()
+    for part in ("train", "val"):
+        told = f"the {part} data has other samples, sample names, labels (25 samples, it was 24)"
+        assert told in log
+
+
+def test_a_resume_reads_the_checkpoint_and_builds_the_network_once(
+    tiny_config, tmp_path, monkeypatch
+):
+    path = tiny_config()
+    run(path, tmp_path / "run", "epochs=1")
+    calls = []
+
+    def counted(place: str):
+        module, name = place.rsplit(".", 1)
+        original = getattr(sys.modules[module], name)
+        monkeypatch.setattr(place, lambda *a, **k: (calls.append(name), original(*a, **k))[1])
+
+    counted("passl.engine.checkpoint.safe_open")
+    counted("passl.porting.files.read_safetensors")
+    counted("passl.modeling.classifier.build_backbone")
+    run(path, tmp_path / "run", "epochs=1", resume="auto")
+    assert sorted(calls) == ["build_backbone", "safe_open"]
 
 
 def test_training_learns(tiny_config, tmp_path):

@@ -49,7 +49,7 @@ def test_another_learner_goes_on_exactly(tiny_config, tmp_path, name, ema, level
 
     fresh(cfg)  # a decoy takes the next names
     other = fresh(cfg)
-    found, config = load_checkpoint(path, other)
+    found, config = load_checkpoint(read_checkpoint(path), other)
     assert (found, config) == (progress, cfg.to_dict())
     assert [step(other, number) for number in (2, 3)] == straight
     for key, tensor in learner.model.state_dict().items():
@@ -88,7 +88,8 @@ def test_a_checkpoint_of_version_0_1_with_half_precision_weights(tiny_config, tm
     path = tmp_path / "c.safetensors"
     save_checkpoint(path, learner, Progress(), cfg.to_dict(), [])
     straight = [step(learner, number) for number in (1, 2)]
-    arrays, metadata = read_checkpoint(path)
+    stored = read_checkpoint(path)
+    arrays, metadata = stored.arrays, stored.metadata
     name = "backbone.blocks.0.mlp.fc1.weight"
     for accumulator in ("moment1_0", "moment2_0"):
         key = f"optimizer/{name}/{accumulator}"
@@ -98,7 +99,7 @@ def test_a_checkpoint_of_version_0_1_with_half_precision_weights(tiny_config, tm
     arrays[trained] = arrays[trained].astype(np.float16).astype(np.float32)
     save_file(arrays, path, metadata | {"sha256": checksum(arrays, metadata)})
     other = fresh(cfg)
-    load_checkpoint(path, other)
+    load_checkpoint(read_checkpoint(path), other)
     assert [step(other, number) for number in (1, 2)] == straight
 
 
@@ -114,7 +115,8 @@ def test_a_state_that_is_not_this_optimizers(tiny_config, tmp_path, theirs, ours
     step(learner, 0)
     path = tmp_path / "c.safetensors"
     save_checkpoint(path, learner, Progress(), cfg.to_dict(), [])
-    arrays, metadata = read_checkpoint(path)
+    stored = read_checkpoint(path)
+    arrays, metadata = stored.arrays, stored.metadata
     prefix = "optimizer/head.fc_cls.weight/"
     moment = arrays.pop(prefix + theirs) if theirs else arrays[prefix + "moment1_0"]
     if ours:
@@ -122,7 +124,7 @@ def test_a_state_that_is_not_this_optimizers(tiny_config, tmp_path, theirs, ours
     save_file(arrays, path, metadata | {"sha256": checksum(arrays, metadata)})
     told = rf"the state of another optimizer.*model.pretrained: {path}; .*{theirs or ours}"
     with pytest.raises(CheckpointError, match=told):
-        load_checkpoint(path, fresh(cfg))
+        load_checkpoint(read_checkpoint(path), fresh(cfg))
 
 
 def test_with_averages_the_weight_file_is_that_of_the_averages(tiny_config, tmp_path):
@@ -141,11 +143,11 @@ def test_with_averages_the_weight_file_is_that_of_the_averages(tiny_config, tmp_
     assert not np.array_equal(averages, before[key])
     # Going on without averages, or beginning them late, is possible too.
     plain = fresh(get_config(tiny_config()))
-    load_checkpoint(path, plain)
+    load_checkpoint(read_checkpoint(path), plain)
     np.testing.assert_array_equal(plain.model.state_dict()[key].numpy(), before[key])
     save_checkpoint(path, plain, Progress(), cfg.to_dict(), [])
     late = fresh(cfg)
-    load_checkpoint(path, late)
+    load_checkpoint(read_checkpoint(path), late)
     np.testing.assert_array_equal(late.average.averages[key].numpy(), before[key])
 
 
@@ -156,7 +158,7 @@ def test_a_checkpoint_of_another_network(tiny_config, tmp_path):
     with pytest.raises(
         CheckpointError, match="c.safetensors: weights of another network: missing in the file"
     ):
-        load_checkpoint(path, fresh(get_config(tiny_config("CvT"))))
+        load_checkpoint(read_checkpoint(path), fresh(get_config(tiny_config("CvT"))))
 
 
 def test_damaged_missing_and_foreign(tiny_config, tmp_path):
@@ -164,15 +166,15 @@ def test_damaged_missing_and_foreign(tiny_config, tmp_path):
     learner = fresh(cfg)
     path = tmp_path / "c.safetensors"
     with pytest.raises(CheckpointError, match="there is no such checkpoint"):
-        load_checkpoint(path, learner)
+        load_checkpoint(read_checkpoint(path), learner)
     save_checkpoint(path, learner, Progress(), cfg.to_dict(), [])
     data = path.read_bytes()
     path.write_bytes(data[:-100])
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
-        load_checkpoint(path, learner)
+        load_checkpoint(read_checkpoint(path), learner)
     save_file({name: tensor.numpy() for name, tensor in learner.model.state_dict().items()}, path)
     with pytest.raises(CheckpointError, match="weights without the state of a run"):
-        load_checkpoint(path, learner)
+        load_checkpoint(read_checkpoint(path), learner)
 
 
 def test_a_run_of_very_many_classes_reads_its_own_checkpoint(tiny_config, tmp_path):
@@ -182,7 +184,7 @@ def test_a_run_of_very_many_classes_reads_its_own_checkpoint(tiny_config, tmp_pa
     names = [f"n{number:08} some words of its name" for number in range(250_000)]
     path = tmp_path / "c.safetensors"
     save_checkpoint(path, learner, Progress(step=3), cfg.to_dict(), names)
-    assert load_checkpoint(path, learner)[0].step == 3
+    assert load_checkpoint(read_checkpoint(path), learner)[0].step == 3
     file = read_file(path)
     assert file.classes == names
     load_weights(Model(cfg), file)

@@ -98,13 +98,14 @@ def _saved(hidden: _Hidden):
     images = paddle.to_tensor(np.random.default_rng(0).standard_normal((4, 3, 32, 32), "float32"))
     train_step(learner, images, paddle.to_tensor([1, 2, 3, 4]), 0)
     save_checkpoint(path, learner, Progress(epoch=1, step=1), cfg.to_dict(), ["a"])
-    return read_checkpoint(path)
+    stored = read_checkpoint(path)
+    return stored.arrays, stored.metadata
 
 
 def resume(cfg, arrays, metadata, path: Path) -> Progress:
     """What a run does with such a file, whose checksum is right."""
     save_file(arrays, path, metadata | {"sha256": checksum(arrays, metadata)})
-    progress, old = load_checkpoint(path, fresh(cfg))
+    progress, old = load_checkpoint(read_checkpoint(path), fresh(cfg))
     compare(old, cfg, path)
     return progress
 

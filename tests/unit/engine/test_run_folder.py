@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from passl.engine import run_lock
-from passl.engine.checkpoint import Progress, save_checkpoint
+from passl.engine.checkpoint import Progress, read_checkpoint, save_checkpoint
 from passl.engine.distributed import Ranks
 from passl.engine.learner import build_learner
 from passl.engine.run_folder import find_checkpoint, opened_run_folder, set_aside, write_config
@@ -36,6 +36,12 @@ def save(tiny_config):
     cfg = get_config(tiny_config())
     learner = build_learner(cfg, Model(cfg), Ranks(), global_batch=4, steps_per_epoch=5)
     return lambda path: save_checkpoint(path, learner, Progress(), {}, [])
+
+
+def found_in(folder: Path, resume: str | None) -> Path | None:
+    """The path of the checkpoint that a run goes on from."""
+    found = find_checkpoint(folder, resume, read_checkpoint)
+    return None if found is None else found.path
 
 
 # --------------------------------------------------------------------------------------------------
@@ -156,24 +162,24 @@ def test_leftovers_are_removed(tmp_path):
 def test_a_run_is_never_written_over(save, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    assert find_checkpoint(folder, None) is None
+    assert found_in(folder, None) is None
     last, foreign = folder / "last.safetensors", tmp_path / "foreign.safetensors"
     for path in (last, foreign):
         save(path)
     with pytest.raises(ConfigError, match="holds a run already; go on with it by --resume auto"):
-        find_checkpoint(folder, None)
-    assert find_checkpoint(folder, "auto") == last
-    assert find_checkpoint(folder, str(last)) == last
+        found_in(folder, None)
+    assert found_in(folder, "auto") == last
+    assert found_in(folder, str(last)) == last
     with pytest.raises(ConfigError, match="holds a run already"):
-        find_checkpoint(folder, str(foreign))
-    assert find_checkpoint(tmp_path / "new", str(foreign)) == foreign
+        found_in(folder, str(foreign))
+    assert found_in(tmp_path / "new", str(foreign)) == foreign
 
 
 @pytest.mark.parametrize("name", ["last", "previous", "best"])
 def test_any_of_its_checkpoints_is_a_run(save, tmp_path, name):
     save(tmp_path / f"{name}.safetensors")
     with pytest.raises(ConfigError, match="holds a run already"):
-        find_checkpoint(tmp_path, None)
+        found_in(tmp_path, None)
 
 
 @pytest.mark.parametrize(
@@ -198,8 +204,8 @@ def test_results_without_their_checkpoints_are_not_written_over(tmp_path, left, 
         path = tmp_path / name / "vdlrecords.1.log" if name == "vdl" else tmp_path / name
         path.write_text(contents[name])
     with pytest.raises(ConfigError, match=f"holds {named} of a run.*-o output_dir="):
-        find_checkpoint(tmp_path, None)
-    assert find_checkpoint(tmp_path, "auto") is None
+        found_in(tmp_path, None)
+    assert found_in(tmp_path, "auto") is None
     set_aside(tmp_path)
     kept = [path for path in (tmp_path / "unsaved_1").rglob("*") if path.is_file()]
     assert sorted(path.read_text() for path in kept) == sorted(contents[name] for name in left)
@@ -208,9 +214,9 @@ def test_results_without_their_checkpoints_are_not_written_over(tmp_path, left, 
 def test_a_best_alone_is_named_and_not_written_over(save, tmp_path):
     save(tmp_path / "best.safetensors")
     with pytest.raises(CheckpointError, match=f"--resume {tmp_path / 'best.safetensors'}"):
-        find_checkpoint(tmp_path, "auto")
+        found_in(tmp_path, "auto")
     path = str(tmp_path / "best.safetensors")
-    assert find_checkpoint(tmp_path, path) == Path(path)
+    assert found_in(tmp_path, path) == Path(path)
 
 
 @pytest.mark.parametrize("holds_a_run", [True, False])
@@ -218,25 +224,25 @@ def test_a_checkpoint_that_is_not_there(save, tmp_path, holds_a_run):
     if holds_a_run:
         save(tmp_path / "last.safetensors")
     with pytest.raises(ConfigError, match="--resume nope: there is no such checkpoint.*auto"):
-        find_checkpoint(tmp_path, "nope")
+        found_in(tmp_path, "nope")
 
 
 def test_a_folder_is_no_checkpoint(save, tmp_path):
     save(tmp_path / "last.safetensors")
     with pytest.raises(ConfigError, match=rf"is a folder.*{tmp_path / 'last.safetensors'}"):
-        find_checkpoint(tmp_path, str(tmp_path))
+        found_in(tmp_path, str(tmp_path))
 
 
 def test_a_last_that_is_missing_is_announced(save, tmp_path, caplog, monkeypatch):
     save(tmp_path / "previous.safetensors")
     monkeypatch.setattr(get_logger(), "propagate", True)
-    assert find_checkpoint(tmp_path, "auto") == tmp_path / "previous.safetensors"
+    assert found_in(tmp_path, "auto") == tmp_path / "previous.safetensors"
     assert f"{tmp_path / 'last.safetensors'}: missing" in caplog.text
 
 
 def test_a_run_without_a_checkpoint_is_set_aside(tmp_path):
     for number in (1, 2):
-        assert find_checkpoint(tmp_path, None) is None
+        assert found_in(tmp_path, None) is None
         set_aside(tmp_path)
         write_config(tmp_path, {"epochs": number}, 0)
         (tmp_path / "metrics.jsonl").write_text(f'{{"phase": "train", "step": {number}}}\n')

@@ -43,7 +43,7 @@ def saver(tiny_config, tmp_path):
 
 
 def step_of(path: Path) -> int:
-    return json.loads(read_checkpoint(path)[1]["progress"])["step"]
+    return json.loads(read_checkpoint(path).metadata["progress"])["step"]
 
 
 def names(folder: Path) -> dict[str, int]:
@@ -122,12 +122,12 @@ def test_the_one_before_a_damaged_checkpoint(saver, damage, caplog):
     last, previous = one.folder / "last.safetensors", one.folder / "previous.safetensors"
     last.write_bytes(damages(last.read_bytes())[damage])
     with pytest.raises(CheckpointError, match="last.safetensors: "):
-        find_checkpoint(one.folder, str(last))
-    assert find_checkpoint(one.folder, "auto") == previous
+        find_checkpoint(one.folder, str(last), read_checkpoint)
+    assert find_checkpoint(one.folder, "auto", read_checkpoint).path == previous
 
     previous.write_bytes(damages(previous.read_bytes())[damage])
     with pytest.raises(CheckpointError) as caught:
-        find_checkpoint(one.folder, "auto")
+        find_checkpoint(one.folder, "auto", read_checkpoint)
     text = str(caught.value)
     assert len(text.splitlines()) == 1
     assert str(last) in text
