@@ -128,7 +128,9 @@ def test_the_state_itself_is_taken(cfg, state, tmp_path):
     assert resume(cfg, *state, tmp_path / "a.safetensors").step == 1
 
 
-@pytest.mark.parametrize("key", ["progress", "config", "loss_scaler", "without_optimizer_state"])
+@pytest.mark.parametrize(
+    "key", ["progress", "config", "loss_scaler", "without_optimizer_state", "data"]
+)
 @pytest.mark.parametrize("text", ["", "{", "null", "3", '"a"', "[" * 100_000, "\x00", "true"])
 def test_metadata_of_another_kind(cfg, state, tmp_path, key, text):
     state[1][key] = text
