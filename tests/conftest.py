@@ -12,6 +12,8 @@ from unittest import mock
 
 import pytest
 
+import passl  # noqa: F401  (before Paddle, as in every tool)
+
 ROOT = Path(__file__).resolve().parents[1]
 # One thread for NumPy, Paddle and the tools that tests start: the tests themselves run in parallel.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -8,7 +8,6 @@ import argparse
 import io
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,15 +15,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs
 
 from passl.engine import cluster  # noqa: E402
 from passl.utils.config import Config, get_config  # noqa: E402
-from passl.utils.cpu import choose_mkl_path  # noqa: E402
 from passl.utils.errors import ConfigError, RunError, Stopped  # noqa: E402
 from passl.utils.files import printable  # noqa: E402
+from passl.utils.logging import log_others  # noqa: E402
 from passl.utils.paths import expand  # noqa: E402
 
 EXIT_FAILED_RUN, EXIT_WRONG_CALL = 1, 2
 EXIT_STOPPED = 75  # "try again later", in sysexits.h: a run that was told to stop and has saved
-# What Paddle tells every user on every run, and nobody can act on.
-PADDLE_CHATTER = ("No ccache found", "When training, we now always track global mean and variance")
 
 
 def path_or_name(text: str) -> str:
@@ -75,10 +72,7 @@ def run(main: Callable[[], None]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What stdout cannot show of a name is escaped, as Python does on stderr.
         sys.stdout.reconfigure(errors="backslashreplace")
-    choose_mkl_path()
-    os.environ.setdefault("GLOG_minloglevel", "1")  # Paddle's notes on each executor it starts
-    for message in PADDLE_CHATTER:
-        warnings.filterwarnings("ignore", message=message)
+    log_others()
     try:
         cluster.join(os.environ)  # which process this is, whoever started it
         cluster.remove_environment_dumps(os.environ)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TextIO
 
 import numpy as np
 import paddle
@@ -26,6 +32,8 @@ dozen blocks' rounding in float32.
 BATCHES = (1, 3)
 """Sizes of the batches that are compared: one picture, where a lost axis shows, and several."""
 _OPSET = 17  # the first with LayerNormalization
+_PROGRESS = re.compile(r"^\[Paddle2ONNX\]|\[INFO\]\tONNX model saved in")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def export(model: nn.Layer, description: Description, out: str | Path, onnx: bool = False) -> Path:
@@ -93,12 +101,36 @@ def _write_onnx(folder: Path) -> None:
 
     # Not paddle.onnx.export: that lets an optimiser install packages by itself.
     paths = (str(folder / name) for name in (GRAPH, WEIGHTS, ONNX))
-    try:
-        paddle2onnx.export(*paths, opset_version=_OPSET, optimize_tool="None", verbose=False)
-    except (Exception, SystemExit) as error:  # it leaves by sys.exit
-        raise RunError(f"{folder / ONNX}: paddle2onnx failed: {error}") from None
+    with TemporaryFile("w+", errors="replace") as said:
+        failed = None
+        try:
+            with _stdout_into(said):
+                paddle2onnx.export(*paths, opset_version=_OPSET, optimize_tool="None")
+        except (Exception, SystemExit) as error:  # it leaves by sys.exit, and prints why
+            failed = str(error)
+        said.seek(0)
+        rest = [line for line in said if not _PROGRESS.search(line)]
+    if failed is not None:
+        why = " ".join(_COLOUR.sub("", " ".join([failed, *rest])).split())
+        raise RunError(f"{folder / ONNX}: paddle2onnx failed: {why[-1000:]}")
+    sys.stdout.write("".join(rest))  # of other threads
     if not (folder / ONNX).is_file():
         raise RunError(f"{folder / ONNX}: paddle2onnx wrote no file")
+
+
+@contextmanager
+def _stdout_into(file: TextIO) -> Iterator[None]:
+    """Have what is printed to stdout in another file: by Python, and by compiled code."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(file.fileno(), 1)
+    try:
+        with redirect_stdout(file):
+            yield
+    finally:
+        file.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _check_onnx() -> None:

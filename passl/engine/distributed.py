@@ -7,10 +7,13 @@ over NCCL on GPUs and Gloo on CPUs.
 from __future__ import annotations
 
 import faulthandler
+import io
 import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +29,7 @@ from passl.utils.errors import ConfigError, RunError, Stopped
 from passl.utils.logging import name_process
 
 _SELECTED = "FLAGS_selected_gpus"
+_FLAGS = re.compile(r"=+ Modified FLAGS detected =+\n(FLAGS\(.*\n)*=+\n")
 _CHUNK = 2**26
 """Bytes of one broadcast, so that none takes long: Gloo gives up after 30 s."""
 STATISTICS = ("._mean", "._variance")
@@ -235,9 +239,23 @@ def start(device: str, timeouts: Mapping[str, float] | None = None) -> Ranks:
             os.environ.setdefault(variable, name)
     # If one dies now: Paddle waits for it in compiled code that lets no other thread run.
     faulthandler.dump_traceback_later(limits.silence + 60, exit=True)
-    dist.init_parallel_env()
+    with _without_flags():
+        dist.init_parallel_env()
     faulthandler.cancel_dump_traceback_later()
     return Ranks(place.rank, place.world, place.local_world, liveness)
+
+
+@contextmanager
+def _without_flags() -> Iterator[None]:
+    """Without the list of changed flags that Paddle writes to stderr; other lines come when it is
+    done.
+    """
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            yield
+    finally:
+        sys.stderr.write(_FLAGS.sub("", said.getvalue()))
 
 
 def gpu_of(local_rank: int, gpus: int, selected: str = "") -> int:

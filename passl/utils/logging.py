@@ -47,8 +47,13 @@ def name_process(name: str) -> None:
 
 
 def get_logger() -> logging.Logger:
-    """The package's logger. It is silent until one of the functions below is called."""
-    return logging.getLogger(NAME)
+    """The package's logger. Until one of the functions below is called, or its level is set, it
+    gives warnings alone: Paddle opens the root logger for everything else when it is imported.
+    """
+    logger = logging.getLogger(NAME)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.WARNING)
+    return logger
 
 
 def log_to_console() -> None:
@@ -60,6 +65,15 @@ def log_to_console() -> None:
         return
     handler = _add(logging.StreamHandler(sys.stderr))
     handler.setLevel(logging.INFO if sys.stderr.isatty() else PROGRESS)
+
+
+def log_others() -> None:
+    """Show warnings of other packages on stderr. A root logger that has a handler is left alone by
+    Paddle, which would show their notes too.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_FORMAT)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 def log_to_file(path: Path) -> logging.Handler:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sys
+import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -303,7 +305,6 @@ def test_export_and_predict_from_a_checkpoint_alone(checkpoint, tmp_path, run_to
 def test_wrong_calls(arguments, message, monkeypatch, root, capsys):
     """One line that says what is wrong, and exit code 2."""
     import runpy
-    import sys
 
     monkeypatch.setattr(sys, "argv", ["predict.py", *arguments])
     monkeypatch.setattr(sys, "path", [str(root / "tools"), *sys.path])
@@ -320,3 +321,31 @@ def test_onnx_without_its_packages(network, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="pip install paddle2onnx onnxruntime"):
         export(*network, tmp_path / "out", onnx=True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def paddle2onnx(monkeypatch):
+    """A paddle2onnx that prints as it does, from compiled code and from Python."""
+
+    def export(graph, weights, out, **options):
+        os.write(1, b"[Paddle2ONNX] Start parsing the Paddle model file...\n")
+        if not Path(graph).is_file():
+            sys.stdout.write("\033[0;31m2026-01-01 [ERROR]\tno graph\033[0m\n")
+            sys.exit(-1)
+        sys.stdout.write("of another thread\n")
+        sys.stdout.write(f"2026-01-01 00:00:00 [INFO]\tONNX model saved in {out}.\n")
+        Path(out).touch()
+
+    monkeypatch.setitem(sys.modules, "paddle2onnx", types.SimpleNamespace(export=export))
+
+
+def test_paddle2onnx_does_not_write_to_stdout(paddle2onnx, tmp_path, capfd):
+    (tmp_path / "model.json").touch()
+    exporting._write_onnx(tmp_path)
+    assert capfd.readouterr().out == "of another thread\n"
+
+
+def test_paddle2onnx_says_why_it_fails(paddle2onnx, tmp_path, capfd):
+    with pytest.raises(RunError, match=r"paddle2onnx failed: -1 2026-01-01 \[ERROR\] no graph$"):
+        exporting._write_onnx(tmp_path)
+    assert capfd.readouterr().out == ""

@@ -90,12 +90,14 @@ def test_two_processes_train_and_evaluate(start, tiny_config, run_tool, tmp_path
     out, err = finish(start(*dist_train(config, 2, "-o", *ONE_EPOCH)))
     assert out == ""
     assert "2 process(es)" in err
+    assert [line for line in err.splitlines() if " passl rank 0 INFO: " not in line] == []
     rows = rows_of(folder)
     (val,) = [row for row in rows if row["phase"] == "val"]
     assert val["samples"] == 360
     assert len({(row["phase"], row["step"]) for row in rows}) == len(rows)
     logs = folder / "launch"
     assert [path.name for path in logs.iterdir()] == ["rank_1.log"]
+    assert (logs / "rank_1.log").read_text() == ""
     assert logs.stat().st_mode & 0o777 == 0o700
     assert (logs / "rank_1.log").stat().st_mode & 0o777 == 0o600
 

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "engine": {"utils", "porting", "modeling", "data", "optim"},
     "analysis": {"utils", "engine", "modeling", "data", "optim"},
     "deploy": {"utils", "porting", "modeling", "data"},
-    "": {"modeling"},  # passl/__init__.py
+    "": {"modeling", "utils"},  # passl/__init__.py
 }
 # Modules that a wrong config, or --help, must not wait for paddle with.
 LIGHT = [

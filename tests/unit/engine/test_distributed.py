@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
-from passl.engine.distributed import Ranks, gpu_of
+from passl.engine.distributed import Ranks, _without_flags, gpu_of
 from passl.utils.errors import ConfigError
 
 
@@ -46,3 +48,14 @@ def test_one_process_gathers_what_it_has():
     assert found.keys() == arrays.keys()
     assert all(found[name] is array for name, array in arrays.items())
     assert Ranks().gather_texts(["x", "caf\udce9"]) == [["x", "caf\udce9"]]
+
+
+def test_other_lines_than_the_list_of_flags_are_kept(capsys):
+    """Those of an error too."""
+    listed = (
+        f"{'=' * 23} Modified FLAGS detected {'=' * 23}\nFLAGS(name='a', value=1)\n{'=' * 71}\n"
+    )
+    with pytest.raises(ValueError, match="broken"), _without_flags():
+        sys.stderr.write(f"before\n{listed}after\n")
+        raise ValueError("broken")
+    assert capsys.readouterr().err == "before\nafter\n"
