@@ -234,7 +234,9 @@ def test_environment_dumps_are_removed(tmp_path):
 LAUNCH = """
 import sys
 from pathlib import Path
+from passl.engine import launch as module
 from passl.engine.launch import Job, launch
+module._KILL_AFTER = 1.0  # the test waits for it
 job = Job([sys.executable, "-u", *sys.argv[4:]], int(sys.argv[2]), Path(sys.argv[1]), grace=5.0,
           checkpoint=Path(sys.argv[1], "last"))
 sys.exit(launch(job, int(sys.argv[3]), [0.1, 0.2]))
