@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import textwrap
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from passl.engine.launch import free_port
 from tests import forks
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
 @pytest.fixture
@@ -39,3 +43,22 @@ def run_ranks(fork_ranks):
         assert not any(code for code, _ in done), "\n".join(output for _, output in done)
 
     return run
+
+
+@pytest.fixture
+def fork_tool(tmp_path):
+    """`fork_tool("eval.py", arguments, environments)` runs a command line in as many processes as
+    there are environments, whose variables come atop this one's, and gives the output of each.
+    """
+
+    def fork(tool: str, args: Sequence[object], environments: list[dict[str, str]]) -> list[str]:
+        argv = [str(TOOLS / tool), *map(str, args)]
+        script = f"import runpy, sys\nsys.path.insert(0, {str(TOOLS)!r})\nsys.argv = {argv!r}\n"
+        script += "runpy.run_path(sys.argv[0], run_name='__main__')"
+        clean = {name: value for name, value in os.environ.items() if "PADDLE_" not in name}
+        done = forks.run(script, [clean | own for own in environments], tmp_path)
+        outputs = [output for _, output in done]
+        assert not any(code for code, _ in done), "\n".join(outputs)
+        return outputs
+
+    return fork

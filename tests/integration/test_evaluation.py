@@ -7,12 +7,14 @@ import json
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from passl.engine.launch import free_port
+from tests.numerics import VALUES
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,31 +102,25 @@ def test_tables_agree_with_the_scores(run_tool, weights, tmp_path):
     assert {path: path.read_bytes() for path in names} == before
 
 
-def test_two_ranks_write_what_one_does(run_tool, weights, tmp_path):
+def test_two_ranks_write_what_one_does(run_tool, fork_tool, weights, tmp_path):
     """The scores are the same and rank 0 writes everyone's predictions."""
     one = tmp_path / "one.csv"
     alone = result_of(run_tool("eval.py", *weights, "--tta", "flip", "--predictions", one))
-    launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir"]
     two = tmp_path / "two.csv"
-    call = [*launcher, tmp_path / "log", "tools/eval.py", *weights, "--tta", "flip"]
-    done = subprocess.run(
-        [sys.executable, *call, "--predictions", two, "-o", "device=cpu"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = (tmp_path / "log" / "workerlog.0").read_text().splitlines()
-    together = json.loads(next(line for line in lines if line.startswith("{")))
+    master = {"PADDLE_MASTER": f"127.0.0.1:{free_port()}", "PADDLE_TRAINERS_NUM": "2"}
+    ranks = [master | {"PADDLE_TRAINER_ID": str(rank)} for rank in range(2)]
+    first, second = fork_tool("eval.py", [*weights, "--tta", "flip", "--predictions", two], ranks)
+    together = json.loads(first.splitlines()[-1])
+    assert "top1" not in second
     for key in ("top1", "top5", "samples", "tta", "balanced_accuracy", "macro_f1", "recall"):
         assert together[key] == alone[key]
-    assert together["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+    assert together["loss"] == pytest.approx(alone["loss"], rel=VALUES)
     ours, theirs = table(one), table(two)
     assert len(ours) == len(theirs) == 361
     for row, other in zip(ours[1:], theirs[1:], strict=True):
         assert row[:5] == other[:5]
-        assert float(row[5]) == pytest.approx(float(other[5]), abs=2e-6)
+        # Logits are below 40, and no probability changes by more than a quarter of their change.
+        assert float(row[5]) == pytest.approx(float(other[5]), abs=40 * VALUES / 4 + 1e-6)
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.numerics import VALUES
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
@@ -70,7 +72,7 @@ def test_evaluation_gives_the_score_of_the_training(trained, run_tool):
     (val,) = (row for row in rows if row["phase"] == "val")
     assert result["samples"] == 360
     assert result["top1"] == pytest.approx(val["top1"])
-    assert result["loss"] == pytest.approx(val["loss"], rel=1e-6)
+    assert result["loss"] == pytest.approx(val["loss"], rel=VALUES)
 
 
 def test_curves(trained, run_tool, tmp_path):
