@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,9 +20,12 @@ import numpy as np
 
 from passl.deploy.folder import GRAPH, ONNX, WEIGHTS
 from passl.utils.errors import ConfigError, RunError
+from passl.utils.stdout import captured_stdout
 
 Engine = Callable[[np.ndarray], np.ndarray]
 PRECISIONS = ("fp32", "bf16")
+_CHECK = "ReduceMeanCheckIfOneDNNSupport\n"
+"""Printed for each mean of a graph when it is run first."""
 _KEPT_SIZES = 2
 """Sizes of batches that an engine keeps prepared: full batches, and the last one. Each takes as
 much memory as the weights.
@@ -118,10 +122,18 @@ def _paddle(folder: Path, precision: str, threads: int) -> Engine:
     predictor = inference.create_predictor(config)
     (given,), (wanted,) = predictor.get_input_names(), predictor.get_output_names()
     images, logits = predictor.get_input_handle(given), predictor.get_output_handle(wanted)
+    has_run = False
 
     def run(array: np.ndarray) -> np.ndarray:
+        nonlocal has_run
         images.copy_from_cpu(array)
-        predictor.run()
+        if has_run:
+            predictor.run()
+        else:
+            with captured_stdout() as said:
+                predictor.run()
+            has_run = True
+            sys.stdout.writelines(line for line in said if line != _CHECK)  # of other threads
         return logits.copy_to_cpu()
 
     # predictor.clone() for each thread would take the memory of the weights again for each.

@@ -6,11 +6,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import TextIO
 
 import numpy as np
 import paddle
@@ -24,6 +20,7 @@ from passl.deploy.source import as_engine
 from passl.utils.errors import ConfigError, RunError
 from passl.utils.files import printable, sync, unfinished
 from passl.utils.logging import get_logger
+from passl.utils.stdout import captured_stdout
 
 TOLERANCE = 2e-5
 """How far the logits of two forms of one network may be apart, in units of the largest logit: some
@@ -101,36 +98,17 @@ def _write_onnx(folder: Path) -> None:
 
     # Not paddle.onnx.export: that lets an optimiser install packages by itself.
     paths = (str(folder / name) for name in (GRAPH, WEIGHTS, ONNX))
-    with TemporaryFile("w+", errors="replace") as said:
-        failed = None
-        try:
-            with _stdout_into(said):
-                paddle2onnx.export(*paths, opset_version=_OPSET, optimize_tool="None")
-        except (Exception, SystemExit) as error:  # it leaves by sys.exit, and prints why
-            failed = str(error)
-        said.seek(0)
-        rest = [line for line in said if not _PROGRESS.search(line)]
-    if failed is not None:
-        why = " ".join(_COLOUR.sub("", " ".join([failed, *rest])).split())
-        raise RunError(f"{folder / ONNX}: paddle2onnx failed: {why[-1000:]}")
-    sys.stdout.write("".join(rest))  # of other threads
+    said: list[str] = []
+    try:
+        with captured_stdout() as said:
+            paddle2onnx.export(*paths, opset_version=_OPSET, optimize_tool="None")
+    except (Exception, SystemExit) as error:  # it leaves by sys.exit, and prints why
+        printed = [line for line in said if not _PROGRESS.search(line)]
+        why = " ".join(_COLOUR.sub("", " ".join([str(error), *printed])).split())
+        raise RunError(f"{folder / ONNX}: paddle2onnx failed: {why[-1000:]}") from None
+    sys.stdout.writelines(line for line in said if not _PROGRESS.search(line))  # of other threads
     if not (folder / ONNX).is_file():
         raise RunError(f"{folder / ONNX}: paddle2onnx wrote no file")
-
-
-@contextmanager
-def _stdout_into(file: TextIO) -> Iterator[None]:
-    """Have what is printed to stdout in another file: by Python, and by compiled code."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(file.fileno(), 1)
-    try:
-        with redirect_stdout(file):
-            yield
-    finally:
-        file.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def _check_onnx() -> None:

@@ -177,19 +177,6 @@ class Block(nn.Layer):
         return self.norm2(x_BNC + self.mlp(x_BNC))
 
 
-class Mean(nn.Layer):
-    """The mean over the tokens [B, N, C] -> [B, C], as a product with a constant row: of Paddle's
-    own mean, oneDNN's check prints to the standard output.
-    """
-
-    def __init__(self, tokens: int):
-        super().__init__()
-        self.row_11N = _constant(self, np.full((1, 1, tokens), 1 / tokens))
-
-    def forward(self, x_BNC):
-        return (self.row_11N @ x_BNC).squeeze(1)
-
-
 # --------------------------------------------------------------------------------------------------
 # ConViT
 # --------------------------------------------------------------------------------------------------
@@ -233,7 +220,6 @@ class FoldedConViT(nn.Layer):
             attn = SelfAttention(block.attn, grid, only_first)
             self.blocks.append(Block(block, attn, only_first, block.pre_norm))
         self.norm = backbone.norm
-        self.mean = Mean(grid[0] * grid[1])
 
     def forward(self, images):
         x_BNC = to_tokens(self.patch_embed(images))
@@ -247,7 +233,7 @@ class FoldedConViT(nn.Layer):
         x_BNC = self.norm(x_BNC)
         if self.by_token:
             return x_BNC.squeeze(1)
-        return self.mean(split_class_token(x_BNC, self.grid)[1])
+        return split_class_token(x_BNC, self.grid)[1].mean(1)
 
 
 def _softmax_of(linear_H: np.ndarray, square_H: np.ndarray, length: int) -> np.ndarray:
@@ -325,7 +311,6 @@ class FoldedCvT(nn.Layer):
             last = index == len(self.grids) - 1
             self.stages.append(FoldedStage(stage, grid, self.by_token and last))
         self.norm = backbone.norm
-        self.mean = Mean(self.grids[-1][0] * self.grids[-1][1])
 
     def forward(self, images):
         x_BNC = self.stages[0](images)
@@ -333,7 +318,7 @@ class FoldedCvT(nn.Layer):
             grid = self.grids[index]
             x_BNC = stage(to_map(split_class_token(x_BNC, grid)[1], grid))
         x_BNC = self.norm(x_BNC)
-        return x_BNC.squeeze(1) if self.by_token else self.mean(x_BNC)
+        return x_BNC.squeeze(1) if self.by_token else x_BNC.mean(1)
 
 
 @paddle.no_grad()

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from passl.data.digits import Digits
 from passl.deploy import Predictor
 from passl.deploy import export as exporting
-from passl.deploy.engines import check_engine
+from passl.deploy.engines import check_engine, load_engine
 from passl.deploy.export import export
 from passl.deploy.source import as_engine, load
 from passl.modeling import Model
@@ -95,6 +95,28 @@ def test_onnx(name, engine, tmp_path):
     predictor = Predictor(tmp_path / "out", engine, threads=1)
     check_network(predictor.run(case["images"]), case["logits"])
     check_network(predictor.run(case["images"][:1]), case["logits"][:1])
+
+
+class MeanOfPixels(paddle.nn.Layer):
+    """A network of one's own, which the folding leaves as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = paddle.nn.Conv2D(3, 4, 3), paddle.nn.Linear(4, 2)
+
+    def forward(self, images):
+        return self.fc(self.conv(images).mean([2, 3]))
+
+
+def test_a_mean_in_a_graph_prints_nothing(tmp_path, capfd):
+    """oneDNN's check of it does, to the standard output, which is for results."""
+    spec = [paddle.static.InputSpec([-1, 3, 8, 8], "float32", "images")]
+    network = paddle.jit.to_static(MeanOfPixels(), input_spec=spec, full_graph=True, backend=None)
+    paddle.jit.save(network, str(tmp_path / "model"))
+    engine = load_engine(tmp_path, "paddle", "fp32", 1)
+    assert engine(np.zeros((2, 3, 8, 8), np.float32)).shape == (2, 2)
+    engine(np.zeros((1, 3, 8, 8), np.float32))
+    assert capfd.readouterr().out == ""
 
 
 def run_in_threads(run, batches: list[np.ndarray], threads: int = 4) -> list[np.ndarray]:

@@ -1,0 +1,42 @@
+"""What other people's code prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from tempfile import TemporaryFile
+
+
+@contextmanager
+def captured_stdout() -> Iterator[list[str]]:
+    """The lines that are printed to stdout meanwhile, by Python and by compiled code, instead of
+    showing them. The list is filled when it ends, after an error too; it has the lines of other
+    threads as well. Where stdout is closed, nothing is captured.
+    """
+    lines: list[str] = []
+    if not _is_open():
+        yield lines
+        return
+    kept = os.dup(1)
+    with TemporaryFile("w+", errors="replace") as file:
+        os.dup2(file.fileno(), 1)
+        try:
+            with redirect_stdout(file):
+                yield lines
+        finally:
+            file.flush()
+            os.dup2(kept, 1)
+            os.close(kept)
+            file.seek(0)
+            lines += file
+
+
+def _is_open() -> bool:
+    try:
+        sys.stdout.flush()
+        os.fstat(1)
+    except (AttributeError, OSError, ValueError):  # none, no such file, closed
+        return False
+    return True
