@@ -229,14 +229,20 @@ def test_a_command_that_is_ended_leaves_no_worker(root, tmp_path, number):
     for index in range(3000):
         (links / f"{index}.png").hardlink_to(tmp_path / "cat" / f"{index % 40}.png")
     command = [sys.executable, "tools/check_data.py", str(tmp_path), "--workers", "2"]
-    process = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=root,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's job in the background ignores interrupts, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     workers: list[str] = []
     while len(workers) < 2:
         assert process.poll() is None, process.communicate()
         workers = children.read_text().split()
         time.sleep(0.01)
-    time.sleep(0.2)  # Python drops an interrupt that comes in its own callbacks of a fork
     process.send_signal(number)
     _, told = process.communicate(timeout=60)
     assert process.returncode == (130 if number == signal.SIGINT else -number)
