@@ -365,10 +365,9 @@ def test_data_that_is_not_there(tmp_path, kind):
     for call in (kind, kind.class_names):
         with pytest.raises(ConfigError) as caught:
             call(dataroot=str(tmp_path), split="train")
-        assert str(caught.value) == (
-            f"{tmp_path}: has neither {kind.folder} nor {kind.archive}; put "
-            f"https://www.cs.toronto.edu/~kriz/{kind.archive} there, or set download: true"
-        )
+        address = f"https://www.cs.toronto.edu/~kriz/{kind.archive}"
+        for word in (str(tmp_path), kind.folder, address, "download: true"):
+            assert word in str(caught.value)
 
 
 def test_splits_and_label_modes_that_are_none(tmp_path):
@@ -474,10 +473,8 @@ def test_without_a_network_the_error_says_what_to_put_where(tmp_path, server):
     root = tmp_path / "new"
     with pytest.raises(RunError) as caught:
         CIFAR10(dataroot=str(root), split="val", download=True)
-    assert str(caught.value) == (
-        f"CIFAR10: the server says 404 Not Found; get {CIFAR10.url}{CIFAR10.archive} by other "
-        f"means and put it at {root / CIFAR10.archive}"
-    )
+    for word in ("404", f"{CIFAR10.url}{CIFAR10.archive}", str(root / CIFAR10.archive)):
+        assert word in str(caught.value)
 
 
 def test_two_processes_make_one_download(server, tmp_path):

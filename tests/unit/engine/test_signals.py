@@ -22,7 +22,8 @@ def test_the_first_signal_only_leaves_a_note(number, capfd):
         with pytest.raises(Stopped, match=number.name):
             stop.check()
     assert signal.getsignal(number) is before
-    assert capfd.readouterr().err == f"{number.name}: saving the state of the run, then stopping\n"
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(number.name)
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
