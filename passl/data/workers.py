@@ -100,11 +100,9 @@ class Workers:
         try:
             for taken in itertools.count():
                 self._wait(reading, taken, check)
-                try:
-                    batch = next(reading)
-                except StopIteration:
-                    return
-                yield batch
+                if not reading._batches_outstanding:
+                    return  # `next` would wait for the workers' end, without end if one is stopped
+                yield next(reading)
         finally:
             _end(reading)
 

@@ -58,6 +58,19 @@ def test_stopped_workers_are_warned_of_and_end_the_run(caplog, monkeypatch):
     assert left_behind(pids) == []
 
 
+def test_workers_that_are_stopped_behind_their_last_batch_end():
+    whole = loader()
+    batches = whole.epoch(0)
+    for _ in range(len(whole)):
+        next(batches)
+    pids = running()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    assert next(batches, None) is None
+    assert not any(map(is_alive, pids))
+    assert left_behind(pids) == []
+
+
 def test_the_run_may_be_told_to_stop_while_a_batch_is_late(monkeypatch):
     monkeypatch.setattr(workers_module, "_PATIENCE", 0.2)
 
