@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -64,9 +65,9 @@ class WeightAverage:
                 weights[name].set_value(weight)
 
     def restore(self, averages: Mapping[str, Any]) -> None:
-        """Go on from these averages; arrays or tensors by name."""
+        """Go on from these averages; arrays by name."""
         for name, average in self.averages.items():
-            average.set_value(averages[name])
+            average.set_value(np.asarray(averages[name]))
 
     def _weights(self) -> dict[str, Any]:
         """The model's own tensors, running statistics included. (In half precision its state dict

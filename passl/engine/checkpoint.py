@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import paddle
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 import passl
@@ -38,6 +38,7 @@ from passl.porting.files import (
     pack_classes,
 )
 from passl.porting.load import set_weights
+from passl.porting.safetensors_file import Array, StoredArray, open_safetensors
 from passl.utils.errors import CheckpointError, RunError
 from passl.utils.files import write_atomically
 from passl.utils.limits import in_line
@@ -92,17 +93,18 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint's file holds, read once for all that is made of it.
+    """What a checkpoint's file holds. It is whole.
 
     Args:
         path: the file.
-        arrays: name -> array.
+        arrays: name -> array, still in the file: each is read when it is needed, so that never more
+            than one of them takes memory beside what is made of it.
         metadata: name -> text, without the checksum.
         sha256: the checksum of both.
     """
 
     path: Path
-    arrays: dict[str, np.ndarray]
+    arrays: dict[str, StoredArray]
     metadata: dict[str, str]
     sha256: str
 
@@ -173,7 +175,7 @@ def save_checkpoint(
                 "checkpoint is kept; a lower optimizer.lr, a longer warm-up or optimizer.grad_clip "
                 "can help"
             )
-    metadata[_CHECKSUM] = _checksum(arrays, metadata)
+    metadata[_CHECKSUM] = _checksum(sorted(arrays.items()), metadata)
 
     def write(temporary: Path) -> None:
         try:
@@ -218,26 +220,26 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():  # opening a pipe would wait for ever
         what = "not a regular file" if path.exists() else "there is no such checkpoint"
         raise CheckpointError(f"{path}: {what}")
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError, ValueError, AttributeError) as error:
-        # NumPy does not know all of the format's types.
-        raise CheckpointError(f"{path}: not a readable checkpoint: {in_line(error)}") from None
+    arrays, metadata = open_safetensors(path)
     if _PROGRESS not in metadata:
         raise CheckpointError(
             f"{path}: weights without the state of a run; load them with model.pretrained instead "
             "of resuming"
         )
-    sha256 = _checksum(arrays, {key: metadata[key] for key in metadata if key != _CHECKSUM})
-    if metadata.pop(_CHECKSUM, None) != sha256:
+    told, wrong = metadata.pop(_CHECKSUM, None), []
+
+    def read() -> Iterator[tuple[str, np.ndarray]]:
+        for name, stored in sorted(arrays.items()):
+            array = np.asarray(stored)
+            is_right = array.dtype.kind == "f" and np.isfinite(array).all()
+            wrong.extend([] if is_right or name.startswith(NAMES) else [name])
+            yield name, array
+
+    sha256 = _checksum(read(), metadata)
+    if told != sha256:
         raise CheckpointError(f"{path}: damaged: its content is not what its checksum says")
-    for name, array in arrays.items():
-        if name.startswith(NAMES):
-            continue
-        if array.dtype.kind != "f" or not np.isfinite(array).all():
-            raise damaged(path, f"{name} is not made of finite numbers in floating point")
+    if wrong:
+        raise damaged(path, f"{wrong[0]} is not made of finite numbers in floating point")
     _read_progress(path, metadata)
     _read_scaler(path, metadata)
     _read_data(path, metadata)
@@ -328,11 +330,13 @@ def _read_data(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, A
     return data
 
 
-def _checksum(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    """SHA-256 of everything in a checkpoint."""
+def _checksum(arrays: Iterable[tuple[str, np.ndarray]], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of everything in a checkpoint: its arrays in the order of their names, and what it
+    says beside the checksum.
+    """
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+    for name, array in arrays:
+        array = np.ascontiguousarray(array)
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.reshape(-1).view(np.uint8))
     return digest.hexdigest()
@@ -372,7 +376,7 @@ def load_checkpoint(checkpoint: Checkpoint, learner: Learner) -> tuple[Progress,
     return progress, config
 
 
-def _stateless(learner: Learner, arrays: Mapping[str, np.ndarray]) -> list[str]:
+def _stateless(learner: Learner, arrays: Mapping[str, Any]) -> list[str]:
     """The optimized parameters that have no state among the arrays."""
     known = {_parameter_of(key) for key in arrays if key.startswith(OPTIMIZER)}
     optimized = {parameter.name for parameter in learner.optimizer._parameter_list}
@@ -388,7 +392,7 @@ def _parameter_of(key: str) -> str:
 def _check_state(
     path: Path,
     learner: Learner,
-    arrays: Mapping[str, np.ndarray],
+    arrays: Mapping[str, Array],
     metadata: Mapping[str, str],
     progress: Progress,
     config: Mapping[str, Any],
@@ -426,7 +430,7 @@ def _check_state(
         )
 
 
-def _restore_optimizer(path: Path, learner: Learner, arrays: Mapping[str, np.ndarray]) -> None:
+def _restore_optimizer(path: Path, learner: Learner, arrays: Mapping[str, Array]) -> None:
     known, keys_of = [], {}
     for name, parameter in learner.model.named_parameters():
         prefix = f"{OPTIMIZER}{name}/"
@@ -435,26 +439,27 @@ def _restore_optimizer(path: Path, learner: Learner, arrays: Mapping[str, np.nda
             continue
         known += [parameter] if keys else []
         keys_of |= {f"{parameter.name}_{key.removeprefix(prefix)}": key for key in keys}
-    state = {name: paddle.to_tensor(arrays[key]) for name, key in keys_of.items()}
     foreign = f"{path}: the state of another optimizer; start anew with model.pretrained: {path}"
-    try:
-        learner.optimizer.set_state_dict(state)
-        if known:
-            # Paddle would take the state in with the next step, and miss that of parameters that
-            # have none because they have been frozen until then.
-            block = paddle.static.default_main_program().global_block()
-            learner.optimizer._create_accumulators(block, known)
-    except (AssertionError, ValueError, TypeError, RuntimeError) as error:  # names, shapes, types
-        raise CheckpointError(f"{foreign}; Paddle says: {in_line(error)}") from None
-    # Of what was missing Paddle would say nothing if it came last.
-    made = learner.optimizer.state_dict().keys() - {"LR_Scheduler", "master_weights"}
-    if unknown := keys_of.keys() - made:
+    if known:
+        # Paddle makes the state with the first step. Its `set_state_dict` would keep all of it
+        # until then, beside what it makes.
+        block = paddle.static.default_main_program().global_block()
+        learner.optimizer._create_accumulators(block, known)
+    made = dict(learner.optimizer.state_dict())
+    for key in ("LR_Scheduler", "master_weights"):
+        made.pop(key, None)
+    if unknown := keys_of.keys() - made.keys():
         raise CheckpointError(f"{foreign}; this one has no {keys_of[min(unknown)]}")
-    if known and (missing := made - keys_of.keys()):
+    if known and (missing := made.keys() - keys_of.keys()):
         raise CheckpointError(f"{foreign}; it lacks {min(missing)}")
+    for name, key in keys_of.items():
+        try:
+            made[name].set_value(np.asarray(arrays[key]))
+        except (AssertionError, ValueError, TypeError, RuntimeError) as error:  # shapes, types
+            raise CheckpointError(f"{foreign}; {key}: Paddle says: {in_line(error)}") from None
 
 
-def _with_masters(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _with_masters(path: Path, arrays: Mapping[str, Array]) -> dict[str, Array]:
     """Arrays of a checkpoint, without what version 0.1 wrote with `amp.level: O2`: weights in half
     precision whose float32 copies, with a state of their own, belonged to the optimizer.
     """

@@ -14,7 +14,7 @@ import numpy as np
 from passl.porting.mindspore_file import read_mindspore
 from passl.porting.names import DROPPED, SOURCES, Source, unwrapped
 from passl.porting.paddle_file import read_paddle
-from passl.porting.safetensors_file import read_safetensors
+from passl.porting.safetensors_file import Array, read_safetensors
 from passl.porting.torch_file import read_torch
 from passl.utils.errors import CheckpointError
 
@@ -58,7 +58,7 @@ class WeightFile:
     """
 
     path: Path
-    weights: dict[str, np.ndarray]
+    weights: Mapping[str, Array]
     source: Source | None
     dropped: dict[str, str]
     metadata: dict[str, str]
@@ -124,7 +124,7 @@ def read_file(path: str | Path) -> WeightFile:
     return WeightFile(path, weights, source, dropped, metadata)
 
 
-def own_file(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> WeightFile:
+def own_file(path: Path, arrays: Mapping[str, Array], metadata: dict[str, str]) -> WeightFile:
     """The weights among the arrays of a checkpoint of this package.
 
     Raises:
@@ -143,18 +143,18 @@ def pack_classes(classes: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def read_classes(
-    path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+    path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]
 ) -> list[str] | None:
     """The class names of a checkpoint, where it has some.
 
     Raises:
         CheckpointError: they are damaged.
     """
-    packed: Any = arrays.get(NAMES + CLASSES)
+    packed = arrays.get(NAMES + CLASSES)
     text: Any = metadata.get(CLASSES)
     try:
         if packed is not None:
-            text = _text(packed)
+            text = _text(np.asarray(packed))
         names = None if text is None else json.loads(text)
         if names is not None and not (
             type(names) is list and all(type(name) is str for name in names)
@@ -171,7 +171,7 @@ def _text(packed: np.ndarray) -> bytes:
     return packed.tobytes()
 
 
-def _check_floats(path: Path, weights: Mapping[str, np.ndarray]) -> None:
+def _check_floats(path: Path, weights: Mapping[str, Array]) -> None:
     """Refuse integers: bfloat16 saved as its bits, or quantised weights, whose scales are not read.
     As float32 they would load without an error and compute nonsense.
     """

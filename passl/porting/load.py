@@ -13,6 +13,7 @@ from paddle import nn
 from passl.porting.classes import order_in, told
 from passl.porting.files import WeightFile, read_file, to_official
 from passl.porting.resolve import locate
+from passl.porting.safetensors_file import Array
 from passl.utils.errors import CheckpointError, ConfigError
 from passl.utils.logging import get_logger
 
@@ -119,7 +120,8 @@ def plan_loading(
         transposed = (
             name in linear and file.source is not None and file.source.framework != "paddle"
         )
-        parts = [file.weights[part].T if transposed else file.weights[part] for part in theirs]
+        found = [np.asarray(file.weights[part]) for part in theirs]
+        parts = [part.T if transposed else part for part in found]
         # Parts of a matrix lie side by side along its output axis, Paddle's last.
         array = (
             parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1 if name in linear else 0)
@@ -131,11 +133,11 @@ def plan_loading(
         classifier = [n for n in plan.unused if n.startswith(("head.", "classifier."))]
         plan.dropped |= {name: "the model has no classifier" for name in classifier}
         plan.unused = [name for name in plan.unused if name not in classifier]
-    plan.weights |= {name: file.weights[name] for name in plan.unused}
+    plan.weights |= {name: np.asarray(file.weights[name]) for name in plan.unused}
     return plan
 
 
-def set_weights(model: nn.Layer, weights: Mapping[str, np.ndarray], source: str) -> None:
+def set_weights(model: nn.Layer, weights: Mapping[str, Array], source: str) -> None:
     """Copy arrays into the model, after checking that names and shapes are exactly the model's.
 
     Raises:

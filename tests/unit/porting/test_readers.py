@@ -734,6 +734,7 @@ def _entry(**fields: object) -> dict[str, object]:
     ("header", "message"),
     [
         ({"w": _entry(shape=[13])}, "'w' is (13,) F32, and has 48 bytes"),
+        ({"w": _entry(shape=[0, 2**47, 2**47], data_offsets=[0, 0])}, "array is too big"),
         ({"w": _entry(shape=[-12])}, "a size or stride is negative"),
         ({"w": _entry(shape=[2**62, 2**62])}, "a size or stride is negative, absurd"),
         ({"w": _entry(shape=[True] * 12)}, "a size or stride is negative, absurd or no number"),
