@@ -20,15 +20,15 @@ setup: .venv/run.stamp  ## make .venv and install what passl runs on
 demo: .venv/run.stamp  ## train on real digits, evaluate, draw the curves (MODEL=convit or cvt)
 	@bash tools/demo.sh $(BIN) $(MODEL) $(PORT)
 
-study: .venv/run.stamp  ## ConViT and plain attention on parts of the digits: docs/study (under an hour)
-	$(BIN)/python tools/study.py
+study: .venv/run.stamp  ## ConViT and plain attention on parts of the digits: studies/sample_efficiency (under an hour)
+	$(BIN)/python studies/sample_efficiency/run.py
 
 chaos: .venv/run.stamp  ## kill runs and single ranks, resume, compare (KILLS=50 FAULTS=40 SEED=0)
-	$(BIN)/python tools/chaos.py --kills $(KILLS) --seed $(SEED)
+	$(BIN)/python tests/stress/chaos.py --kills $(KILLS) --seed $(SEED)
 	$(BIN)/python tests/stress/ranks.py --faults $(FAULTS) --seed $(SEED)
 
 bench: .venv/bench.stamp .venv-bench/stamp  ## speed and memory beside timm, transformers, OpenVINO
-	$(BIN)/python tools/bench_peers.py --write docs/benchmarks.md
+	$(BIN)/python benchmarks/peers.py --write docs/benchmarks.md
 
 test: .venv/dev.stamp  ## run every test, a process per core (or JOBS=N)
 	$(PYTEST)
@@ -50,7 +50,7 @@ format: .venv/dev.stamp  ## put the code into the house style
 
 clean:  ## remove .venv and caches; runs/ stays
 	rm -rf .venv .venv-parity .venv-bench .pytest_cache .ruff_cache .mypy_cache build *.egg-info
-	find passl tools tests -name __pycache__ -prune -exec rm -rf {} +
+	find passl tools tests benchmarks studies -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/run.stamp: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 10) <= v < (3, 13) else f"passl needs Python 3.10 to 3.12, not {v[0]}.{v[1]}; name one by make PYTHON=python3.11")'
@@ -73,9 +73,9 @@ clean:  ## remove .venv and caches; runs/ stays
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check paddle2onnx openvino || echo "no OpenVINO here: its rows will say so"
 	@touch $@
 
-.venv-bench/stamp: tools/bench/requirements.txt
+.venv-bench/stamp: benchmarks/requirements.txt
 	@$(PYTHON) -m venv .venv-bench
-	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r tools/bench/requirements.txt
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0 timm==1.0.31
 	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check openvino || echo "no OpenVINO here: its rows will say so"
 	@touch $@

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from passl.utils.before_paddle import prepare_for_paddle
+from passl.paddle_settings import prepare_for_paddle
 
 __version__ = "0.1.0"
 __all__ = ["Model", "create_model", "list_models"]

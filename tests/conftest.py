@@ -50,7 +50,7 @@ def run_tool(monkeypatch, capfd):
     def run(
         tool: str, *args: object, expect: int = 0, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        path = ROOT / "tools" / tool
+        path = (ROOT / "tools" / tool).resolve()
         argv = [str(path), *map(str, args)]
         logger = logging.getLogger("passl")
         handlers = list(logger.handlers)
@@ -83,7 +83,7 @@ def tiny_config(tmp_path):
     """
 
     def write(name: str = "ConViT", drop: float = 0.1, **root: object) -> Path:
-        from passl.utils.yaml12 import to_yaml
+        from passl.utils.yaml import to_yaml
 
         architectures = {
             "ConViT": {

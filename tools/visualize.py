@@ -1,26 +1,7 @@
-"""Draw what a run did: python tools/visualize.py curves RUN [--out FILE.png]"""
+"""The command `passl visualize`, from a checkout."""
 
-import argparse
+from _checkout import run
 
-from _main import as_path, run
+from passl.cli.visualize import main
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw pictures of runs.")
-    pictures = parser.add_subparsers(dest="picture", required=True)
-    curves = pictures.add_parser(
-        "curves", help="loss, accuracy and learning rate of a training run"
-    )
-    curves.add_argument("run", type=as_path, help="the run's output_dir")
-    curves.add_argument("--out", type=as_path, help="the PNG to write (default: RUN/curves.png)")
-    args = parser.parse_args()
-
-    from passl.analysis.curves import plot_curves
-
-    out = args.out or args.run / "curves.png"
-    plot_curves(args.run, out)
-    print(out)
-
-
-if __name__ == "__main__":
-    run(main)
+run(main)

@@ -9,10 +9,11 @@ import matplotlib
 matplotlib.use("Agg")  # no screen is needed
 from matplotlib import pyplot as plt
 
-from passl.analysis.fonts import fonts_for
 from passl.engine.metrics import METRICS, read_metrics
-from passl.utils.errors import ConfigError
-from passl.utils.files import printable, write_atomically
+from passl.errors import ConfigError
+from passl.io.files import write_atomically
+from passl.io.fonts import fonts_for
+from passl.logging import printable
 
 
 def plot_curves(folder: Path, picture: Path) -> None:

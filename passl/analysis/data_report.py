@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from passl.analysis.survey import HASH, Survey, duplicates
-from passl.data.dataset import ImageDataset
-from passl.utils.files import printable
+from passl.data.datasets.base import ImageDataset
+from passl.logging import printable
 
 _LISTED = 10
 """Of anything, in lines; the report has all."""

@@ -16,22 +16,22 @@ import paddle
 matplotlib.use("Agg")  # no screen is needed
 from matplotlib import pyplot as plt
 
-from passl.analysis.fonts import fonts_for
 from passl.data.loader import Loader, Sample, build_loader
 from passl.data.samplers import Key
-from passl.data.sizes import sizes_differ
-from passl.data.transforms import Normalize
-from passl.engine import distributed
-from passl.engine.distributed import Ranks
+from passl.data.transforms.basic import Normalize
+from passl.data.transforms.sizes import sizes_differ
+from passl.distributed import ranks as distributed
+from passl.distributed.ranks import Ranks
 from passl.engine.learner import Learner, build_learner
+from passl.errors import RunError
+from passl.io.files import write_atomically
+from passl.io.fonts import fonts_for
+from passl.logging import get_logger, printable
 from passl.modeling import Model
 from passl.optim import SCHEDULES
 from passl.optim.optimizers import lr_rule, scaled_lr
 from passl.optim.parameters import decayed_names, trainable
 from passl.utils.config import Config
-from passl.utils.errors import RunError
-from passl.utils.files import printable, write_atomically
-from passl.utils.logging import get_logger
 
 MEASURED = 64
 """Pictures whose size is looked at."""

@@ -22,10 +22,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from passl.data.dataset import ImageDataset
-from passl.data.pictures import FORMATS
-from passl.utils.errors import RunError
-from passl.utils.limits import in_line
+from passl.data.datasets.base import ImageDataset
+from passl.data.datasets.images import FORMATS
+from passl.errors import RunError
+from passl.io.limits import in_line
 
 HASH = "BLAKE2b, 128 bits, of the pixels that training gets, before transforms"
 _CHUNK = 32

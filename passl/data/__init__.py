@@ -11,12 +11,12 @@ from passl.utils.schema import Parameter, read_signature
 DATASETS = Registry(
     "dataset",
     {
-        "CIFAR10": "passl.data.cifar:CIFAR10",
-        "CIFAR100": "passl.data.cifar:CIFAR100",
-        "Digits": "passl.data.digits:Digits",
-        "ImageFolder": "passl.data.image_folder:ImageFolder",
-        "ImageList": "passl.data.image_list:ImageList",
-        "TarShards": "passl.data.tar_shards:TarShards",
+        "CIFAR10": "passl.data.datasets.cifar:CIFAR10",
+        "CIFAR100": "passl.data.datasets.cifar:CIFAR100",
+        "Digits": "passl.data.datasets.digits:Digits",
+        "ImageFolder": "passl.data.datasets.image_folder:ImageFolder",
+        "ImageList": "passl.data.datasets.image_list:ImageList",
+        "TarShards": "passl.data.datasets.tar_shards:TarShards",
     },
     {
         "ImageFolder": "passl.data.rules:image_files",
@@ -26,7 +26,7 @@ DATASETS = Registry(
 )
 """A data set is an `ImageDataset`, whose docstring is the contract."""
 
-DATASET_OPTIONS: dict[str, Parameter] = dict(read_signature("passl.data.subset:Subset"))
+DATASET_OPTIONS: dict[str, Parameter] = dict(read_signature("passl.data.datasets.subset:Subset"))
 """What the node of every data set may have beside the data set's own arguments."""
 
 
@@ -49,7 +49,7 @@ TRANSFORMS = Registry(
     "transform",
     {
         **{
-            name: f"passl.data.transforms:{name}"
+            name: f"passl.data.transforms.basic:{name}"
             for name in (
                 "CenterCrop",
                 "ColorJitter",
@@ -62,10 +62,10 @@ TRANSFORMS = Registry(
                 "Resize",
             )
         },
-        "AutoAugment": "passl.data.auto_augment:AutoAugment",
-        "RandAugment": "passl.data.auto_augment:RandAugment",
-        "RandomErasing": "passl.data.random_erasing:RandomErasing",
-        "ThreeAugment": "passl.data.auto_augment:ThreeAugment",
+        "AutoAugment": "passl.data.transforms.auto_augment:AutoAugment",
+        "RandAugment": "passl.data.transforms.auto_augment:RandAugment",
+        "RandomErasing": "passl.data.transforms.random_erasing:RandomErasing",
+        "ThreeAugment": "passl.data.transforms.auto_augment:ThreeAugment",
     },
 )
 """A transform is called with a picture and a `numpy.random.Generator`, and draws from that

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from passl.data.dataset import ImageDataset
-from passl.utils.errors import ConfigError
+from passl.data.datasets.base import ImageDataset
+from passl.errors import ConfigError
 
 _GOLDEN = (5**0.5 - 1) / 2
 _SHOWN = 5

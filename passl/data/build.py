@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from passl.data import DATASET_OPTIONS, DATASETS, TRANSFORMS, dataset_options
-from passl.data.dataset import ImageDataset
-from passl.data.subset import Subset
+from passl.data.datasets.base import ImageDataset
+from passl.data.datasets.subset import Subset
+from passl.errors import ConfigError
 from passl.utils.config import dotted
-from passl.utils.errors import ConfigError
 from passl.utils.schema import Section, problems_in
 
 

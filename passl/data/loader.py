@@ -16,13 +16,12 @@ from PIL import Image
 from passl.data import rules
 from passl.data.balance import samples_per_class
 from passl.data.build import build_dataset, build_transforms
-from passl.data.dataset import ImageDataset
+from passl.data.datasets.base import ImageDataset
 from passl.data.samplers import BatchSampler, Key
 from passl.data.workers import Workers
-from passl.utils.errors import ConfigError, RunError
-from passl.utils.files import printable
-from passl.utils.logging import get_logger
-from passl.utils.shared_memory import fits_shared_memory
+from passl.errors import ConfigError, RunError
+from passl.io.shared_memory import fits_shared_memory
+from passl.logging import get_logger, printable
 
 _TRIED = 4
 """Samples that are read to learn how large they are; some may be bad."""

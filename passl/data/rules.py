@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from passl.data.pictures import check_min_side
+from passl.data.datasets.images import check_min_side
 
 
 def image_files(*, min_side: int | None, **_: Any) -> None:

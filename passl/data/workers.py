@@ -23,9 +23,9 @@ import paddle
 from paddle.io import DataLoader, Dataset
 
 from passl.data.samplers import BatchSampler, Key
-from passl.utils.errors import RunError
-from passl.utils.logging import get_logger
-from passl.utils.shared_memory import mark_worker, remove_leftovers, remove_shared_memory
+from passl.errors import RunError
+from passl.io.shared_memory import mark_worker, remove_leftovers, remove_shared_memory
+from passl.logging import get_logger
 
 _LOOK = 0.001
 """Seconds between two looks for a batch."""

@@ -18,9 +18,9 @@ from types import ModuleType
 
 import numpy as np
 
-from passl.deploy.folder import GRAPH, ONNX, WEIGHTS
-from passl.utils.errors import ConfigError, RunError
-from passl.utils.stdout import captured_stdout
+from passl.deploy.exported import GRAPH, ONNX, WEIGHTS
+from passl.errors import ConfigError, RunError
+from passl.io.stdout import captured_stdout
 
 Engine = Callable[[np.ndarray], np.ndarray]
 PRECISIONS = ("fp32", "bf16")

@@ -13,14 +13,14 @@ import paddle
 from paddle import nn
 
 from passl.deploy.engines import Engine
+from passl.deploy.exported import GRAPH, ONNX, WEIGHTS, Description, write_description
 from passl.deploy.fold import fold
-from passl.deploy.folder import GRAPH, ONNX, WEIGHTS, Description, write_description
 from passl.deploy.predictor import Predictor
 from passl.deploy.source import as_engine
-from passl.utils.errors import ConfigError, RunError
-from passl.utils.files import printable, sync, unfinished
-from passl.utils.logging import get_logger
-from passl.utils.stdout import captured_stdout
+from passl.errors import ConfigError, RunError
+from passl.io.files import sync, unfinished
+from passl.io.stdout import captured_stdout
+from passl.logging import get_logger, printable
 
 TOLERANCE = 2e-5
 """How far the logits of two forms of one network may be apart, in units of the largest logit: some

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from passl.data import TRANSFORMS
-from passl.data.pictures import convert_image, read_picture
+from passl.data.datasets.images import convert_image, read_picture
 from passl.deploy.engines import (
     Engine,
     available_threads,
@@ -24,9 +24,9 @@ from passl.deploy.engines import (
     load_engine,
     needed_files,
 )
-from passl.deploy.folder import Description, image_bytes, read_folder
+from passl.deploy.exported import Description, image_bytes, read_folder
+from passl.errors import ConfigError, RunError
 from passl.porting.classes import readable
-from passl.utils.errors import ConfigError, RunError
 
 Picture = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
 """An image: the path of a file, its content, a file opened for reading in binary mode, an image of

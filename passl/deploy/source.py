@@ -13,18 +13,18 @@ from paddle import nn
 
 from passl.data import DATASETS, dataset_arguments
 from passl.data.build import build_transforms
-from passl.data.pictures import CHANNELS, check_mode
-from passl.data.sizes import channels_made, fixed_size
+from passl.data.datasets.images import CHANNELS, check_mode
+from passl.data.transforms.sizes import channels_made, fixed_size
+from passl.deploy.convert import variant_of
 from passl.deploy.engines import Engine, one_at_a_time
-from passl.deploy.folder import Description
+from passl.deploy.exported import Description
+from passl.errors import CheckpointError, ConfigError
+from passl.logging import get_logger
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.classifier import Model
-from passl.modeling.conversion import variant_of
 from passl.porting import WeightFile, architecture_of, load_weights, locate, read_file
 from passl.porting.classes import imagenet_classes, order_in, told
 from passl.utils.config import Config, get_config
-from passl.utils.errors import CheckpointError, ConfigError
-from passl.utils.logging import get_logger
 
 _CONFIG, _ARCHITECTURE = "config", "architecture"
 """Keys of a file's metadata: a checkpoint has the first, a converted file the other."""

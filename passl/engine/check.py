@@ -12,12 +12,13 @@ from typing import Any
 from passl.data import DATASET_OPTIONS, DATASETS, TRANSFORMS, dataset_arguments, dataset_options
 from passl.data import rules as data_rules
 from passl.data.build import build_dataset
-from passl.data.mixup import build_mixup
-from passl.data.pictures import CHANNELS
-from passl.data.sizes import channels_made, sizes_made
-from passl.data.subset import check_options
+from passl.data.datasets.images import CHANNELS
+from passl.data.datasets.subset import check_options
+from passl.data.transforms.mixup import build_mixup
+from passl.data.transforms.sizes import channels_made, sizes_made
+from passl.distributed.liveness import Timeouts
 from passl.engine import rules
-from passl.engine.liveness import Timeouts
+from passl.errors import ConfigError, RunError
 from passl.modeling import LOSSES
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.class_weights import BALANCED
@@ -25,7 +26,6 @@ from passl.modeling.heads import HEADS
 from passl.modeling.rules import distilled
 from passl.optim import OPTIMIZER_SECTION, SCHEDULES
 from passl.utils.config import COMMAND_LINE, Config, dotted, get_config, shown_origin
-from passl.utils.errors import ConfigError, RunError
 from passl.utils.schema import (
     Choice,
     Many,
@@ -36,7 +36,7 @@ from passl.utils.schema import (
     problems_in,
     read_signature,
 )
-from passl.utils.yaml12 import Keys
+from passl.utils.yaml import Keys
 
 
 def _options_of(location: str, rule: Rule | None = None, required: bool = False) -> Section:
@@ -62,14 +62,16 @@ _EVALUATION = {
     "model": _MODEL,
     "device": Parameter("Literal['auto', 'cpu', 'gpu']", "auto"),
     "seed": Parameter("int", 0),
-    "timeouts": _options_of("passl.engine.liveness:Timeouts", Timeouts),
+    "timeouts": _options_of("passl.distributed.liveness:Timeouts", Timeouts),
 }
 TRAINING = Section(
     {
         **_EVALUATION,
         "dataloader": Section(
             {
-                "train": Section({**_DATA, "mixup": _options_of("passl.data.mixup:Mixup")}),
+                "train": Section(
+                    {**_DATA, "mixup": _options_of("passl.data.transforms.mixup:Mixup")}
+                ),
                 "val": Section(_DATA),
             }
         ),

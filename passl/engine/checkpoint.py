@@ -26,7 +26,12 @@ from safetensors.numpy import save_file
 
 import passl
 from passl.engine.learner import Learner
-from passl.porting.files import (
+from passl.errors import CheckpointError, RunError
+from passl.io.files import write_atomically
+from passl.io.limits import in_line
+from passl.porting.load import set_weights
+from passl.porting.readers.safetensors import Array, StoredArray, open_safetensors
+from passl.porting.weight_file import (
     NAMES,
     NO_WEIGHTS,
     NUMERICS,
@@ -37,11 +42,6 @@ from passl.porting.files import (
     own_file,
     pack_classes,
 )
-from passl.porting.load import set_weights
-from passl.porting.safetensors_file import Array, StoredArray, open_safetensors
-from passl.utils.errors import CheckpointError, RunError
-from passl.utils.files import write_atomically
-from passl.utils.limits import in_line
 
 _PROGRESS = "progress"
 _CONFIG = "config"

@@ -8,7 +8,7 @@ import os
 
 import paddle
 
-from passl.utils.logging import get_logger
+from passl.logging import get_logger
 
 _FLAGS = {"FLAGS_cudnn_deterministic": True, "FLAGS_embedding_deterministic": 1}
 """Paddle's, which only its builds for GPUs know."""

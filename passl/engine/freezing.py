@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from paddle import nn
 
 from passl.engine import rules
+from passl.errors import ConfigError
 from passl.utils.config import closest
-from passl.utils.errors import ConfigError
 
 
 class Freezing:

@@ -10,19 +10,19 @@ import paddle
 from paddle import nn
 
 from passl.data.balance import samples_per_class
-from passl.data.dataset import ImageDataset
+from passl.data.datasets.base import ImageDataset
+from passl.distributed.ranks import Ranks
+from passl.distributed.sharding import ShardedOptimizer
 from passl.engine.average import WeightAverage
-from passl.engine.distributed import Ranks
 from passl.engine.freezing import Freezing
 from passl.engine.precision import Precision
-from passl.engine.sharding import ShardedOptimizer
+from passl.errors import ConfigError
+from passl.logging import get_logger
 from passl.modeling import Model
 from passl.modeling.class_weights import BALANCED, balanced_weights
 from passl.modeling.losses import Distilled, Supervised, Weighted, build_loss
 from passl.optim.optimizers import build_optimizer, scaled_lr
 from passl.optim.schedules import build_schedule
-from passl.utils.errors import ConfigError
-from passl.utils.logging import get_logger
 
 
 @dataclass(kw_only=True)

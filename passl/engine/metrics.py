@@ -16,8 +16,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from passl.utils.files import write_text
-from passl.utils.logging import PROGRESS, get_logger
+from passl.io.files import write_text
+from passl.logging import PROGRESS, get_logger
 
 METRICS = "metrics.jsonl"
 VISUALDL = "vdl"

@@ -12,9 +12,9 @@ from paddle import nn
 from paddle.amp.auto_cast import need_keep_fp32
 
 from passl.engine import rules
+from passl.errors import ConfigError
+from passl.logging import get_logger
 from passl.modeling.autocast import autocast_on_cpu, replaced_parameters, round_layers
-from passl.utils.errors import ConfigError
-from passl.utils.logging import get_logger
 
 
 class Precision:

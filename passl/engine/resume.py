@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from passl.engine.agreement import agree
+from passl.distributed.agreement import agree
+from passl.distributed.ranks import Ranks
 from passl.engine.checkpoint import Checkpoint, Progress, damaged, read_checkpoint
-from passl.engine.distributed import Ranks
 from passl.engine.learner import Learner
 from passl.engine.run_folder import by_first, find_checkpoint, has_checkpoint, set_aside
+from passl.errors import CheckpointError, ConfigError
+from passl.logging import get_logger
 from passl.modeling import Model
 from passl.porting.classes import order_in, told
 from passl.utils.config import Config, dotted, leaves
-from passl.utils.errors import CheckpointError, ConfigError
-from passl.utils.logging import get_logger
 
 _SHARED = "All machines must see the same files in output_dir, on a disk that they share"
 

@@ -10,14 +10,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from passl.engine.distributed import Ranks
+from passl.distributed.ranks import Ranks
 from passl.engine.metrics import METRICS, VISUALDL, read_metrics
 from passl.engine.run_lock import LOCK, RunLock
+from passl.errors import CheckpointError, ConfigError, RunError
+from passl.io.files import duplicate, remove_unfinished, sync, write_text
+from passl.logging import get_logger, log_to_file, stop_logging_to
 from passl.utils.config import storable
-from passl.utils.errors import CheckpointError, ConfigError, RunError
-from passl.utils.files import duplicate, remove_unfinished, sync, write_text
-from passl.utils.logging import get_logger, log_to_file, stop_logging_to
-from passl.utils.yaml12 import to_yaml
+from passl.utils.yaml import to_yaml
 
 CONFIG = "config.yaml"
 CONFIG_OF_RESUME = "config.from_epoch_{}.yaml"

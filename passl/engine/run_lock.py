@@ -14,9 +14,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from passl.utils.errors import ConfigError
-from passl.utils.files import write_text
-from passl.utils.logging import get_logger
+from passl.errors import ConfigError
+from passl.io.files import write_text
+from passl.logging import get_logger
 
 LOCK, HOLDER = "run.lock", "run.lock.json"
 _PATIENCE = 3.0

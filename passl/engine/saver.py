@@ -13,8 +13,8 @@ from passl.engine.checkpoint import Progress, gather_optimizer_state, save_check
 from passl.engine.learner import Learner
 from passl.engine.metrics import MetricLog
 from passl.engine.run_folder import BEST, LAST, PREVIOUS
-from passl.utils.errors import RunError
-from passl.utils.logging import get_logger
+from passl.errors import RunError
+from passl.logging import get_logger
 
 
 class Saver:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-from passl.utils.errors import Stopped
+from passl.errors import Stopped
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STDERR = 2

@@ -14,11 +14,11 @@ from typing import Any
 import paddle
 
 import passl
+from passl.distributed.ranks import Ranks
 from passl.engine.checkpoint import Progress
-from passl.engine.distributed import Ranks
-from passl.utils.files import append_line, to_json
-from passl.utils.logging import get_logger
-from passl.utils.machine import processor, versions
+from passl.io.files import append_line, to_json
+from passl.logging import get_logger
+from passl.machine import processor, versions
 
 STARTS = "starts.jsonl"
 _PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow")

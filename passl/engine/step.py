@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from passl.engine.distributed import STATISTICS
+from passl.distributed.ranks import STATISTICS
 from passl.engine.learner import Learner
 
 

@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import paddle
 
-from passl.data.fingerprint import fingerprint
+from passl.data.datasets.fingerprint import fingerprint
 from passl.data.loader import Batch, Loader, build_loader
-from passl.data.mixup import Mixup, build_mixup
-from passl.data.sizes import sizes_differ
-from passl.engine import distributed
-from passl.engine.agreement import agree_on_run
+from passl.data.transforms.mixup import Mixup, build_mixup
+from passl.data.transforms.sizes import sizes_differ
+from passl.distributed import ranks as distributed
+from passl.distributed.agreement import agree_on_run
+from passl.distributed.ranks import Ranks
 from passl.engine.checkpoint import Progress, load_checkpoint
 from passl.engine.determinism import ask_for_determinism, report
-from passl.engine.distributed import Ranks
-from passl.engine.evaluate import Scores, predict, score
 from passl.engine.learner import Learner, build_learner
 from passl.engine.metrics import Meter, MetricLog
 from passl.engine.resume import (
@@ -40,12 +39,13 @@ from passl.engine.saver import Saver
 from passl.engine.signals import StopRequest
 from passl.engine.starts import record_start
 from passl.engine.step import Outcome, train_step
+from passl.errors import RunError, Stopped
+from passl.evaluation.scores import Scores, predict, score
+from passl.io.files import write_text
+from passl.logging import get_logger
 from passl.modeling import Model
 from passl.optim.optimizers import lr_rule, scaled_lr
 from passl.utils.config import Config
-from passl.utils.errors import RunError, Stopped
-from passl.utils.files import write_text
-from passl.utils.logging import get_logger
 
 _MIXUP = 1  # keeps its generators apart from those of the samples and of the steps
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from paddle import nn
 
+from passl.errors import ConfigError
+from passl.logging import get_logger
 from passl.modeling.backbones import build_backbone
 from passl.modeling.heads import build_head
 from passl.porting import WeightFile, fetch_default, load_weights, locate, read_file
 from passl.utils.config import Config, closest, get_config, shipped_configs
-from passl.utils.errors import ConfigError
-from passl.utils.logging import get_logger
 
 
 class Model(nn.Layer):

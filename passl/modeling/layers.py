@@ -15,7 +15,7 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute as paddle_recompute
 from paddle.nn import functional as F
 
-from passl.modeling import cpu_ops, onednn
+from passl.accelerate import cpu_ops, onednn
 from passl.modeling.autocast import Autocast
 
 

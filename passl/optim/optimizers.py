@@ -9,10 +9,10 @@ from typing import Any
 import paddle
 from paddle import nn
 
+from passl.errors import ConfigError
 from passl.optim import CLIPS, OPTIMIZER_SECTION, OPTIMIZERS
 from passl.optim.parameters import decayed_names, layer_rates, trainable
 from passl.optim.rules import check_scaling
-from passl.utils.errors import ConfigError
 
 __all__ = ["build_optimizer", "decayed_names", "lr_rule", "scaled_lr", "trainable"]
 

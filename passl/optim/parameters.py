@@ -9,8 +9,8 @@ from typing import Any
 
 from paddle import nn
 
+from passl.errors import ConfigError
 from passl.optim.rules import check_layer_decay
-from passl.utils.errors import ConfigError
 
 DEFAULT = "default"
 """What stands in a list of patterns for the default rule."""

@@ -6,12 +6,12 @@ import importlib
 from typing import Any
 
 _PLACES = {
-    "WeightFile": "files",
-    "architecture_of": "files",
+    "WeightFile": "weight_file",
+    "architecture_of": "weight_file",
     "fetch_default": "resolve",
     "load_weights": "load",
     "locate": "resolve",
-    "read_file": "files",
+    "read_file": "weight_file",
     "zoo_entry": "resolve",
 }
 __all__ = sorted(_PLACES)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from paddle import nn
 
+from passl.errors import CheckpointError, ConfigError
+from passl.logging import get_logger
 from passl.porting.classes import order_in, told
-from passl.porting.files import WeightFile, read_file, to_official
+from passl.porting.readers.safetensors import Array
 from passl.porting.resolve import locate
-from passl.porting.safetensors_file import Array
-from passl.utils.errors import CheckpointError, ConfigError
-from passl.utils.logging import get_logger
+from passl.porting.weight_file import WeightFile, read_file, to_official
 
 FITS = ("classes", "resolution", "channels")
 """What a file may be fitted to, when asked by these names."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from passl.porting.files import SUFFIXES
+from passl.io.download import TIMEOUT, cache_folder, fetch_file, fetch_url
+from passl.logging import get_logger
+from passl.porting.weight_file import SUFFIXES
 from passl.porting.zoo import Entry, find, is_known
-from passl.utils.download import TIMEOUT, cache_folder, fetch_file, fetch_url
-from passl.utils.logging import get_logger
 
 
 def locate(weights: str | Path) -> Path:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from passl.errors import ConfigError
 from passl.utils.config import closest, shipped_configs
-from passl.utils.errors import ConfigError
-from passl.utils.yaml12 import read
+from passl.utils.yaml import read
 
 FILE = Path(__file__).with_name("zoo.yaml")
 SOURCES = (

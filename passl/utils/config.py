@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from passl.utils.errors import ConfigError
+from passl.errors import ConfigError
 from passl.utils.paths import escaped, expand, is_path
-from passl.utils.yaml12 import MAX_DEPTH, Keys, parse, read
+from passl.utils.yaml import MAX_DEPTH, Keys, parse, read
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # In a wheel the configs lie inside the package, in a checkout beside it.

@@ -6,8 +6,8 @@ import os
 from string import Template
 from typing import Any
 
-from passl.utils.errors import ConfigError
-from passl.utils.yaml12 import Keys
+from passl.errors import ConfigError
+from passl.utils.yaml import Keys
 
 _KEYS = ("dataroot", "labels", "pretrained", "shards", "teacher", "weights")
 _ENDINGS = ("_dir", "_file", "_path")

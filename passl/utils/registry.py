@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from passl.errors import ConfigError
 from passl.utils.config import dotted
-from passl.utils.errors import ConfigError
 from passl.utils.schema import (
     REQUIRED,
     Choice,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from passl.utils.config import closest, dotted
-from passl.utils.yaml12 import Keys
+from passl.utils.yaml import Keys
 
 REQUIRED = object()
 Problem = tuple[Keys, str]

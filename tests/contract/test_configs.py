@@ -12,12 +12,12 @@ import pytest
 
 import passl
 from passl.engine.check import check_config
+from passl.errors import ConfigError
 from passl.modeling import Model
 from passl.modeling.backbones import build_backbone
 from passl.modeling.heads import build_head
 from passl.utils.config import get_config, shipped_configs
-from passl.utils.errors import ConfigError
-from passl.utils.yaml12 import parse, to_yaml
+from passl.utils.yaml import parse, to_yaml
 
 CONFIGS = shipped_configs()
 # Table 1.1 of each family, counted from the definitions; mindcv publishes the same for ConViT.

@@ -13,19 +13,19 @@ from PIL import Image
 
 from passl.analysis.first_look import first_look
 from passl.data import DATASETS, TRANSFORMS
-from passl.data.dataset import ImageDataset
+from passl.data.datasets.base import ImageDataset
 from passl.deploy import Predictor
 from passl.deploy.export import export
 from passl.deploy.source import load
 from passl.engine.check import check_config
 from passl.engine.train import train
+from passl.errors import ConfigError
 from passl.modeling import LOSSES, Model
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.heads import HEADS
 from passl.optim import CLIPS, OPTIMIZERS, SCHEDULES
 from passl.utils.config import get_config
-from passl.utils.errors import ConfigError
-from passl.utils.yaml12 import to_yaml
+from passl.utils.yaml import to_yaml
 
 REGISTRIES = (BACKBONES, HEADS, DATASETS, TRANSFORMS, LOSSES, OPTIMIZERS, CLIPS, SCHEDULES)
 

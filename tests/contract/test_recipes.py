@@ -17,8 +17,8 @@ import pytest
 from paddle import nn
 
 from passl.data.loader import build_transforms
-from passl.data.mixup import build_mixup
 from passl.data.samplers import BatchSampler
+from passl.data.transforms.mixup import build_mixup
 from passl.modeling import Model
 from passl.modeling.layers import DropPath
 from passl.modeling.losses import build_loss
@@ -326,7 +326,7 @@ def test_pictures(name):
     val = BatchSampler(50_000, 0, **cfg.dataloader.val.sampler)
     assert (val.repeats, val.shuffle, val.drop_last) == (1, False, False)
 
-    assert options("passl.data.mixup:Mixup", cfg.dataloader.train.mixup) == {
+    assert options("passl.data.transforms.mixup:Mixup", cfg.dataloader.train.mixup) == {
         "mixup_alpha": row.mixup_alpha,
         "cutmix_alpha": 1.0,
         "cutmix_minmax": None,

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-
-from passl.modeling import Model
-from passl.modeling.conversion import as_source, plan_conversion, write_converted, write_for
-from passl.porting import architecture_of, load_weights, read_file
 from passl.utils.errors import CheckpointError, ConfigError
+
+from passl.deploy.convert import as_source, plan_conversion, write_converted, write_for
+from passl.modeling import Model
+from passl.porting import architecture_of, load_weights, read_file
 from tests.numerics import Rounded, check_network
 
 HERE = Path(__file__).parent

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from passl.engine.launch import free_port
+from passl.distributed.launcher import free_port
 from tests import forks
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -38,7 +38,7 @@ def run_ranks(fork_ranks):
     """
 
     def run(script: str, ranks: int = 2, **environment: str) -> None:
-        start = "from passl.engine.distributed import start\nwith start('cpu') as ranks:\n"
+        start = "from passl.distributed.ranks import start\nwith start('cpu') as ranks:\n"
         done = fork_ranks(start + textwrap.indent(script, "    "), ranks, **environment)
         assert not any(code for code, _ in done), "\n".join(output for _, output in done)
 

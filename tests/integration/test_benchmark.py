@@ -99,7 +99,7 @@ def test_peers(run_tool, tmp_path):
     page.write_text("# Benchmarks\n\n| old |\n\n## By hand\n\nkept\n\n## More\n")
     rows = ("transform_eval", "transform_train")
     options = ("--quick", "--peers", fake, "--write", page)
-    found = result_of(run_tool("bench_peers.py", "--rows", *rows, *options))
+    found = result_of(run_tool("../benchmarks/peers.py", "--rows", *rows, *options))
     evaluation, training = (found["rows"][row] for row in rows)
     assert evaluation["theirs"] == 0.001
     assert evaluation["ratio"] == pytest.approx(evaluation["ours"] / 0.001, rel=1e-3)
@@ -124,4 +124,4 @@ def test_peers(run_tool, tmp_path):
     ],
 )
 def test_wrong_calls_of_the_comparison(run_tool, options, message):
-    assert message in run_tool("bench_peers.py", *options, expect=2).stderr
+    assert message in run_tool("../benchmarks/peers.py", *options, expect=2).stderr

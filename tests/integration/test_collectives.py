@@ -5,8 +5,8 @@ from __future__ import annotations
 GATHER = r"""
 import pickle
 import numpy as np
-from passl.engine import distributed
-from passl.engine.predictions import Predictions
+from passl.distributed import ranks as distributed
+from passl.evaluation.predictions import Predictions
 
 def no_pickle(*args, **kwargs):
     raise AssertionError("something was pickled")

@@ -1,5 +1,5 @@
 """Nothing is lost: runs that are killed, stopped, out of room or given damaged files, with tiny
-networks on the digits. `tools/chaos.py` does the same at random moments, and more of it.
+networks on the digits. `tests/stress/chaos.py` does the same at random moments, and more of it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 
 from passl.data import TRANSFORMS
-from passl.data.digits import Digits
+from passl.data.datasets.digits import Digits
 from passl.engine import checkpoint as checkpoint_module
 from passl.engine import saver as saver_module
 from passl.engine import train as train_module
 from passl.engine.checkpoint import read_checkpoint
 from passl.engine.metrics import read_metrics
 from passl.engine.train import train
+from passl.errors import CheckpointError, RunError, Stopped
 from passl.utils.config import get_config
-from passl.utils.errors import CheckpointError, RunError, Stopped
 from tests.full_disk import file_limit
 
 EVERYTHING = (

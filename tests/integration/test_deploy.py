@@ -17,16 +17,16 @@ import paddle
 import pytest
 from safetensors.numpy import save_file
 
-from passl.data.digits import Digits
+from passl.data.datasets.digits import Digits
 from passl.deploy import Predictor
 from passl.deploy import export as exporting
 from passl.deploy.engines import check_engine, load_engine
 from passl.deploy.export import export
 from passl.deploy.source import as_engine, load
+from passl.errors import ConfigError, RunError
 from passl.modeling import Model
-from passl.porting.files import NUMERICS, OURS
+from passl.porting.weight_file import NUMERICS, OURS
 from passl.utils.config import get_config
-from passl.utils.errors import ConfigError, RunError
 from tests.numerics import check_network
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -174,7 +174,7 @@ def network():
     config = golden_config("convit_timm")
     model = Model(config)
     names = [str(i) for i in range(6)]
-    from passl.deploy.folder import Description
+    from passl.deploy.exported import Description
 
     return model, Description(
         config["model"], [NORMALIZE], [3, 32, 32], names, {}, 1, "drawn", False

@@ -139,7 +139,7 @@ def test_two_machines(start, tiny_config, tmp_path):
 
 
 def free_port() -> int:
-    from passl.engine.launch import free_port
+    from passl.distributed.launcher import free_port
 
     return free_port()
 

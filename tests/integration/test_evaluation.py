@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl.engine.launch import free_port
+from passl.distributed.launcher import free_port
 from tests.numerics import VALUES
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ def weights(tmp_path_factory):
     from safetensors.numpy import save_file
 
     from passl.modeling import Model
-    from passl.porting.files import OURS
+    from passl.porting.weight_file import OURS
     from passl.utils.config import get_config
 
     paddle.seed(5)

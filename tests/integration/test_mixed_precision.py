@@ -10,8 +10,8 @@ from safetensors.numpy import load_file
 from passl.data.loader import build_loader
 from passl.deploy import Predictor
 from passl.engine import train as train_module
-from passl.engine.evaluate import evaluate
 from passl.engine.metrics import read_metrics
+from passl.evaluation.scores import evaluate
 from passl.modeling import Model
 from passl.utils.config import get_config
 from tests.integration.test_training import Killed, run, same_run

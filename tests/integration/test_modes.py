@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl.analysis.evaluation import Options, evaluate_weights
 from passl.deploy import Predictor
+from passl.deploy.batch import find_pictures, predict_files
 from passl.deploy.export import export
-from passl.deploy.predictions import find_pictures, predict_files
 from passl.deploy.source import load
-from passl.engine import distributed
+from passl.distributed import ranks as distributed
 from passl.engine.check import check_config
 from passl.engine.train import train
+from passl.evaluation.evaluate import Options, evaluate_weights
 from passl.utils.config import Config, get_config
 
 

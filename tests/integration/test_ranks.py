@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from passl.distributed.ranks import Ranks
 from passl.engine.checkpoint import Progress, save_checkpoint
-from passl.engine.distributed import Ranks
 from passl.engine.learner import build_learner
 from passl.engine.train import train
 from passl.modeling import Model

@@ -22,9 +22,9 @@ from safetensors.numpy import load_file
 from passl.engine import train as train_module
 from passl.engine.check import check_config
 from passl.engine.metrics import read_metrics
+from passl.logging import get_logger, log_to_console
 from passl.porting.zoo import find
 from passl.utils.config import Config, get_config, shipped_configs
-from passl.utils.logging import get_logger, log_to_console
 
 RECIPES = {
     path.stem: path for path in shipped_configs() if path.parent.name not in ("digits", "study")

@@ -23,7 +23,7 @@ cvt(paddle.ones([2, 3, 32, 32])).sum().backward()
 import tempfile
 from passl.deploy import Predictor
 from passl.deploy.export import export
-from passl.deploy.folder import Description
+from passl.deploy.exported import Description
 nodes = [{"name": "Resize", "size": [32, 32]}, {"name": "Normalize"}]
 names = [str(i) for i in range(5)]
 with tempfile.TemporaryDirectory() as folder:

@@ -13,17 +13,17 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from passl.analysis.evaluation import Options, evaluate_weights
 from passl.data.loader import build_loader
+from passl.distributed.ranks import Ranks
 from passl.engine import run_lock
 from passl.engine import train as train_module
-from passl.engine.distributed import Ranks
-from passl.engine.evaluate import evaluate
 from passl.engine.metrics import read_metrics
 from passl.engine.train import train
+from passl.errors import CheckpointError, ConfigError, RunError
+from passl.evaluation.evaluate import Options, evaluate_weights
+from passl.evaluation.scores import evaluate
 from passl.modeling import Model
 from passl.utils.config import get_config
-from passl.utils.errors import CheckpointError, ConfigError, RunError
 
 
 class Killed(BaseException):
@@ -384,7 +384,7 @@ def test_a_resume_reads_the_checkpoint_and_builds_the_network_once(
         monkeypatch.setattr(place, lambda *a, **k: (calls.append(name), original(*a, **k))[1])
 
     counted("passl.engine.checkpoint.open_safetensors")
-    counted("passl.porting.files.read_safetensors")
+    counted("passl.porting.weight_file.read_safetensors")
     counted("passl.modeling.classifier.build_backbone")
     run(path, tmp_path / "run", "epochs=1", resume="auto")
     assert sorted(calls) == ["build_backbone", "open_safetensors"]

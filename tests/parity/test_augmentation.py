@@ -12,10 +12,10 @@ import paddle
 import pytest
 from PIL import Image, ImageOps
 
-from passl.data.auto_augment import AutoAugment, RandAugment, ThreeAugment
-from passl.data.mixup import Mixup
-from passl.data.random_erasing import RandomErasing
-from passl.data.transforms import ColorJitter, RandomGrayscale, RandomResizedCrop
+from passl.data.transforms.auto_augment import AutoAugment, RandAugment, ThreeAugment
+from passl.data.transforms.basic import ColorJitter, RandomGrayscale, RandomResizedCrop
+from passl.data.transforms.mixup import Mixup
+from passl.data.transforms.random_erasing import RandomErasing
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.parity
@@ -130,7 +130,7 @@ def test_auto_augment_equals_timm(timm_auto_augment, picture, monkeypatch, polic
 
 
 def test_every_auto_augment_layer_equals_timms(timm_auto_augment):
-    from passl.data.auto_augment import read_auto_policy
+    from passl.data.transforms.auto_augment import read_auto_policy
 
     for name in ("original", "originalr", "v0", "v0r"):
         theirs = timm_auto_augment.auto_augment_policy(name)
@@ -147,7 +147,7 @@ def test_three_augment_equals_timm(timm_auto_augment, picture, monkeypatch):
 
 @pytest.mark.parametrize("magnitude", [half / 2 for half in range(32)])
 def test_every_op_equals_timm_at_every_level(timm_auto_augment, picture, monkeypatch, magnitude):
-    from passl.data.auto_augment import OPS, Geometry
+    from passl.data.transforms.auto_augment import OPS, Geometry
 
     geometry = Geometry((1, 2, 3), "bilinear", None)
     timms = {name: f"{name}Rel" for name in ("TranslateX", "TranslateY")}
@@ -165,7 +165,7 @@ def test_every_op_equals_timm_at_every_level(timm_auto_augment, picture, monkeyp
 
 @pytest.mark.parametrize("name", ["TranslateX", "TranslateY"])
 def test_translate_const_is_timms_absolute_shift(timm_auto_augment, picture, monkeypatch, name):
-    from passl.data.auto_augment import OPS, Geometry
+    from passl.data.transforms.auto_augment import OPS, Geometry
 
     hparams = {"interpolation": Image.Resampling.BICUBIC, "translate_const": 17}
     theirs = timm_auto_augment.AugmentOp(name, 1.0, 7, {**hparams, "img_mean": (0, 0, 0)})

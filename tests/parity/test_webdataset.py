@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl.data.tar_shards import TarShards, _split, expand_braces
+from passl.data.datasets.tar_shards import TarShards, _split, expand_braces
 
 webdataset = pytest.importorskip("webdataset")
 pytestmark = [

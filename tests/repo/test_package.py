@@ -50,7 +50,7 @@ def test_the_wheel_has_configs_and_data(wheel):
     assert {
         "passl/configs/convit/convit_tiny.yaml",
         "passl/configs/_base_/imagenet.yaml",
-        "passl/data/digits.npz",
+        "passl/data/datasets/digits.npz",
     } <= names
     assert not [name for name in names if name.startswith(("tests/", "tools/", "configs/"))]
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "passl").rglob("*.py")} <= names

@@ -60,7 +60,8 @@ def rank(arguments: list[str]) -> None:
 
 def _arm(place: str, count: int, kind: str) -> None:
     """Let the fault happen when that place is reached that often."""
-    from passl.engine import liveness, saver, train
+    from passl.distributed import liveness
+    from passl.engine import saver, train
 
     def before(module: Any, name: str) -> None:
         call, calls = getattr(module, name), 0
@@ -163,7 +164,7 @@ LAUNCH = f"""
 import sys
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
-from passl.engine.launch import Job, launch
+from passl.distributed.launcher import Job, launch
 logs, machines, processes, machine, *command = sys.argv[1:]
 job = Job(command, int(processes), Path(logs), int(machines), int(machine), grace=15.0,
           master="10.77.0.1:29500" if int(machines) > 1 else None)
@@ -302,7 +303,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="decides the moments (default: 0)")
     args = parser.parse_args()
     _take_own_shared_memory()
-    from passl.utils.yaml12 import to_yaml
+    from passl.utils.yaml import to_yaml
 
     starters = ["launch", "paddle"]
     starters += ["mpirun"] if shutil.which("mpirun") else []

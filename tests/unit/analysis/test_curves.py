@@ -7,7 +7,7 @@ from PIL import Image
 
 from passl.analysis.curves import plot_curves
 from passl.engine.metrics import MetricLog
-from passl.utils.errors import ConfigError
+from passl.errors import ConfigError
 
 
 def test_a_picture_of_a_run(tmp_path):

@@ -14,9 +14,9 @@ from PIL import Image
 from passl.analysis import first_look as module
 from passl.analysis.first_look import first_look
 from passl.data.loader import build_loader
+from passl.errors import RunError
+from passl.logging import get_logger
 from passl.utils.config import get_config
-from passl.utils.errors import RunError
-from passl.utils.logging import get_logger
 
 ROWS, COLUMNS = 3, 4
 
@@ -57,7 +57,7 @@ def test_what_is_said(tiny_config, tmp_path, lines):
     first_look(cfg, tmp_path / "augmented.png")
     assert not Path(cfg.output_dir).exists()
 
-    with np.load(Path(__file__).parents[3] / "passl" / "data" / "digits.npz") as file:
+    with np.load(Path(__file__).parents[3] / "passl" / "data" / "datasets" / "digits.npz") as file:
         counts = np.bincount(file["labels"][~file["is_val"].astype(bool)])
     assert len(counts) == 10
     low, high = counts.min(), counts.max()

@@ -19,8 +19,8 @@ from PIL import Image
 from passl.analysis.data_report import is_clean, lines, report
 from passl.analysis.survey import duplicates, survey
 from passl.data.build import build_dataset
-from passl.data.dataset import ImageDataset
-from passl.utils.errors import RunError
+from passl.data.datasets.base import ImageDataset
+from passl.errors import RunError
 
 ROOT = Path(__file__).resolve().parents[3]
 RNG = np.random.default_rng(0)

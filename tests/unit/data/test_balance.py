@@ -12,7 +12,7 @@ from passl.data.balance import balanced_order, samples_per_class
 from passl.data.build import build_dataset
 from passl.data.loader import build_loader
 from passl.data.samplers import BatchSampler
-from passl.utils.errors import ConfigError
+from passl.errors import ConfigError
 
 SIZES = (3, 40, 157, 1000)
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4), SIZES))

@@ -20,7 +20,7 @@ from PIL import Image
 
 from passl.data import TRANSFORMS
 from passl.data import workers as workers_module
-from passl.data.digits import Digits
+from passl.data.datasets.digits import Digits
 from passl.data.loader import (
     Sample,
     Transformed,
@@ -30,8 +30,8 @@ from passl.data.loader import (
     build_transforms,
 )
 from passl.data.samplers import BatchSampler
-from passl.utils.errors import ConfigError, RunError
-from passl.utils.logging import get_logger
+from passl.errors import ConfigError, RunError
+from passl.logging import get_logger
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -698,7 +698,7 @@ def shared_memory(tmp_path, monkeypatch):
 
     def decide(free: int | None, **loader) -> bool:
         folder = tmp_path if free is not None else tmp_path / "gone"
-        monkeypatch.setattr("passl.utils.shared_memory.SHARED_MEMORY", folder)
+        monkeypatch.setattr("passl.io.shared_memory.SHARED_MEMORY", folder)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
         build_loader(section(2, **loader), 0)
         return seen[-1]
@@ -747,7 +747,7 @@ READ = """
 import json, os, sys
 from passl.data import TRANSFORMS
 from passl.data.loader import build_loader
-from passl.utils.errors import RunError
+from passl.errors import RunError
 
 def register(error):
     class Fails:

@@ -13,9 +13,9 @@ import pytest
 
 from passl.data import workers as workers_module
 from passl.data.loader import build_loader
-from passl.utils.errors import RunError
-from passl.utils.logging import get_logger
-from passl.utils.shared_memory import SHARED_MEMORY, remove_leftovers
+from passl.errors import RunError
+from passl.io.shared_memory import SHARED_MEMORY, remove_leftovers
+from passl.logging import get_logger
 
 ROOT = Path(__file__).resolve().parents[3]
 

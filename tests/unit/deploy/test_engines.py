@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from passl.deploy.engines import available_threads, check_engine, load_engine
-from passl.utils.errors import ConfigError, RunError
+from passl.errors import ConfigError, RunError
 
 
 def cpu(tmp_path, flags: str):

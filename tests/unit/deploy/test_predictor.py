@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl.data.pictures import read_picture
+from passl.data.datasets.images import read_picture
 from passl.deploy import predictor as predicting
-from passl.deploy.folder import Description
+from passl.deploy.exported import Description
 from passl.deploy.predictor import Classifier
-from passl.utils.errors import ConfigError, RunError
+from passl.errors import ConfigError, RunError
 from tests.numerics import Rounded
 
 DESCRIBED = Description(

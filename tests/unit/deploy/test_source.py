@@ -8,9 +8,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from passl.deploy.source import as_engine, load
+from passl.errors import CheckpointError, ConfigError
 from passl.modeling import Model
-from passl.porting.files import OURS
-from passl.utils.errors import CheckpointError, ConfigError
+from passl.porting.weight_file import OURS
 from tests.numerics import Rounded
 
 NORMALIZE = {"name": "Normalize", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}

@@ -11,8 +11,8 @@ from PIL import Image
 
 from passl.data import TRANSFORMS
 from passl.engine.check import TRAINING, check_config
+from passl.errors import ConfigError
 from passl.utils.config import get_config
-from passl.utils.errors import ConfigError
 from passl.utils.schema import Choice, Section
 
 

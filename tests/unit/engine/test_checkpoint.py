@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from passl.porting.safetensors_file import read_safetensors
 from safetensors.numpy import load_file, save_file
 
+from passl.distributed.ranks import Ranks
 from passl.engine.checkpoint import Progress, load_checkpoint, read_checkpoint, save_checkpoint
 from passl.engine.checkpoint import _checksum as checksum
-from passl.engine.distributed import Ranks
 from passl.engine.learner import Learner, build_learner
 from passl.engine.step import train_step
+from passl.errors import CheckpointError
 from passl.modeling import Model
 from passl.porting import load_weights, read_file
-from passl.porting.safetensors_file import read_safetensors
 from passl.utils.config import get_config
-from passl.utils.errors import CheckpointError
 
 
 def fresh(cfg) -> Learner:

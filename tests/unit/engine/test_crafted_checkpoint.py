@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from passl.porting.safetensors_file import read_safetensors
 from safetensors.numpy import save_file
 
+from passl.distributed.ranks import Ranks
 from passl.engine.checkpoint import Progress, load_checkpoint, read_checkpoint, save_checkpoint
 from passl.engine.checkpoint import _checksum as checksum
-from passl.engine.distributed import Ranks
 from passl.engine.learner import Learner, build_learner
 from passl.engine.resume import compare
 from passl.engine.step import train_step
+from passl.errors import CheckpointError
 from passl.modeling import Model
-from passl.porting.safetensors_file import read_safetensors
 from passl.utils.config import get_config
-from passl.utils.errors import CheckpointError
 
 WEIGHT = "backbone.blocks.0.mlp.fc1.weight"
 MOMENT, POWER = f"optimizer/{WEIGHT}/moment1_0", f"optimizer/{WEIGHT}/beta2_pow_acc_0"

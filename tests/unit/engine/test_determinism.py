@@ -9,8 +9,8 @@ import pytest
 
 from passl.engine.check import check_config
 from passl.engine.determinism import ask_for_determinism, report
+from passl.logging import get_logger
 from passl.utils.config import get_config
-from passl.utils.logging import get_logger
 
 CUDNN, EMBEDDING = "FLAGS_cudnn_deterministic", "FLAGS_embedding_deterministic"
 

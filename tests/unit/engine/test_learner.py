@@ -8,15 +8,15 @@ import numpy as np
 import paddle
 import pytest
 
-from passl.data.digits import Digits
+from passl.data.datasets.digits import Digits
+from passl.distributed.ranks import Ranks
 from passl.engine.average import WeightAverage
-from passl.engine.distributed import Ranks
 from passl.engine.freezing import Freezing
 from passl.engine.learner import Learner, build_learner
 from passl.engine.step import train_step
+from passl.errors import ConfigError
 from passl.modeling import Model
 from passl.utils.config import get_config
-from passl.utils.errors import ConfigError
 from tests.numerics import GRADIENTS, Rounded, check_network
 
 

@@ -14,7 +14,7 @@ import pytest
 from paddle.amp import grad_scaler
 from paddle.amp.auto_cast import amp_global_state
 
-from passl.engine.distributed import Ranks
+from passl.distributed.ranks import Ranks
 from passl.engine.learner import Learner, build_learner
 from passl.engine.precision import LossScaler, Precision
 from passl.engine.step import train_step

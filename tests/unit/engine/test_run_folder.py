@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from passl.distributed.ranks import Ranks
 from passl.engine import run_lock
 from passl.engine.checkpoint import Progress, read_checkpoint, save_checkpoint
-from passl.engine.distributed import Ranks
 from passl.engine.learner import build_learner
 from passl.engine.run_folder import find_checkpoint, opened_run_folder, set_aside, write_config
 from passl.engine.run_lock import RunLock
+from passl.errors import CheckpointError, ConfigError
+from passl.logging import get_logger
 from passl.modeling import Model
 from passl.utils.config import get_config
-from passl.utils.errors import CheckpointError, ConfigError
-from passl.utils.logging import get_logger
 
 
 @pytest.fixture

@@ -13,17 +13,17 @@ import numpy as np
 import paddle
 import pytest
 
+from passl.distributed.ranks import Ranks
 from passl.engine.checkpoint import Progress, read_checkpoint
-from passl.engine.distributed import Ranks
 from passl.engine.learner import build_learner
 from passl.engine.metrics import Curves, MetricLog, read_metrics
 from passl.engine.run_folder import find_checkpoint, make_last
 from passl.engine.saver import Saver
 from passl.engine.step import train_step
+from passl.errors import CheckpointError, RunError
+from passl.io.files import duplicate
 from passl.modeling import Model
 from passl.utils.config import get_config
-from passl.utils.errors import CheckpointError, RunError
-from passl.utils.files import duplicate
 from tests.full_disk import file_limit
 
 

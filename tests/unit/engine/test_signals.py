@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from passl.engine.signals import StopRequest
-from passl.utils.errors import Stopped
+from passl.errors import Stopped
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -14,8 +14,8 @@ import paddle
 import pytest
 
 import passl
+from passl.distributed.ranks import Ranks
 from passl.engine.checkpoint import Progress
-from passl.engine.distributed import Ranks
 from passl.engine.starts import STARTS, commit_of, record_start
 
 

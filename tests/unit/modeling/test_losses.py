@@ -8,9 +8,9 @@ import pytest
 from paddle import nn
 from paddle.nn import functional as F
 
+from passl.errors import ConfigError
 from passl.modeling.class_weights import balanced_weights
 from passl.modeling.losses import Distilled, Supervised, build_loss
-from passl.utils.errors import ConfigError
 from tests.numerics import Rounded
 
 RNG = np.random.default_rng(0)

@@ -6,9 +6,9 @@ import numpy as np
 import paddle
 import pytest
 
+from passl.errors import ConfigError
 from passl.optim import OPTIMIZERS
 from passl.optim.optimizers import build_optimizer, decayed_names, trainable
-from passl.utils.errors import ConfigError
 from tests.numerics import Rounded
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from passl.errors import ConfigError
 from passl.optim.optimizers import build_optimizer, trainable
-from passl.utils.errors import ConfigError
 from tests.numerics import Rounded
 
 RATE = 2.0**20

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from passl.errors import ConfigError
 from passl.optim.optimizers import build_optimizer, decayed_names, scaled_lr, trainable
 from passl.optim.parameters import layer_rates
-from passl.utils.errors import ConfigError
 
 
 def test_what_decays_in_convit(make_model):

@@ -7,9 +7,9 @@ import math
 
 import pytest
 
+from passl.errors import ConfigError
 from passl.optim import SCHEDULES
 from passl.optim.schedules import build_schedule
-from passl.utils.errors import ConfigError
 
 # What each one needs beside what all have.
 NEEDED = {

@@ -10,13 +10,13 @@ import paddle
 import pytest
 from safetensors.numpy import save_file
 
+from passl.deploy.convert import plan_conversion, write_converted
+from passl.errors import CheckpointError, ConfigError
 from passl.modeling import Model
-from passl.modeling.conversion import plan_conversion, write_converted
 from passl.modeling.heads import HEADS
 from passl.porting import load_weights, read_file
 from passl.porting.classes import imagenet_classes, order_in, readable, told
-from passl.porting.files import OURS, pack_classes
-from passl.utils.errors import CheckpointError, ConfigError
+from passl.porting.weight_file import OURS, pack_classes
 
 ABC = ["ape", "bee", "cow"]
 CAB = ["cow", "ape", "bee"]

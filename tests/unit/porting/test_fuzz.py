@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from passl.utils.errors import CheckpointError
-from tests.unit.porting import fuzzing
+from passl.errors import CheckpointError
+from tests.stress import fuzzing
 
 
 def test_a_short_run(run_tool):
-    done = run_tool("fuzz_weights.py", "--files", 200, "--seed", 1)
+    done = run_tool("../tests/stress/fuzz_weights.py", "--files", 200, "--seed", 1)
     lines = done.stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == list(fuzzing.READERS)
     for line in lines:
@@ -62,7 +62,7 @@ def test_what_a_reader_may_do(read, verdict):
 _DEATHS = """
 import json, os, signal, time
 import numpy as np
-from tests.unit.porting import fuzzing
+from tests.stress import fuzzing
 
 def by_content(path):
     match path.read_bytes():

@@ -12,11 +12,11 @@ import paddle
 import pytest
 from safetensors.numpy import save_file
 
+from passl.errors import CheckpointError, ConfigError
 from passl.modeling import Model
 from passl.modeling.backbones import build_backbone
 from passl.porting import load_weights, read_file
-from passl.porting.files import OURS
-from passl.utils.errors import CheckpointError, ConfigError
+from passl.porting.weight_file import OURS
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 SMALL = {

@@ -6,8 +6,8 @@ import pytest
 from paddle import nn
 
 from passl.modeling import Model
-from passl.porting.files import to_official
 from passl.porting.names import SOURCES, unwrapped
+from passl.porting.weight_file import to_official
 
 SMALL = {
     "ConViT": {

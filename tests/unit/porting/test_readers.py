@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from passl.porting.mindspore_file import read_mindspore
-from passl.porting.paddle_file import read_paddle
-from passl.porting.safetensors_file import read_safetensors
-from passl.porting.torch_file import read_torch
-from passl.utils.errors import CheckpointError
-from passl.utils.limits import widened
-from tests.unit.porting.fuzzing import (
+from passl.errors import CheckpointError
+from passl.io.limits import widened
+from passl.porting.readers.mindspore import read_mindspore
+from passl.porting.readers.paddle import read_paddle
+from passl.porting.readers.safetensors import read_safetensors
+from passl.porting.readers.torch import read_torch
+from tests.stress.fuzzing import (
     READERS,
     SUFFIXES,
     Tensor,

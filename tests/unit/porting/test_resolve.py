@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from passl import create_model
+from passl.errors import CheckpointError, ConfigError
 from passl.modeling import Model
 from passl.porting import locate, resolve, zoo_entry
 from passl.porting.zoo import entries
 from passl.utils.config import get_config
-from passl.utils.errors import CheckpointError, ConfigError
 
 DEFAULT = "convit_tiny.timm_in1k"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from passl.errors import ConfigError
 from passl.porting import names, zoo
 from passl.porting.zoo import entries, find, read_zoo, table
 from passl.utils.config import shipped_configs
-from passl.utils.errors import ConfigError
 
 PLUS = ("convit_tiny_plus", "convit_small_plus", "convit_base_plus")
 ZOO = zoo.FILE.read_text(encoding="utf-8")
@@ -213,7 +213,7 @@ def test_the_zoo_needs_no_paddle():
 import sys
 sys.path.insert(0, {str(Path(__file__).resolve().parents[3])!r})
 from passl.porting import zoo
-from passl.utils import download
+from passl.io import download
 assert zoo.entries()
 assert not {{"paddle", "numpy"}} & sys.modules.keys()
 """

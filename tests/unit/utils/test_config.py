@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from passl.errors import ConfigError
 from passl.utils.config import (
     CONFIG_ROOT,
     Config,
@@ -22,8 +23,7 @@ from passl.utils.config import (
     shipped_configs,
     storable,
 )
-from passl.utils.errors import ConfigError
-from passl.utils.yaml12 import parse, to_yaml
+from passl.utils.yaml import parse, to_yaml
 
 BASE = """\
 epochs: 10

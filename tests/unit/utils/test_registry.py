@@ -15,12 +15,12 @@ from typing import Any, Literal, Optional, Union
 import pytest
 
 from passl.data import DATASETS, TRANSFORMS
+from passl.errors import ConfigError
 from passl.modeling import LOSSES, rules
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.heads import HEADS
 from passl.optim import CLIPS, OPTIMIZERS, SCHEDULES
 from passl.utils.config import Config
-from passl.utils.errors import ConfigError
 from passl.utils.registry import Registry
 from passl.utils.schema import REQUIRED, describe, fits, read_signature
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from passl.errors import ConfigError
 from passl.utils.config import Config
-from passl.utils.errors import ConfigError
 from passl.utils.schema import (
     REQUIRED,
     Choice,

@@ -1,0 +1,404 @@
+"""Measure speed and memory, every measurement in a process of its own:
+python tools/benchmark.py network -c configs/convit/convit_tiny.yaml
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.processes import OURS, check_cpu, measure_in_child
+from passl.cli.main import add_config_options, as_path, read_config, run
+from passl.errors import ConfigError, RunError
+from passl.utils.config import Config, dotted
+
+CONVERTER = Path(__file__).resolve().parents[1] / "tools" / "convert_weights.py"
+WITHOUT_DATA, WITH_DATA = ("inference", "training"), ("data", "training_with_data")
+PARTS = (*WITHOUT_DATA, *WITH_DATA)
+PICTURES = 64  # that --synthetic writes, if a batch is not larger
+SWEPT = ("size", "batch")
+HEAD = ("", "images/s", "process ms (low to high)", "wall ms (low to high)", "peak MiB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Measure speed and memory. The last line on stdout is the result as JSON."
+    )
+    benchmarks = parser.add_subparsers(dest="benchmark", required=True)
+    network = benchmarks.add_parser("network", help="training, inference and data of a config")
+    add_config_options(network)
+    network.add_argument(
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        metavar="PART",
+        help=f"some of {', '.join(PARTS)} (default: all, with --size the first two)",
+    )
+    network.add_argument(
+        "--size", type=int, nargs="+", metavar="PIXELS", help="side, or height and width"
+    )
+    network.add_argument(
+        "--by-module",
+        type=int,
+        nargs="?",
+        const=2,
+        metavar="DEPTH",
+        help="time, parameters and multiply-accumulates of each module as well; DEPTH is how many "
+        "parts their names have (default 2: blocks of a ConViT, stages of a CvT)",
+    )
+    network.add_argument(
+        "--sweep",
+        type=sweep,
+        metavar="size=224,384|batch=1,8",
+        help="inference and training for each of these instead, as a plot",
+    )
+    network.add_argument(
+        "--plot", type=as_path, default="sweep.png", metavar="FILE.png", help="where --sweep draws"
+    )
+    network.add_argument(
+        "--synthetic",
+        action="store_true",
+        help="make pictures of 500 x 375 pixels instead of reading the config's",
+    )
+    network.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes that read ahead; process time knows only of pictures that are read "
+        "without (default: 0)",
+    )
+    exported = benchmarks.add_parser("exported", help="inference of an exported network")
+    exported.add_argument("folder", type=as_path, help="what tools/export.py has made")
+    exported.add_argument("--engine", default="paddle", help="paddle, onnxruntime or openvino")
+    exported.add_argument("--precision", default="fp32", help="fp32 or bf16")
+    for subparser in (network, exported):
+        subparser.add_argument("--batch", type=int, default=8, metavar="B", help="images of a step")
+        subparser.add_argument("--threads", type=int, default=1, help="default: 1")
+        subparser.add_argument("--cpu", type=int, help="the only processor to use")
+        subparser.add_argument("--warmup", type=int, default=2, help="runs before those that count")
+        subparser.add_argument("--repeats", type=int, default=5, help="runs that are timed")
+    convert = benchmarks.add_parser("convert", help="memory and time of converting a weight file")
+    convert.add_argument(
+        "--model", default="cvt_w24_384", help="a published variant (random weights)"
+    )
+    args = parser.parse_args()
+    measures = {
+        "network": measure_network,
+        "exported": measure_exported,
+        "convert": measure_convert,
+    }
+    print(json.dumps(measures[args.benchmark](args)))
+
+
+# --------------------------------------------------------------------------------------------------
+# A config
+# --------------------------------------------------------------------------------------------------
+def measure_network(args: argparse.Namespace) -> dict[str, object]:
+    check_counts(args)
+    cfg = read_config(args)
+    check_keys(cfg)
+    parts, size = parts_of(args), size_of(args, cfg)
+    task = {**timing_of(args), "config": args.config, "batch": args.batch, "size": size}
+    task["overrides"] = [pair for pairs in args.override for pair in pairs]
+    if args.sweep is not None:
+        return measure_sweep(args, task, parts)
+    result = {"benchmark": "network", "config": args.config, "batch": args.batch, "size": size}
+    result |= {"threads": args.threads, **machine()}
+    result |= measure_in_child(OURS, {**task, "task": "describe"}, args.threads, args.cpu)
+    print(
+        f"{args.config}: {result['parameters']:,} parameters, {in_words(result['macs'])} "
+        f"multiply-accumulates at {size[0]} x {size[1]}"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        rows = {}
+        if "inference" in parts and args.batch != 1:
+            rows["inference, batch 1"] = {**task, "task": "inference", "batch": 1}
+        for part in parts:
+            more = data_overrides(args, Path(folder)) if part in WITH_DATA else []
+            overrides = [*task["overrides"], *more]
+            name = f"{part.replace('_', ' ')}, batch {args.batch}"
+            rows[name] = {**task, "task": part, "overrides": overrides}
+        result["parts"] = measure_rows(rows, args)
+    if args.by_module is not None:
+        module_task = {**task, "task": "modules", "depth": args.by_module}
+        found = measure_in_child(OURS, module_task, args.threads, args.cpu)
+        print_modules(found)
+        result |= {"modules": found["modules"]}
+    return result
+
+
+def measure_sweep(
+    args: argparse.Namespace, task: Mapping[str, object], parts: Sequence[str]
+) -> dict[str, object]:
+    name, values = args.sweep
+    parts = [part for part in parts if part in WITHOUT_DATA]
+    if not parts:
+        raise ConfigError("--sweep measures inference and training; name one of them by --parts")
+    if not args.plot.absolute().parent.is_dir():
+        raise ConfigError(f"--plot {args.plot}: the folder {args.plot.parent} does not exist")
+    rows = {
+        f"{part}, {name} {value}": {
+            **task,
+            "task": part,
+            name: [value, value] if name == "size" else value,
+        }
+        for value in values
+        for part in parts
+    }
+    found = measure_rows(rows, args)
+    by_part = {
+        part: [
+            {"batch": rows[row]["batch"], **found[row]} for row in rows if rows[row]["task"] == part
+        ]
+        for part in parts
+    }
+    from benchmarks.sweep import plot_sweep
+
+    threads = f"{args.threads} thread{'s' * (args.threads > 1)}"
+    plot_sweep(name, values, by_part, f"{args.config}, {threads}", args.plot)
+    print(args.plot)
+    result = {"benchmark": "sweep", "config": args.config, "threads": args.threads, **machine()}
+    return {**result, name: values, **by_part, "plot": str(args.plot)}
+
+
+def check_keys(cfg: Config) -> None:
+    """Names, keys and types. The data need not be there."""
+    from passl.engine.check import TRAINING
+    from passl.utils.schema import problems_in
+
+    problems = list(problems_in(TRAINING, cfg))
+    if problems:
+        lines = [
+            f"{cfg.origins.get(keys, cfg.file)}: {dotted(keys)}: {rule}" for keys, rule in problems
+        ]
+        raise ConfigError(*lines)
+
+
+def check_counts(args: argparse.Namespace) -> None:
+    """Numbers that cannot be so small."""
+    least = {"batch": 1, "threads": 1, "repeats": 1, "warmup": 0, "workers": 0, "by_module": 1}
+    for name, smallest in least.items():
+        value = getattr(args, name, None)
+        if value is not None and value < smallest:
+            raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least {smallest}")
+    check_cpu(args.cpu)
+
+
+def parts_of(args: argparse.Namespace) -> Sequence[str]:
+    """What is to be measured. The transforms say how large the pictures of data are, not --size."""
+    if args.parts is None:
+        return PARTS if args.size is None else WITHOUT_DATA
+    wrong = [part for part in args.parts if part in WITH_DATA]
+    if args.size is not None and wrong:
+        raise ConfigError(
+            f"--size: the transforms say how large the pictures of {wrong[0]} are; change "
+            "dataloader.train.dataset.transforms by -o instead"
+        )
+    return args.parts
+
+
+def size_of(args: argparse.Namespace, cfg: Config) -> list[int]:
+    """Height and width: what is asked for, else what the training pictures are cropped to, else
+    what the network is made for.
+    """
+    if args.size is not None:
+        size = 2 * args.size if len(args.size) == 1 else args.size
+        if len(size) != 2 or min(size) < 1:
+            shown = " ".join(map(str, args.size))
+            raise ConfigError(f"--size {shown}: give one side, or height and width, from 1 on")
+        return size
+    from passl.data.transforms.basic import pair
+    from passl.modeling.backbones import BACKBONES
+
+    sizes = [node["size"] for node in cfg.dataloader.train.dataset.transforms if "size" in node]
+    made_for = BACKBONES.arguments(cfg.model.architecture).get("img_size", 224)
+    return list(pair(sizes[-1] if sizes else made_for))
+
+
+def data_overrides(args: argparse.Namespace, folder: Path) -> list[str]:
+    """Batches of that size, read by that many processes, of the config's pictures or our own."""
+    train = "dataloader.train"
+    found = [
+        f"{train}.sampler.batch_size={args.batch}",
+        f"{train}.loader.num_workers={args.workers}",
+    ]
+    if args.synthetic:
+        from benchmarks.synthetic import write_pictures
+
+        if not any(folder.iterdir()):
+            write_pictures(folder, max(PICTURES, args.batch))
+        transforms = read_config(args).to_dict()["dataloader"]["train"]["dataset"]["transforms"]
+        node = {"name": "ImageFolder", "dataroot": str(folder), "transforms": transforms}
+        found.append(f"{train}.dataset={json.dumps(node)}")
+    return found
+
+
+def print_modules(found: Mapping[str, object]) -> None:
+    total = found["cpu_ms"]
+    rows = [("module", "parameters", "M multiply-acc.", "process ms", "%")]
+    for row in found["modules"]:
+        share = f"{100 * row['cpu_ms'] / total:.1f}"
+        counts = (f"{row['parameters']:,}", f"{row['macs'] / 1e6:,.1f}")
+        rows.append((row["module"], *counts, f"{row['cpu_ms']:.2f}", share))
+    inside = sum(row["cpu_ms"] for row in found["modules"])
+    rest = total - inside
+    rows.append(("what stands between", "", "", f"{rest:.2f}", f"{100 * rest / total:.1f}"))
+    rows.append(("the whole forward pass", "", "", f"{total:.2f}", "100.0"))
+    print()
+    print_table(rows)
+
+
+# --------------------------------------------------------------------------------------------------
+# An exported network
+# --------------------------------------------------------------------------------------------------
+def measure_exported(args: argparse.Namespace) -> dict[str, object]:
+    check_counts(args)
+    from passl.deploy.engines import check_engine, needed_files
+    from passl.deploy.exported import read_folder
+
+    check_engine(args.engine, args.precision, args.threads)
+    description = read_folder(args.folder, needed_files(args.engine))
+    task = {**timing_of(args), "task": "exported", "folder": str(args.folder)}
+    task |= {"engine": args.engine, "precision": args.precision}
+    print(f"{args.folder}: {description.parameters:,} parameters, {args.engine}, {args.precision}")
+    rows = {f"inference, batch {n}": {**task, "batch": n} for n in sorted({1, args.batch})}
+    result = {"benchmark": "exported", "folder": str(args.folder), "engine": args.engine}
+    result |= {"precision": args.precision, "threads": args.threads, **machine()}
+    return {**result, "parts": measure_rows(rows, args)}
+
+
+# --------------------------------------------------------------------------------------------------
+# Both
+# --------------------------------------------------------------------------------------------------
+def measure_rows(
+    rows: Mapping[str, Mapping[str, object]], args: argparse.Namespace
+) -> dict[str, dict[str, object]]:
+    """Measure each row, and print them as a table. What cannot run says why."""
+    print(
+        f"{args.threads} thread{'s' * (args.threads > 1)}; medians of {args.repeats} runs after "
+        f"{args.warmup}; images/s of process time; memory over the idle process"
+    )
+    found: dict[str, dict[str, object]] = {}
+    for name, task in rows.items():
+        try:
+            found[name] = measure_in_child(OURS, task, args.threads, args.cpu)
+        except RunError as error:
+            found[name] = {"error": str(error)}
+    print()
+    print_table([HEAD, *(cells(name, result) for name, result in found.items())])
+    for name, result in found.items():
+        if "error" in result:
+            print(f"{name}: cannot run: {result['error']}")
+    if all("error" in result for result in found.values()):
+        raise RunError("nothing could be measured")
+    return found
+
+
+def cells(name: str, result: Mapping[str, object]) -> tuple[str, ...]:
+    if "error" in result:
+        return (name, "-", "-", "-", "-")
+    spans = [
+        f"{result[key]['median']:.1f} ({result[key]['low']:.1f} to {result[key]['high']:.1f})"
+        for key in ("cpu_ms", "wall_ms")
+    ]
+    peak = "-" if result["peak_mib"] is None else f"{result['peak_mib']:,.0f}"
+    return (name, f"{result['rate']:.4g}", *spans, peak)
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        right = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        print("  ".join([first.ljust(widths[0]), *right]).rstrip())
+
+
+def in_words(count: int) -> str:
+    return f"{count / 1e9:.2f} G" if count >= 1e9 else f"{count / 1e6:.2f} M"
+
+
+def timing_of(args: argparse.Namespace) -> dict[str, int]:
+    return {"warmup": args.warmup, "repeats": args.repeats}
+
+
+def machine() -> dict[str, object]:
+    """On what this is measured."""
+    from passl.machine import processor, versions
+
+    return {"processor": processor(), "versions": versions(["paddlepaddle", "numpy", "pillow"])}
+
+
+def sweep(text: str) -> tuple[str, list[int]]:
+    """`size=224,384` in parts."""
+    name, _, listed = text.partition("=")
+    values = [int(value) if value.isdecimal() else 0 for value in listed.split(",")]
+    if name not in SWEPT or min(values) < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not {' or '.join(SWEPT)} with whole numbers, such as size=224,320,384"
+        )
+    return name, values
+
+
+# --------------------------------------------------------------------------------------------------
+# A conversion
+# --------------------------------------------------------------------------------------------------
+def measure_convert(args: argparse.Namespace) -> dict[str, object]:
+    with tempfile.TemporaryDirectory() as folder:
+        return measure_conversion(args.model, Path(folder))
+
+
+def measure_conversion(model: str, folder: Path) -> dict[str, object]:
+    """Convert a file of that variant in its authors' names, in a process of its own, and ask the
+    operating system for its largest memory.
+    """
+    file = folder / "theirs.safetensors"
+    target = "timm" if model.startswith("convit") else "microsoft"
+    # Made in a process of its own too, so that this one stays small.
+    make = (
+        "import sys; sys.path.insert(0, sys.argv[4])\n"
+        "from pathlib import Path\nimport passl\n"
+        "from passl.deploy.convert import plan_conversion, write_for\n"
+        "from passl.porting.weight_file import WeightFile\n"
+        "from passl.utils.config import get_config\n"
+        "m = passl.create_model(sys.argv[1])\n"
+        "w = {k: t.numpy() for k, t in m.state_dict().items()}\n"
+        "f = WeightFile(Path('random'), w, None, {}, {})\n"
+        "c = get_config(f'{sys.argv[1].split(chr(95))[0]}/{sys.argv[1]}.yaml').to_dict()['model']\n"
+        "p = plan_conversion(f, c['architecture'], c['head'])\n"
+        "write_for(sys.argv[2], f, p, Path(sys.argv[3]))\n"
+    )
+    root = str(CONVERTER.parents[1])
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", make, model, target, str(file), root], check=True
+    )
+    # Its own count of its memory: what the system tells of a child that has ended (ru_maxrss)
+    # starts with this process's.
+    convert = (
+        "import runpy, sys\nfrom pathlib import Path\nsys.argv = sys.argv[1:]\n"
+        "sys.path[:0] = [str(Path(sys.argv[0]).parent), str(Path(sys.argv[0]).parents[1])]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "from benchmarks.speed import memory\nprint(memory('VmHWM'))\n"
+    )
+    command = [sys.executable, "-c", convert, str(CONVERTER), str(file)]
+    start = time.perf_counter()
+    done = subprocess.run([*command, str(folder / "ours.safetensors")], stdout=subprocess.PIPE)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        raise RunError("the conversion failed, see above")
+    peak, size = int(done.stdout.split()[-1]), file.stat().st_size
+    return {
+        "benchmark": "convert",
+        "model": model,
+        "file_mib": round(size / 2**20, 1),
+        "peak_mib": round(peak / 2**20, 1),
+        "peak_over_file": round(peak / size, 2),
+        "seconds": round(seconds, 1),
+    }
+
+
+if __name__ == "__main__":
+    run(main)

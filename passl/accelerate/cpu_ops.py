@@ -1,0 +1,297 @@
+"""Operations whose plain Paddle form is slow or large in training on a CPU: the same values and
+gradients by other means.
+
+`on_cpu` says where they are used; elsewhere (a GPU, an exported graph) the callers take Paddle's
+own operations, and so they do with PASSL_CPU_OPS=0 in the environment. Ratios in the comments are
+processor time, one thread, Paddle 3.3.1, at the sizes of convit_tiny and CvT-13.
+
+Shapes in names: G one head of one sample, N queries, M keys, D channels of a head, R rows, I and O
+channels in and out, C channels, B batch, Y rows and X columns of a map, K side of a kernel.
+"""
+
+from __future__ import annotations
+
+import os
+
+import paddle
+from paddle import _C_ops
+from paddle.autograd import PyLayer
+from paddle.nn import functional as F
+
+from passl.accelerate import onednn
+from passl.accelerate.switches import plain_ops_wanted
+
+STRIDE_FLAG = "FLAGS_use_stride_kernel"
+# Attention scores that are worked on at once, 4 MB of float32: of fewer there are more calls, and
+# more leave the caches.
+SCORES = 2**20
+
+
+def transpose_by_copying() -> None:
+    """Let `transpose` copy at once, as Paddle did before version 2.6.
+
+    Since then it is a view, which the next operation makes contiguous element by element on a CPU:
+    a training step of convit_tiny takes 1.8 times as long. A value of the flag in the environment
+    stays, and so does Paddle's default where there may be a GPU.
+    """
+    if STRIDE_FLAG not in os.environ and not paddle.is_compiled_with_cuda():
+        paddle.set_flags({STRIDE_FLAG: False})
+
+
+PLAIN = plain_ops_wanted()
+if not PLAIN:
+    transpose_by_copying()
+
+
+def on_cpu(x) -> bool:
+    """Whether x is a tensor on a CPU outside of a graph, and the operations here are wanted. They
+    leave bfloat16 (see `autocast`) to Paddle's.
+    """
+    is_wanted = not PLAIN and paddle.in_dynamic_mode() and x.place.is_cpu_place()
+    return is_wanted and x.dtype != paddle.bfloat16
+
+
+def trains_on_cpu(x) -> bool:
+    """The same, with gradients to be expected."""
+    return paddle.is_grad_enabled() and on_cpu(x)
+
+
+def _wanted(*tensors) -> list[bool]:
+    return [not tensor.stop_gradient for tensor in tensors]
+
+
+def column_sums(x_RC):
+    """Sums over the rows as a matrix product, which is many times as fast as `sum(0)`."""
+    return (paddle.ones([1, x_RC.shape[0]], x_RC.dtype) @ x_RC).squeeze(0)
+
+
+class Linear(PyLayer):
+    """x W + b, where Paddle adds the bias in a pass of its own, and sums its gradient slowly."""
+
+    @staticmethod
+    def forward(ctx, x, weight_IO, bias_O):
+        ctx.wanted = _wanted(x, weight_IO, bias_O)
+        ctx.save_for_backward(x, weight_IO)
+        y_RO = paddle.addmm(bias_O.unsqueeze(0), x.reshape([-1, x.shape[-1]]), weight_IO)
+        return y_RO.reshape([*x.shape[:-1], -1])
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight_IO = ctx.saved_tensor()
+        grad_RO = grad.reshape([-1, grad.shape[-1]])
+        x_wanted, weight_wanted, bias_wanted = ctx.wanted
+        return (
+            paddle.matmul(grad_RO, weight_IO, transpose_y=True).reshape(x.shape)
+            if x_wanted
+            else None,
+            paddle.matmul(x.reshape([-1, x.shape[-1]]), grad_RO, transpose_x=True)
+            if weight_wanted
+            else None,
+            column_sums(grad_RO) if bias_wanted else None,
+        )
+
+
+class ScaleChannels(PyLayer):
+    """x * w with w [C] along the last axis. The gradient of w is summed by a matrix product."""
+
+    @staticmethod
+    def forward(ctx, x, weight_C):
+        ctx.wanted = _wanted(x, weight_C)
+        ctx.save_for_backward(x, weight_C)
+        return x * weight_C
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight_C = ctx.saved_tensor()
+        x_wanted, weight_wanted = ctx.wanted
+        return (
+            grad * weight_C if x_wanted else None,
+            column_sums((grad * x).reshape([-1, x.shape[-1]])) if weight_wanted else None,
+        )
+
+
+class ScaleSamples(PyLayer):
+    """x * scale with one number for each sample. Paddle's product keeps x too, for a gradient of
+    the scale that nobody wants.
+    """
+
+    @staticmethod
+    def forward(ctx, x, scale):
+        ctx.save_for_backward(scale)
+        return x * scale
+
+    @staticmethod
+    def backward(ctx, grad):
+        (scale,) = ctx.saved_tensor()
+        return grad * scale, None
+
+
+class LayerNorm(PyLayer):
+    """LayerNorm over the last axis. Backward it is a BatchNorm of one sample whose channels are the
+    rows, and that kernel's gradient takes a tenth of the time of LayerNorm's own.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight_C, bias_C, eps: float):
+        ctx.eps = eps
+        ctx.wanted = _wanted(x, weight_C, bias_C)
+        ctx.save_for_backward(x, weight_C)
+        return F.layer_norm(x, [x.shape[-1]], weight_C, bias_C, eps)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight_C = ctx.saved_tensor()
+        channels = x.shape[-1]
+        x_wanted, weight_wanted, bias_wanted = ctx.wanted
+        x_1RC = x.reshape([1, -1, channels])
+        grad_RC = grad.reshape([-1, channels])
+        rows = x_1RC.shape[1]
+        zeros_R, ones_R = paddle.zeros([rows], x.dtype), paddle.ones([rows], x.dtype)
+        # The kernels want running statistics too, which they write to, and a rate to mix them at.
+        how = (0.9, ctx.eps, "NCHW", False, False)
+        n_1RC, *statistics = _C_ops.batch_norm(
+            x_1RC, zeros_R.clone(), ones_R.clone(), ones_R, zeros_R, False, *how
+        )
+        dx = None
+        if x_wanted:
+            dn_1RC = (grad_RC * weight_C).unsqueeze(0)
+            dx_1RC, _, _ = _C_ops.batch_norm_grad(
+                x_1RC, ones_R, zeros_R, *statistics, dn_1RC, *how[:3], False, *how[3:]
+            )
+            dx = dx_1RC.reshape(x.shape)
+        return (
+            dx,
+            column_sums(n_1RC.squeeze(0).multiply_(grad_RC)) if weight_wanted else None,
+            column_sums(grad_RC) if bias_wanted else None,
+        )
+
+
+class Conv2D(PyLayer):
+    """A convolution without bias by oneDNN."""
+
+    @staticmethod
+    def forward(ctx, x_BCYX, weight_OIKK, stride: int, padding: int, groups: int):
+        ctx.geometry = (stride, padding, groups)
+        ctx.wanted = _wanted(x_BCYX, weight_OIKK)
+        ctx.save_for_backward(x_BCYX, weight_OIKK)
+        return onednn.conv2d(x_BCYX, weight_OIKK, *ctx.geometry)
+
+    @staticmethod
+    def backward(ctx, grad_BOYX):
+        return onednn.conv2d_grad(*ctx.saved_tensor(), grad_BOYX, *ctx.geometry, tuple(ctx.wanted))
+
+
+class Gelu(PyLayer):
+    """GELU by erf, by oneDNN."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return onednn.gelu(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return onednn.gelu_grad(*ctx.saved_tensor(), grad)
+
+
+class QuickGelu(PyLayer):
+    """x * sigmoid(1.702 x) = swish(1.702 x) / 1.702, of which only x is kept: one activation of the
+    feed-forward's width less.
+    """
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return onednn.swish(x * 1.702).scale_(1 / 1.702)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensor()
+        return onednn.swish_grad(x * 1.702, grad)
+
+
+class Attention(PyLayer):
+    """softmax(q k^T * scale) v, some heads or a part of one head's queries at a time. Only q, k and
+    v are kept for the backward pass, which makes the weights anew: memory grows with the tokens and
+    not with their square, and the scores never leave the cache.
+    """
+
+    @staticmethod
+    def forward(ctx, q_BNHD, k_BMHD, v_BMHD, scale: float):
+        ctx.heads, ctx.scale = q_BNHD.shape[2], scale
+        ctx.wanted = _wanted(q_BNHD, k_BMHD, v_BMHD)
+        q_GND, k_GMD, v_GMD = (
+            _heads_first(q_BNHD * scale),
+            _heads_first(k_BMHD),
+            _heads_first(v_BMHD),
+        )
+        ctx.save_for_backward(q_GND, k_GMD, v_GMD)
+        out = [
+            _joined([_weights(q, k) @ v for q in _queries(q, k)])
+            for q, k, v in _heads(q_GND, k_GMD, v_GMD)
+        ]
+        return _heads_last(out, ctx.heads)
+
+    @staticmethod
+    def backward(ctx, grad_BNHD):
+        parts = _heads(*ctx.saved_tensor(), _heads_first(grad_BNHD))
+        grads = zip(*(_attention_grad(*part) for part in parts), strict=True)
+        dq_BNHD, dk_BMHD, dv_BMHD = (_heads_last(list(grad), ctx.heads) for grad in grads)
+        grads = (dq_BNHD.scale_(ctx.scale), dk_BMHD, dv_BMHD)
+        return tuple(
+            grad if wanted else None for grad, wanted in zip(grads, ctx.wanted, strict=True)
+        )
+
+
+def _attention_grad(q_GND, k_GMD, v_GMD, grad_GND):
+    """The gradients of q (its scale in it), k and v of some heads."""
+    dq, dk_GMD, dv_GMD = [], None, None
+    for q, grad in zip(_queries(q_GND, k_GMD), _queries(grad_GND, k_GMD), strict=True):
+        weights_GNM = _weights(q, k_GMD)
+        dweights_GNM = paddle.matmul(grad, v_GMD, transpose_y=True)
+        dscores_GNM = _C_ops.softmax_grad(weights_GNM, dweights_GNM, -1)
+        dq.append(dscores_GNM @ k_GMD)
+        dk_GMD = _added(dk_GMD, paddle.matmul(dscores_GNM, q, transpose_x=True))
+        dv_GMD = _added(dv_GMD, paddle.matmul(weights_GNM, grad, transpose_x=True))
+    return _joined(dq), dk_GMD, dv_GMD
+
+
+def _added(total, part):
+    return part if total is None else total.add_(part)
+
+
+def _weights(q_GND, k_GMD):
+    return onednn.softmax(paddle.matmul(q_GND, k_GMD, transpose_y=True))
+
+
+def _heads(q_GND, k_GMD, *others):
+    """The tensors in parts of as many heads as have SCORES scores, one at least."""
+    count, scores = q_GND.shape[0], q_GND.shape[1] * k_GMD.shape[1]
+    sizes = _sizes(count, SCORES // scores)
+    return zip(*(x.split(sizes) for x in (q_GND, k_GMD, *others)), strict=True)
+
+
+def _queries(x_GND, k_GMD):
+    """The queries of some heads in blocks that have SCORES scores at most."""
+    rows = x_GND.shape[1]
+    sizes = _sizes(rows, SCORES // (x_GND.shape[0] * k_GMD.shape[1]))
+    return x_GND.split(sizes, axis=1) if len(sizes) > 1 else [x_GND]
+
+
+def _sizes(count: int, size: int) -> list[int]:
+    """`count` things in parts of `size`, or of one."""
+    size = max(1, size)
+    return [min(size, count - start) for start in range(0, count, size)]
+
+
+def _joined(blocks):
+    return blocks[0] if len(blocks) == 1 else paddle.concat(blocks, axis=1)
+
+
+def _heads_first(x_BNHD):
+    return x_BNHD.transpose([0, 2, 1, 3]).flatten(0, 1)
+
+
+def _heads_last(parts_GND, heads: int):
+    x_GND = paddle.concat(parts_GND)
+    return x_GND.reshape([-1, heads, *x_GND.shape[1:]]).transpose([0, 2, 1, 3])

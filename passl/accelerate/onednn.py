@@ -1,0 +1,204 @@
+"""oneDNN's kernels in eager mode, on a CPU.
+
+Paddle's wheel has them but gives them to graphs alone. Its own kernels take two to seven times as
+long in a depthwise convolution, which they turn into a matrix of patches, and about twice as long
+in an activation. So an operation is a graph here, made once: a call of it costs 70 microseconds.
+
+Shapes in names: B batch, Y rows and X columns of a map, C its channels, O channels out, I channels
+in of one group, K side of the kernel.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Sequence
+
+import paddle
+from paddle import _C_ops, static
+from paddle.base import core
+from paddle.nn import functional as F
+from paddle.pir import PassManager
+
+from passl.logging import get_logger
+from passl.modeling.autocast import no_autocast
+
+
+class Graph:
+    """A function of float32 tensors, traced, with oneDNN's operations where it has them.
+
+    Args:
+        function: of tensors, giving tensors.
+        shapes: of its arguments; -1 for what varies.
+    """
+
+    def __init__(self, function: Callable, shapes: Sequence[Sequence[int]]):
+        traced = _to_static(function)
+        specs = [static.InputSpec(shape, "float32", stop_gradient=False) for shape in shapes]
+        with paddle.enable_grad(), no_autocast():  # else `static.gradients` finds none
+            _, self._layer = traced.get_concrete_program(*specs)
+        self._layer.training = False  # what is run here is not differentiated
+        program = self._layer.program.forward_program
+        passes = PassManager()
+        passes.add_pass("dead_code_elimination_pass", {})
+        passes.add_pass("onednn_placement_pass", {})
+        passes.run(program)
+        self.operations = program.global_block().ops
+        for operation in self.operations:
+            if "is_test" in operation.attrs():  # or the weights of the first run are kept for ever
+                operation.set_bool_attr("is_test", False)
+
+    def __call__(self, *tensors):
+        with no_autocast():  # which Paddle would apply within the graph
+            return self._layer(tensors)
+
+
+def usable() -> bool:
+    """Whether graphs run on the CPU, and this Paddle's oneDNN computes in them what it should."""
+    with no_autocast():
+        return paddle.get_device() == "cpu" and _is_right()
+
+
+@functools.cache
+def _is_right() -> bool:
+    """Whether a convolution by oneDNN is, forward and backward: what graphs are made with here is
+    no public interface.
+    """
+    if not core.is_compiled_with_onednn():
+        return False
+    inputs, grad_BOYX = (_waves(1, 4, 4, 5), _waves(6, 2, 3, 3)), _waves(1, 6, 4, 5)
+    how = ([1, 1], [1, 1], "EXPLICIT", [1, 1], 2, "NCHW")
+    plain = [_convolve(*inputs, 1, 1, 2), *_C_ops.conv2d_grad(*inputs, grad_BOYX, *how)]
+    try:
+        # The first graph that runs makes Paddle know oneDNN's operations.
+        _to_static(lambda x: F.relu(x))(paddle.zeros([1]))
+        by_onednn = [conv2d(*inputs, 1, 1, 2), *conv2d_grad(*inputs, grad_BOYX, 1, 1, 2)]
+        names = [operation.name() for operation in _convolution((6, 2, 3, 3), 1, 1, 2).operations]
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        get_logger().warning("training goes without oneDNN's kernels, slower: %s", error)
+        return False
+    right = "onednn_op.conv2d" in names and all(
+        one.shape == other.shape and bool(paddle.allclose(one, other, rtol=1e-4, atol=1e-5))
+        for one, other in zip(plain, by_onednn, strict=True)
+    )
+    if not right:
+        get_logger().warning(
+            "training goes without oneDNN's kernels, slower: this Paddle's are not right"
+        )
+    return right
+
+
+def _waves(*shape: int):
+    """Some numbers; no generator's, whose state is the run's."""
+    return paddle.arange(math.prod(shape), dtype="float32").sin().reshape(shape)
+
+
+def _to_static(function: Callable) -> Callable:
+    """Traced as it is: there is nothing for Paddle to rewrite, which reads the source again."""
+    return paddle.jit.to_static(paddle.jit.not_to_static(function), full_graph=True, backend=None)
+
+
+# --------------------------------------------------------------------------------------------------
+# Operations along the last axis or without any
+# --------------------------------------------------------------------------------------------------
+def by_onednn(plain: Callable) -> Callable:
+    """The function, of tensors of one shape giving another, by oneDNN: where it is usable and the
+    first tensor is in float32.
+    """
+
+    @functools.cache
+    def graph() -> Graph:
+        return Graph(plain, [[-1, -1]] * len(inspect.signature(plain).parameters))
+
+    @functools.wraps(plain)
+    def run(*tensors):
+        x = tensors[0]
+        if x.dtype != paddle.float32 or not usable():
+            return plain(*tensors)
+        # As rows: after a convolution with its channels last (see below), oneDNN's kernels take the
+        # axes of anything larger for a map's.
+        rows = [tensor.reshape([-1, x.shape[-1]]) for tensor in tensors]
+        return graph()(*rows).reshape(x.shape)
+
+    return run
+
+
+def _gelu(x):
+    return F.gelu(x)
+
+
+def _gelu_grad(x, grad):
+    return _C_ops.gelu_grad(x, grad, False)
+
+
+def _swish(x):
+    return _C_ops.swish(x)
+
+
+def _swish_grad(x, grad):
+    return _C_ops.swish_grad(x, grad)
+
+
+def _softmax(x):
+    return F.softmax(x, -1)
+
+
+gelu, gelu_grad = by_onednn(_gelu), by_onednn(_gelu_grad)
+swish, swish_grad = by_onednn(_swish), by_onednn(_swish_grad)
+softmax = by_onednn(_softmax)
+
+
+# --------------------------------------------------------------------------------------------------
+# Convolutions. With their channels last, as tokens have them, they would be faster still; but then
+# Paddle takes the axes of all that this thread computes by oneDNN later for a map's, in a user's
+# predictor too.
+# --------------------------------------------------------------------------------------------------
+def conv2d(x_BCYX, weight_OIKK, stride: int, padding: int, groups: int):
+    """A convolution [B, O, Y, X]; only where oneDNN is usable, in float32."""
+    return _convolution(tuple(weight_OIKK.shape), stride, padding, groups)(x_BCYX, weight_OIKK)
+
+
+def conv2d_grad(
+    x_BCYX,
+    weight_OIKK,
+    grad_BOYX,
+    stride: int,
+    padding: int,
+    groups: int,
+    wanted: tuple[bool, bool] = (True, True),
+):
+    """The gradients of its map and of its weight, None for what is not wanted."""
+    if not any(wanted):
+        return None, None
+    graph = _gradients(tuple(weight_OIKK.shape), stride, padding, groups, wanted)
+    grads = iter(graph(x_BCYX, weight_OIKK, grad_BOYX))
+    return tuple(next(grads) if one else None for one in wanted)
+
+
+def _convolve(x_BCYX, weight_OIKK, stride: int, padding: int, groups: int):
+    return F.conv2d(x_BCYX, weight_OIKK, None, stride, padding, 1, groups)
+
+
+@functools.cache
+def _convolution(shape: tuple[int, ...], stride: int, padding: int, groups: int) -> Graph:
+    def convolution(x, weight):
+        return _convolve(x, weight, stride, padding, groups)
+
+    return Graph(convolution, [_map(shape[1] * groups), shape])
+
+
+@functools.cache
+def _gradients(
+    shape: tuple[int, ...], stride: int, padding: int, groups: int, wanted: tuple[bool, bool]
+) -> Graph:
+    def gradients(x, weight, grad):
+        y = _convolve(x, weight, stride, padding, groups)
+        inputs = [one for one, is_wanted in zip((x, weight), wanted, strict=True) if is_wanted]
+        return static.gradients([y], inputs, [grad])
+
+    return Graph(gradients, [_map(shape[1] * groups), shape, _map(shape[0])])
+
+
+def _map(channels: int) -> list[int]:
+    return [-1, channels, -1, -1]

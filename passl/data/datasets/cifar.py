@@ -1,0 +1,277 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009), from their authors' python archives."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tarfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from passl.data.datasets.base import ImageDataset
+from passl.errors import CheckpointError, ConfigError
+from passl.io.download import fetch_file
+from passl.io.limits import GROWTH, in_line
+from passl.io.plain_arrays import Array, ArrayUnpickler
+
+SIDE = 32
+CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
+CIFAR100_CLASSES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
+camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup
+dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower
+leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid
+otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray
+road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+wardrobe whale willow_tree wolf woman worm
+"""
+CIFAR100_COARSE_CLASSES = """
+aquatic_mammals fish flowers food_containers fruit_and_vegetables household_electrical_devices
+household_furniture insects large_carnivores large_man-made_outdoor_things
+large_natural_outdoor_scenes large_omnivores_and_herbivores medium_mammals non-insect_invertebrates
+people reptiles small_mammals trees vehicles_1 vehicles_2
+"""
+_LARGEST = 2**28
+"""Bytes of a batch, or of an unpacked archive, which has 186 million."""
+
+
+class _Cifar(ImageDataset):
+    """What both have in common.
+
+    Attributes:
+        archive: name of the file that the authors publish.
+        sha256: its hash.
+        folder: what it unpacks to.
+        batches: split -> the files in it.
+    """
+
+    image_size = (SIDE, SIDE)
+    url = "https://www.cs.toronto.edu/~kriz/"
+    archive: str
+    sha256: str
+    folder: str
+    batches: Mapping[str, Sequence[str]]
+
+    def __init__(self, dataroot: str, split: str, download: bool, key: str, classes: list[str]):
+        self._check(dataroot, split, download)
+        if self._place(dataroot) is None:
+            path = Path(dataroot) / self.archive
+            fetch_file(type(self).__name__, self.url + self.archive, path, sha256=self.sha256)
+        self.split, self.classes = split, classes
+        parts = [
+            _batch(where, content, key, len(classes))
+            for where, content in self._contents(dataroot, self.batches[split])
+        ]
+        # [N, 32, 32, 3], from rows of one channel after the other.
+        flat = np.concatenate([pixels for pixels, _ in parts])
+        self.pixels = np.ascontiguousarray(flat.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1))
+        self.labels = np.concatenate([labels for _, labels in parts])
+
+    def picture(self, index: int) -> Image.Image:
+        return Image.fromarray(self.pixels[index])
+
+    def name(self, index: int) -> str:
+        """Which one it is, counted over the files of the split."""
+        return f"{type(self).__name__} {self.split} {index}"
+
+    @classmethod
+    def _check(cls, dataroot: str, split: str, download: bool) -> None:
+        """That the data is there, or may be fetched."""
+        if split not in cls.batches:
+            raise ConfigError(f"split {split!r} is none of {', '.join(cls.batches)}")
+        if not download and cls._place(dataroot) is None:
+            raise ConfigError(
+                f"{dataroot}: has neither {cls.folder} nor {cls.archive}; put {cls.url}"
+                f"{cls.archive} there, or set download: true"
+            )
+
+    @classmethod
+    def _place(cls, dataroot: str) -> Path | None:
+        """The folder of the batches, or the archive."""
+        root = Path(dataroot)
+        a_batch = cls.batches["train"][0]
+        folders = [root / cls.folder, *([root] if (root / a_batch).is_file() else [])]
+        found = [path for path in folders if path.is_dir()]
+        found += [path for path in [root / cls.archive] if path.is_file()]
+        return found[0] if found else None
+
+    def _contents(self, dataroot: str, names: Sequence[str]) -> list[tuple[Path, bytes]]:
+        """What messages call the files, and what they hold."""
+        place = self._place(dataroot)
+        assert place is not None
+        if place.is_dir():
+            return [(place / name, _content(place / name)) for name in names]
+        with _opened_archive(place) as archive:
+            found = {os.path.normpath(member.name): member for member in archive if member.isfile()}
+            members = [f"{self.folder}/{name}" for name in names]
+            missing = [name for name in members if name not in found]
+            if missing:
+                raise ConfigError(
+                    f"{place}: has no {missing[0]}; fetch it again from {self.url}{self.archive}"
+                )
+            return [
+                (place / name, archive.extractfile(found[name]).read())  # type: ignore[union-attr]
+                for name in members
+            ]
+
+
+class CIFAR10(_Cifar):
+    """60,000 pictures of 32x32 pixels in ten classes: 50,000 for training, 10,000 for testing.
+
+    Args:
+        dataroot: the folder that has `cifar-10-python.tar.gz`, or `cifar-10-batches-py` as it is
+            unpacked, or is that.
+        split: `train`; `test`, for which `val` is another word.
+        download: fetch the archive into `dataroot` if neither is there. What is there is never
+            overwritten.
+
+    Raises:
+        ConfigError: there is no such split, or the data is not there, or damaged.
+        RunError: it cannot be downloaded.
+    """
+
+    archive = "cifar-10-python.tar.gz"
+    sha256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+    folder = "cifar-10-batches-py"
+    batches = {
+        "train": [f"data_batch_{number}" for number in range(1, 6)],
+        "val": ["test_batch"],
+        "test": ["test_batch"],
+    }
+
+    def __init__(
+        self, *, dataroot: str, split: Literal["train", "val", "test"], download: bool = False
+    ):
+        super().__init__(dataroot, split, download, "labels", CIFAR10_CLASSES.split())
+
+    @staticmethod
+    def class_names(*, dataroot: str, split: str, download: bool = False) -> list[str]:
+        """The ten classes. Fetches nothing."""
+        CIFAR10._check(dataroot, split, download)
+        return CIFAR10_CLASSES.split()
+
+
+class CIFAR100(_Cifar):
+    """60,000 pictures of 32x32 pixels in 100 classes, or in the 20 groups of these: 50,000 for
+    training, 10,000 for testing.
+
+    Args:
+        dataroot: the folder that has `cifar-100-python.tar.gz`, or `cifar-100-python` as it is
+            unpacked, or is that.
+        split: `train`; `test`, for which `val` is another word.
+        download: fetch the archive into `dataroot` if neither is there. What is there is never
+            overwritten.
+        label_mode: `fine`, the 100 classes, or `coarse`, the 20 groups.
+
+    Raises:
+        ConfigError: there is no such split or label mode, or the data is not there, or damaged.
+        RunError: it cannot be downloaded.
+    """
+
+    archive = "cifar-100-python.tar.gz"
+    sha256 = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
+    folder = "cifar-100-python"
+    batches = {"train": ["train"], "val": ["test"], "test": ["test"]}
+
+    def __init__(
+        self,
+        *,
+        dataroot: str,
+        split: Literal["train", "val", "test"],
+        download: bool = False,
+        label_mode: Literal["fine", "coarse"] = "fine",
+    ):
+        classes = self.class_names(
+            dataroot=dataroot, split=split, download=download, label_mode=label_mode
+        )
+        super().__init__(dataroot, split, download, f"{label_mode}_labels", classes)
+
+    @staticmethod
+    def class_names(
+        *, dataroot: str, split: str, download: bool = False, label_mode: str = "fine"
+    ) -> list[str]:
+        """The 100 classes, or the 20 groups. Fetches nothing."""
+        if label_mode not in ("fine", "coarse"):
+            raise ConfigError(f"label_mode {label_mode!r} is neither fine nor coarse")
+        CIFAR100._check(dataroot, split, download)
+        return (CIFAR100_CLASSES if label_mode == "fine" else CIFAR100_COARSE_CLASSES).split()
+
+
+class _BatchUnpickler(ArrayUnpickler):
+    purpose = "pictures"
+    advice = "Fetch the file again"
+
+
+def _batch(where: Path, content: bytes, key: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels [N, 3072] and labels [N] of a batch."""
+    try:
+        batch = _BatchUnpickler(where, GROWTH * len(content)).load(content)
+        # Python 2's texts are bytes to Python 3, which may have saved them as either.
+        named = {_text(name): value for name, value in batch.items()}
+        pixels, labels = _pixels(named["data"]), _labels(named[key], classes)
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from None
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise ConfigError(
+            f"{where}: damaged, or no batch of pictures: {in_line(error)}; fetch it again"
+        ) from None
+    if len(pixels) != len(labels):
+        raise ConfigError(
+            f"{where}: has {len(pixels)} pictures and {len(labels)} {key}; fetch it again"
+        )
+    return pixels, labels
+
+
+def _text(name: Any) -> Any:
+    return name.decode("latin-1") if type(name) is bytes else name
+
+
+def _pixels(value: Any) -> np.ndarray:
+    array = value.array if isinstance(value, Array) else None
+    if array is None or array.dtype != np.uint8 or array.shape[1:] != (3 * SIDE * SIDE,):
+        shown = "no array" if array is None else f"{array.dtype} {list(array.shape)}"
+        raise ValueError(f"data is {shown}, not uint8 [N, {3 * SIDE * SIDE}]")
+    return array
+
+
+def _labels(value: Any, classes: int) -> np.ndarray:
+    if type(value) is not list or not all(type(label) is int for label in value):
+        raise ValueError("its labels are no list of numbers")
+    wrong = [label for label in value if not 0 <= label < classes]
+    if wrong:
+        raise ValueError(f"label {str(wrong[0])[:20]} is not below {classes}")
+    return np.asarray(value, dtype=np.int64)
+
+
+def _content(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise ConfigError(f"{path}: cannot be read: it is not a regular file")
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(content) > _LARGEST:
+        raise ConfigError(f"{path}: is larger than any batch; fetch it again")
+    return content
+
+
+def _opened_archive(path: Path) -> tarfile.TarFile:
+    """The archive, unpacked in memory: nothing can be larger than what has been read."""
+    try:
+        with gzip.open(path) as file:
+            content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise ValueError(f"it unpacks to more than {_LARGEST:,} bytes")
+        return tarfile.open(fileobj=io.BytesIO(content), mode="r:")
+    except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
+        raise ConfigError(
+            f"{path}: damaged or incomplete: {in_line(error)}; fetch it again"
+        ) from None

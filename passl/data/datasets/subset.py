@@ -1,0 +1,170 @@
+"""A part of a data set and the mode of its images: the options that every data set's node has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from passl.data.datasets.base import ImageDataset
+from passl.data.datasets.class_file import read_lines
+from passl.data.datasets.images import check_mode
+from passl.errors import ConfigError
+from passl.utils.config import closest
+
+PRESENT = "present"
+
+
+class Subset(ImageDataset):
+    """Some samples of a data set. Labels stay as they are, so that the network does.
+
+    Args:
+        dataset: the whole.
+        fraction: of the samples of each class, at least one of each; drawn from `fraction_seed`, so
+            that the part is the same in every process, and that a smaller fraction is a part of a
+            larger one.
+        fraction_seed: another one draws another part.
+        labels: keep only samples of these classes, and compare only them in an evaluation: names or
+            numbers, a file with one of them a line, or `present`, the classes that have a sample.
+        mode: of the images: grey (L), colour, or colour with opacity (RGBA). A network takes 1, 3
+            or 4 channels (`in_chans`).
+        background: red, green and blue, from 0 to 255, of what lies behind transparent pixels. Null
+            takes the colours of these pixels as if they were opaque.
+
+    Raises:
+        ConfigError: a fraction or seed is out of range, a label is no class, no sample is left, or
+            mode and background do not go together.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        /,
+        *,
+        fraction: float = 1.0,
+        fraction_seed: int = 0,
+        labels: str | Sequence[int | str] | None = None,
+        mode: Literal["RGB", "L", "RGBA"] = "RGB",
+        background: tuple[int, int, int] | None = None,
+    ):
+        valid = check_options(
+            dataset.classes,
+            fraction=fraction,
+            fraction_seed=fraction_seed,
+            labels=labels,
+            mode=mode,
+            background=background,
+        )
+        self.mode, self.background = mode, background
+        self.dataset, self.classes = dataset, dataset.classes
+        self.image_size = dataset.image_size
+        chosen = np.arange(len(dataset))
+        self.valid_labels = dataset.valid_labels
+        if labels == PRESENT:
+            self.valid_labels = np.unique(dataset.labels).tolist()
+        elif labels is not None:
+            self.valid_labels = valid
+            chosen = np.flatnonzero(np.isin(dataset.labels, self.valid_labels))
+        if not len(chosen):
+            raise ConfigError("labels: the data set has no sample of these classes; choose others")
+        if fraction < 1:
+            chosen = _balanced(chosen, dataset.labels[chosen], fraction, fraction_seed)
+        self.indices = chosen
+        self.labels = dataset.labels[chosen]
+
+    def picture(self, index: int) -> Image.Image:
+        return self.dataset.picture(int(self.indices[index]))
+
+    def source(self, index: int) -> str | bytes | None:
+        """As in the whole data set."""
+        return self.dataset.source(int(self.indices[index]))
+
+    def name(self, index: int) -> str:
+        """As in the whole data set."""
+        return self.dataset.name(int(self.indices[index]))
+
+    def shuffled(self, rng: np.random.Generator) -> np.ndarray:
+        """The whole data set's order without what is not in the part."""
+        place = np.full(len(self.dataset), -1)
+        place[self.indices] = np.arange(len(self))
+        order = place[self.dataset.shuffled(rng)]
+        return order[order >= 0]
+
+
+def check_options(
+    classes: Sequence[str],
+    *,
+    fraction: float = 1.0,
+    fraction_seed: int = 0,
+    labels: str | Sequence[int | str] | None = None,
+    mode: str = "RGB",
+    background: Sequence[int] | None = None,
+) -> list[int] | None:
+    """Look at the options without the data.
+
+    Args:
+        classes: names of all classes.
+
+    Returns:
+        The numbers of the classes that `labels` names; null if it names none.
+
+    Raises:
+        ConfigError: a fraction or seed is out of range, a label is no class, or mode and background
+            do not go together.
+    """
+    try:
+        check_mode(mode, background)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if not 0 < fraction <= 1:
+        raise ConfigError(f"fraction {fraction} must lie above 0 and at most at 1")
+    if fraction_seed < 0:
+        raise ConfigError(f"fraction_seed {fraction_seed} must not be negative")
+    return None if labels is None or labels == PRESENT else chosen_labels(labels, classes)
+
+
+def chosen_labels(labels: str | Sequence[int | str], classes: Sequence[str]) -> list[int]:
+    """The numbers of the classes that `labels` names, in ascending order.
+
+    Args:
+        labels: class names or numbers, or a file with one of them a line. A text that is both is a
+            name.
+        classes: names of all classes.
+
+    Raises:
+        ConfigError: one is no class, or there is none.
+    """
+    where = f"{labels}: " if isinstance(labels, str) else "labels: "
+    listed = read_lines(labels) if isinstance(labels, str) else labels
+    numbers = {name: label for label, name in enumerate(classes)}
+    found = set()
+    for wanted in listed:
+        text = str(wanted)
+        label = numbers.get(text) if isinstance(wanted, str) else wanted
+        if label is None and text.isdecimal():
+            label = int(text)
+        if label is None:
+            raise ConfigError(f"{where}{wanted!r} is no class of the data{closest(text, classes)}")
+        if not 0 <= label < len(classes):
+            raise ConfigError(
+                f"{where}{label} is not the number of a class; there are {len(classes)}, "
+                "counted from 0"
+            )
+        found.add(label)
+    if not found:
+        raise ConfigError(f"{where}names no class; leave it out to keep all")
+    return sorted(found)
+
+
+def _balanced(indices: np.ndarray, labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """That fraction of each class's samples, in ascending order."""
+    kept = []
+    for label in np.unique(labels):
+        own = indices[labels == label]
+        # A generator for each class: which others there are, and how many samples they have,
+        # changes nothing for this one.
+        order = np.random.default_rng((seed, int(label))).permutation(own)
+        kept.append(order[: max(1, round(fraction * len(own)))])
+    return np.sort(np.concatenate(kept))

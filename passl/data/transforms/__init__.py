@@ -1,0 +1,1 @@
+"""Transforms of one image, and of a batch."""

@@ -1,0 +1,591 @@
+"""RandAugment, AutoAugment and 3-Augment, as timm 1.0.31 defines them: the same ops, levels and
+policy strings.
+
+RandAugment: Cubuk et al. 2019, https://arxiv.org/abs/1909.13719. AutoAugment: Cubuk et al. 2018,
+https://arxiv.org/abs/1805.09501. 3-Augment: Touvron et al. 2022 (DeiT III),
+https://arxiv.org/abs/2204.07118.
+
+A magnitude runs from 0 to 10. An op gets it as a level, a tenth of that, and makes its own argument
+from it: degrees, bits, a factor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from passl.data.transforms.basic import blurred, draw_filter, on_colours, without_colour
+
+LARGEST = 10  # magnitude
+
+
+# --------------------------------------------------------------------------------------------------
+# Ops
+# --------------------------------------------------------------------------------------------------
+class Geometry(NamedTuple):
+    """How an op that moves pixels does it.
+
+    Args:
+        fill: red, green and blue of what comes in from outside the picture; in mode L their grey,
+            and in RGBA transparent.
+        interpolation: Pillow's filter, or "random".
+        translate_const: largest shift in pixels; null for 0.45 of the width or height.
+    """
+
+    fill: tuple[int, int, int]
+    interpolation: str
+    translate_const: int | None
+
+    def affine(
+        self, picture: Image.Image, matrix: tuple[float, ...], rng: np.random.Generator
+    ) -> Image.Image:
+        """The pixel at (x, y) comes from (a x + b y + c, d x + e y + f) for the matrix a to f."""
+        return picture.transform(
+            picture.size,
+            Image.Transform.AFFINE,
+            matrix,
+            resample=draw_filter(self.interpolation, rng),
+            fillcolor=self.fill_of(picture),
+        )
+
+    def fill_of(self, picture: Image.Image) -> int | tuple[int, ...]:
+        """`fill` in the picture's mode."""
+        if picture.mode == "L":
+            return Image.new("RGB", (1, 1), self.fill).convert("L").getpixel((0, 0))
+        return (*self.fill, 0) if picture.mode == "RGBA" else self.fill
+
+    def shift(self, level: float, side: int) -> float:
+        """Pixels along a side of that length."""
+        if self.translate_const is None:
+            return level * 0.45 * side
+        return level * self.translate_const
+
+
+Op = Callable[[Image.Image, float, np.random.Generator, Geometry], Image.Image]
+"""Picture, level from 0 to 1 (more with `mmax`), generator and geometry -> a new picture."""
+
+
+def _signed(value: float, rng: np.random.Generator) -> float:
+    return value if rng.random() < 0.5 else -value
+
+
+def _between(low: float, high: float, level: float) -> float:
+    return min(max(low + (high - low) * level, low), high)
+
+
+def _fixed(function: Callable[[Image.Image], Image.Image]) -> Op:
+    """An op that knows no levels."""
+    return lambda picture, level, rng, geometry: on_colours(function, picture)
+
+
+def _enhance(enhancer: type) -> Op:
+    """Factor 0.1 to 1.9: level 0.5 is the picture as it is."""
+    return lambda picture, level, rng, geometry: enhancer(picture).enhance(level * 1.8 + 0.1)
+
+
+def _enhance_increasing(enhancer: type) -> Op:
+    """Away from factor 1, up or down; never below 0.1."""
+    return lambda picture, level, rng, geometry: enhancer(picture).enhance(
+        max(0.1, 1 + _signed(level * 0.9, rng))
+    )
+
+
+def _posterize(bits_of: Callable[[float], int]) -> Op:
+    # QUIRK: timm's levels also come to 0 bits and fewer, where Pillow gives a black picture before
+    # version 13 and stops from 13 on. We keep at least one bit.
+    return lambda picture, level, rng, geometry: on_colours(
+        lambda colours: ImageOps.posterize(colours, min(max(bits_of(level), 1), 8)), picture
+    )
+
+
+def _solarize(threshold_of: Callable[[float], int]) -> Op:
+    return lambda picture, level, rng, geometry: on_colours(
+        lambda colours: ImageOps.solarize(colours, threshold_of(level)), picture
+    )
+
+
+def _threshold(level: float) -> int:
+    return min(256, int(level * 256))
+
+
+def _solarize_add(picture, level, rng, geometry):
+    """Brighten the darker half of the values."""
+    added = min(128, int(level * 110))
+    table = [min(255, value + added) if value < 128 else value for value in range(256)]
+    return on_colours(lambda colours: colours.point(table * len(colours.getbands())), picture)
+
+
+def _rotate(picture, level, rng, geometry):
+    angle = _signed(level * 30, rng)
+    resample = draw_filter(geometry.interpolation, rng)
+    return picture.rotate(angle, resample=resample, fillcolor=geometry.fill_of(picture))
+
+
+def _shear_x(picture, level, rng, geometry):
+    return geometry.affine(picture, (1, _signed(level * 0.3, rng), 0, 0, 1, 0), rng)
+
+
+def _shear_y(picture, level, rng, geometry):
+    return geometry.affine(picture, (1, 0, 0, _signed(level * 0.3, rng), 1, 0), rng)
+
+
+def _translate_x(picture, level, rng, geometry):
+    shift = _signed(geometry.shift(level, picture.width), rng)
+    return geometry.affine(picture, (1, 0, shift, 0, 1, 0), rng)
+
+
+def _translate_y(picture, level, rng, geometry):
+    shift = _signed(geometry.shift(level, picture.height), rng)
+    return geometry.affine(picture, (1, 0, 0, 0, 1, shift), rng)
+
+
+def _desaturate(picture, level, rng, geometry):
+    return ImageEnhance.Color(picture).enhance(1 - _between(0.5, 1, level))
+
+
+def _blur(picture, level, rng, geometry):
+    return blurred(picture, _between(0.1, 2, level))
+
+
+OPS: Mapping[str, Op] = {
+    "AutoContrast": _fixed(ImageOps.autocontrast),
+    "Equalize": _fixed(ImageOps.equalize),
+    "Invert": _fixed(ImageOps.invert),
+    "Rotate": _rotate,
+    "Posterize": _posterize(lambda level: int(level * 4)),
+    "PosterizeIncreasing": _posterize(lambda level: 4 - int(level * 4)),
+    "PosterizeOriginal": _posterize(lambda level: int(level * 4) + 4),
+    "Solarize": _solarize(_threshold),
+    "SolarizeIncreasing": _solarize(lambda level: 256 - _threshold(level)),
+    "SolarizeAdd": _solarize_add,
+    "Color": _enhance(ImageEnhance.Color),
+    "ColorIncreasing": _enhance_increasing(ImageEnhance.Color),
+    "Contrast": _enhance(ImageEnhance.Contrast),
+    "ContrastIncreasing": _enhance_increasing(ImageEnhance.Contrast),
+    "Brightness": _enhance(ImageEnhance.Brightness),
+    "BrightnessIncreasing": _enhance_increasing(ImageEnhance.Brightness),
+    "Sharpness": _enhance(ImageEnhance.Sharpness),
+    "SharpnessIncreasing": _enhance_increasing(ImageEnhance.Sharpness),
+    "ShearX": _shear_x,
+    "ShearY": _shear_y,
+    "TranslateX": _translate_x,
+    "TranslateY": _translate_y,
+    "Desaturate": _desaturate,
+    "GaussianBlur": _blur,
+}
+
+
+# --------------------------------------------------------------------------------------------------
+# Which ops, how often and how strongly
+# --------------------------------------------------------------------------------------------------
+class Layer(NamedTuple):
+    """One op of a policy.
+
+    Args:
+        op: its name in OPS.
+        p: how often it is applied.
+        magnitude: from 0 to 10.
+    """
+
+    op: str
+    p: float
+    magnitude: float
+
+
+class Noise(NamedTuple):
+    """How the magnitudes of a policy vary.
+
+    Args:
+        std: standard deviation of a normal distribution around the policy's magnitude; infinite for
+            an even one from 0 to it.
+        largest: what a magnitude may come to.
+    """
+
+    std: float
+    largest: float
+
+    def draw(self, magnitude: float, rng: np.random.Generator) -> float:
+        """A magnitude around that one."""
+        if self.std == float("inf"):
+            magnitude = rng.uniform(0, magnitude)
+        elif self.std > 0:
+            magnitude = rng.normal(magnitude, self.std)
+        return min(max(magnitude, 0.0), self.largest)
+
+
+def _apply(
+    layers: Sequence[Layer],
+    noise: Noise,
+    geometry: Geometry,
+    picture: Image.Image,
+    rng: np.random.Generator,
+) -> Image.Image:
+    for layer in layers:
+        if layer.p < 1 and rng.random() >= layer.p:  # timm draws nothing for what is certain
+            continue
+        level = noise.draw(layer.magnitude, rng) / LARGEST
+        picture = OPS[layer.op](picture, level, rng, geometry)
+    return picture
+
+
+# What RandAugment chooses from, with weights. Where more is not always stronger, `inc1` takes
+# another form of the op.
+_STANDARD = dict.fromkeys(
+    (
+        "AutoContrast",
+        "Equalize",
+        "Invert",
+        "Rotate",
+        "Posterize",
+        "Solarize",
+        "SolarizeAdd",
+        "Color",
+        "Contrast",
+        "Brightness",
+        "Sharpness",
+        "ShearX",
+        "ShearY",
+        "TranslateX",
+        "TranslateY",
+    ),
+    1.0,
+)
+_INCREASING = {
+    f"{op}Increasing" if f"{op}Increasing" in OPS else op: weight
+    for op, weight in _STANDARD.items()
+}
+_NAMED_SETS: Mapping[str, Mapping[str, float]] = {
+    "3a": {"SolarizeIncreasing": 1, "Desaturate": 1, "GaussianBlur": 1},
+    "3aw": {
+        "SolarizeIncreasing": 6,
+        "Desaturate": 6,
+        "GaussianBlur": 6,
+        "Rotate": 3,
+        "ShearX": 2,
+        "ShearY": 2,
+        "PosterizeIncreasing": 1,
+        "AutoContrast": 1,
+        "ColorIncreasing": 1,
+        "SharpnessIncreasing": 1,
+        "ContrastIncreasing": 1,
+        "BrightnessIncreasing": 1,
+        "Equalize": 1,
+        "Invert": 1,
+    },
+    "weights": {
+        "Rotate": 3,
+        "ShearX": 2,
+        "ShearY": 2,
+        "TranslateX": 1,
+        "TranslateY": 1,
+        "ColorIncreasing": 0.25,
+        "SharpnessIncreasing": 0.25,
+        "AutoContrast": 0.25,
+        "SolarizeIncreasing": 0.05,
+        "SolarizeAdd": 0.05,
+        "ContrastIncreasing": 0.05,
+        "BrightnessIncreasing": 0.05,
+        "Equalize": 0.05,
+        "PosterizeIncreasing": 0.05,
+        "Invert": 0.05,
+    },
+}
+
+Pairs = Sequence[Sequence[Layer]]
+
+
+def _pairs(table: str, posterize: str) -> Pairs:
+    """A line has two layers: op, p and magnitude of each."""
+    pairs = []
+    for line in table.replace("Posterize", posterize).strip().splitlines():
+        op, p, magnitude, op_2, p_2, magnitude_2 = line.split()
+        pairs.append(
+            [Layer(op, float(p), float(magnitude)), Layer(op_2, float(p_2), float(magnitude_2))]
+        )
+    return pairs
+
+
+# Table 9 of the AutoAugment paper: the policies found on ImageNet.
+_ORIGINAL = """
+Posterize  0.4 8  Rotate       0.6 9
+Solarize   0.6 5  AutoContrast 0.6 5
+Equalize   0.8 8  Equalize     0.6 3
+Posterize  0.6 7  Posterize    0.6 6
+Equalize   0.4 7  Solarize     0.2 4
+Equalize   0.4 4  Rotate       0.8 8
+Solarize   0.6 3  Equalize     0.6 7
+Posterize  0.8 5  Equalize     1.0 2
+Rotate     0.2 3  Solarize     0.6 8
+Equalize   0.6 8  Posterize    0.4 6
+Rotate     0.8 8  Color        0.4 0
+Rotate     0.4 9  Equalize     0.6 2
+Equalize   0.0 7  Equalize     0.8 8
+Invert     0.6 4  Equalize     1.0 8
+Color      0.6 4  Contrast     1.0 8
+Rotate     0.8 8  Color        1.0 2
+Color      0.8 8  Solarize     0.8 7
+Sharpness  0.4 7  Invert       0.6 8
+ShearX     0.6 5  Equalize     1.0 9
+Color      0.4 0  Equalize     0.6 3
+Equalize   0.4 7  Solarize     0.2 4
+Solarize   0.6 5  AutoContrast 0.6 5
+Invert     0.6 4  Equalize     1.0 8
+Color      0.6 4  Contrast     1.0 8
+Equalize   0.8 8  Equalize     0.6 3
+"""
+# Google's EfficientNet code for TPUs, "v0"; no paper has it.
+_V0 = """
+Equalize   0.8 1  ShearY       0.8 4
+Color      0.4 9  Equalize     0.6 3
+Color      0.4 1  Rotate       0.6 8
+Solarize   0.8 3  Equalize     0.4 7
+Solarize   0.4 2  Solarize     0.6 2
+Color      0.2 0  Equalize     0.8 8
+Equalize   0.4 8  SolarizeAdd  0.8 3
+ShearX     0.2 9  Rotate       0.6 8
+Color      0.6 1  Equalize     1.0 2
+Invert     0.4 9  Rotate       0.6 0
+Equalize   1.0 9  ShearY       0.6 3
+Color      0.4 7  Equalize     0.6 0
+Posterize  0.4 6  AutoContrast 0.4 7
+Solarize   0.6 8  Color        0.6 9
+Solarize   0.2 4  Rotate       0.8 9
+Rotate     1.0 7  TranslateY   0.8 9
+ShearX     0.0 0  Solarize     0.8 4
+ShearY     0.8 0  Color        0.6 4
+Color      1.0 0  Rotate       0.6 2
+Equalize   0.8 4  Equalize     0.0 8
+Equalize   1.0 4  AutoContrast 0.6 2
+ShearY     0.4 7  SolarizeAdd  0.6 7
+Posterize  0.8 2  Solarize     0.6 10
+Solarize   0.6 8  Equalize     0.6 1
+Color      0.8 6  Rotate       0.4 5
+"""
+# The names that end in r have Google's later Posterize: fewer bits at a larger magnitude.
+_POLICIES: Mapping[str, Pairs] = {
+    "original": _pairs(_ORIGINAL, "PosterizeOriginal"),
+    "originalr": _pairs(_ORIGINAL, "PosterizeIncreasing"),
+    "v0": _pairs(_V0, "Posterize"),
+    "v0r": _pairs(_V0, "PosterizeIncreasing"),
+}
+_MINDCV_NAMES = {"autoaug": "original", "autoaugr": "originalr"}
+
+
+# --------------------------------------------------------------------------------------------------
+# Policy strings
+# --------------------------------------------------------------------------------------------------
+_WHOLE = (int, "[0-9]+", "a whole number")
+_NUMBER = (float, r"[0-9]+(\.[0-9]*)?", "a number")
+_RAND_KEYS = {
+    "m": _WHOLE,
+    "n": _WHOLE,
+    "p": _NUMBER,
+    "mstd": _NUMBER,
+    "mmax": _WHOLE,
+    "inc": _WHOLE,
+}
+_AUTO_KEYS = {"mstd": _NUMBER}
+
+
+class RandPolicy(NamedTuple):
+    """A policy of RandAugment, read.
+
+    Args:
+        layers: what is drawn from.
+        weights: how often each is drawn, without replacement; null for evenly, with replacement.
+        count: how many are drawn for each picture.
+        noise: of the magnitudes.
+    """
+
+    layers: Sequence[Layer]
+    weights: np.ndarray | None
+    count: int
+    noise: Noise
+
+
+@cache
+def read_rand_policy(policy: str) -> RandPolicy:
+    """A string such as rand-m9-mstd0.5-inc1; see `RandAugment`.
+
+    Raises:
+        ValueError: a part of it is wrong.
+    """
+    head, *parts = policy.split("-")
+    if head != "rand":
+        raise ValueError(f"policy {policy} must begin with rand, as in rand-m9-mstd0.5-inc1")
+    sets = [part.removeprefix("t") for part in parts if part.startswith("t")]
+    if len(sets) > 1 or not set(sets) <= set(_NAMED_SETS):
+        raise ValueError(
+            f"policy {policy}: t{sets[-1]!s} must be one of "
+            f"{', '.join(f't{name}' for name in _NAMED_SETS)}, once; without it the ops are the "
+            "standard ones"
+        )
+    numbers = _read_numbers(
+        policy, [part for part in parts if not part.startswith("t")], _RAND_KEYS
+    )
+    p, count = numbers.get("p", 0.5), int(numbers.get("n", 2))
+    std, largest = numbers.get("mstd", 0.0), numbers.get("mmax", LARGEST)
+    if p > 1 or count < 1 or largest < 1:
+        raise ValueError(f"policy {policy}: p must be at most 1, n and mmax at least 1")
+    weights = None
+    if sets:
+        ops = _NAMED_SETS[sets[0]]
+    else:
+        ops = _INCREASING if numbers.get("inc") else _STANDARD
+    if len(set(ops.values())) > 1:
+        weights = np.array(list(ops.values())) / sum(ops.values())
+        if count > len(ops):
+            raise ValueError(
+                f"policy {policy}: n{count} is more than the {len(ops)} ops of its set"
+            )
+    return RandPolicy(
+        [Layer(op, p, numbers.get("m", LARGEST)) for op in ops],
+        weights,
+        count,
+        Noise(float("inf") if std > 100 else std, largest),
+    )
+
+
+@cache
+def read_auto_policy(policy: str) -> tuple[Pairs, Noise]:
+    """A string such as original-mstd0.5; see `AutoAugment`.
+
+    Raises:
+        ValueError: a part of it is wrong.
+    """
+    name, *parts = policy.split("-")
+    name = _MINDCV_NAMES.get(name, name)
+    if name not in _POLICIES:
+        raise ValueError(
+            f"policy {policy} must begin with one of {', '.join([*_POLICIES, *_MINDCV_NAMES])}"
+        )
+    numbers = _read_numbers(policy, parts, _AUTO_KEYS)
+    return _POLICIES[name], Noise(numbers.get("mstd", 0.0), LARGEST)
+
+
+def _read_numbers(policy: str, parts: Sequence[str], keys: Mapping) -> dict[str, float]:
+    """`m9`, `mstd0.5` and the like as numbers by key."""
+    numbers: dict[str, float] = {}
+    for part in parts:
+        key = re.match("[a-z]*", part)[0]
+        if key not in keys:
+            raise ValueError(
+                f"policy {policy}: {part!r} is none of its parts, which are {', '.join(keys)}, "
+                "each with a number, as in mstd0.5"
+            )
+        if key in numbers:
+            raise ValueError(f"policy {policy}: {part!r} gives {key} again; leave one")
+        kind, pattern, described = keys[key]
+        value = part.removeprefix(key)
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"policy {policy}: {part!r}: {key} needs {described}, not {value!r}")
+        numbers[key] = kind(value)
+    return numbers
+
+
+# --------------------------------------------------------------------------------------------------
+# Transforms
+# --------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class RandAugment:
+    """Apply a few ops, drawn for each picture, all with one magnitude.
+
+    A policy is `rand` and, joined by dashes in any order,
+
+    * `m9`: the magnitude, else 10.
+    * `n3`: how many ops are drawn, else 2.
+    * `p0.5`: how often each of them is then applied, else 0.5.
+    * `mstd0.5`: standard deviation of the magnitude, else 0; above 100 it is drawn evenly from 0 to
+      `m`.
+    * `mmax20`: what the magnitude may come to, else 10.
+    * `inc1`: every op is stronger at a larger magnitude. Without it, Posterize and Solarize are
+      weaker, and the colour ops change nothing at 5.
+    * `tweights`, `t3a`, `t3aw`: other ops to draw from: with weights by how much they help, DeiT
+      III's three, or these and others with weights.
+
+    Args:
+        policy: ConViT and CvT were trained with rand-m9-mstd0.5-inc1.
+        fill: red, green and blue of what comes in from outside the picture, from 0 to 255; in mode
+            L their grey, and in RGBA transparent.
+        interpolation: Pillow's filter for ops that move pixels; random is bilinear or bicubic.
+        translate_const: largest shift in pixels, at magnitude 10; null for 0.45 of the width or
+            height, as in timm.
+    """
+
+    on_arrays: ClassVar[bool] = False
+    policy: str
+    fill: tuple[int, int, int] = (124, 116, 104)
+    interpolation: Literal["nearest", "bilinear", "bicubic", "random"] = "bicubic"
+    translate_const: int | None = None
+
+    def __post_init__(self):
+        read_rand_policy(self.policy)
+        _check(self.fill, self.translate_const)
+
+    def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+        layers, weights, count, noise = read_rand_policy(self.policy)
+        chosen = rng.choice(len(layers), count, replace=weights is None, p=weights)
+        geometry = Geometry(tuple(self.fill), self.interpolation, self.translate_const)
+        return _apply([layers[index] for index in chosen], noise, geometry, picture, rng)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoAugment:
+    """Apply one of 25 pairs of ops, drawn for each picture, with magnitudes that a search found.
+
+    Args:
+        policy: `original` is the paper's for ImageNet, `v0` that of Google's EfficientNet;
+            `originalr` and `v0r` have a Posterize that keeps fewer bits at a larger magnitude.
+            MindCV's `autoaug` and `autoaugr` are the first and third. `-mstd0.5` after it is the
+            magnitudes' standard deviation.
+        fill: red, green and blue of what comes in from outside the picture, from 0 to 255; in mode
+            L their grey, and in RGBA transparent.
+        interpolation: Pillow's filter for ops that move pixels; random is bilinear or bicubic.
+        translate_const: largest shift in pixels, at magnitude 10; null for 0.45 of the height, as
+            in timm.
+    """
+
+    on_arrays: ClassVar[bool] = False
+    policy: str
+    fill: tuple[int, int, int] = (124, 116, 104)
+    interpolation: Literal["nearest", "bilinear", "bicubic", "random"] = "bicubic"
+    translate_const: int | None = None
+
+    def __post_init__(self):
+        read_auto_policy(self.policy)
+        _check(self.fill, self.translate_const)
+
+    def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+        pairs, noise = read_auto_policy(self.policy)
+        geometry = Geometry(tuple(self.fill), self.interpolation, self.translate_const)
+        return _apply(pairs[rng.integers(len(pairs))], noise, geometry, picture, rng)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreeAugment:
+    """One of three, drawn evenly: invert what is brighter than the middle, greyscale, or a Gaussian
+    blur with a radius from 0.1 to 2 pixels. DeiT III has a ColorJitter of 0.3 after it.
+    """
+
+    on_arrays: ClassVar[bool] = False
+
+    def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+        which = rng.integers(3)
+        if which == 0:
+            return on_colours(lambda colours: ImageOps.solarize(colours, 128), picture)
+        if which == 1:
+            return without_colour(picture)
+        return blurred(picture, rng.uniform(0.1, 2))
+
+
+def _check(fill: Sequence[int], translate_const: int | None) -> None:
+    if not all(0 <= value <= 255 for value in fill):
+        raise ValueError(f"fill {list(fill)} must lie between 0 and 255")
+    if translate_const is not None and translate_const < 0:
+        raise ValueError(f"translate_const {translate_const} must be at least 0 pixels")

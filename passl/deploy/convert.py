@@ -1,0 +1,241 @@
+"""Weight files into other weight files, without building the network that they are for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+import passl
+from passl.errors import CheckpointError, ConfigError
+from passl.io.files import sha256_of, write_atomically
+from passl.logging import get_logger
+from passl.modeling.backbones import BACKBONES
+from passl.modeling.classifier import Model, list_models
+from passl.porting import WeightFile
+from passl.porting.load import Plan, plan_loading
+from passl.porting.names import SOURCES, Source
+from passl.porting.weight_file import NUMERICS, OURS, pack_classes, to_official
+from passl.porting.zoo import entries
+from passl.utils.config import get_config, shipped_configs
+
+TARGETS = {source.name: source for source in SOURCES if source.framework == "torch"}
+"""Projects whose files can be written."""
+
+
+def plan_conversion(
+    file: WeightFile, architecture: Mapping[str, Any], head: Mapping[str, Any]
+) -> Plan:
+    """What becomes of each weight of a file in a model of that architecture.
+
+    Names and kinds of layers are taken from a model of the same depths that is one channel wide for
+    each head, so that converting needs no memory but for the weights.
+
+    Raises:
+        CheckpointError: a weight of the file is not used, or one of the model is not filled.
+    """
+    narrow = dict(architecture)
+    if narrow["name"] == "ConViT":
+        narrow |= {
+            "embed_dim": narrow.get("num_heads") or 4,
+            "img_size": narrow["patch_size"],
+            "head_dim": None,
+        }
+        narrow.pop("ff_dim", None)
+        width = narrow["embed_dim"]
+    else:
+        narrow["embed_dim"] = narrow["num_heads"]
+        width = narrow["embed_dim"][-1]
+    model = Model({"model": {"architecture": narrow, "head": {**head, "in_channels": width}}})
+    ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    linear = {f"{n}.weight" for n, layer in model.named_sublayers() if isinstance(layer, nn.Linear)}
+    plan = plan_loading(file, ours, linear)
+    if plan.unused or plan.unfilled:
+        left = [f"not used: {', '.join(plan.unused)}"] if plan.unused else []
+        left += [f"not filled: {', '.join(plan.unfilled)}"] if plan.unfilled else []
+        raise CheckpointError(f"{file.path}: not the weights of that network; {'; '.join(left)}")
+    return plan
+
+
+def coverage(plan: Plan) -> str:
+    """A table of every weight: its name in the file, ours, the shape, and whether it is transposed;
+    then what was left out.
+    """
+    rows = [("in the file", "here", "shape", "")]
+    for row in plan.rows:
+        note = "transposed" if row.transposed else ""
+        note += " joined" if len(row.theirs) > 1 else ""
+        rows.append((" + ".join(row.theirs), row.ours, str(list(row.shape)), note.strip()))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = [
+        "  ".join([*(text.ljust(w) for text, w in zip(row, widths, strict=False)), row[3]]).rstrip()
+        for row in rows
+    ]
+    lines += [f"left out: {name} ({reason})" for name, reason in plan.dropped.items()]
+    return "\n".join(lines)
+
+
+def write_converted(
+    file: WeightFile, plan: Plan, architecture: Mapping[str, Any], out: Path
+) -> None:
+    """Write the weights under our names, read them back and compare. The plan's arrays are given up
+    on the way.
+
+    Args:
+        out: `.safetensors`, or `.pdparams` for Paddle's own loading.
+
+    Raises:
+        ConfigError: the file is there already, or has another ending.
+        CheckpointError: what was written is not what was read.
+    """
+    _check_free(out, (".safetensors", ".pdparams"))
+    file.weights.clear()  # a large file would be in memory twice
+    arrays = _owned(plan.weights)
+    metadata = {
+        OURS: passl.__version__,
+        "source": file.source.name if file.source else "passl",
+        "source_file": file.path.name,
+        "source_sha256": sha256_of(file.path),
+        "architecture": json.dumps(architecture),
+        "variant": variant_of(architecture) or "",
+        NUMERICS: json.dumps(file.numerics),
+    }
+    if out.suffix == ".pdparams":
+        _warn_of_numerics(file, out)
+        tensors = {name: paddle.to_tensor(array) for name, array in arrays.items()}
+        write_atomically(out, lambda temporary: paddle.save(tensors, str(temporary)))
+        return
+    if file.classes is not None:  # a checkpoint's
+        arrays |= pack_classes(file.classes)
+    write_atomically(out, lambda temporary: save_file(arrays, temporary, metadata))
+    _compare(out, arrays)
+
+
+def write_for(target: str, file: WeightFile, plan: Plan, out: Path) -> None:
+    """Write the weights as another project has them, in its names and layout, as `.safetensors`.
+
+    Args:
+        target: one of TARGETS.
+
+    Raises:
+        ConfigError: there is no such target, or the file is there already.
+    """
+    _check_free(out, (".safetensors",))
+    if target not in TARGETS:
+        raise ConfigError(f"--to {target}: weights can be written for {', '.join(TARGETS)}")
+    _warn_of_numerics(file, out)
+    file.weights.clear()
+    arrays = _owned(as_source(TARGETS[target], plan))
+    write_atomically(out, lambda temporary: save_file(arrays, temporary, {"format": "pt"}))
+    _compare(out, arrays)
+
+
+def as_source(source: Source, plan: Plan) -> dict[str, np.ndarray]:
+    """Our weights in the names and layout of a PyTorch project."""
+    linear = {row.ours for row in plan.rows if _is_matrix(row.ours, plan.weights[row.ours])}
+    found: dict[str, np.ndarray] = {}
+    for name, array in plan.weights.items():
+        theirs = source.theirs(to_official(name))
+        parts = np.split(array, len(theirs), axis=-1)
+        found |= {part: a.T if name in linear else a for part, a in zip(theirs, parts, strict=True)}
+    return found
+
+
+def _warn_of_numerics(file: WeightFile, out: Path) -> None:
+    if file.numerics:
+        get_logger().warning("%s cannot say that these weights want %s", out, file.numerics)
+
+
+def _is_matrix(name: str, array: np.ndarray) -> bool:
+    return (
+        name.endswith(".weight") and array.ndim == 2
+    )  # in both networks, all matrices are Linear's
+
+
+def _owned(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Contiguous float32 copies; each original is let go as soon as it is copied."""
+    owned = {}
+    for name in list(weights):
+        owned[name] = np.ascontiguousarray(weights.pop(name), dtype=np.float32)
+    return owned
+
+
+def _compare(out: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    with safe_open(out, framework="np") as written:
+        for name, array in arrays.items():
+            if not np.array_equal(written.get_tensor(name), array, equal_nan=True):
+                raise CheckpointError(
+                    f"{out}: {name} reads back differently; the disk may be at fault"
+                )
+
+
+def _check_free(out: Path, suffixes: tuple[str, ...]) -> None:
+    if out.suffix not in suffixes:
+        raise ConfigError(f"{out}: weights are written as {' or '.join(suffixes)}")
+    if out.exists():
+        raise ConfigError(f"{out}: is there already; remove it, or choose another name")
+
+
+def variant_of(architecture: Mapping[str, Any]) -> str | None:
+    """Which published variant an architecture is, from its widths and depths; None if it is none of
+    the eleven.
+    """
+    told = (
+        "name",
+        "embed_dim",
+        "depth",
+        "num_heads",
+        "local_up_to_layer",
+        "patch_size",
+        "in_chans",
+    )
+    for name in list_models():
+        cfg = get_config(next(path for path in shipped_configs() if path.stem == name))
+        published = BACKBONES.arguments(cfg.model.architecture) | {
+            "name": cfg.model.architecture.name
+        }
+        same = all(
+            _plain(architecture[k]) == _plain(published[k]) for k in told if k in architecture
+        )
+        # cvt_13_384 and cvt_13_224 are one network; the weights do not tell the pictures.
+        if same and not (name.startswith("cvt") and name.endswith("_384") and "w24" not in name):
+            return name
+    return None
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value
+
+
+def describe(file: WeightFile, architecture: Mapping[str, Any]) -> str:
+    """One line: whose weights these are, of which network, with which numerics and pictures."""
+    source = file.source.name if file.source else "passl"
+    variant = variant_of(architecture)
+    network = variant or f"no published variant: {json.dumps(dict(architecture))}"
+    parts = [f"{network}, weights of {source}"]
+    parts += [f"{key} {value}" for key, value in file.numerics.items()]
+    presets = {
+        entry.preset
+        for entry in entries()
+        if entry.model == variant and _same_source(entry.source, source)
+    }
+    scored = sorted(f"{p.size} pixels, {_frame(p.crop)}" for p in presets)
+    return "; ".join([*parts, *([f"scored at {' or '.join(scored)}"] if scored else [])])
+
+
+def _frame(crop: float | str) -> str:
+    return "squashed" if crop == "squash" else f"crop {crop}"
+
+
+def _same_source(publisher: str, source: str) -> bool:
+    return publisher == source or (publisher, source) == (
+        "facebookresearch",
+        "timm",
+    )  # one set of names

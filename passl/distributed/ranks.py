@@ -1,0 +1,292 @@
+"""The processes of a run. One process takes the same path as many, with operations that do nothing.
+
+Processes are started from outside, by `tools/launch.py`, Paddle's launcher, MPI or Slurm; they talk
+over NCCL on GPUs and Gloo on CPUs.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import distributed as dist
+from paddle import nn
+from safetensors import numpy as safetensors
+
+from passl.distributed import environment as cluster
+from passl.distributed.liveness import Liveness, Timeouts
+from passl.errors import ConfigError, RunError, Stopped
+from passl.logging import name_process
+
+_SELECTED = "FLAGS_selected_gpus"
+_FLAGS = re.compile(r"=+ Modified FLAGS detected =+\n(FLAGS\(.*\n)*=+\n")
+_CHUNK = 2**26
+"""Bytes of one broadcast, so that none takes long: Gloo gives up after 30 s."""
+STATISTICS = ("._mean", "._variance")
+"""How the names of BatchNorm's running statistics end."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which process this is, of how many. As a context it ends the run of all: when this process
+    fails, the others are told; when another one is gone, this one ends with a message that names
+    it.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_world: int | None = None
+    """How many of them this machine has; null where that is not known."""
+    liveness: Liveness | None = None
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self.liveness is None:
+            return
+        if error is None or isinstance(error, Stopped):
+            self.liveness.leave()
+            return
+        cause = error
+        if isinstance(error, Exception) and not isinstance(error, ConfigError | RunError):
+            cause = self.liveness.explain(error)
+        self.liveness.leave(cause)
+        if cause is not error:
+            raise cause from error
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and log lines for all."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Add up each number over the ranks, in double precision."""
+        if self.world == 1:
+            return list(values)
+        total = paddle.to_tensor(np.asarray(values, dtype=np.float64))
+        dist.all_reduce(total)  # SUM; Gloo has no average
+        return total.tolist()
+
+    def mean(self, value: float) -> float:
+        """The mean of the ranks' values."""
+        return self.sum([value])[0] / self.world
+
+    def any(self, value: object) -> bool:
+        """Whether the value is true on any rank."""
+        return self.sum([float(bool(value))])[0] > 0
+
+    def wrap(self, model: nn.Layer) -> nn.Layer:
+        """The model as training calls it: gradients are averaged over the ranks, weights start as
+        rank 0 has them.
+        """
+        return model if self.world == 1 else paddle.DataParallel(model)
+
+    def synchronised(self, wrapped: nn.Layer, last: bool) -> AbstractContextManager:
+        """The context of one forward and backward pass. Gradients of several passes add up, and are
+        averaged over the ranks with the last.
+        """
+        return wrapped.no_sync() if self.world > 1 and not last else nullcontext()
+
+    def gather(
+        self, arrays: Mapping[str, np.ndarray], to_all: bool = True
+    ) -> list[dict[str, np.ndarray]]:
+        """The named arrays of every rank, in order of rank: numbers and booleans of any shape.
+
+        Args:
+            to_all: false gives them to the first rank alone, and nothing to the others, which must
+                call this too: the arrays may be too large for all.
+        """
+        if self.world == 1:
+            return [dict(arrays)]
+        own = safetensors.save({name: np.asarray(a, order="C") for name, a in arrays.items()})
+        parts = self._gather_bytes(own, to_all or self.is_first)
+        return [safetensors.load(part) for part in parts]
+
+    def gather_texts(self, texts: Sequence[str]) -> list[list[str]]:
+        """The texts of every rank, in order of rank. Names of files that are no text (surrogate
+        escapes) stay what they are.
+        """
+        own = json.dumps(list(texts)).encode()
+        return [json.loads(part) for part in self._gather_bytes(own, True)]
+
+    def _gather_bytes(self, own: bytes, is_kept: bool) -> list[bytes]:
+        """What every rank has, in order of rank; nothing where it is not kept. (Paddle's
+        `all_gather_object` unpickles what comes in, which would let anyone who reaches the ranks'
+        store run code.)
+        """
+        if self.world == 1:
+            return [own]
+        sizes = self.sum([len(own) * (rank == self.rank) for rank in range(self.world)])
+        found = []
+        for rank, size in enumerate(map(int, sizes)):
+            chunks = []
+            for start in range(0, size, _CHUNK):
+                chunk = np.zeros(min(_CHUNK, size - start), np.uint8)
+                if rank == self.rank:
+                    chunk[:] = np.frombuffer(own, np.uint8)[start : start + _CHUNK]
+                tensor = paddle.to_tensor(chunk)
+                dist.broadcast(tensor, rank)
+                if is_kept:
+                    chunks.append(tensor.numpy().tobytes())
+            found.append(b"".join(chunks))
+        return found if is_kept else []
+
+    def average_statistics(self, state: Mapping[str, Any]) -> None:
+        """Give every rank the mean of the ranks' BatchNorm statistics, which DataParallel leaves
+        apart.
+
+        Args:
+            state: tensors by name, of which those of BatchNorm are changed.
+        """
+        if self.world == 1:
+            return
+        for name, statistic in state.items():
+            if name.endswith(STATISTICS):
+                dist.all_reduce(statistic)
+                statistic.set_value(statistic / self.world)
+
+    def check_same(self, model: nn.Layer, step: int) -> None:
+        """Stop the run if the ranks' weights have drifted apart. Running statistics may differ.
+
+        Raises:
+            RunError: a parameter differs; it is named.
+        """
+        if self.world == 1:
+            return
+        names, sums = [], []
+        for name, parameter in model.named_parameters():
+            if not name.endswith(STATISTICS):
+                weights = parameter.numpy().astype(np.float64)
+                names.append(name)
+                sums.append([weights.sum(), np.abs(weights).sum(), np.square(weights).sum()])
+        own = paddle.to_tensor(np.asarray(sums))
+        highest, lowest = own.clone(), own.clone()
+        dist.all_reduce(highest, op=dist.ReduceOp.MAX)
+        dist.all_reduce(lowest, op=dist.ReduceOp.MIN)
+        # Updates of the same gradients may round differently on different processors.
+        far = (highest - lowest).numpy().max(1) > 1e-6 * own.numpy()[:, 1] + 1e-12
+        if not far.any() and np.isfinite(sums).all():
+            return
+        name = names[int(np.argmax(far))] if far.any() else names[0]
+        raise RunError(
+            f"the {self.world} processes no longer have the same weights after step {step}: "
+            f"{name} differs (rank {self.rank}); the last checkpoint is kept. Go on from it by "
+            "--resume auto, and look for a process with other software, data or a broken device"
+        )
+
+    def wait(self) -> None:
+        """Wait for the others, however long they need within `timeouts.wait`: Gloo gives up on a
+        collective operation after 30 s, and a checkpoint, or an evaluation's last images, may take
+        longer.
+
+        Raises:
+            RunError: another rank is gone, has failed, or does not arrive in time.
+        """
+        if self.liveness is not None:
+            self.liveness.wait()
+
+
+def start(device: str, timeouts: Mapping[str, float] | None = None) -> Ranks:
+    """Choose the device and join the other processes, if there are any.
+
+    Args:
+        device: `auto` (a GPU if there is one), `cpu` or `gpu`.
+        timeouts: arguments of `Timeouts`; null for its defaults.
+
+    Returns:
+        The ranks, to be used as a context.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none, or not one for each process; or the
+            environment does not say which process this is.
+        RunError: another process listens where rank 0 must, or a process does not come.
+    """
+    place = cluster.join(os.environ)
+    cluster.remove_environment_dumps(os.environ)
+    gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+    if device == "gpu" and not gpus:
+        raise ConfigError(
+            "device: gpu, but this machine has none that paddle can use; set device to cpu or auto"
+        )
+    if device == "cpu" or not gpus:
+        paddle.set_device("cpu")
+        os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"  # a Paddle for GPUs would take NCCL
+    else:
+        gpu = gpu_of(place.local_rank, gpus, os.environ.get(_SELECTED, ""))
+        os.environ[_SELECTED] = str(gpu)  # Paddle's engine reads it
+        paddle.set_device(f"gpu:{gpu}")
+    if place.world == 1 or dist.is_initialized():
+        return Ranks(place.rank, place.world)
+    limits = Timeouts(**(timeouts or {}))
+    address = cluster.parse_address(cluster.MASTER, os.environ[cluster.MASTER])
+    liveness = Liveness(place, address, limits)
+    liveness.meet()
+    is_spread = len(set(liveness.hosts)) > 1
+    name_process(f"rank {place.rank}" + f" on {liveness.hosts[place.rank]}" * is_spread)
+    if name := cluster.interface_of(liveness.own_address):
+        for variable in cluster.INTERFACES:
+            os.environ.setdefault(variable, name)
+    # If one dies now: Paddle waits for it in compiled code that lets no other thread run.
+    faulthandler.dump_traceback_later(limits.silence + 60, exit=True)
+    with _without_flags():
+        dist.init_parallel_env()
+    faulthandler.cancel_dump_traceback_later()
+    return Ranks(place.rank, place.world, place.local_world, liveness)
+
+
+@contextmanager
+def _without_flags() -> Iterator[None]:
+    """Without the list of changed flags that Paddle writes to stderr; other lines come when it is
+    done.
+    """
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            yield
+    finally:
+        sys.stderr.write(_FLAGS.sub("", said.getvalue()))
+
+
+def gpu_of(local_rank: int, gpus: int, selected: str = "") -> int:
+    """The GPU of a process.
+
+    Args:
+        local_rank: which process of this machine it is, from 0.
+        gpus: how many it can see. A single one is its own, since Slurm may show each process just
+            that.
+        selected: value of FLAGS_selected_gpus: numbers divided by commas, of this process, or of
+            all processes of this machine in order of rank.
+
+    Raises:
+        ConfigError: there is no GPU for it, or `selected` is not such a list.
+    """
+    numbers = [number.strip() for number in selected.split(",")] if selected.strip() else []
+    wrong = [number for number in numbers if not number.isdecimal() or int(number) >= gpus]
+    if wrong:
+        raise ConfigError(
+            f"{_SELECTED}={selected}: {wrong[0]!r} is not the number of a GPU, from 0 to "
+            f"{gpus - 1}; unset it, and choose GPUs by CUDA_VISIBLE_DEVICES"
+        )
+    if len(numbers) == 1:
+        return int(numbers[0])
+    available = len(numbers) or gpus
+    if available > 1 and local_rank >= available:
+        said = f"; {_SELECTED}={selected}" if numbers else ""
+        raise ConfigError(
+            f"process {local_rank + 1} of this machine has no GPU, there are {available}{said}; "
+            "start as many processes as GPUs, or set device to cpu"
+        )
+    if numbers:
+        return int(numbers[local_rank])
+    return 0 if gpus == 1 else local_rank

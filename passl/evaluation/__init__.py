@@ -1,0 +1,1 @@
+"""Predictions and everything computed from them."""

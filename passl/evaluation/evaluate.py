@@ -1,0 +1,175 @@
+"""An evaluation with its tables. What is checked before the work imports no paddle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from passl.errors import ConfigError
+from passl.evaluation.labels import choose_valid_labels, read_real_labels, real_top1
+from passl.evaluation.tables import write_per_class, write_predictions
+from passl.logging import get_logger
+from passl.utils.config import Config
+
+if TYPE_CHECKING:
+    from passl.distributed.ranks import Ranks
+
+MOST_DRAWN = 50
+"""Classes up to which a picture of the confusion is readable."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an evaluation does beside scoring.
+
+    Args:
+        tta: test-time augmentation, a key of `engine.evaluate.VIEWS`.
+        valid_labels: which classes are compared, see `labels.choose_valid_labels`.
+        real_labels: ReaL's labels, see `labels.read_real_labels`.
+        per_class: `.csv` for the scores of each class.
+        confusion: `.csv` for the confusion matrix.
+        predictions: `.csv` or `.jsonl` for the best guesses.
+    """
+
+    tta: Literal["none", "flip"] = "none"
+    valid_labels: str | None = None
+    real_labels: str | None = None
+    per_class: Path | None = None
+    confusion: Path | None = None
+    predictions: Path | None = None
+
+    def files(self, classes: int) -> list[Path]:
+        """What will be written, for data with that many classes. A file that exists is never
+        written over.
+
+        Raises:
+            ConfigError: a file is there already, has no folder, has another ending than its kind,
+                or is asked for twice.
+        """
+        kinds = (
+            ("--per-class", self.per_class, (".csv",)),
+            ("--confusion", self.confusion, (".csv",)),
+            ("--predictions", self.predictions, (".csv", ".jsonl")),
+        )
+        files: list[Path] = []
+        problems = []
+        for option, table, endings in kinds:
+            if table is None:
+                continue
+            if table.suffix not in endings:
+                problems.append(f"{option} {table}: must end in {' or '.join(endings)}")
+            drawn = option == "--confusion" and classes <= MOST_DRAWN
+            for path in [table, table.with_suffix(".png")] if drawn else [table]:
+                problems += [f"{option} {path}: {rule}" for rule in _obstacles(path, files)]
+                files.append(path)
+        if problems:
+            raise ConfigError(*problems)
+        return files
+
+
+def _obstacles(path: Path, others: Sequence[Path]) -> Iterator[str]:
+    """Why a file cannot be written beside the others."""
+    if path.exists():
+        yield "is there already, and is not written over; choose another name"
+    if not path.parent.is_dir():
+        yield f"the folder {path.parent} does not exist; make it first"
+    if path.resolve() in [other.resolve() for other in others]:
+        yield "is asked for twice; choose another name"
+
+
+def evaluate_weights(
+    cfg: Config, weights: str | Path, options: Options, ranks: Ranks
+) -> dict[str, Any]:
+    """Score weights on the validation data of a config, log the scores, and write the tables.
+
+    Args:
+        cfg: checked by `engine.check.check_config`.
+        weights: see `modeling.Model`.
+        ranks: the first of them logs and writes.
+
+    Returns:
+        Everything that was found, as plain data. What was not asked for is null.
+
+    Raises:
+        ConfigError: the options do not fit each other or the data.
+        RunError: the weights or a picture cannot be read.
+    """
+    from passl.data.loader import build_loader
+    from passl.evaluation.scores import VIEWS, predict, score
+    from passl.modeling import Model
+
+    loader = build_loader(
+        cfg.dataloader.val,
+        cfg.get("seed", 0),
+        ranks.rank,
+        ranks.world,
+        local_world=ranks.local_world,
+    )
+    dataset, classes = loader.dataset.dataset, loader.classes
+    files = options.files(len(classes))
+    valid = choose_valid_labels(options.valid_labels, dataset)
+    real = None if options.real_labels is None else read_real_labels(options.real_labels, dataset)
+    model = Model(cfg, weights, classes=classes)
+
+    found = predict(model, loader, valid, VIEWS[options.tta])
+    scores = score(found, len(classes), ranks)
+    found = found.of_all(ranks)
+    result = {
+        **scores.to_dict(),
+        "recall": dict(zip(classes, scores.recall, strict=True)),
+        "tta": options.tta,
+        "valid_labels": None if valid is None else len(valid),
+        "real_top1": None,
+        "real_samples": None,
+        "files": [str(file) for file in files],
+    }
+    if real is not None:
+        guesses, right = found.classes[:, 0], [real[index] for index in found.indices]
+        result["real_top1"], result["real_samples"] = real_top1(guesses, right)
+    if ranks.is_first:
+        _log(result, len(classes))
+        _write(options, found, dataset)
+        for file in files:
+            get_logger().info("wrote %s", file)
+    return result
+
+
+def _log(result: dict[str, Any], classes: int) -> None:
+    log = get_logger().info
+    log(
+        "%(samples)d pictures: top1 %(top1).2f %%, top5 %(top5).2f %%, loss %(loss).4f; "
+        "%(ips).1f pictures/s",
+        result,
+    )
+    there = sum(recall is not None for recall in result["recall"].values())
+    without = f"; {classes - there} of {classes} have no picture" if there < classes else ""
+    log(
+        "balanced accuracy %.2f %%, macro F1 %.2f %%: means over %d classes%s",
+        *(result["balanced_accuracy"], result["macro_f1"], there, without),
+    )
+    if result["valid_labels"] is not None:
+        log("compared among %d of %d classes (valid labels)", result["valid_labels"], classes)
+    if result["tta"] == "flip":
+        log("each score is of the mean softmax of a picture and its mirror image")
+    if result["real_top1"] is not None:
+        log(
+            "ReaL: top1 %(real_top1).2f %% of the %(real_samples)d pictures that have labels",
+            result,
+        )
+
+
+def _write(options: Options, found: Any, dataset: Any) -> None:
+    classes = dataset.classes
+    if options.per_class is not None:
+        write_per_class(options.per_class, found, classes)
+    if options.predictions is not None:
+        write_predictions(options.predictions, found, dataset)
+    if options.confusion is not None:
+        from passl.evaluation.confusion import confusion_matrix, draw_confusion, write_confusion
+
+        matrix = confusion_matrix(found, len(classes))
+        write_confusion(options.confusion, matrix, classes)
+        if len(classes) <= MOST_DRAWN:
+            draw_confusion(options.confusion.with_suffix(".png"), matrix, classes)

@@ -1,0 +1,111 @@
+"""Which answers an evaluation compares, and which it counts as right, where that is not simply the
+label.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from passl.data.datasets.base import ImageDataset
+from passl.data.datasets.subset import PRESENT, chosen_labels
+from passl.errors import ConfigError
+
+_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})[^/]*$")
+
+
+def choose_valid_labels(option: str | None, dataset: ImageDataset) -> list[int] | None:
+    """The only classes that are compared, in ascending order; null for all.
+
+    Args:
+        option: `present` for the classes that the data set has samples of; a text file with one
+            class a line, by its number (as in timm's --valid-labels) or its name; or null for what
+            the data set says.
+
+    Raises:
+        ConfigError: the file cannot be read, names a class that is none, or leaves out a class that
+            the data set has samples of.
+    """
+    if option is None:
+        return dataset.valid_labels
+    present = np.unique(dataset.labels).tolist()
+    if option == PRESENT:
+        return present
+    valid = chosen_labels(option, dataset.classes)
+    left_out = sorted(set(present) - set(valid))
+    if left_out:
+        shown = ", ".join(dataset.classes[label] for label in left_out[:5])
+        raise ConfigError(
+            f"--valid-labels {option}: leaves out {len(left_out)} of the classes that the pictures "
+            f"have ({shown}), which could never be right; add them"
+        )
+    return valid
+
+
+def read_real_labels(path: str, dataset: ImageDataset) -> list[list[int]]:
+    """The right labels of each sample of ImageNet's validation set by ReaL (Beyer et al., arXiv
+    2006.07159): any number of them, also none.
+
+    Args:
+        path: real.json of google-research/reassessed-imagenet, a list with a list of labels for
+            ILSVRC2012_val_00000001.JPEG and so on.
+        dataset: all or some of these pictures; the numbers in their names say which.
+
+    Raises:
+        ConfigError: it is no such file, or the data set has other pictures.
+    """
+    try:
+        if Path(path).exists() and not Path(path).is_file():  # a pipe would wait for ever
+            raise OSError("not a regular file")
+        real = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--real-labels {path}: cannot be read as JSON ({error}); name the real.json of "
+            "github.com/google-research/reassessed-imagenet"
+        ) from None
+    if not isinstance(real, list) or not all(_are_labels(labels) for labels in real):
+        raise ConfigError(
+            f"--real-labels {path}: is not a list with a list of labels for each picture; name the "
+            "real.json of github.com/google-research/reassessed-imagenet"
+        )
+    largest = max((label for labels in real for label in labels), default=-1)
+    if largest >= len(dataset.classes):
+        raise ConfigError(
+            f"--real-labels {path}: has label {largest}, but the data has "
+            f"{len(dataset.classes)} classes; these labels are for ImageNet-1k's validation set"
+        )
+    chosen = []
+    for index in range(len(dataset)):
+        name = dataset.name(index)
+        found = _NUMBER.search(name)
+        if found is None or not 1 <= int(found[1]) <= len(real):
+            raise ConfigError(
+                f"--real-labels {path}: {name} is none of its {len(real)} pictures, "
+                "ILSVRC2012_val_00000001.JPEG and so on; these labels are for ImageNet-1k's "
+                "validation set"
+            )
+        chosen.append(real[int(found[1]) - 1])
+    if not any(chosen):
+        raise ConfigError(f"--real-labels {path}: has no label for any picture of the data")
+    return chosen
+
+
+def real_top1(guesses: np.ndarray, real: Sequence[Sequence[int]]) -> tuple[float, int]:
+    """Per cent of the pictures whose best guess is one of the right labels, and how many pictures
+    count: those that have a right label.
+
+    Args:
+        guesses: int [N].
+        real: the right labels of each.
+    """
+    pairs = zip(guesses.tolist(), real, strict=True)
+    right = [guess in labels for guess, labels in pairs if labels]
+    return 100 * sum(right) / max(len(right), 1), len(right)
+
+
+def _are_labels(labels: object) -> bool:
+    return isinstance(labels, list) and all(type(label) is int and label >= 0 for label in labels)

@@ -1,0 +1,63 @@
+"""The pictures that weights are scored on, as the transforms of a config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from passl.data.transforms.basic import pair
+from passl.errors import ConfigError
+from passl.porting.zoo import Preset
+
+
+def transforms_of(preset: Preset) -> list[dict[str, Any]]:
+    """The `transforms` list of a preset: squash, or resize the shorter side and crop the centre."""
+    if preset.crop == "squash":
+        size: list[int] | int = [preset.size, preset.size]
+        frame = [{"name": "Resize", "size": size, "interpolation": preset.interpolation}]
+    else:
+        size = math.floor(preset.size / float(preset.crop))  # timm's and MindCV's rounding
+        frame = [
+            {"name": "Resize", "size": size, "interpolation": preset.interpolation},
+            {"name": "CenterCrop", "size": preset.size},
+        ]
+    return [*frame, {"name": "Normalize", "mean": list(preset.mean), "std": list(preset.std)}]
+
+
+def with_crop(
+    transforms: Sequence[Mapping[str, Any]], crop: Literal["squash", "resize"]
+) -> list[dict[str, Any]]:
+    """The same pictures with the other rule of framing; size, interpolation, mean and deviation
+    stay.
+
+    Args:
+        transforms: the list of a config: Resize, CenterCrop and Normalize.
+        crop: `squash` resizes the whole picture to the square (microsoft/CvT's rule at 384 pixels);
+            `resize` resizes the shorter side and cuts out the centre (PASSL's and PaddleViT's).
+            The shorter side becomes what Resize says; where that squashes, the side of the square.
+
+    Raises:
+        ConfigError: the list does not end in one known size, or does something else as well.
+    """
+    place = "dataloader.val.dataset.transforms"
+    frame = [node for node in transforms if node["name"] in ("Resize", "CenterCrop")]
+    others = [node for node in transforms if node not in frame]
+    if [node["name"] for node in others] != ["Normalize"]:
+        names = ", ".join(node["name"] for node in transforms)
+        raise ConfigError(
+            f"{place}: --crop {crop} knows lists of Resize, CenterCrop and Normalize, not {names}; "
+            f"write what is wanted by -o {place}=[...] instead"
+        )
+    if not frame:
+        raise ConfigError(
+            f"{place}: --crop {crop} takes its size from Resize or CenterCrop, and there is neither"
+        )
+    size = list(pair(frame[-1]["size"]))
+    resize = next((dict(node) for node in frame if node["name"] == "Resize"), {"name": "Resize"})
+    if crop == "squash":
+        return [{**resize, "size": size}, dict(others[0])]
+    shorter = resize.get("size")
+    shorter = shorter if isinstance(shorter, int) else max(size)
+    crops = [{**resize, "size": shorter}, {"name": "CenterCrop", "size": size}]
+    return [*crops, dict(others[0])]

@@ -1,0 +1,76 @@
+"""What every reader checks: files, names, sizes; and the bounds that a hostile file meets."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from passl.errors import CheckpointError
+
+GROWTH = 8
+"""Arrays of a file may together take at most this multiple of its size: strides of zero and a text
+that is encoded again and again would take any.
+"""
+DIMS = 32
+"""Most dimensions of an array."""
+LARGEST = 2**48
+"""Sizes, strides and offsets are below this, so that no product of them takes time."""
+
+_NAME = 1000  # characters of a weight's name
+
+
+def opened(path: Path) -> BinaryIO:
+    """A file to read.
+
+    Raises:
+        CheckpointError: it is missing, empty, not a file, or may not be read.
+    """
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise CheckpointError(f"{path}: there is no such weight file")
+    if not path.stat().st_size:
+        raise CheckpointError(f"{path}: an empty file; fetch it again")
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def in_line(error: Exception) -> str:
+    """What an error says, in one line that can be printed."""
+    text = " ".join(str(error)[:300].split())
+    if not text or not isinstance(error, (ValueError, zipfile.BadZipFile)):
+        text = f"{type(error).__name__} {text}"  # a KeyError says no more than the key
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def check_name(name: Any) -> str:
+    """The name of a weight, which messages will show.
+
+    Raises:
+        ValueError: it is no line of text.
+    """
+    if type(name) is not str or not name or len(name) > _NAME or not name.isprintable():
+        shown = f"{name[:40]!r}" if type(name) is str else type(name).__name__
+        raise ValueError(f"the name of a weight is a line of text, not {shown}")
+    return name
+
+
+def check_sizes(sizes: Any, lowest: int = 0) -> tuple[int, ...]:
+    """A shape, strides or offsets.
+
+    Raises:
+        ValueError: it is no tuple of at most `DIMS` numbers, or one is negative or absurd.
+    """
+    if type(sizes) not in (tuple, list) or len(sizes) > DIMS:
+        raise ValueError(f"a shape is a tuple of at most {DIMS} numbers")
+    if not all(type(size) is int and lowest <= size < LARGEST for size in sizes):
+        raise ValueError("a size or stride is negative, absurd or no number")
+    return tuple(sizes)
+
+
+def widened(bf16: np.ndarray) -> np.ndarray:
+    """Float32 of bfloat16, which is its upper half, given as uint16."""
+    return (bf16.astype(np.uint32).reshape(-1) << 16).view(np.float32).reshape(bf16.shape)

@@ -1,0 +1,50 @@
+"""What is set before Paddle is loaded, by `import passl` and so by every tool: fast code paths, and
+silence about what every user is told on every run and nobody can act on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import warnings
+from contextlib import suppress
+
+from passl.accelerate.switches import choose_mkl_path
+
+_ERROR = 2
+"""Level of glog's errors, which are shown. Below are notes on each executor, and warnings such as
+`Paddle static graph(PIR) not support input out tensor` at Paddle's own calls.
+"""
+_LEVEL = "GLOG_minloglevel"
+_CHOSEN_BY_USER = (_LEVEL, "GLOG_v", "GLOG_vmodule")
+_WARNINGS = (
+    ("No ccache found", r"paddle\.utils\.cpp_extension"),
+    ("When training, we now always track global mean and variance", r"paddle\.nn\.layer\.norm"),
+)
+"""Beginnings of messages, and the modules that give them."""
+
+
+def prepare_for_paddle() -> None:
+    """Set what Paddle reads while it is loaded. What the user has set stays.
+
+    Where Paddle is loaded already, only its notes are turned off: its matrix products then take
+    the code path that Paddle takes by itself.
+    """
+    for message, module in _WARNINGS:
+        warnings.filterwarnings("ignore", message, UserWarning, module)
+    choose_mkl_path()
+    if any(variable in os.environ for variable in _CHOSEN_BY_USER):
+        return
+    os.environ[_LEVEL] = str(_ERROR)
+    if "paddle" in sys.modules:
+        _quieten(sys.modules["paddle"])
+
+
+def _quieten(paddle: object) -> None:
+    """Set the level in a Paddle that has read the environment. It has no function for that; the
+    variable of its library is named as in any program with glog.
+    """
+    with suppress(AttributeError, OSError, ValueError):  # no such variable: it goes on talking
+        library = ctypes.CDLL(paddle.base.libpaddle.__file__)  # type: ignore[attr-defined]
+        ctypes.c_int32.in_dll(library, "_ZN3fLI17FLAGS_minloglevelE").value = _ERROR

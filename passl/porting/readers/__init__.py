@@ -1,0 +1,1 @@
+"""One reader for each weight file format; nothing in a file is executed."""

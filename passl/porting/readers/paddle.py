@@ -1,0 +1,93 @@
+"""Paddle weight files (`.pdparams`) read without `paddle.load`, which runs what a file carries.
+
+Such a file is one pickle of name -> numpy array, or name -> (name, array).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from passl.errors import CheckpointError
+from passl.io.limits import GROWTH, check_sizes, in_line, opened, widened
+from passl.io.plain_arrays import Array, ArrayUnpickler
+from passl.io.plain_pickle import weights_of
+
+_NAMES = "StructuredToParameterName@@"  # Paddle's own names of the parameters
+_SLICES = "UnpackBigParamInfor@@"  # arrays above 1 GB that pickle's protocols 2 and 3 take in parts
+_NESTS = ("state_dict", "model")
+
+
+def read_paddle(path: Path) -> dict[str, np.ndarray]:
+    """The parameters of a Paddle file: name -> array, in Paddle's layout; bfloat16 as float32.
+
+    Paddle saves bfloat16 as its bits in uint16. Every uint16 in such a file is bfloat16, because
+    Paddle has no tensors of uint16: it takes the type's name and numpy arrays of it for bfloat16.
+
+    It takes memory of `GROWTH` times the file for arrays, six times the file beside them (a text is
+    up to four times its UTF-8), and 100 MB.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, holds no parameters, or carries code.
+    """
+    with opened(path) as stream:
+        pickled = stream.read()
+    try:
+        weights = _weights(ArrayUnpickler(path, GROWTH * len(pickled)).load(pickled))
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise CheckpointError(f"{path}: damaged, or not a Paddle file: {in_line(error)}") from None
+    if weights is None:
+        raise CheckpointError(
+            f"{path}: holds no state dict; it may lie bare, or under {' or '.join(_NESTS)}"
+        )
+    return weights
+
+
+def _weights(content: Any) -> dict[str, np.ndarray] | None:
+    nested = [content.get(nest) for nest in _NESTS] if type(content) is dict else []
+    for place in (content, *nested):
+        if type(place) is not dict:
+            continue
+        joins = place.get(_SLICES, {})
+        weights = weights_of(
+            _joined(
+                {n: _array(value) for n, value in place.items() if n not in (_NAMES, _SLICES)},
+                joins,
+            )
+        )
+        if weights is not None:
+            return weights
+    return None
+
+
+def _array(value: Any) -> Any:
+    """The array of a parameter, where it is one."""
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is str:
+        value = value[1]
+    if not isinstance(value, Array):
+        return value
+    if value.array is not None and value.array.dtype == np.uint16:
+        value.spend(value.array.nbytes)  # float32 takes as much again
+        value.array = widened(value.array)  # once, however many names it has
+    return value.array
+
+
+def _joined(arrays: dict[Any, Any], joins: Any) -> dict[Any, Any]:
+    """The arrays with those that lie in slices put together."""
+    if type(joins) is not dict:
+        raise ValueError(f"{_SLICES} is no dict")
+    for name, join in joins.items():
+        shape, parts = check_sizes(join["OriginShape"]), [arrays.pop(n) for n in join["slices"]]
+        if not all(type(part) is np.ndarray and part.ndim == 1 for part in parts):
+            raise ValueError(f"{_SLICES} names something that is no slice")
+        if name in arrays or len({part.dtype for part in parts}) != 1:
+            raise ValueError(f"{_SLICES} joins slices of several types, or to a name that is taken")
+        if sum(part.size for part in parts) != math.prod(shape):
+            raise ValueError(f"the slices of an array of {shape} have another number of values")
+        arrays[name] = np.concatenate(parts).reshape(shape)
+    return arrays

@@ -1,0 +1,478 @@
+"""Data sets: what they hold, and what they say of a picture or folder that is not right."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from passl.data import DATASET_OPTIONS, DATASETS
+from passl.data.datasets.digits import FILE, Digits
+from passl.data.datasets.image_folder import SUFFIXES, ImageFolder
+from passl.errors import ConfigError, RunError
+from passl.utils.schema import Choice, Section, problems_in, read_signature
+from passl.utils.yaml import parse
+
+GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "transforms"
+
+
+# -------------------------------------------------------------------------------------------------
+# Digits
+# -------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def digits() -> dict[str, Digits]:
+    return {split: Digits(split=split) for split in ("train", "val")}
+
+
+@pytest.mark.parametrize(("split", "length"), [("train", 1437), ("val", 360)])
+def test_digits_of_a_split(digits, split, length):
+    dataset = digits[split]
+    assert len(dataset) == length
+    picture, label = dataset[length - 1]
+    assert (picture.mode, picture.size) == ("RGB", (32, 32))
+    assert type(label) is int
+    assert {dataset[index][1] for index in range(length)} == set(range(10))
+    with pytest.raises(IndexError):
+        dataset[length]
+
+
+def test_digits_are_all_of_the_file_each_once(digits):
+    with np.load(FILE) as file:
+        labels = file["labels"]
+    assert len(labels) == 1797
+    counts = {split: np.bincount(digits[split].labels, minlength=10) for split in digits}
+    np.testing.assert_array_equal(counts["train"] + counts["val"], np.bincount(labels))
+    seen = {
+        split: {dataset[index][0].tobytes() for index in range(len(dataset))}
+        for split, dataset in digits.items()
+    }
+    assert (len(seen["train"]), len(seen["val"])) == (1437, 360)
+    assert seen["train"].isdisjoint(seen["val"])
+
+
+def test_digits_are_stratified(digits):
+    total = np.bincount(digits["train"].labels) + np.bincount(digits["val"].labels)
+    assert np.abs(np.bincount(digits["val"].labels) - total * 360 / 1797).max() < 1
+
+
+def cubic(x: np.ndarray) -> np.ndarray:
+    """Keys' cubic convolution kernel, a = -1/2 (IEEE ASSP 29, 1981)."""
+    x = np.abs(x)
+    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
+def test_digits_go_from_black_to_white_and_are_grown_by_cubic_convolution(digits):
+    with np.load(FILE) as file:
+        ink = file["images"][file["is_val"]]
+    weights = cubic((np.arange(8) + 0.5) - (np.arange(32)[:, None] + 0.5) / 4)
+    weights /= weights.sum(axis=1, keepdims=True)
+    rows = np.clip((ink * (255 / 16)) @ weights.T, 0, 255)
+    expected = np.clip(weights @ rows, 0, 255)
+    pixels = np.stack([np.asarray(digits["val"][index][0]) for index in range(360)])
+    assert (pixels.min(), pixels.max()) == (0, 255)
+    for channel in range(3):
+        np.testing.assert_allclose(pixels[..., channel], expected, atol=2.5)
+
+
+def test_digits_of_another_split_than_train_and_val():
+    with pytest.raises(ValueError, match="'test' is neither train nor val"):
+        Digits(split="test")
+    with pytest.raises(ConfigError, match="split: must be one of train, val, not 'test'"):
+        DATASETS.build({"name": "Digits", "split": "test"})
+
+
+def test_digits_have_names(digits):
+    assert digits["val"].classes == Digits.class_names(split="val") == list("0123456789")
+    assert digits["val"].name(7) == "Digits val 7"
+
+
+# -------------------------------------------------------------------------------------------------
+# ImageFolder: what it finds
+# -------------------------------------------------------------------------------------------------
+@pytest.fixture
+def folder(tmp_path):
+    """Make pictures: folder({"cat/a.png": (255, 0, 0)}), and get the path of their folder."""
+
+    def make(colours: dict[str, object]) -> str:
+        for name, colour in colours.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (6, 4), colour).save(path)
+        return str(tmp_path)
+
+    return make
+
+
+def test_classes_are_sorted(folder):
+    root = folder({f"{name}/a.png": "red" for name in ("n02", "n01", "Zebra", "ant", "n10")})
+    dataset = ImageFolder(dataroot=root)
+    assert dataset.classes == ["Zebra", "ant", "n01", "n02", "n10"]
+    assert dataset.classes == ImageFolder.class_names(dataroot=root)
+    assert [(Path(dataset.name(index)).parent.name, dataset[index][1]) for index in range(5)] == [
+        ("Zebra", 0),
+        ("ant", 1),
+        ("n01", 2),
+        ("n02", 3),
+        ("n10", 4),
+    ]
+
+
+def test_a_sample_is_the_picture_and_its_label(folder):
+    dataset = ImageFolder(dataroot=folder({"cat/a.png": (10, 20, 30), "dog/b.bmp": (1, 2, 3)}))
+    assert len(dataset) == 2
+    for index, colour in enumerate([(10, 20, 30), (1, 2, 3)]):
+        picture, label = dataset[index]
+        assert (picture.mode, picture.size, label) == ("RGB", (6, 4), index)
+        assert (np.asarray(picture) == colour).all()
+
+
+def test_nested_folders_belong_to_their_class(folder):
+    names = ["cat/a.png", "cat/x/b.png", "cat/x/y/c.png", "cat/w/d.png", "dog/cat/e.png"]
+    root = folder(dict.fromkeys(names, "red"))
+    dataset = ImageFolder(dataroot=root)
+    assert dataset.classes == ["cat", "dog"]
+    found = {
+        str(Path(dataset.name(index)).relative_to(root)): dataset[index][1]
+        for index in range(len(dataset))
+    }
+    assert found == {name: int(name.startswith("dog")) for name in names}
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_the_order_does_not_depend_on_the_file_system(folder, monkeypatch, backwards):
+    names = ["a/3.png", "a/1.png", "a/y/2.png", "a/x/2.png", "b/2.png", "b/1.png", "c/1.png"]
+    root = folder(dict.fromkeys(names, "red"))
+    scandir = os.scandir
+
+    @contextmanager
+    def scandir_in_order(path):
+        with scandir(path) as entries:
+            yield iter(sorted(entries, key=lambda entry: entry.name, reverse=backwards))
+
+    monkeypatch.setattr(os, "scandir", scandir_in_order)
+    dataset = ImageFolder(dataroot=root)
+    assert dataset.classes == ["a", "b", "c"]
+    assert [str(Path(path).relative_to(root)) for path in dataset.paths] == [
+        *["a/1.png", "a/3.png", "a/x/2.png", "a/y/2.png"],
+        *["b/1.png", "b/2.png", "c/1.png"],
+    ]
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".JPEG", ".Png", ".TIFF"])
+def test_endings_in_any_case(folder, suffix):
+    dataset = ImageFolder(dataroot=folder({f"cat/a{suffix}": (200, 100, 50)}))
+    picture, label = dataset[0]
+    assert (picture.mode, picture.size, label) == ("RGB", (6, 4), 0)
+    # JPEG and WebP lose a little.
+    assert np.abs(np.asarray(picture, dtype=float) - (200, 100, 50)).max() < 6
+
+
+def test_other_files_and_hidden_folders_are_left_out(folder, tmp_path):
+    root = folder({"cat/a.png": "red", ".trash/b.png": "red", "c.png": "red"})
+    (tmp_path / "cat" / "notes.txt").write_text("not a picture")
+    (tmp_path / "cat" / "png").write_text("not a picture")
+    dataset = ImageFolder(dataroot=root)
+    assert dataset.classes == ["cat"]
+    assert [Path(path).name for path in dataset.paths] == ["a.png"]
+
+
+def test_a_link_to_a_class_folder(folder, tmp_path):
+    root = folder({"data/cat/a.png": "red", "elsewhere/dog/b.png": "red"})
+    os.symlink(tmp_path / "elsewhere" / "dog", tmp_path / "data" / "dog")
+    dataset = ImageFolder(dataroot=f"{root}/data")
+    assert dataset.classes == ["cat", "dog"]
+    assert len(dataset) == 2
+
+
+def test_a_link_in_a_circle_counts_no_picture_twice(folder, tmp_path):
+    root = folder({"cat/a.png": "red"})
+    os.symlink(tmp_path / "cat", tmp_path / "cat" / "again")
+    assert len(ImageFolder(dataroot=root)) == 1
+
+
+# Each: the link's place below data/, and where it leads.
+CROSSING = {
+    "to another class": ("cat/more", "data/dog"),
+    "into another class": ("cat/more", "data/dog/young"),
+    "into another class on another disk": ("cat/more", "disk/bird/young"),
+    "to the folder of all classes": ("cat/up", "data"),
+    "as a class folder": ("lion", "data/cat"),
+    "from deep inside": ("dog/young/more", "data/cat"),
+}
+
+
+@pytest.mark.parametrize("case", CROSSING)
+def test_a_link_that_reaches_another_class_is_refused(folder, tmp_path, case):
+    """Its pictures would have two labels."""
+    pictures = ("data/cat/a.png", "data/dog/b.png", "data/dog/young/c.png", "disk/bird/young/d.png")
+    root = folder(dict.fromkeys(pictures, "red"))
+    os.symlink(tmp_path / "disk" / "bird", tmp_path / "data" / "bird")
+    assert ImageFolder(dataroot=f"{root}/data").labels.tolist() == [0, 1, 2, 2]
+    place, target = CROSSING[case]
+    os.symlink(tmp_path / target, tmp_path / "data" / place)
+    with pytest.raises(ConfigError, match="two labels; remove the link") as caught:
+        ImageFolder(dataroot=f"{root}/data")
+    assert f"{root}/data/{place}" in str(caught.value) or case == "as a class folder"
+    (first, second) = re.findall(r"to class (\w+)", str(caught.value))
+    assert {first, second} <= {"cat", "dog", "bird", "lion"}
+    assert first != second
+
+
+def test_links_of_pictures_and_folders_that_belong_to_one_class(folder, tmp_path):
+    root = folder({"data/cat/a.png": "red", "data/dog/b.png": "red", "more/young/c.png": "red"})
+    os.symlink(tmp_path / "more", tmp_path / "data" / "dog" / "more")
+    os.symlink(tmp_path / "more" / "young" / "c.png", tmp_path / "data" / "cat" / "c.png")
+    dataset = ImageFolder(dataroot=f"{root}/data")
+    assert [Path(path).relative_to(tmp_path / "data").as_posix() for path in dataset.paths] == [
+        "cat/a.png",
+        "cat/c.png",
+        "dog/b.png",
+        "dog/more/young/c.png",
+    ]
+    assert dataset.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_a_class_folder_on_a_disk_that_is_not_there(folder, tmp_path):
+    """Without it, labels of the classes after it would shift."""
+    root = folder({"ape/a.png": "red", "cat/a.png": "red"})
+    os.symlink(tmp_path / "gone", tmp_path / "bear")
+    for find in (ImageFolder, ImageFolder.class_names):
+        with pytest.raises(ConfigError, match="/bear: the link leads nowhere"):
+            find(dataroot=root)
+
+
+def test_links_that_lead_nowhere_are_no_pictures(folder, tmp_path, caplog):
+    root = folder({"cat/b.png": "red"})
+    os.symlink(tmp_path / "gone.png", tmp_path / "cat" / "a.png")
+    os.symlink(tmp_path / "cat" / "c.png", tmp_path / "cat" / "c.png")
+    os.symlink(tmp_path / "gone", tmp_path / "cat" / "folder")
+    os.mkfifo(tmp_path / "cat" / "d.png")
+    dataset = ImageFolder(dataroot=root)
+    assert [Path(path).name for path in dataset.paths] == ["b.png"]
+    assert (
+        f"4 links that lead nowhere, or special files, are left out; the first is {root}/cat/a.png"
+        in caplog.text
+    )
+    (tmp_path / "cat" / "b.png").unlink()
+    with pytest.raises(ConfigError, match="no picture in cat"):
+        ImageFolder(dataroot=root)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_folder_that_may_not_be_listed(folder, tmp_path):
+    root = folder({"cat/a.png": "red", "cat/more/b.png": "red"})
+    (tmp_path / "cat" / "more").chmod(0)
+    with pytest.raises(ConfigError, match="cat/more: the folder cannot be listed"):
+        ImageFolder(dataroot=root)
+    (tmp_path / "cat" / "more").chmod(0o755)
+
+
+# -------------------------------------------------------------------------------------------------
+# ImageFolder: modes
+# -------------------------------------------------------------------------------------------------
+COLOURS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+def read(tmp_path: Path, picture: Image.Image, name: str = "a.png", **options) -> np.ndarray:
+    """The pixels that ImageFolder gives for a picture."""
+    (tmp_path / "cat").mkdir()
+    picture.save(tmp_path / "cat" / name, **options)
+    read_back, _ = ImageFolder(dataroot=str(tmp_path))[0]
+    assert read_back.mode == "RGB"
+    return np.asarray(read_back)
+
+
+def paletted() -> Image.Image:
+    """COLOURS as indices into a palette of exactly those colours."""
+    picture = Image.fromarray(np.arange(35, dtype=np.uint8).reshape(5, 7)).convert("P")
+    picture.putpalette(COLOURS.reshape(35, 3).tobytes())
+    return picture
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.gif", "a.bmp", "a.tif"])
+def test_a_palette_becomes_its_colours(tmp_path, name):
+    np.testing.assert_array_equal(read(tmp_path, paletted(), name), COLOURS)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.gif"])
+def test_a_palette_with_one_transparent_entry(tmp_path, name):
+    np.testing.assert_array_equal(read(tmp_path, paletted(), name, transparency=0), COLOURS)
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+def test_a_palette_with_half_transparent_entries(tmp_path):
+    alpha = bytes(range(0, 245, 7))
+    np.testing.assert_array_equal(read(tmp_path, paletted(), transparency=alpha), COLOURS)
+
+
+def test_a_palette_with_half_transparent_entries_is_read_in_silence(tmp_path):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read(tmp_path, paletted(), transparency=bytes(range(0, 245, 7)))
+    assert [str(warning.message) for warning in caught] == []
+
+
+def test_alpha_is_dropped(tmp_path):
+    alpha = np.linspace(0, 255, 35).astype(np.uint8).reshape(5, 7, 1)
+    picture = Image.fromarray(np.concatenate([COLOURS, alpha], axis=2))
+    assert picture.mode == "RGBA"
+    np.testing.assert_array_equal(read(tmp_path, picture), COLOURS)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA"])
+def test_grey_becomes_three_equal_channels(tmp_path, mode):
+    grey = Image.fromarray(COLOURS[..., 0])
+    pixels = read(tmp_path, grey.convert(mode))
+    np.testing.assert_array_equal(pixels, np.repeat(COLOURS[..., :1], 3, axis=2))
+
+
+def test_black_and_white(tmp_path):
+    bits = COLOURS[..., 0] > 127
+    pixels = read(tmp_path, Image.fromarray(bits))
+    np.testing.assert_array_equal(pixels, np.repeat(bits[..., None] * np.uint8(255), 3, axis=2))
+
+
+def test_sixteen_bits_of_grey(tmp_path):
+    grey = np.arange(0, 65535, 1873, dtype=np.uint16).reshape(5, 7)
+    pixels = read(tmp_path, Image.fromarray(grey))
+    np.testing.assert_allclose(pixels[..., 0], grey / 257, atol=1)
+
+
+def test_the_first_picture_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (6, 4), colour) for colour in ((255, 0, 0), (0, 255, 0))]
+    pixels = read(tmp_path, frames[0], "a.gif", save_all=True, append_images=frames[1:])
+    assert (pixels == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("picture", ["china", "flower"])
+def test_photographs_decode_to_the_pixels_that_timm_saw(tmp_path, picture):
+    (tmp_path / "cat").mkdir()
+    os.symlink(GOLDEN / f"{picture}.jpg", tmp_path / "cat" / "a.jpg")
+    with np.load(GOLDEN / "eval.npz") as file:
+        expected = file[f"{picture}/decoded"]
+    np.testing.assert_array_equal(ImageFolder(dataroot=str(tmp_path))[0][0], expected)
+
+
+# -------------------------------------------------------------------------------------------------
+# ImageFolder: errors
+# -------------------------------------------------------------------------------------------------
+def refusal(root: str, path: Path) -> str:
+    """What ImageFolder says when it reads its only picture."""
+    dataset = ImageFolder(dataroot=root)
+    assert len(dataset) == 1
+    rule = rf"^{re.escape(str(path))}: cannot be read as a picture"
+    with pytest.raises(RunError, match=rule) as caught:
+        dataset[0]
+    assert caught.value.__suppress_context__
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x00", b"this is no picture\n", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a"],
+    ids=ascii,
+)
+def test_a_file_that_is_no_picture(tmp_path, content):
+    path = tmp_path / "cat" / "a.jpg"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert len(refusal(str(tmp_path), path).splitlines()) == 1
+
+
+@pytest.mark.parametrize("suffix", [s for s in SUFFIXES if s not in (".jpg", ".tif")])
+@pytest.mark.parametrize("part", [0.3, 0.9])
+def test_a_truncated_picture(tmp_path, suffix, part):
+    path = tmp_path / "cat" / f"a{suffix}"
+    path.parent.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
+    assert len(refusal(str(tmp_path), path).splitlines()) == 1
+
+
+def test_a_picture_that_is_gone(folder, tmp_path):
+    dataset = ImageFolder(dataroot=folder({"cat/a.png": "red", "cat/b.png": "blue"}))
+    path = tmp_path / "cat" / "a.png"
+    path.unlink()
+    with pytest.raises(RunError, match=rf"^{re.escape(str(path))}: cannot be read .*No such file"):
+        dataset[0]
+    assert dataset[1][0].getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_a_picture_so_large_that_it_must_be_a_trap(folder, tmp_path, monkeypatch):
+    root = folder({"cat/a.png": "red"})
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6 * 4 // 2 - 1)
+    assert "decompression bomb" in refusal(root, tmp_path / "cat" / "a.png")
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    root = str(tmp_path / "gone")
+    for find in (ImageFolder, ImageFolder.class_names):
+        with pytest.raises(ConfigError, match=rf"^{re.escape(root)}: the data folder does not exi"):
+            find(dataroot=root)
+
+
+def test_a_folder_that_is_a_file(tmp_path):
+    path = tmp_path / "data.zip"
+    path.write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"data\.zip: the data folder is a file, not a folder"):
+        ImageFolder(dataroot=str(path))
+
+
+def test_a_folder_without_a_class(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / ".git").mkdir()
+    for find in (ImageFolder, ImageFolder.class_names):
+        with pytest.raises(ConfigError, match=rf"^{re.escape(str(tmp_path))}: .* has no class"):
+            find(dataroot=str(tmp_path))
+
+
+def test_a_class_without_a_picture(folder, tmp_path):
+    root = folder({"cat/a.png": "red"})
+    (tmp_path / "dog" / "inner").mkdir(parents=True)
+    (tmp_path / "dog" / "a.txt").write_text("not a picture")
+    for find in (ImageFolder, ImageFolder.class_names):
+        with pytest.raises(ConfigError, match=r": no picture in dog; .*\.jpeg.*remove the folder"):
+            find(dataroot=root)
+    Image.new("RGB", (4, 4)).save(tmp_path / "dog" / "inner" / "b.png")
+    for find in (ImageFolder, ImageFolder.class_names):
+        find(dataroot=root)
+
+
+def test_many_classes_without_a_picture(folder, tmp_path):
+    root = folder({"cat/a.png": "red"})
+    for index in range(5):
+        (tmp_path / f"empty{index}").mkdir()
+    with pytest.raises(ConfigError, match="in empty0, empty1, empty2 and 2 more classes;"):
+        ImageFolder(dataroot=root)
+
+
+# -------------------------------------------------------------------------------------------------
+# docs/data.md
+# -------------------------------------------------------------------------------------------------
+PAGE = (Path(__file__).resolve().parents[4] / "docs" / "data.md").read_text(encoding="utf-8")
+NODES = [parse(block, "docs/data.md")[0] for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.S)]
+
+
+@pytest.mark.parametrize("node", NODES, ids=lambda node: node.get("name", "loader"))
+def test_what_the_page_shows_is_what_a_config_may_have(node):
+    spec = Choice(DATASETS, DATASET_OPTIONS)
+    if "name" not in node:
+        spec = Section(read_signature("passl.data.loader:Loader"))
+    if "sampler" in node:
+        spec = Section({"sampler": Section(read_signature("passl.data.samplers:BatchSampler"))})
+    assert list(problems_in(spec, node)) == []
+
+
+def test_the_page_has_every_data_set_and_option():
+    assert {node["name"] for node in NODES if "name" in node} == set(DATASETS.names())
+    options = {key for name in DATASETS.names() for key in DATASETS.signature(name)}
+    for option in options | set(DATASET_OPTIONS):
+        assert option in PAGE, option

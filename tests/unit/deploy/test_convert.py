@@ -1,0 +1,73 @@
+"""A file's network is recognised from its weights alone, and which pictures belong to published
+ones is known.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import passl
+from passl.data import TRANSFORMS
+from passl.deploy.convert import describe, variant_of
+from passl.evaluation.preset import transforms_of
+from passl.porting.names import SOURCES
+from passl.porting.weight_file import WeightFile, architecture_of
+from passl.porting.zoo import entries, find
+from passl.utils.config import get_config
+
+SMALL_ENOUGH = ["convit_tiny", "convit_tiny_plus", "convit_small", "cvt_13_224", "cvt_21_224"]
+
+
+@pytest.mark.parametrize("name", SMALL_ENOUGH)
+def test_variant_from_the_weights_alone(name, tmp_path):
+    state = {key: tensor.numpy() for key, tensor in passl.create_model(name).state_dict().items()}
+    file = WeightFile(tmp_path / "x.safetensors", state, None, {}, {})
+    architecture, head = architecture_of(file)
+    assert variant_of(architecture) == name
+    assert head["num_classes"] == 1000
+
+
+def test_every_variant_is_told_from_the_others():
+    for name in passl.list_models():
+        architecture = get_config(
+            f"{'convit' if name.startswith('convit') else 'cvt'}/{name}.yaml"
+        ).model.architecture
+        expected = name.replace("13_384", "13_224").replace("21_384", "21_224")  # one network each
+        assert variant_of(architecture) == expected
+    assert variant_of({"name": "ConViT", "embed_dim": 100, "depth": 12}) is None
+
+
+def test_what_belongs_to_the_weights(tmp_path):
+    mindcv = next(source for source in SOURCES if source.name == "mindcv")
+    file = WeightFile(tmp_path / "x.ckpt", {}, mindcv, {}, {})
+    architecture = get_config("convit/convit_base.yaml").model.architecture
+    line = describe(file, architecture)
+    assert line.startswith("convit_base, weights of mindcv; act gelu_tanh; norm_eps 1e-07")
+    assert "crop 0.93" in line
+
+
+def test_presets_are_transforms():
+    """MindCV's crop ratios and microsoft's squash, as sizes: 224 / 0.93 is 240, 224 / 0.875 is
+    256.
+    """
+    resize = {entry.name: transforms_of(entry.preset)[0]["size"] for entry in entries()}
+    assert resize["convit_tiny.mindcv_in1k"] == 256
+    assert resize["convit_base.mindcv_in1k"] == 240
+    assert any(size == [384, 384] for size in resize.values())
+    for entry in entries():
+        picture = np.zeros((300, 400, 3), np.uint8)
+        from PIL import Image
+
+        result = Image.fromarray(picture)
+        for node in transforms_of(entry.preset):
+            result = TRANSFORMS.build(node)(result, np.random.default_rng(0))
+        assert result.shape == (3, entry.preset.size, entry.preset.size)
+
+
+def test_defaults_of_the_zoo_have_the_numerics_of_their_source():
+    by_name = {source.name: source for source in SOURCES}
+    for name in passl.list_models():
+        entry = find(name)
+        source = by_name[{"facebookresearch": "timm"}.get(entry.source, entry.source)]
+        assert dict(entry.numerics) == dict(source.numerics)

@@ -1,0 +1,83 @@
+"""What the ranks compare, and how a difference is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from passl.distributed.agreement import agree, agree_on_run
+from passl.distributed.ranks import Ranks
+from passl.errors import ConfigError
+from passl.utils.config import get_config
+
+
+class Recorded(Ranks):
+    """Rank 1 of two; rank 0 has told what `first` did."""
+
+    first: list[str]
+
+    def wait(self) -> None:
+        """There is nobody."""
+
+    def gather_texts(self, texts):
+        return [self.first, list(texts)]
+
+
+class Recording(Recorded):
+    def gather_texts(self, texts):
+        Recorded.first = ["host0", texts[1]]
+        return [list(texts), list(texts)]
+
+
+DATA = {"train": {"samples": 10, "labels": "ab"}}
+
+
+def run(config, *overrides, resume=None, data=DATA, kind=Recorded):
+    agree_on_run(kind(1, 2), get_config(config, overrides), resume, data)
+
+
+@pytest.fixture
+def config(tiny_config):
+    path = tiny_config()
+    run(path, kind=Recording)
+    return path
+
+
+def test_one_process_agrees():
+    agree(Ranks(), {"one": 1}, "")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options", "told"),
+    [
+        (["optimizer.lr=0.5"], {}, "optimizer.lr is 0.5 instead of 0.002"),
+        (
+            ["dataloader.train.sampler.batch_size=7"],
+            {},
+            "dataloader.train.sampler.batch_size is 7 instead of 128",
+        ),
+        (["ema.decay=0.9"], {}, "ema.decay is 0.9 instead of unset"),
+        ([], {"resume": "auto"}, "--resume is 'auto' instead of None"),
+        (
+            [],
+            {"data": {"train": {"samples": 9, "labels": "ab"}}},
+            "samples of the train data is 9 instead of 10",
+        ),
+    ],
+)
+def test_a_difference_names_rank_host_and_values(config, overrides, options, told):
+    with pytest.raises(ConfigError) as caught:
+        run(config, *overrides, **options)
+    assert "rank 1 on " in str(caught.value)
+    assert "from rank 0 on host0: " in str(caught.value)
+    assert told in str(caught.value)
+    assert ", " not in str(caught.value).split(told)[1].split(". ")[0]  # nothing else differs
+
+
+def test_what_may_differ_between_hosts(config):
+    run(config, "dataloader.train.loader.num_workers=3", "dataloader.val.dataset.dataroot=/there")
+
+
+def test_of_many_differences_some_are_shown():
+    Recorded.first = ["host0", "{}"]
+    with pytest.raises(ConfigError, match="e is 1 instead of .* and 21 more"):
+        agree(Recorded(1, 2), {letter: 1 for letter in "abcdefghijklmnopqrstuvwxyz"}, "")

@@ -1,0 +1,228 @@
+"""Ranks as threads of one process, on the loopback."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from types import SimpleNamespace
+
+import pytest
+
+from passl.distributed import liveness
+from passl.distributed.environment import Place
+from passl.distributed.launcher import free_port
+from passl.distributed.liveness import Liveness, Timeouts
+from passl.errors import RunError
+
+HOST = socket.gethostname()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Ten heartbeats a second."""
+    monkeypatch.setattr(liveness, "_BEAT", 0.1)
+    monkeypatch.setattr(liveness, "_GRACE", 0.5)
+
+
+@pytest.fixture
+def address():
+    return "127.0.0.1", free_port()
+
+
+@pytest.fixture
+def ended():
+    """Exit codes of processes that were ended by force."""
+    return []
+
+
+@pytest.fixture
+def meet(address, ended):
+    """`meet(world, ...)`: ranks that have met; `but` leaves some out; `before` is called
+    before the others connect to rank 0.
+    """
+    met: list[Liveness] = []
+
+    def run(
+        world: int, but: tuple[int, ...] = (), before=lambda: None, **seconds: float
+    ) -> list[Liveness]:
+        limits = SimpleNamespace(**{"silence": 1.0, "join": 20.0, "wait": 20.0, **seconds})
+        found = [
+            Liveness(Place(rank, world, rank, 1), address, limits, ended.append)
+            for rank in range(world)
+            if rank not in but
+        ]
+        met.extend(found)
+        with ThreadPoolExecutor(world) as pool:
+            rest = [one for one in found if one.place.rank]
+            after = [pool.submit(lambda one=one: (before(), one.meet())) for one in rest]
+            # Paddle's store listens there next; the others wait for it.
+            first = [one for one in found if one.place.rank == 0]
+            for one in first:
+                one.meet()
+            with socket.socket() as store:
+                store.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if first:
+                    store.bind(address)
+                    store.listen()
+                for future in after:
+                    future.result()
+        return found
+
+    yield run
+    for one in met:
+        one._is_leaving = True
+        if one._thread.ident is not None:
+            one._thread.join(20)
+
+
+@pytest.fixture
+def connect(address):
+    """`connect(content)`: a connection to rank 0, once it listens, that says something."""
+    opened: list[socket.socket] = []
+
+    def run(content: bytes) -> socket.socket:
+        end = time.monotonic() + 20
+        while True:
+            try:
+                opened.append(socket.create_connection(address, timeout=20))
+                break
+            except OSError:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+        opened[-1].sendall(content)
+        return opened[-1]
+
+    yield run
+    for one in opened:
+        one.close()
+
+
+def hello(rank: int, world: int) -> bytes:
+    return json.dumps({"rank": rank, "world": world, "host": "elsewhere"}).encode() + b"\n"
+
+
+def later(call, *arguments):
+    def run():
+        with suppress(RunError):  # of ranks whose end is not looked at
+            call(*arguments)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+def verdict_of(one: Liveness) -> str:
+    with pytest.raises(RunError) as caught:
+        one.wait()
+    return str(caught.value)
+
+
+def test_barriers_hold_every_rank_until_the_last_one_comes(meet):
+    ranks, order = meet(3), []
+
+    def pass_barriers(one: Liveness):
+        for number in range(5):
+            if number == one.place.rank:
+                time.sleep(0.05)
+            order.append(number)
+            one.wait()
+        one.leave()
+
+    threads = [later(pass_barriers, one) for one in ranks]
+    for thread in threads:
+        thread.join(20)
+    assert order == sorted(order)
+    assert len(order) == 15
+    assert [one.verdict for one in ranks] == [None] * 3
+    assert ranks[2].hosts == [HOST] * 3
+
+
+@pytest.mark.parametrize("gone", [0, 1, 2])
+def test_a_rank_that_dies_is_named_to_all(meet, gone):
+    ranks = meet(3)
+    died = ranks.pop(gone)
+    died._is_leaving = True  # its thread ends, its connections do
+    died._thread.join(20)
+    for line in died._lines:
+        line.socket.close()
+    for one in ranks:
+        assert f"rank {gone} on {HOST}" in verdict_of(one)
+
+
+def test_a_rank_that_no_longer_answers_is_named(meet, connect):
+    later(connect, hello(2, 3))
+    for one in meet(3, but=(2,)):
+        assert "rank 2 on elsewhere has not answered" in verdict_of(one)
+
+
+def test_a_rank_whose_main_thread_is_held_in_a_call_is_ended(meet, connect, ended):
+    later(connect, hello(1, 2))
+    (one,) = meet(2, but=(1,))
+    end = time.monotonic() + 20
+    while not ended and time.monotonic() < end:
+        time.sleep(0.01)
+    assert one.verdict is not None
+    assert set(ended) == {1}
+
+
+def test_who_fails_tells_the_others_why(meet):
+    ranks = meet(3)
+    later(ranks[1].leave, RunError("x.png: cannot be read"))
+    for one in (ranks[0], ranks[2]):
+        assert verdict_of(one) == f"rank 1 on {HOST} has failed: x.png: cannot be read"
+
+
+def test_an_error_of_a_collective_is_explained(meet):
+    ranks = meet(2)
+    later(ranks[1].leave, RunError("x.png: cannot be read"))
+    assert "x.png" in str(ranks[0].explain(RuntimeError("Connection closed by peer")))
+
+
+def test_an_error_without_a_late_rank_stays(meet):
+    error = RuntimeError("a defect")
+    assert meet(2)[0].explain(error) is error
+
+
+def test_who_is_alive_but_does_not_arrive_is_named(meet):
+    ranks = meet(3, wait=1.0)
+    later(ranks[1].wait)
+    assert f"rank 2 on {HOST} did not arrive within 1 s" in verdict_of(ranks[0])
+
+
+def test_a_start_names_the_machines_that_do_not_come(address, meet):
+    with pytest.raises(RunError, match=r"waiting for 2 of 3 machines: rank 1, 2 has not joined"):
+        meet(3, but=(1, 2), join=1.0)
+    with pytest.raises(RunError, match=f"waiting for rank 0 at 127.0.0.1:{address[1]}"):
+        meet(3, but=(0, 2), join=1.0)
+
+
+def test_a_port_that_is_taken_is_named(meet, address):
+    with socket.socket() as other:
+        other.bind(address)
+        other.listen()
+        with pytest.raises(RunError, match=f"{address[1]}: rank 0 cannot listen there"):
+            meet(2, but=(1,))
+
+
+@pytest.mark.parametrize("content", [b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b"{}\n", b"\xff\n", b""])
+def test_what_else_connects_is_left_out(meet, connect, content):
+    ranks = meet(2, before=lambda: connect(content).close())
+    later(ranks[1].wait)
+    ranks[0].wait()
+
+
+@pytest.mark.parametrize("content", [hello(1, 4), hello(5, 2), hello(0, 2)])
+def test_a_rank_of_another_run_is_refused(meet, connect, content):
+    later(connect, content)
+    with pytest.raises(RunError, match="not of this run"):
+        meet(2, but=(1,))
+
+
+@pytest.mark.parametrize("wrong", [{"join": 0}, {"silence": 0.2}, {"wait": float("nan")}])
+def test_timeouts_are_checked(wrong):
+    with pytest.raises(ValueError, match=f"timeouts.{next(iter(wrong))}"):
+        Timeouts(**wrong)
