@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from passl.utils.errors import CheckpointError, ConfigError
 
 from passl.deploy.convert import as_source, plan_conversion, write_converted, write_for
+from passl.errors import CheckpointError, ConfigError
 from passl.modeling import Model
 from passl.porting import architecture_of, load_weights, read_file
 from tests.numerics import Rounded, check_network

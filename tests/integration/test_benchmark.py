@@ -69,7 +69,7 @@ def test_sweep(tiny_config, run_tool, tmp_path):
 def test_exported(tiny_config, run_tool, tmp_path):
     folder = tmp_path / "exported"
     task = {"task": "export", "config": str(tiny_config()), "overrides": [], "cpu": None}
-    run_tool("bench/ours.py", json.dumps({**task, "size": [32, 32], "folder": str(folder)}))
+    run_tool("../benchmarks/ours.py", json.dumps({**task, "size": [32, 32], "folder": str(folder)}))
     found = result_of(run_tool("benchmark.py", "exported", folder, *BRIEF))
     assert is_measured(found["parts"]["inference, batch 1"])
     assert (found["engine"], found["precision"]) == ("paddle", "fp32")

@@ -4,7 +4,6 @@ networks on the digits. `tests/stress/chaos.py` does the same at random moments,
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import resource
@@ -68,10 +67,11 @@ def straight_run(finished, tiny_config, tmp_path_factory):
 
 
 @pytest.fixture
-def differences(root, monkeypatch):
+def differences():
     """differences(ours, theirs): in what two finished runs differ."""
-    monkeypatch.syspath_prepend(root / "tools")
-    return importlib.import_module("chaos").differences
+    from tests.stress import chaos
+
+    return chaos.differences
 
 
 def at_call(monkeypatch, module, name: str, number: int, act) -> None:
@@ -91,7 +91,9 @@ def at_call(monkeypatch, module, name: str, number: int, act) -> None:
 def test_a_kill_at_random(run_tool, tmp_path):
     """Exit code 0 says that it ended as the run that was not killed; `make chaos` has many."""
     options = ("--kills", 1, "--epochs", 2, "--seed", 5, "--folder", tmp_path / "chaos")
-    assert "1 kills in 1 runs, 0 differences" in run_tool("chaos.py", *options).stdout
+    assert (
+        "1 kills in 1 runs, 0 differences" in run_tool("../tests/stress/chaos.py", *options).stdout
+    )
 
 
 # --------------------------------------------------------------------------------------------------

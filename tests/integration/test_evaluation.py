@@ -65,7 +65,7 @@ def test_tables_agree_with_the_scores(run_tool, weights, tmp_path):
     assert "pictures/s" in done.stderr
 
     samples = [json.loads(line) for line in files["--predictions"].read_text().splitlines()]
-    with np.load(ROOT / "passl" / "data" / "digits.npz") as file:
+    with np.load(ROOT / "passl" / "data" / "datasets" / "digits.npz") as file:
         labels = file["labels"][file["is_val"].astype(bool)]
     assert [sample["name"] for sample in samples] == [f"Digits val {i}" for i in range(360)]
     assert [sample["label"] for sample in samples] == labels.tolist()

@@ -254,10 +254,8 @@ def test_weights_of_the_zoo_bring_their_pictures(monkeypatch):
     224 of 256, unless the user says so. Files are scored as the config says.
     """
     import argparse
-    import importlib
 
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "tools"))
-    tool = importlib.import_module("eval")
+    from passl.cli import eval as tool
 
     def transforms(weights: str, *overrides: str):
         args = argparse.Namespace(

@@ -9,7 +9,6 @@ killed, bit for bit. Exit code 1 says that one was not.
 import argparse
 import os
 import random
-import runpy
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a checkout needs no installation
 
 from passl.cli.main import run
+from passl.cli.train import main as train_main
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "tools" / "train.py"
@@ -65,7 +65,7 @@ def victim(arguments: list[str]) -> None:
         count, _, when = place.partition(":")
         _die_at(int(count), when)
     sys.argv = [str(TRAIN), *arguments]
-    runpy.run_path(str(TRAIN), run_name="__main__")
+    run(train_main)
 
 
 def _die_at(count: int, when: str) -> None:
