@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from passl.porting.safetensors_file import read_safetensors
 from safetensors.numpy import load_file, save_file
 
 from passl.distributed.ranks import Ranks
@@ -20,6 +19,7 @@ from passl.engine.step import train_step
 from passl.errors import CheckpointError
 from passl.modeling import Model
 from passl.porting import load_weights, read_file
+from passl.porting.readers.safetensors import read_safetensors
 from passl.utils.config import get_config
 
 

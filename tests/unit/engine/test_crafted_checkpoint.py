@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from passl.porting.safetensors_file import read_safetensors
 from safetensors.numpy import save_file
 
 from passl.distributed.ranks import Ranks
@@ -21,6 +20,7 @@ from passl.engine.resume import compare
 from passl.engine.step import train_step
 from passl.errors import CheckpointError
 from passl.modeling import Model
+from passl.porting.readers.safetensors import read_safetensors
 from passl.utils.config import get_config
 
 WEIGHT = "backbone.blocks.0.mlp.fc1.weight"
