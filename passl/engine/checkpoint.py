@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,22 @@ from safetensors.numpy import save_file
 
 import passl
 from passl.engine.learner import Learner
+from passl.engine.progress import (
+    CONFIG,
+    DATA,
+    PROGRESS,
+    SCALER,
+    Progress,
+    damaged,
+    read_data,
+    read_json,
+    read_progress,
+    read_scaler,
+)
 from passl.errors import CheckpointError, RunError
 from passl.io.files import write_atomically
 from passl.io.limits import in_line
+from passl.logging import get_logger
 from passl.porting.load import set_weights
 from passl.porting.readers.safetensors import Array, StoredArray, open_safetensors
 from passl.porting.weight_file import (
@@ -43,52 +55,9 @@ from passl.porting.weight_file import (
     pack_classes,
 )
 
-_PROGRESS = "progress"
-_CONFIG = "config"
-_SCALER = "loss_scaler"
 _MASTER, _OF_MASTER = "/master_weight", "/fp32_master_0_"
 _STATELESS = "without_optimizer_state"
-_DATA = "data"
 _CHECKSUM = "sha256"
-_LARGEST = 2**40
-"""No count of a run comes near it: at 1000 a second it takes 35 years."""
-_SCALER_RANGES = {
-    "incr_ratio": (float, 1.0, math.inf),
-    "decr_ratio": (float, 0.0, 1.0),
-    "incr_every_n_steps": (int, 1, _LARGEST),
-    "decr_every_n_nan_or_inf": (int, 1, _LARGEST),
-    "incr_count": (int, 0, _LARGEST),
-    "decr_count": (int, 0, _LARGEST),
-    "use_dynamic_loss_scaling": (bool, False, True),
-}
-_ANEW = "go on from another checkpoint, or start anew with model.pretrained"
-
-
-@dataclass
-class Progress:
-    """How far a run has come.
-
-    Args:
-        epoch: epochs finished, evaluation included.
-        samples: of the epoch that is not finished, over all ranks.
-        step: steps finished, over all epochs.
-        pending: losses of the last steps, which no line of metrics covers yet.
-        skipped: steps that were passed over because their loss was not finite.
-        best_top1: the best score so far, in per cent; -1 before the first.
-        best_epoch: the epoch, from 1, that had it; 0 before the first.
-        world_size: processes of the run; 0 in checkpoints of version 0.1, which do not say.
-        global_batch: samples of its steps over all ranks; 0 likewise.
-    """
-
-    epoch: int = 0
-    samples: int = 0
-    step: int = 0
-    pending: list[float] = field(default_factory=list)
-    skipped: int = 0
-    best_top1: float = -1.0
-    best_epoch: int = 0
-    world_size: int = 0
-    global_batch: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,7 +82,7 @@ class Checkpoint:
         """Fingerprints of the parts of the data, see `data.fingerprint`; empty in checkpoints of
         earlier versions.
         """
-        return _read_data(self.path, self.metadata)
+        return read_data(self.path, self.metadata)
 
     def weight_file(self) -> WeightFile:
         """Its weights, as a `Model` loads them.
@@ -160,12 +129,12 @@ def save_checkpoint(
     scaler = learner.precision.scaler.state_dict()
     metadata = {
         OURS: passl.__version__,
-        _PROGRESS: json.dumps(asdict(progress)),
-        _CONFIG: json.dumps(config),
-        _SCALER: json.dumps({key: np.asarray(value).tolist() for key, value in scaler.items()}),
+        PROGRESS: json.dumps(asdict(progress)),
+        CONFIG: json.dumps(config),
+        SCALER: json.dumps({key: np.asarray(value).tolist() for key, value in scaler.items()}),
         _STATELESS: json.dumps(stateless),
         NUMERICS: json.dumps(getattr(model, "numerics", {})),
-        _DATA: json.dumps(data or {}),
+        DATA: json.dumps(data or {}),
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     for name, array in arrays.items():
@@ -221,7 +190,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         what = "not a regular file" if path.exists() else "there is no such checkpoint"
         raise CheckpointError(f"{path}: {what}")
     arrays, metadata = open_safetensors(path)
-    if _PROGRESS not in metadata:
+    if PROGRESS not in metadata:
         raise CheckpointError(
             f"{path}: weights without the state of a run; load them with model.pretrained instead "
             "of resuming"
@@ -240,94 +209,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: damaged: its content is not what its checksum says")
     if wrong:
         raise damaged(path, f"{wrong[0]} is not made of finite numbers in floating point")
-    _read_progress(path, metadata)
-    _read_scaler(path, metadata)
-    _read_data(path, metadata)
+    read_progress(path, metadata)
+    read_scaler(path, metadata)
+    read_data(path, metadata)
     return Checkpoint(path, arrays, metadata, sha256)
-
-
-def damaged(path: Path, what: str) -> CheckpointError:
-    """The error of a checkpoint whose content cannot be that of a run."""
-    return CheckpointError(f"{path}: damaged: {what}; {_ANEW}")
-
-
-def _read_json(path: Path, metadata: Mapping[str, str], key: str, kind: type) -> Any:
-    try:
-        value = json.loads(metadata[key])
-    except KeyError:
-        raise damaged(path, f"it has no {key}") from None
-    except (ValueError, RecursionError):
-        raise damaged(path, f"its {key} is not JSON") from None
-    if type(value) is not kind:
-        raise damaged(path, f"its {key} is no {kind.__name__}")
-    return value
-
-
-def _is_number(value: Any, kind: type, lowest: float, highest: float) -> bool:
-    kinds = (int, float) if kind is float else (kind,)
-    return type(value) in kinds and lowest <= value <= highest and math.isfinite(value)
-
-
-def _read_progress(path: Path, metadata: Mapping[str, str]) -> tuple[Progress, dict[str, Any]]:
-    """The progress, and the config that the run had then."""
-    told = _read_json(path, metadata, _PROGRESS, dict)
-    config = _read_json(path, metadata, _CONFIG, dict)
-    for one in fields(Progress):
-        if one.name not in told:
-            if one.name in ("epoch", "samples", "step"):
-                raise damaged(path, f"its {_PROGRESS} has no {one.name}")
-            continue
-        value = told[one.name]
-        if one.name == "pending":
-            right = type(value) is list and all(
-                _is_number(loss, float, -math.inf, math.inf) for loss in value
-            )
-        elif one.name == "best_top1":
-            right = _is_number(value, float, -1, 100)
-        else:
-            right = _is_number(value, int, 0, _LARGEST)
-        if not right:
-            raise damaged(path, f"its {_PROGRESS} has {one.name} {_short(value)}")
-    epochs = config.get("epochs")
-    if type(epochs) is int and told["epoch"] > epochs:
-        raise damaged(path, f"it has done {told['epoch']} of {epochs} epochs")
-    known = {one.name for one in fields(Progress)}
-    return Progress(**{key: value for key, value in told.items() if key in known}), config
-
-
-def _short(value: Any) -> str:
-    try:
-        return f"{value!r:.40}"
-    except (ValueError, RecursionError):  # an int of very many digits; lists within lists
-        return "of no sense"
-
-
-def _read_scaler(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The state of the loss scaling; nothing for a run that had none."""
-    scaler = _read_json(path, {_SCALER: "{}", **metadata}, _SCALER, dict)
-    if not scaler:
-        return scaler
-    if scaler.keys() != {"scale", *_SCALER_RANGES}:
-        raise damaged(path, f"its {_SCALER} has other entries than a scaler")
-    wrong = [key for key, rule in _SCALER_RANGES.items() if not _is_number(scaler[key], *rule)]
-    scale = scaler["scale"]
-    if (
-        type(scale) is not list
-        or len(scale) != 1
-        or not _is_number(scale[0], float, 2.0**-126, 2.0**127)
-    ):
-        wrong.append("scale")
-    if wrong:
-        raise damaged(path, f"its {_SCALER} has {wrong[0]} {_short(scaler[wrong[0]])}")
-    return scaler
-
-
-def _read_data(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Fingerprints of the data; nothing in checkpoints of earlier versions."""
-    data = _read_json(path, {_DATA: "{}", **metadata}, _DATA, dict)
-    if not all(type(part) is dict for part in data.values()):
-        raise damaged(path, f"its {_DATA} is {_short(data)}")
-    return data
 
 
 def _checksum(arrays: Iterable[tuple[str, np.ndarray]], metadata: Mapping[str, str]) -> str:
@@ -353,7 +238,7 @@ def load_checkpoint(checkpoint: Checkpoint, learner: Learner) -> tuple[Progress,
             weights beside its averages.
     """
     path, metadata = checkpoint.path, checkpoint.metadata
-    progress, config = _read_progress(path, metadata)
+    progress, config = read_progress(path, metadata)
     arrays = _with_masters(path, checkpoint.arrays)
     weights = {name: array for name, array in arrays.items() if not name.startswith(NO_WEIGHTS)}
     trained = {
@@ -370,7 +255,7 @@ def load_checkpoint(checkpoint: Checkpoint, learner: Learner) -> tuple[Progress,
     learner.average.restore(weights)
     _check_state(path, learner, arrays, metadata, progress, config)
     _restore_optimizer(path, learner, arrays)
-    scaler = _read_scaler(path, metadata)
+    scaler = read_scaler(path, metadata)
     if scaler:
         learner.precision.scaler.load_state_dict(scaler)
     return progress, config
@@ -400,7 +285,8 @@ def _check_state(
     """Refuse a state of the optimizer that lacks parameters, or has some that are not there.
 
     A parameter has none until it is trained. Which those are, a checkpoint says; of an older one,
-    those that its run froze, or all before the first step was made.
+    those that its run froze, or all before the first step was made. A newer one must not say it of
+    all after that step, and is warned of if it says it of one that was not frozen.
     """
     own = {name for name, _ in learner.model.named_parameters()}
     strange = [k for k in arrays if k.startswith(OPTIMIZER) and _parameter_of(k) not in own]
@@ -410,24 +296,54 @@ def _check_state(
             f"the network has no parameter for {strange[0]}"
         )
     missing = set(_stateless(learner, arrays))
-    if _STATELESS in metadata:
-        told = _read_json(path, metadata, _STATELESS, list)
-        missing -= {name for name in told if type(name) is str}
-    else:
-        optimizer, freeze = config.get("optimizer"), config.get("freeze")
-        is_plain = isinstance(optimizer, Mapping) and optimizer.get("name") == "SGD"
-        # With float16 each step so far may have overflowed.
-        scaled = _read_scaler(path, metadata).get("incr_count") == 0
-        begun = progress.step > progress.skipped
-        any_state = any(key.startswith(OPTIMIZER) for key in arrays)
-        if is_plain or not begun or (scaled and not any_state):
-            return
+    lost: set[str] = set()
+    says = _STATELESS in metadata
+    if says:
+        told = read_json(path, metadata, _STATELESS, list)
+        lost = missing.difference(name for name in told if type(name) is str)
+    any_state = any(key.startswith(OPTIMIZER) for key in arrays)
+    # With float16 each step so far may have overflowed.
+    scaled = read_scaler(path, metadata).get("incr_count") == 0
+    begun = progress.step > progress.skipped
+    unfrozen = set()
+    if begun and (any_state or not (scaled or _is_stateless(learner))):
+        freeze = config.get("freeze")
         patterns = freeze.get("names", ()) if isinstance(freeze, Mapping) else ()
-        missing -= {n for n in missing if any(fnmatchcase(n, str(each)) for each in patterns)}
-    if missing:
+        unfrozen = {n for n in missing if not any(fnmatchcase(n, str(each)) for each in patterns)}
+    if not (says and any_state):
+        lost |= unfrozen
+    if lost:
         raise damaged(
-            path, f"it has no state of the optimizer for {len(missing)} parameters ({min(missing)})"
+            path, f"it has no state of the optimizer for {len(lost)} parameters ({min(lost)})"
         )
+    if unfrozen:
+        get_logger().warning(
+            "%s has no state of the optimizer for %d parameters that were not frozen (%s): theirs "
+            "begins anew",
+            path,
+            len(unfrozen),
+            min(unfrozen),
+        )
+
+
+def _is_stateless(learner: Learner) -> bool:
+    """Whether the optimizer, which is new, keeps nothing from step to step, as SGD. If it does, it
+    is not to be used after this.
+    """
+    _make_state(learner, learner.optimizer._parameter_list[:1])
+    return not _state_of(learner)
+
+
+def _make_state(learner: Learner, parameters: list[Any]) -> None:
+    """Let the optimizer have the state of parameters that Paddle makes with their first step."""
+    block = paddle.static.default_main_program().global_block()
+    learner.optimizer._create_accumulators(block, parameters)
+
+
+def _state_of(learner: Learner) -> dict[str, Any]:
+    """The optimizer's tensors, by Paddle's generated names."""
+    state = learner.optimizer.state_dict()
+    return {k: v for k, v in state.items() if k not in ("LR_Scheduler", "master_weights")}
 
 
 def _restore_optimizer(path: Path, learner: Learner, arrays: Mapping[str, Array]) -> None:
@@ -441,13 +357,9 @@ def _restore_optimizer(path: Path, learner: Learner, arrays: Mapping[str, Array]
         keys_of |= {f"{parameter.name}_{key.removeprefix(prefix)}": key for key in keys}
     foreign = f"{path}: the state of another optimizer; start anew with model.pretrained: {path}"
     if known:
-        # Paddle makes the state with the first step. Its `set_state_dict` would keep all of it
-        # until then, beside what it makes.
-        block = paddle.static.default_main_program().global_block()
-        learner.optimizer._create_accumulators(block, known)
-    made = dict(learner.optimizer.state_dict())
-    for key in ("LR_Scheduler", "master_weights"):
-        made.pop(key, None)
+        # Paddle's `set_state_dict` would keep all arrays until the first step.
+        _make_state(learner, known)
+    made = _state_of(learner)
     if unknown := keys_of.keys() - made.keys():
         raise CheckpointError(f"{foreign}; this one has no {keys_of[min(unknown)]}")
     if known and (missing := made.keys() - keys_of.keys()):

@@ -8,8 +8,9 @@ from typing import Any
 
 from passl.distributed.agreement import agree
 from passl.distributed.ranks import Ranks
-from passl.engine.checkpoint import Checkpoint, Progress, damaged, read_checkpoint
+from passl.engine.checkpoint import Checkpoint, read_checkpoint
 from passl.engine.learner import Learner
+from passl.engine.progress import Progress, damaged
 from passl.engine.run_folder import by_first, find_checkpoint, has_checkpoint, set_aside
 from passl.errors import CheckpointError, ConfigError
 from passl.logging import get_logger

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from passl.engine import rules
-from passl.engine.checkpoint import Progress, gather_optimizer_state, save_checkpoint
+from passl.engine.checkpoint import gather_optimizer_state, save_checkpoint
 from passl.engine.learner import Learner
 from passl.engine.metrics import MetricLog
+from passl.engine.progress import Progress
 from passl.engine.run_folder import BEST, LAST, PREVIOUS
 from passl.errors import RunError
 from passl.logging import get_logger

@@ -15,7 +15,7 @@ import paddle
 
 import passl
 from passl.distributed.ranks import Ranks
-from passl.engine.checkpoint import Progress
+from passl.engine.progress import Progress
 from passl.io.files import append_line, to_json
 from passl.logging import get_logger
 from passl.machine import processor, versions

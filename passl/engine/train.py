@@ -18,10 +18,11 @@ from passl.data.transforms.sizes import sizes_differ
 from passl.distributed import ranks as distributed
 from passl.distributed.agreement import agree_on_run
 from passl.distributed.ranks import Ranks
-from passl.engine.checkpoint import Progress, load_checkpoint
+from passl.engine.checkpoint import load_checkpoint
 from passl.engine.determinism import ask_for_determinism, report
 from passl.engine.learner import Learner, build_learner
 from passl.engine.metrics import Meter, MetricLog
+from passl.engine.progress import Progress
 from passl.engine.resume import (
     compare,
     compare_data,

@@ -14,8 +14,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from passl.distributed.ranks import Ranks
-from passl.engine.checkpoint import Progress, save_checkpoint
+from passl.engine.checkpoint import save_checkpoint
 from passl.engine.learner import build_learner
+from passl.engine.progress import Progress
 from passl.engine.train import train
 from passl.modeling import Model
 from passl.optim.schedules import build_schedule

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from passl.distributed.ranks import Ranks
-from passl.engine.checkpoint import Progress, load_checkpoint, read_checkpoint, save_checkpoint
 from passl.engine.checkpoint import _checksum as checksum
+from passl.engine.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from passl.engine.learner import Learner, build_learner
+from passl.engine.progress import Progress
 from passl.engine.resume import compare
 from passl.engine.step import train_step
 from passl.errors import CheckpointError
@@ -92,7 +94,10 @@ class _Hidden(tuple):
 
 @cache
 def _saved(hidden: _Hidden):
-    cfg, path = hidden
+    return _trained(*hidden)
+
+
+def _trained(cfg, path: Path):
     learner = fresh(cfg)
     learner.begin_epoch(0)
 
@@ -221,6 +226,57 @@ def test_arrays_that_are_not_a_state(cfg, state, tmp_path, change, old):
     if old:
         del state[1]["without_optimizer_state"]
     refused(cfg, state, tmp_path / "a.safetensors")
+
+
+def without_state(state, pattern: str) -> list[str]:
+    """Take out the state of the parameters, and let the checkpoint say so."""
+    arrays, metadata = state
+    taken = [k for k in arrays if k.startswith("optimizer/") and fnmatchcase(k, pattern)]
+    names = sorted({key.split("/")[1] for key in taken})
+    for key in taken:
+        del arrays[key]
+    metadata["without_optimizer_state"] = json.dumps(names)
+    return names
+
+
+def test_a_checkpoint_that_says_that_it_has_no_state(cfg, state, tmp_path):
+    """The moments of all parameters would begin anew, in silence."""
+    names = without_state(state, "*")
+    assert len(names) > 10
+    assert f"no state of the optimizer for {len(names)} " in refused(cfg, state, tmp_path / "a")
+
+
+def test_state_that_is_missing_and_said_to_be(cfg, state, tmp_path, caplog):
+    """Of a parameter that no loss has reached it is right, so the run goes on."""
+    (name,) = without_state(state, f"optimizer/{WEIGHT}/*")
+    assert resume(cfg, *state, tmp_path / "a.safetensors").step == 1
+    assert f"for 1 parameters that were not frozen ({name})" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("config", {"freeze": {"names": ["backbone.*"], "epochs": 5}}),
+        ("progress", {"step": 2, "skipped": 2}),
+    ],
+)
+def test_state_that_there_was_none_of_yet(cfg, state, tmp_path, caplog, key, changes):
+    """Of frozen parameters; of all, where each step was skipped."""
+    without_state(state, "optimizer/backbone.*" if key == "config" else "*")
+    state[1][key] = json.dumps(json.loads(state[1][key]) | changes)
+    resume(cfg, *state, tmp_path / "a.safetensors")
+    assert "no state" not in caplog.text
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["now", "0.1"])
+def test_an_optimizer_that_keeps_no_state(tiny_config, tmp_path, caplog, old):
+    cfg = get_config(tiny_config(optimizer={"name": "SGD", "lr": 0.1}))
+    arrays, metadata = _trained(cfg, tmp_path / "c.safetensors")
+    assert not [key for key in arrays if key.startswith("optimizer/")]
+    if old:
+        del metadata["without_optimizer_state"]
+    assert resume(cfg, arrays, metadata, tmp_path / "a.safetensors").step == 1
+    assert "no state" not in caplog.text
 
 
 def test_what_is_no_file(tmp_path):

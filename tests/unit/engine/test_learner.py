@@ -222,7 +222,8 @@ def test_recompute_changes_no_step(tiny_config, name):
 
 
 def test_distillation_from_a_config(tiny_config, tmp_path):
-    from passl.engine.checkpoint import Progress, save_checkpoint
+    from passl.engine.checkpoint import save_checkpoint
+    from passl.engine.progress import Progress
 
     teacher_config = tiny_config("CvT")
     teacher = learner_of(teacher_config)
@@ -240,7 +241,8 @@ def test_distillation_from_a_config(tiny_config, tmp_path):
 
 
 def test_a_teacher_of_other_classes(tiny_config, tmp_path):
-    from passl.engine.checkpoint import Progress, save_checkpoint
+    from passl.engine.checkpoint import save_checkpoint
+    from passl.engine.progress import Progress
 
     teacher_config = tiny_config("CvT")
     save_checkpoint(tmp_path / "t.safetensors", learner_of(teacher_config), Progress(), {}, [])
@@ -252,7 +254,8 @@ def test_a_teacher_of_other_classes(tiny_config, tmp_path):
 
 
 def test_a_teacher_who_names_the_classes_in_another_order(tiny_config, tmp_path):
-    from passl.engine.checkpoint import Progress, save_checkpoint
+    from passl.engine.checkpoint import save_checkpoint
+    from passl.engine.progress import Progress
 
     config, names = tiny_config("CvT"), [f"class {n}" for n in range(10)]
     path = tmp_path / "t.safetensors"

@@ -185,7 +185,8 @@ def test_a_loss_of_ones_own_is_given_float32(tiny_config, level):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_teacher_is_in_the_same_precision(tiny_config, tmp_path, level):
-    from passl.engine.checkpoint import Progress, save_checkpoint
+    from passl.engine.checkpoint import save_checkpoint
+    from passl.engine.progress import Progress
 
     config = tiny_config("CvT")
     save_checkpoint(tmp_path / "t.safetensors", learner_of(config), Progress(), {}, [])

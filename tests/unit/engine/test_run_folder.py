@@ -15,8 +15,9 @@ import pytest
 
 from passl.distributed.ranks import Ranks
 from passl.engine import run_lock
-from passl.engine.checkpoint import Progress, read_checkpoint, save_checkpoint
+from passl.engine.checkpoint import read_checkpoint, save_checkpoint
 from passl.engine.learner import build_learner
+from passl.engine.progress import Progress
 from passl.engine.run_folder import find_checkpoint, opened_run_folder, set_aside, write_config
 from passl.engine.run_lock import RunLock
 from passl.errors import CheckpointError, ConfigError

@@ -14,9 +14,10 @@ import paddle
 import pytest
 
 from passl.distributed.ranks import Ranks
-from passl.engine.checkpoint import Progress, read_checkpoint
+from passl.engine.checkpoint import read_checkpoint
 from passl.engine.learner import build_learner
 from passl.engine.metrics import Curves, MetricLog, read_metrics
+from passl.engine.progress import Progress
 from passl.engine.run_folder import find_checkpoint, make_last
 from passl.engine.saver import Saver
 from passl.engine.step import train_step

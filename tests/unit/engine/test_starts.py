@@ -15,7 +15,7 @@ import pytest
 
 import passl
 from passl.distributed.ranks import Ranks
-from passl.engine.checkpoint import Progress
+from passl.engine.progress import Progress
 from passl.engine.starts import STARTS, commit_of, record_start
 
 
