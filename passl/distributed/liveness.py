@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from passl.distributed.environment import MASTER, Place
-from passl.engine import rules
 from passl.errors import RunError
 from passl.logging import get_logger
 
@@ -56,7 +55,11 @@ class Timeouts:
     wait: float = 1800.0
 
     def __post_init__(self) -> None:
-        rules.timeouts(join=self.join, silence=self.silence, wait=self.wait)
+        # A heartbeat comes every second.
+        for name, least in (("join", 1), ("silence", 3), ("wait", 1)):
+            seconds = getattr(self, name)
+            if not seconds >= least:
+                raise ValueError(f"timeouts.{name} {seconds} must be at least {least} seconds")
 
 
 class _Line:

@@ -34,11 +34,3 @@ def saver(*, interval: int | None, **_: Any) -> None:
         raise ValueError(
             f"checkpoint.interval {interval} must be at least 1 step; null for none within an epoch"
         )
-
-
-def timeouts(*, join: float, silence: float, wait: float, **_: Any) -> None:
-    """Of `Timeouts`."""
-    # A heartbeat comes every second.
-    for name, seconds, least in (("join", join, 1), ("silence", silence, 3), ("wait", wait, 1)):
-        if not seconds >= least:
-            raise ValueError(f"timeouts.{name} {seconds} must be at least {least} seconds")

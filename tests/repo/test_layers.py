@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "modeling": {"utils", "io", "porting", "accelerate"},
     "data": {"utils", "io"},
     "optim": {"utils"},
-    "distributed": {"utils", "io", "engine"},
+    "distributed": {"utils", "io"},
     "evaluation": {"utils", "io", "porting", "modeling", "data", "distributed"},
     "engine": {"utils", "io", "porting", "modeling", "data", "optim", "distributed", "evaluation"},
     "deploy": {"utils", "io", "porting", "modeling", "data", "evaluation"},
