@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from passl.distributed.ranks import Ranks
 from passl.engine.metrics import METRICS, VISUALDL, read_metrics
 from passl.engine.run_lock import LOCK, RunLock
+from passl.engine.starts import STARTS
 from passl.errors import CheckpointError, ConfigError, RunError
 from passl.io.files import duplicate, remove_unfinished, sync, write_text
 from passl.logging import get_logger, log_to_file, stop_logging_to
@@ -62,11 +63,12 @@ def _open(folder: Path, stack: ExitStack) -> None:
 
 def _remove_if_unused(folder: Path) -> None:
     """Remove the folder of a run that could not even begin."""
-    log, lock = folder / LOG, folder / LOCK
+    log = folder / LOG
+    own = {log, folder / LOCK, folder / STARTS}
     with suppress(OSError):
-        if {*folder.iterdir()} <= {log, lock} and not (log.exists() and log.stat().st_size):
-            log.unlink(missing_ok=True)
-            lock.unlink(missing_ok=True)
+        if {*folder.iterdir()} <= own and not (log.exists() and log.stat().st_size):
+            for path in own:
+                path.unlink(missing_ok=True)
             folder.rmdir()
 
 
@@ -92,11 +94,31 @@ def by_first(ranks: Ranks, act: Callable[[], str | None]) -> str | None:
     return text[0] if text else None
 
 
-def find_checkpoint(folder: Path, resume: str | None, read: Callable[[Path], T]) -> T | None:
-    """The checkpoint that a run goes on from, whole. What a run has left is never written over.
+def check_start(folder: Path, resume: str | None) -> None:
+    """Whether a run may begin in the folder, or go on there. What a run has left is never written
+    over.
 
     Args:
         folder: of the run.
+        resume: as for `find_checkpoint`.
+
+    Raises:
+        ConfigError: the folder has a checkpoint and `resume` does not say to go on from it, or it
+            has results of a run whose checkpoints are gone; or there is no such checkpoint.
+    """
+    if resume == "auto":
+        return
+    if resume is not None:
+        _check_named(Path(resume))
+    if resume is None or Path(resume).resolve().parent != folder.resolve():
+        _check_unused(folder)
+
+
+def find_checkpoint(folder: Path, resume: str | None, read: Callable[[Path], T]) -> T | None:
+    """The checkpoint that a run goes on from, whole.
+
+    Args:
+        folder: of the run, which `check_start` lets begin.
         resume: null starts a new run; `auto` goes on from the folder's last checkpoint, if there is
             one, or from the one before if that cannot be used; else a checkpoint's path.
         read: gives what is made of the file, or raises CheckpointError if the run cannot go on from
@@ -106,15 +128,8 @@ def find_checkpoint(folder: Path, resume: str | None, read: Callable[[Path], T])
         What `read` gives; null for a new run.
 
     Raises:
-        ConfigError: the folder has a checkpoint and `resume` does not say to go on from it, or it
-            has results of a run whose checkpoints are gone, or there is no such checkpoint.
         CheckpointError: it cannot be used, and neither can the one before.
     """
-    if resume not in (None, "auto"):
-        _check_named(Path(resume))
-    inside = resume is not None and Path(resume).resolve().parent == folder.resolve()
-    if resume != "auto" and not inside:
-        _check_unused(folder)
     if resume is None:
         return None
     if resume != "auto":

@@ -6,7 +6,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,32 @@ _PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow")
 _CHECKOUT = Path(passl.__file__).resolve().parents[1]
 
 
-def record_start(folder: Path, ranks: Ranks, progress: Progress, checkpoint: Path | None) -> None:
+@contextmanager
+def recorded_failure(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Record a start that fails in this context, before it trains."""
+    try:
+        yield
+    except BaseException as error:
+        if ranks.is_first:
+            record_start(folder, ranks, error=f"{type(error).__name__}: {error}")
+        raise
+
+
+def record_start(
+    folder: Path,
+    ranks: Ranks,
+    progress: Progress | None = None,
+    checkpoint: Path | None = None,
+    error: str | None = None,
+) -> None:
     """Append a line to the folder's `starts.jsonl`. It has the command line, but no environment
     variables, which may be secret. What goes wrong is a warning: a run does not depend on it.
 
     Args:
         folder: of the run.
-        progress: where the run begins.
+        progress: where the run begins; null if it does not.
         checkpoint: what it is resumed from.
+        error: why it does not begin.
     """
     start = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -47,8 +66,9 @@ def record_start(folder: Path, ranks: Ranks, progress: Progress, checkpoint: Pat
         **commit_of(_CHECKOUT),
         "versions": versions(_PACKAGES),
         "resumed_from": None if checkpoint is None else str(checkpoint),
-        "epoch": progress.epoch,
-        "step": progress.step,
+        "epoch": None if progress is None else progress.epoch,
+        "step": None if progress is None else progress.step,
+        "error": error,
     }
     try:
         append_line(folder / STARTS, to_json(start))

@@ -32,13 +32,15 @@ from passl.engine.resume import (
 )
 from passl.engine.run_folder import (
     NONFINITE,
+    by_first,
+    check_start,
     make_last,
     opened_run_folder,
     write_config,
 )
 from passl.engine.saver import Saver
 from passl.engine.signals import StopRequest
-from passl.engine.starts import record_start
+from passl.engine.starts import record_start, recorded_failure
 from passl.engine.step import Outcome, train_step
 from passl.errors import RunError, Stopped
 from passl.evaluation.scores import Scores, predict, score
@@ -68,16 +70,21 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
         Stopped: it was told to stop by SIGTERM or SIGINT, and has saved its state.
     """
     unknown = ask_for_determinism() if cfg.get("deterministic", False) else None
+    folder = Path(cfg.output_dir)
     with (
         distributed.start(cfg.get("device", "auto"), cfg.get("timeouts")) as ranks,
-        opened_run_folder(Path(cfg.output_dir), ranks),
+        opened_run_folder(folder, ranks),
     ):
+        by_first(ranks, lambda: check_start(folder, resume))
         if unknown is not None and ranks.is_first:
             report(unknown)
-        return _train(cfg, resume, ranks)
+        with recorded_failure(folder, ranks):
+            run, resumed_from = _set_up(cfg, resume, ranks)
+        return _train(run, resumed_from)
 
 
-def _train(cfg: Config, resume: str | None, ranks: Ranks) -> Progress:
+def _set_up(cfg: Config, resume: str | None, ranks: Ranks) -> tuple[Run, Path | None]:
+    """The run before its first step, and the checkpoint that it goes on from."""
     seed, folder = cfg.get("seed", 0), Path(cfg.output_dir)
     place = {"rank": ranks.rank, "world": ranks.world, "local_world": ranks.local_world}
     train_loader = build_loader(cfg.dataloader.train, seed, **place, even=True)
@@ -129,6 +136,11 @@ def _train(cfg: Config, resume: str | None, ranks: Ranks) -> Progress:
         progress=progress,
         stop=StopRequest(),
     )
+    return run, resumed_from
+
+
+def _train(run: Run, resumed_from: Path | None) -> Progress:
+    cfg, ranks, progress, folder = run.cfg, run.learner.ranks, run.progress, run.saver.folder
     try:
         if ranks.is_first:
             write_config(folder, cfg.to_dict(), progress.epoch)
@@ -147,7 +159,7 @@ def _train(cfg: Config, resume: str | None, ranks: Ranks) -> Progress:
                 folder,
             )
     finally:
-        metrics.close()
+        run.metrics.close()
     return progress
 
 

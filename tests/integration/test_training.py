@@ -287,6 +287,36 @@ def test_another_network_or_optimizer_cannot_resume(tiny_config, tmp_path):
         run(tiny_config("CvT"), tmp_path / "run", resume="auto")
 
 
+def test_a_start_that_fails_before_training_is_on_record(tiny_config, tmp_path):
+    """Where it is one of the folder's run, and there is a folder."""
+    path, folder = tiny_config(), tmp_path / "run"
+    run(path, folder, "epochs=1")
+    with pytest.raises(RunError):
+        run(path, folder, "model.architecture.depth=3", resume="auto")
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    with pytest.raises(ConfigError, match="holds a run already"):
+        run(path, folder)
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+    run(path, folder, "epochs=2", resume="auto")
+    first, failed, second = map(json.loads, starts_of(folder))
+    assert failed.keys() == first.keys()
+    assert "CheckpointError: " in failed["error"]
+    assert "weights of another network" in failed["error"]
+    assert (failed["resumed_from"], failed["epoch"], failed["step"]) == (None, None, None)
+    assert (first["error"], second["error"], second["epoch"]) == (None, None, 1)
+
+    (tmp_path / "old").mkdir()
+    for name in ("old", "new"):
+        with pytest.raises(RunError):
+            run(path, tmp_path / name, "model.pretrained=nowhere.pth")
+    assert len(starts_of(tmp_path / "old")) == 1
+    assert not (tmp_path / "new").exists()
+
+
+def starts_of(folder: Path) -> list[str]:
+    return (folder / "starts.jsonl").read_text(encoding="utf-8").splitlines()
+
+
 @pytest.fixture
 def colours(tiny_config, tmp_path):
     """A config of three classes that a tiny network tells apart, and their images; colours(a, b, c)

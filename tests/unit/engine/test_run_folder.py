@@ -18,7 +18,13 @@ from passl.engine import run_lock
 from passl.engine.checkpoint import read_checkpoint, save_checkpoint
 from passl.engine.learner import build_learner
 from passl.engine.progress import Progress
-from passl.engine.run_folder import find_checkpoint, opened_run_folder, set_aside, write_config
+from passl.engine.run_folder import (
+    check_start,
+    find_checkpoint,
+    opened_run_folder,
+    set_aside,
+    write_config,
+)
 from passl.engine.run_lock import RunLock
 from passl.errors import CheckpointError, ConfigError
 from passl.logging import get_logger
@@ -41,6 +47,7 @@ def save(tiny_config):
 
 def found_in(folder: Path, resume: str | None) -> Path | None:
     """The path of the checkpoint that a run goes on from."""
+    check_start(folder, resume)
     found = find_checkpoint(folder, resume, read_checkpoint)
     return None if found is None else found.path
 
