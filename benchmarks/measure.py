@@ -212,7 +212,7 @@ def size_of(args: argparse.Namespace, cfg: Config) -> list[int]:
             shown = " ".join(map(str, args.size))
             raise ConfigError(f"--size {shown}: give one side, or height and width, from 1 on")
         return size
-    from passl.data.transforms.basic import pair
+    from passl.data.transforms.geometry import pair
     from passl.modeling.backbones import BACKBONES
 
     sizes = [node["size"] for node in cfg.dataloader.train.dataset.transforms if "size" in node]

@@ -18,7 +18,7 @@ from matplotlib import pyplot as plt
 
 from passl.data.loader import Loader, Sample, build_loader
 from passl.data.samplers import Key
-from passl.data.transforms.basic import Normalize
+from passl.data.transforms.normalize import Normalize
 from passl.data.transforms.sizes import sizes_differ
 from passl.distributed import ranks as distributed
 from passl.distributed.ranks import Ranks

@@ -119,7 +119,7 @@ def _look(dataset: ImageDataset, index: int) -> _Look | str:
         image, _ = dataset[index]
         source = dataset.source(index)
         if source is None:
-            stored = dataset.picture(index)
+            stored = dataset.load_image(index)
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -15,7 +15,7 @@ def samples_per_class(dataset: ImageDataset) -> np.ndarray:
     """int64 [classes]: the samples of each class.
 
     Raises:
-        ConfigError: a class has none, though the data set's `valid_labels` do not leave it out.
+        ConfigError: a class has none, though the dataset's `valid_labels` do not leave it out.
     """
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
     wanted = range(len(counts)) if dataset.valid_labels is None else dataset.valid_labels

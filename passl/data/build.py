@@ -14,7 +14,7 @@ from passl.utils.schema import Section, problems_in
 
 
 def build_dataset(node: Mapping[str, Any]) -> ImageDataset:
-    """The data set of a `dataset` node, without its transforms.
+    """The dataset of a `dataset` node, without its transforms.
 
     Raises:
         ConfigError: the node is wrong, or the data is not there.

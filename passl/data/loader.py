@@ -1,4 +1,4 @@
-"""Batches of arrays from a data set, by worker processes or without."""
+"""Batches of arrays from a dataset, by worker processes or without."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Sample(NamedTuple):
     Args:
         image: float32 [channels, height, width]; null if the sample is left out.
         label: its class.
-        index: which sample of the data set it is.
+        index: which sample of the dataset it is.
         bad: index and error of each sample that could not be read on the way to this one.
     """
 
@@ -44,10 +44,10 @@ class Sample(NamedTuple):
 
 
 class Transformed:
-    """A data set's pictures through the transforms, each drawn from a generator of its own.
+    """A dataset's images through the transforms, each drawn from a generator of its own.
 
     Args:
-        dataset: gives the pictures.
+        dataset: gives the images.
         transforms: in order.
         seed: of the run.
         draws: how many other samples may be drawn in place of one that cannot be read; null leaves
@@ -74,7 +74,7 @@ class Transformed:
         try:
             while True:
                 try:
-                    picture, label = self.dataset[index]
+                    image, label = self.dataset[index]
                     break
                 except RunError as error:
                     if self.draws is not None and len(bad) >= self.draws:
@@ -87,12 +87,12 @@ class Transformed:
                 other = np.random.default_rng((self.seed, epoch, position, len(bad)))
                 index = int(other.integers(len(self)))
             for transform in self.transforms:
-                picture = transform(picture, rng)
+                image = transform(image, rng)
         except (RunError, ConfigError) as error:
             return error
         except Exception:
             return RuntimeError(f"{self.dataset.name(index)}:\n{traceback.format_exc()}")
-        return Sample(picture, label, index, tuple(bad))
+        return Sample(image, label, index, tuple(bad))
 
 
 class Batch(NamedTuple):
@@ -101,7 +101,7 @@ class Batch(NamedTuple):
     Args:
         images: [B, channels, height, width] float32.
         labels: [B] int64.
-        indices: [B] int64, which samples of the data set these are.
+        indices: [B] int64, which samples of the dataset these are.
     """
 
     images: Any
@@ -113,14 +113,14 @@ class Loader:
     """Iterates over batches, one epoch at a time.
 
     Args:
-        dataset: what gives the pictures.
+        dataset: what gives the images.
         transforms: make the arrays of them.
         sampler: which samples, and in which order.
         local_world: processes of this machine that have such a loader.
         num_workers: processes that read ahead; 0 reads in this one.
         prefetch_factor: batches that each of them reads ahead.
         use_shared_memory: how workers hand batches over; null decides by the room in /dev/shm.
-        on_bad_sample: what a picture that cannot be read does. `error` ends the run. With `skip`,
+        on_bad_sample: what an image that cannot be read does. `error` ends the run. With `skip`,
             training takes another sample instead, drawn from (seed, epoch, position), and
             evaluation leaves the sample out; each is warned about once, by name.
         max_bad_samples: with `skip`, how many different samples of this process may be bad; one
@@ -276,7 +276,7 @@ def build_loader(
         local_world: how many of the processes this machine has; null where that is not known.
 
     Raises:
-        ConfigError: the data set is not there, or not enough for one batch.
+        ConfigError: the dataset is not there, or not enough for one batch.
     """
     node = section["dataset"]
     dataset, transforms = build_dataset(node), build_transforms(node["transforms"])
@@ -338,7 +338,7 @@ def _collate(samples: Iterable[Sample | Exception], count: int) -> list[np.ndarr
             return [
                 _encoded(
                     RunError(
-                        f"pictures of {small} and {large} cannot be one batch; let the transforms "
+                        f"images of {small} and {large} cannot be one batch; let the transforms "
                         "end in one size, by RandomResizedCrop or by Resize and CenterCrop"
                     )
                 )

@@ -26,11 +26,11 @@ class BatchSampler:
     Evaluation deals each sample out exactly once.
 
     Args:
-        length: samples of the data set.
+        length: samples of the dataset.
         seed: of the run.
         rank, world: which of how many processes this is.
         even: every rank gets the same number of batches, also without `shuffle`.
-        shuffled: the data set's own way to draw an order of its indices; null for any order.
+        shuffled: the dataset's own way to draw an order of its indices; null for any order.
         labels: int64 [length], the class of each sample, for `balanced`.
         batch_size: samples of one batch of one process.
         shuffle: a new order for each epoch.
@@ -39,7 +39,7 @@ class BatchSampler:
             often in a row in the order, so that the ranks, or one batch, see it under several
             augmentations. An epoch keeps its length, and so sees 1 / repeats of the samples, as
             with DeiT's sampler.
-        balanced: an epoch has equally many samples of each class, whatever the data set has: of a
+        balanced: an epoch has equally many samples of each class, whatever the dataset has: of a
             large class another part in each epoch, of a small one each sample several times. An
             epoch keeps its length. Needs `shuffle`.
 
@@ -68,7 +68,7 @@ class BatchSampler:
         if balanced and labels is None:
             raise ValueError("sampler.balanced needs the labels of the samples")
         if length < 1:
-            raise ValueError("the data set has 0 samples")
+            raise ValueError("the dataset has 0 samples")
         if drop_last and length < world:
             raise ValueError(f"{world} processes are more than the {length} samples; use fewer")
         if drop_last and length < batch_size * world:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from passl.data import TRANSFORMS
-from passl.data.datasets.images import convert_image, read_picture
+from passl.data.datasets.images import convert_image, read_image
 from passl.deploy.engines import (
     Engine,
     available_threads,
@@ -222,7 +222,7 @@ def _opened(picture: Picture, description: Description) -> Image.Image:
         picture = _from_pixels(picture)
     elif not isinstance(picture, Image.Image):
         source, name = _named(picture)
-        picture = read_picture(source, name, description.exif_turn, description.min_side)
+        picture = read_image(source, name, description.exif_turn, description.min_side)
     try:
         return convert_image(picture, description.mode, description.background)
     except ValueError as error:

@@ -66,7 +66,7 @@ class Stripes(ImageDataset):
         self.classes = ["columns", "rows"]
         self.labels = np.arange(count, dtype=np.int64) % 2
 
-    def picture(self, index):
+    def load_image(self, index):
         pixels = np.zeros((16, 16, 3), np.uint8)
         pixels[
             (slice(None, None, 2),) if self.labels[index] else (slice(None), slice(0, None, 2))
@@ -177,7 +177,7 @@ def test_from_the_check_to_a_prediction(own, tmp_path):
     model, description = load(tmp_path / "run" / "last.safetensors", size=(16, 16))
     assert description.classes == ["columns", "rows"]
     export(model, description, tmp_path / "exported")
-    predicted = Predictor(tmp_path / "exported").predict([Stripes(count=2).picture(0)])
+    predicted = Predictor(tmp_path / "exported").predict([Stripes(count=2).load_image(0)])
     assert predicted.shape == (1, 2)
 
 

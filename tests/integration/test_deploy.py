@@ -266,7 +266,7 @@ def test_export_and_predict_from_a_checkpoint_alone(checkpoint, tmp_path, run_to
     digits = Digits(split="val")
     names = [os.fsdecode(b"0\xff.png"), "1.png", "2.png"]  # the first one is not UTF-8
     for index, name in enumerate(names):
-        digits.picture(index).save(tmp_path / name)
+        digits.load_image(index).save(tmp_path / name)
     (tmp_path / "bad.png").write_text("damaged")
     files = [str(tmp_path / name) for name in (names[0], "bad.png", *names[1:])]
     listed = tmp_path / "list.txt"
@@ -288,7 +288,7 @@ def test_export_and_predict_from_a_checkpoint_alone(checkpoint, tmp_path, run_to
     assert done.stderr.splitlines()[-1] == "error: 1 of 4 pictures cannot be read"
     rows = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [row["name"] for row in rows] == files
-    assert "cannot be read as a picture" in rows[1]["error"]
+    assert "cannot be read as an image" in rows[1]["error"]
     for row, probabilities in zip([rows[0], *rows[2:]], expected, strict=True):
         assert [g["label"] for g in row["best"]] == list(np.argsort(-probabilities)[:3])
         assert [g["name"] for g in row["best"]] == [f"digit {g['label']}" for g in row["best"]]

@@ -457,7 +457,7 @@ def test_an_unreadable_picture_stops_the_run(tiny_config, tmp_path):
                 f"dataloader.train.loader={{num_workers: {workers}}}",
             )
         assert str(caught.value).startswith(
-            f"{tmp_path / 'data' / 'b' / '3.png'}: cannot be read as a picture"
+            f"{tmp_path / 'data' / 'b' / '3.png'}: cannot be read as an image"
         )
         assert len(str(caught.value).splitlines()) == 1
 

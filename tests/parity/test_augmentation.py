@@ -13,7 +13,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from passl.data.transforms.auto_augment import AutoAugment, RandAugment, ThreeAugment
-from passl.data.transforms.basic import ColorJitter, RandomGrayscale, RandomResizedCrop
+from passl.data.transforms.color import ColorJitter, RandomGrayscale
+from passl.data.transforms.geometry import RandomResizedCrop
 from passl.data.transforms.mixup import Mixup
 from passl.data.transforms.random_erasing import RandomErasing
 
@@ -147,7 +148,7 @@ def test_three_augment_equals_timm(timm_auto_augment, picture, monkeypatch):
 
 @pytest.mark.parametrize("magnitude", [half / 2 for half in range(32)])
 def test_every_op_equals_timm_at_every_level(timm_auto_augment, picture, monkeypatch, magnitude):
-    from passl.data.transforms.auto_augment import OPS, Geometry
+    from passl.data.transforms.augment_ops import OPS, Geometry
 
     geometry = Geometry((1, 2, 3), "bilinear", None)
     timms = {name: f"{name}Rel" for name in ("TranslateX", "TranslateY")}
@@ -165,7 +166,7 @@ def test_every_op_equals_timm_at_every_level(timm_auto_augment, picture, monkeyp
 
 @pytest.mark.parametrize("name", ["TranslateX", "TranslateY"])
 def test_translate_const_is_timms_absolute_shift(timm_auto_augment, picture, monkeypatch, name):
-    from passl.data.transforms.auto_augment import OPS, Geometry
+    from passl.data.transforms.augment_ops import OPS, Geometry
 
     hparams = {"interpolation": Image.Resampling.BICUBIC, "translate_const": 17}
     theirs = timm_auto_augment.AugmentOp(name, 1.0, 7, {**hparams, "img_mean": (0, 0, 0)})

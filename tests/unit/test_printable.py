@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from passl.data.datasets.class_file import read_class_file
-from passl.data.datasets.images import read_picture
+from passl.data.datasets.images import read_image
 from passl.errors import ConfigError, RunError
 from passl.logging import get_logger, log_to_console, log_to_file, printable, stop_logging_to
 
@@ -76,7 +76,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path, tool_input):
     os.mkfifo(pipe)
     if tool_input == "image":
         with pytest.raises(RunError, match="not a regular file"):
-            read_picture(str(pipe), str(pipe))
+            read_image(str(pipe), str(pipe))
     else:
         with pytest.raises(ConfigError, match="not a regular file"):
             read_class_file(str(pipe))

@@ -1,4 +1,4 @@
-"""What every data set is."""
+"""What every dataset is."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Size = tuple[int, int]
 
 
 class ImageDataset(ABC):
-    """Pictures with labels.
+    """Images with labels.
 
-    A subclass sets `classes` and `labels`, reads an image in `picture` and names it in `name`; the
+    A subclass sets `classes` and `labels`, reads an image in `image` and names it in `name`; the
     rest has defaults. Its constructor takes plain keyword-only data. It raises ConfigError for what
-    the user must correct, and RunError for a picture that cannot be read.
+    the user must correct, and RunError for an image that cannot be read.
 
     Data of each sample belongs in arrays, and paths in a `packed.PackedPaths`: every loader worker
     ends up with its own copy of a list of Python objects.
@@ -32,8 +32,8 @@ class ImageDataset(ABC):
         valid_labels: the classes, in ascending order, that an evaluation shall compare only among;
             null for all.
         image_size: of every image, set by the class where they all have one; else null.
-        mode: what the samples' images are converted to, one of `pictures.CHANNELS`.
-        background: what lies behind transparent pixels, see `pictures.convert_image`.
+        mode: what the samples' images are converted to, one of `images.CHANNELS`.
+        background: what lies behind transparent pixels, see `images.convert_image`.
     """
 
     image_size: Size | None = None
@@ -46,7 +46,7 @@ class ImageDataset(ABC):
     @classmethod
     def class_names(cls, **options: Any) -> list[str]:
         """What `classes` is with these arguments of the constructor, for the check of a config. A
-        data set that takes long to build finds them without.
+        dataset that takes long to build finds them without.
         """
         return cls(**options).classes
 
@@ -54,7 +54,7 @@ class ImageDataset(ABC):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        stored = self.picture(index)
+        stored = self.load_image(index)
         try:
             image = convert_image(stored, self.mode, self.background)
         except ValueError as error:
@@ -62,8 +62,8 @@ class ImageDataset(ABC):
         return image, int(self.labels[index])
 
     @abstractmethod
-    def picture(self, index: int) -> Image.Image:
-        """The image as it is stored, in any mode that `pictures.convert_image` knows.
+    def load_image(self, index: int) -> Image.Image:
+        """The image as it is stored, in any mode that `images.convert_image` knows.
 
         Raises:
             RunError: it cannot be read.
@@ -82,7 +82,7 @@ class ImageDataset(ABC):
         return None
 
     def shuffled(self, rng: np.random.Generator) -> np.ndarray:
-        """A random order of the indices. A data set that is read fastest in another order than any
+        """A random order of the indices. A dataset that is read fastest in another order than any
         gives its own.
         """
         return rng.permutation(len(self))

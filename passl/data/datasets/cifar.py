@@ -74,7 +74,7 @@ class _Cifar(ImageDataset):
         self.pixels = np.ascontiguousarray(flat.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1))
         self.labels = np.concatenate([labels for _, labels in parts])
 
-    def picture(self, index: int) -> Image.Image:
+    def load_image(self, index: int) -> Image.Image:
         return Image.fromarray(self.pixels[index])
 
     def name(self, index: int) -> str:
@@ -123,7 +123,7 @@ class _Cifar(ImageDataset):
 
 
 class CIFAR10(_Cifar):
-    """60,000 pictures of 32x32 pixels in ten classes: 50,000 for training, 10,000 for testing.
+    """60,000 images of 32x32 pixels in ten classes: 50,000 for training, 10,000 for testing.
 
     Args:
         dataroot: the folder that has `cifar-10-python.tar.gz`, or `cifar-10-batches-py` as it is
@@ -159,7 +159,7 @@ class CIFAR10(_Cifar):
 
 
 class CIFAR100(_Cifar):
-    """60,000 pictures of 32x32 pixels in 100 classes, or in the 20 groups of these: 50,000 for
+    """60,000 images of 32x32 pixels in 100 classes, or in the 20 groups of these: 50,000 for
     training, 10,000 for testing.
 
     Args:
@@ -205,7 +205,7 @@ class CIFAR100(_Cifar):
 
 
 class _BatchUnpickler(ArrayUnpickler):
-    purpose = "pictures"
+    purpose = "images"
     advice = "Fetch the file again"
 
 
@@ -220,11 +220,11 @@ def _batch(where: Path, content: bytes, key: str, classes: int) -> tuple[np.ndar
         raise ConfigError(str(error)) from None
     except Exception as error:  # a damaged pickle can fail in any way
         raise ConfigError(
-            f"{where}: damaged, or no batch of pictures: {in_line(error)}; fetch it again"
+            f"{where}: damaged, or no batch of images: {in_line(error)}; fetch it again"
         ) from None
     if len(pixels) != len(labels):
         raise ConfigError(
-            f"{where}: has {len(pixels)} pictures and {len(labels)} {key}; fetch it again"
+            f"{where}: has {len(pixels)} images and {len(labels)} {key}; fetch it again"
         )
     return pixels, labels
 

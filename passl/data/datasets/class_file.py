@@ -1,4 +1,4 @@
-"""Files of classes, pictures or labels, one a line."""
+"""Files of classes, images or labels, one a line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data set that comes with the package, so that the first training needs no download."""
+"""The dataset that comes with the package, so that the first training needs no download."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class Digits(ImageDataset):
             grey, self.labels = file["images"][chosen], file["labels"][chosen].astype(np.int64)
         # Sixteen steps of ink, 0 is none; grown smoothly, since each pixel is itself the mean of a
         # 4x4 block.
-        self.pictures = [
-            Image.fromarray((picture * (255 / 16)).astype(np.uint8)).resize(
+        self.images = [
+            Image.fromarray((image * (255 / 16)).astype(np.uint8)).resize(
                 (SIDE, SIDE), Image.Resampling.BICUBIC
             )
-            for picture in grey
+            for image in grey
         ]
         self.split = split
         self.classes = self.class_names(split=split)
 
-    def picture(self, index: int) -> Image.Image:
-        return self.pictures[index].copy()
+    def load_image(self, index: int) -> Image.Image:
+        return self.images[index].copy()
 
     def name(self, index: int) -> str:
         """Which digit it is, for messages."""

@@ -1,4 +1,4 @@
-"""Pictures sorted into one folder for each class."""
+"""Images sorted into one folder for each class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from passl.data.datasets.base import ImageDataset
 from passl.data.datasets.class_file import read_class_file
-from passl.data.datasets.images import check_min_side, read_picture
+from passl.data.datasets.images import check_min_side, read_image
 from passl.data.datasets.packed import PackedPaths
 from passl.errors import ConfigError
 from passl.logging import get_logger
@@ -22,22 +22,22 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".
 
 
 class ImageFolder(ImageDataset):
-    """`dataroot/CLASS/**/PICTURE`, the layout of ImageNet's train and val folders.
+    """`dataroot/CLASS/**/IMAGE`, the layout of ImageNet's train and val folders.
 
     Args:
         dataroot: the folder of the class folders.
         class_file: the names of all classes in the order of their labels, where there may be
             folders of some of them only, as in ImageNet-A and -R; see `read_class_file`. Null: the
             folders in sorted order.
-        exif_turn: turn pictures as their EXIF orientation says.
+        exif_turn: turn images as their EXIF orientation says.
         min_side: read large JPEG files faster, at a half, a quarter or an eighth of their size,
             as long as both sides keep this many pixels; null reads them whole. Pixels change a
             little, so evaluations that are compared with published ones leave it null.
 
     Raises:
         ValueError: min_side is below 1.
-        ConfigError: the folder is missing or has no class; a class has no picture, is not in
-            `class_file`, or reaches pictures of another one by a link.
+        ConfigError: the folder is missing or has no class; a class has no image, is not in
+            `class_file`, or reaches images of another one by a link.
     """
 
     def __init__(
@@ -67,16 +67,16 @@ class ImageFolder(ImageDataset):
         warn_unusable(dataroot, unusable)
         self.labels = np.asarray(labels, dtype=np.int64)
 
-    def picture(self, index: int) -> Image.Image:
+    def load_image(self, index: int) -> Image.Image:
         path = self.paths[index]
-        return read_picture(path, path, self.exif_turn, self.min_side)
+        return read_image(path, path, self.exif_turn, self.min_side)
 
     def source(self, index: int) -> str:
-        """The picture's path."""
+        """The image's path."""
         return self.paths[index]
 
     def name(self, index: int) -> str:
-        """The picture's path."""
+        """The image's path."""
         return self.paths[index]
 
     @staticmethod
@@ -87,7 +87,7 @@ class ImageFolder(ImageDataset):
         exif_turn: bool = False,
         min_side: int | None = None,
     ) -> list[str]:
-        """The class folders, sorted; or what the class file lists. Of each folder only one picture
+        """The class folders, sorted; or what the class file lists. Of each folder only one image
         is looked for.
         """
         folders = _folders(dataroot)
@@ -101,7 +101,7 @@ class ImageFolder(ImageDataset):
         empty = [name for name in folders if not _has_image(os.path.join(dataroot, name))]
         if empty:
             raise ConfigError(
-                f"{dataroot}: no picture in {_some(empty)}; every class folder needs one with an "
+                f"{dataroot}: no image in {_some(empty)}; every class folder needs one with an "
                 f"ending of {', '.join(SUFFIXES)}: add it, or remove the folder"
             )
         return names
@@ -113,8 +113,7 @@ def _folders(dataroot: str) -> list[str]:
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise ConfigError(
-            f"{dataroot}: the data folder {what}; it must hold one folder of pictures for each "
-            "class"
+            f"{dataroot}: the data folder {what}; it must hold one folder of images for each class"
         )
     entries = [entry for entry in _listed(dataroot) if not entry.name.startswith(".")]
     for entry in entries:
@@ -126,7 +125,7 @@ def _folders(dataroot: str) -> list[str]:
     names = [entry.name for entry in entries if entry.is_dir()]
     if not names:
         raise ConfigError(
-            f"{dataroot}: the data folder has no class; it must hold one folder of pictures "
+            f"{dataroot}: the data folder has no class; it must hold one folder of images "
             "for each class"
         )
     return names
@@ -148,7 +147,7 @@ def _check_owner(found: Folder, name: str, class_of: Mapping[str, str]) -> None:
         if owner != name:
             raise ConfigError(
                 f"{found.path}: belongs to class {name} and, as {found.real}, also to class "
-                f"{owner}, so its pictures would have two labels; remove the link"
+                f"{owner}, so its images would have two labels; remove the link"
             )
 
 

@@ -1,4 +1,4 @@
-"""Pictures and labels from a list."""
+"""Images and labels from a list."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from passl.data.datasets.base import ImageDataset
 from passl.data.datasets.class_file import iterate_lines, read_class_file
-from passl.data.datasets.images import check_min_side, read_picture
+from passl.data.datasets.images import check_min_side, read_image
 from passl.data.datasets.packed import PackedPaths
 from passl.errors import ConfigError
 
@@ -24,10 +24,10 @@ Every number up to the largest label gets a name, so one that is no label could 
 
 
 class ImageList(ImageDataset):
-    """Pictures anywhere below `dataroot`, listed as `PATH LABEL`, one a line: PaddleClas's
+    """Images anywhere below `dataroot`, listed as `PATH LABEL`, one a line: PaddleClas's
     `train_list.txt`.
 
-    Pictures are not looked for until they are read, but for the first one: a list may have
+    Images are not looked for until they are read, but for the first one: a list may have
     millions.
 
     Args:
@@ -38,7 +38,7 @@ class ImageList(ImageDataset):
             be below 1,000,000 or ten times the number of different labels.
         delimiter: what stands between path and label, the last one of the line counts, so that
             paths may have it too. Null: blanks.
-        exif_turn: turn pictures as their EXIF orientation says.
+        exif_turn: turn images as their EXIF orientation says.
         min_side: read large JPEG files faster, at a half, a quarter or an eighth of their size,
             as long as both sides keep this many pixels; null reads them whole. Pixels change a
             little, so evaluations that are compared with published ones leave it null.
@@ -46,7 +46,7 @@ class ImageList(ImageDataset):
     Raises:
         ValueError: min_side is below 1.
         ConfigError: the delimiter is empty, a file is missing, a line is wrong, or the first
-            picture is not there.
+            image is not there.
     """
 
     def __init__(
@@ -68,16 +68,16 @@ class ImageList(ImageDataset):
         self.classes = _numbers(labels) if names is None else names
         self.exif_turn, self.min_side = exif_turn, min_side
 
-    def picture(self, index: int) -> Image.Image:
+    def load_image(self, index: int) -> Image.Image:
         path = self.paths[index]
-        return read_picture(path, path, self.exif_turn, self.min_side)
+        return read_image(path, path, self.exif_turn, self.min_side)
 
     def source(self, index: int) -> str:
-        """The picture's path."""
+        """The image's path."""
         return self.paths[index]
 
     def name(self, index: int) -> str:
-        """The picture's path."""
+        """The image's path."""
         return self.paths[index]
 
     @staticmethod
@@ -155,6 +155,6 @@ def _numbers(labels: Sequence[int]) -> list[str]:
 def _check_first(path: str, dataroot: str, list_file: str) -> None:
     if not os.path.isfile(path):
         raise ConfigError(
-            f"{path}: the first picture of {list_file} is not there; dataroot {dataroot!r} must be "
+            f"{path}: the first image of {list_file} is not there; dataroot {dataroot!r} must be "
             "the folder that the paths of the list begin at"
         )

@@ -19,14 +19,14 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 starts Ghostscript. JPEG includes MPO, as phones write it.
 """
 CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
-"""The modes that a data set can give its images in, as Pillow calls them: grey, colour, and colour
+"""The modes that a dataset can give its images in, as Pillow calls them: grey, colour, and colour
 with opacity.
 """
 # Pillow's formats whose mode I holds 16 bits; elsewhere it holds 32.
 _SIXTEEN_BITS = ("PNG", "PPM")
 
 
-def read_picture(
+def read_image(
     source: str | bytes, name: str, exif_turn: bool = False, min_side: int | None = None
 ) -> Image.Image:
     """An image of mode L, LA, RGB or RGBA, whichever keeps what its file has: transparency becomes
@@ -38,8 +38,8 @@ def read_picture(
     Args:
         source: a path, or the content of a file.
         name: what messages call it.
-        exif_turn: turn the picture as its EXIF orientation says.
-        min_side: let the decoder of JPEG halve a picture, once to three times, as long as both
+        exif_turn: turn the image as its EXIF orientation says.
+        min_side: let the decoder of JPEG halve an image, once to three times, as long as both
             sides keep this many pixels; other formats stay as they are. Null: never.
 
     Raises:
@@ -50,14 +50,14 @@ def read_picture(
         # Opening a pipe would wait for ever.
         raise RunError(f"{name}: is not a regular file; replace it, or take it out of the data")
     try:
-        # Of a large picture, a strange EXIF block, a palette: what it cannot read is an error.
+        # Of a large image, a strange EXIF block, a palette: what it cannot read is an error.
         with _NO_WARNINGS:
             file = BytesIO(source) if isinstance(source, bytes) else source
-            with Image.open(file, formats=FORMATS) as picture:
+            with Image.open(file, formats=FORMATS) as image:
                 if min_side is not None:
-                    picture.draft(None, (min_side, min_side))
-                turned = ImageOps.exif_transpose(picture) if exif_turn else picture
-                return _plain(turned, picture.format)
+                    image.draft(None, (min_side, min_side))
+                turned = ImageOps.exif_transpose(image) if exif_turn else image
+                return _plain(turned, image.format)
     except Exception as error:  # Pillow's readers fail in any way over a damaged file
         what = in_line(error)
         if isinstance(error, UnidentifiedImageError):  # whose text names the file, or an address
@@ -65,7 +65,7 @@ def read_picture(
         elif isinstance(error, OSError) and error.errno is not None:
             what = os.strerror(error.errno)
         raise RunError(
-            f"{name}: cannot be read as a picture ({what}); convert or replace the file, or take "
+            f"{name}: cannot be read as an image ({what}); convert or replace the file, or take "
             "it out of the data"
         ) from None
 

@@ -1,4 +1,4 @@
-"""A part of a data set and the mode of its images: the options that every data set's node has."""
+"""A part of a dataset and the mode of its images: the options that every dataset's node has."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PRESENT = "present"
 
 
 class Subset(ImageDataset):
-    """Some samples of a data set. Labels stay as they are, so that the network does.
+    """Some samples of a dataset. Labels stay as they are, so that the network does.
 
     Args:
         dataset: the whole.
@@ -68,25 +68,25 @@ class Subset(ImageDataset):
             self.valid_labels = valid
             chosen = np.flatnonzero(np.isin(dataset.labels, self.valid_labels))
         if not len(chosen):
-            raise ConfigError("labels: the data set has no sample of these classes; choose others")
+            raise ConfigError("labels: the dataset has no sample of these classes; choose others")
         if fraction < 1:
             chosen = _balanced(chosen, dataset.labels[chosen], fraction, fraction_seed)
         self.indices = chosen
         self.labels = dataset.labels[chosen]
 
-    def picture(self, index: int) -> Image.Image:
-        return self.dataset.picture(int(self.indices[index]))
+    def load_image(self, index: int) -> Image.Image:
+        return self.dataset.load_image(int(self.indices[index]))
 
     def source(self, index: int) -> str | bytes | None:
-        """As in the whole data set."""
+        """As in the whole dataset."""
         return self.dataset.source(int(self.indices[index]))
 
     def name(self, index: int) -> str:
-        """As in the whole data set."""
+        """As in the whole dataset."""
         return self.dataset.name(int(self.indices[index]))
 
     def shuffled(self, rng: np.random.Generator) -> np.ndarray:
-        """The whole data set's order without what is not in the part."""
+        """The whole dataset's order without what is not in the part."""
         place = np.full(len(self.dataset), -1)
         place[self.indices] = np.arange(len(self))
         order = place[self.dataset.shuffled(rng)]

@@ -1,4 +1,4 @@
-"""Pictures in tar files, WebDataset's layout."""
+"""Images in tar files, WebDataset's layout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from passl.data import rules
 from passl.data.datasets.base import ImageDataset
 from passl.data.datasets.class_file import read_class_file
-from passl.data.datasets.images import read_picture
+from passl.data.datasets.images import read_image
 from passl.data.datasets.packed import PackedPaths
 from passl.errors import ConfigError, RunError
 from passl.io.limits import in_line
@@ -30,11 +30,11 @@ _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22
 
 
 class TarShards(ImageDataset):
-    """Tar files whose members come in pairs of one name: `KEY.jpg`, a picture, and `KEY.cls`, its
+    """Tar files whose members come in pairs of one name: `KEY.jpg`, an image, and `KEY.cls`, its
     label as decimal text. What else is in them is left out. As in WebDataset, the key ends at the
     first dot of the member's name.
 
-    The headers are read once, to find where each picture lies, and the labels with them; so the
+    The headers are read once, to find where each image lies, and the labels with them; so the
     length is known, every sample comes exactly once an epoch however many processes share them, and
     a run can be resumed anywhere. Still, training reads the shards nearly in order, a few at a
     time: see `shuffled`.
@@ -43,10 +43,10 @@ class TarShards(ImageDataset):
         shards: path of the tar files, with braces (`train-{000000..000146}.tar`, `{train,extra}`)
             and the wildcards * ? [].
         class_file: names of the classes in the order of their labels; see `read_class_file`.
-        image_keys: endings of pictures.
+        image_keys: endings of images.
         label_key: ending of labels; those in `json` are objects with a number `label`.
         buffer_size: samples that are shuffled with each other.
-        exif_turn: turn pictures as their EXIF orientation says.
+        exif_turn: turn images as their EXIF orientation says.
         min_side: read large JPEG files faster, at a half, a quarter or an eighth of their size,
             as long as both sides keep this many pixels; null reads them whole. Pixels change a
             little, so evaluations that are compared with published ones leave it null.
@@ -54,7 +54,7 @@ class TarShards(ImageDataset):
     Raises:
         ValueError: endings, a buffer or a `min_side` that make no sense.
         ConfigError: braces that make none; a shard that is missing, compressed, truncated or
-            damaged; a sample that has not exactly one picture and one label of a class.
+            damaged; a sample that has not exactly one image and one label of a class.
     """
 
     def __init__(
@@ -92,15 +92,15 @@ class TarShards(ImageDataset):
                 places.extend((shard, offset, size, label))
         if not places:
             raise ConfigError(
-                f"{shards}: no sample; a shard has pictures ending in {', '.join(sorted(endings))} "
+                f"{shards}: no sample; a shard has images ending in {', '.join(sorted(endings))} "
                 f"and beside each its label in {label_key}"
             )
         columns = np.array(places, dtype=np.int64).reshape(-1, 4)
         self.shard, self.offset, self.size, self.labels = columns.T.copy()
         self._files = _Files(self.paths)
 
-    def picture(self, index: int) -> Image.Image:
-        return read_picture(self.source(index), self.name(index), self.exif_turn, self.min_side)
+    def load_image(self, index: int) -> Image.Image:
+        return read_image(self.source(index), self.name(index), self.exif_turn, self.min_side)
 
     def source(self, index: int) -> bytes:
         """The member's content."""
@@ -235,12 +235,12 @@ def _choices(inside: str, pattern: str) -> list[str]:
 # What is in them
 # --------------------------------------------------------------------------------------------------
 def _samples(path: str, endings: set[str], label_key: str) -> list[tuple[str, int, int, int]]:
-    """Of each picture of a shard: its member's name, where it lies, its size and label."""
-    pictures: dict[str, tarfile.TarInfo] = {}
+    """Of each image of a shard: its member's name, where it lies, its size and label."""
+    images: dict[str, tarfile.TarInfo] = {}
     labels: dict[str, int] = {}
     for member, file in _members(path):
         key, ending = _split(member.name)
-        taken: dict = pictures if ending in endings else labels
+        taken: dict = images if ending in endings else labels
         if ending not in (*endings, label_key):
             continue
         if not member.isreg() or member.issparse():
@@ -248,21 +248,21 @@ def _samples(path: str, endings: set[str], label_key: str) -> list[tuple[str, in
                 f"{path}: {member.name}: is a link or sparse; make the shard of plain files"
             )
         if key in taken:
-            what = "picture" if ending in endings else "label"
+            what = "image" if ending in endings else "label"
             raise ConfigError(
-                f"{path}: {member.name}: the second {what} of {key}; a sample has one picture and "
+                f"{path}: {member.name}: the second {what} of {key}; a sample has one image and "
                 "one label"
             )
         if ending in endings:
-            pictures[key] = member
+            images[key] = member
         else:
             labels[key] = _label(path, member, file, label_key)
-    for one, other, what in ((pictures, labels, "label"), (labels, pictures, "picture")):
+    for one, other, what in ((images, labels, "label"), (labels, images, "image")):
         for key in one:
             if key not in other:
                 wanted = label_key if what == "label" else ", ".join(sorted(endings))
                 raise ConfigError(f"{path}: {key}: has no {what} ({wanted})")
-    return [(m.name, m.offset_data, m.size, labels[key]) for key, m in pictures.items()]
+    return [(m.name, m.offset_data, m.size, labels[key]) for key, m in images.items()]
 
 
 def _members(path: str):
@@ -274,7 +274,7 @@ def _members(path: str):
         with open(path, "rb") as file:
             if file.read(8).startswith(_COMPRESSED):
                 raise ConfigError(
-                    f"{path}: is compressed, so that no picture of it can be read alone; unpack it "
+                    f"{path}: is compressed, so that no image of it can be read alone; unpack it "
                     "to a plain tar file"
                 )
             file.seek(0)

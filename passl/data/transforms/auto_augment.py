@@ -1,184 +1,26 @@
-"""RandAugment, AutoAugment and 3-Augment, as timm 1.0.31 defines them: the same ops, levels and
-policy strings.
+"""RandAugment, AutoAugment and 3-Augment, with the operations, levels and policy strings of timm
+1.0.31.
 
 RandAugment: Cubuk et al. 2019, https://arxiv.org/abs/1909.13719. AutoAugment: Cubuk et al. 2018,
 https://arxiv.org/abs/1805.09501. 3-Augment: Touvron et al. 2022 (DeiT III),
 https://arxiv.org/abs/2204.07118.
-
-A magnitude runs from 0 to 10. An op gets it as a level, a tenth of that, and makes its own argument
-from it: degrees, bits, a factor.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageOps
 
-from passl.data.transforms.basic import blurred, draw_filter, on_colours, without_colour
+from passl.data.transforms.augment_ops import OPS, Geometry
+from passl.data.transforms.color import blurred, on_colours, without_colour
 
-LARGEST = 10  # magnitude
-
-
-# --------------------------------------------------------------------------------------------------
-# Ops
-# --------------------------------------------------------------------------------------------------
-class Geometry(NamedTuple):
-    """How an op that moves pixels does it.
-
-    Args:
-        fill: red, green and blue of what comes in from outside the picture; in mode L their grey,
-            and in RGBA transparent.
-        interpolation: Pillow's filter, or "random".
-        translate_const: largest shift in pixels; null for 0.45 of the width or height.
-    """
-
-    fill: tuple[int, int, int]
-    interpolation: str
-    translate_const: int | None
-
-    def affine(
-        self, picture: Image.Image, matrix: tuple[float, ...], rng: np.random.Generator
-    ) -> Image.Image:
-        """The pixel at (x, y) comes from (a x + b y + c, d x + e y + f) for the matrix a to f."""
-        return picture.transform(
-            picture.size,
-            Image.Transform.AFFINE,
-            matrix,
-            resample=draw_filter(self.interpolation, rng),
-            fillcolor=self.fill_of(picture),
-        )
-
-    def fill_of(self, picture: Image.Image) -> int | tuple[int, ...]:
-        """`fill` in the picture's mode."""
-        if picture.mode == "L":
-            return Image.new("RGB", (1, 1), self.fill).convert("L").getpixel((0, 0))
-        return (*self.fill, 0) if picture.mode == "RGBA" else self.fill
-
-    def shift(self, level: float, side: int) -> float:
-        """Pixels along a side of that length."""
-        if self.translate_const is None:
-            return level * 0.45 * side
-        return level * self.translate_const
-
-
-Op = Callable[[Image.Image, float, np.random.Generator, Geometry], Image.Image]
-"""Picture, level from 0 to 1 (more with `mmax`), generator and geometry -> a new picture."""
-
-
-def _signed(value: float, rng: np.random.Generator) -> float:
-    return value if rng.random() < 0.5 else -value
-
-
-def _between(low: float, high: float, level: float) -> float:
-    return min(max(low + (high - low) * level, low), high)
-
-
-def _fixed(function: Callable[[Image.Image], Image.Image]) -> Op:
-    """An op that knows no levels."""
-    return lambda picture, level, rng, geometry: on_colours(function, picture)
-
-
-def _enhance(enhancer: type) -> Op:
-    """Factor 0.1 to 1.9: level 0.5 is the picture as it is."""
-    return lambda picture, level, rng, geometry: enhancer(picture).enhance(level * 1.8 + 0.1)
-
-
-def _enhance_increasing(enhancer: type) -> Op:
-    """Away from factor 1, up or down; never below 0.1."""
-    return lambda picture, level, rng, geometry: enhancer(picture).enhance(
-        max(0.1, 1 + _signed(level * 0.9, rng))
-    )
-
-
-def _posterize(bits_of: Callable[[float], int]) -> Op:
-    # QUIRK: timm's levels also come to 0 bits and fewer, where Pillow gives a black picture before
-    # version 13 and stops from 13 on. We keep at least one bit.
-    return lambda picture, level, rng, geometry: on_colours(
-        lambda colours: ImageOps.posterize(colours, min(max(bits_of(level), 1), 8)), picture
-    )
-
-
-def _solarize(threshold_of: Callable[[float], int]) -> Op:
-    return lambda picture, level, rng, geometry: on_colours(
-        lambda colours: ImageOps.solarize(colours, threshold_of(level)), picture
-    )
-
-
-def _threshold(level: float) -> int:
-    return min(256, int(level * 256))
-
-
-def _solarize_add(picture, level, rng, geometry):
-    """Brighten the darker half of the values."""
-    added = min(128, int(level * 110))
-    table = [min(255, value + added) if value < 128 else value for value in range(256)]
-    return on_colours(lambda colours: colours.point(table * len(colours.getbands())), picture)
-
-
-def _rotate(picture, level, rng, geometry):
-    angle = _signed(level * 30, rng)
-    resample = draw_filter(geometry.interpolation, rng)
-    return picture.rotate(angle, resample=resample, fillcolor=geometry.fill_of(picture))
-
-
-def _shear_x(picture, level, rng, geometry):
-    return geometry.affine(picture, (1, _signed(level * 0.3, rng), 0, 0, 1, 0), rng)
-
-
-def _shear_y(picture, level, rng, geometry):
-    return geometry.affine(picture, (1, 0, 0, _signed(level * 0.3, rng), 1, 0), rng)
-
-
-def _translate_x(picture, level, rng, geometry):
-    shift = _signed(geometry.shift(level, picture.width), rng)
-    return geometry.affine(picture, (1, 0, shift, 0, 1, 0), rng)
-
-
-def _translate_y(picture, level, rng, geometry):
-    shift = _signed(geometry.shift(level, picture.height), rng)
-    return geometry.affine(picture, (1, 0, 0, 0, 1, shift), rng)
-
-
-def _desaturate(picture, level, rng, geometry):
-    return ImageEnhance.Color(picture).enhance(1 - _between(0.5, 1, level))
-
-
-def _blur(picture, level, rng, geometry):
-    return blurred(picture, _between(0.1, 2, level))
-
-
-OPS: Mapping[str, Op] = {
-    "AutoContrast": _fixed(ImageOps.autocontrast),
-    "Equalize": _fixed(ImageOps.equalize),
-    "Invert": _fixed(ImageOps.invert),
-    "Rotate": _rotate,
-    "Posterize": _posterize(lambda level: int(level * 4)),
-    "PosterizeIncreasing": _posterize(lambda level: 4 - int(level * 4)),
-    "PosterizeOriginal": _posterize(lambda level: int(level * 4) + 4),
-    "Solarize": _solarize(_threshold),
-    "SolarizeIncreasing": _solarize(lambda level: 256 - _threshold(level)),
-    "SolarizeAdd": _solarize_add,
-    "Color": _enhance(ImageEnhance.Color),
-    "ColorIncreasing": _enhance_increasing(ImageEnhance.Color),
-    "Contrast": _enhance(ImageEnhance.Contrast),
-    "ContrastIncreasing": _enhance_increasing(ImageEnhance.Contrast),
-    "Brightness": _enhance(ImageEnhance.Brightness),
-    "BrightnessIncreasing": _enhance_increasing(ImageEnhance.Brightness),
-    "Sharpness": _enhance(ImageEnhance.Sharpness),
-    "SharpnessIncreasing": _enhance_increasing(ImageEnhance.Sharpness),
-    "ShearX": _shear_x,
-    "ShearY": _shear_y,
-    "TranslateX": _translate_x,
-    "TranslateY": _translate_y,
-    "Desaturate": _desaturate,
-    "GaussianBlur": _blur,
-}
+LARGEST = 10  # magnitude: an operation's level is a tenth of it
 
 
 # --------------------------------------------------------------------------------------------------
@@ -223,15 +65,15 @@ def _apply(
     layers: Sequence[Layer],
     noise: Noise,
     geometry: Geometry,
-    picture: Image.Image,
+    image: Image.Image,
     rng: np.random.Generator,
 ) -> Image.Image:
     for layer in layers:
         if layer.p < 1 and rng.random() >= layer.p:  # timm draws nothing for what is certain
             continue
         level = noise.draw(layer.magnitude, rng) / LARGEST
-        picture = OPS[layer.op](picture, level, rng, geometry)
-    return picture
+        image = OPS[layer.op](image, level, rng, geometry)
+    return image
 
 
 # What RandAugment chooses from, with weights. Where more is not always stronger, `inc1` takes
@@ -399,7 +241,7 @@ class RandPolicy(NamedTuple):
     Args:
         layers: what is drawn from.
         weights: how often each is drawn, without replacement; null for evenly, with replacement.
-        count: how many are drawn for each picture.
+        count: how many are drawn for each image.
         noise: of the magnitudes.
     """
 
@@ -494,7 +336,7 @@ def _read_numbers(policy: str, parts: Sequence[str], keys: Mapping) -> dict[str,
 # --------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
 class RandAugment:
-    """Apply a few ops, drawn for each picture, all with one magnitude.
+    """Apply a few ops, drawn for each image, all with one magnitude.
 
     A policy is `rand` and, joined by dashes in any order,
 
@@ -511,7 +353,7 @@ class RandAugment:
 
     Args:
         policy: ConViT and CvT were trained with rand-m9-mstd0.5-inc1.
-        fill: red, green and blue of what comes in from outside the picture, from 0 to 255; in mode
+        fill: red, green and blue of what comes in from outside the image, from 0 to 255; in mode
             L their grey, and in RGBA transparent.
         interpolation: Pillow's filter for ops that move pixels; random is bilinear or bicubic.
         translate_const: largest shift in pixels, at magnitude 10; null for 0.45 of the width or
@@ -528,23 +370,23 @@ class RandAugment:
         read_rand_policy(self.policy)
         _check(self.fill, self.translate_const)
 
-    def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         layers, weights, count, noise = read_rand_policy(self.policy)
         chosen = rng.choice(len(layers), count, replace=weights is None, p=weights)
         geometry = Geometry(tuple(self.fill), self.interpolation, self.translate_const)
-        return _apply([layers[index] for index in chosen], noise, geometry, picture, rng)
+        return _apply([layers[index] for index in chosen], noise, geometry, image, rng)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoAugment:
-    """Apply one of 25 pairs of ops, drawn for each picture, with magnitudes that a search found.
+    """Apply one of 25 pairs of ops, drawn for each image, with magnitudes that a search found.
 
     Args:
         policy: `original` is the paper's for ImageNet, `v0` that of Google's EfficientNet;
             `originalr` and `v0r` have a Posterize that keeps fewer bits at a larger magnitude.
             MindCV's `autoaug` and `autoaugr` are the first and third. `-mstd0.5` after it is the
             magnitudes' standard deviation.
-        fill: red, green and blue of what comes in from outside the picture, from 0 to 255; in mode
+        fill: red, green and blue of what comes in from outside the image, from 0 to 255; in mode
             L their grey, and in RGBA transparent.
         interpolation: Pillow's filter for ops that move pixels; random is bilinear or bicubic.
         translate_const: largest shift in pixels, at magnitude 10; null for 0.45 of the height, as
@@ -561,10 +403,10 @@ class AutoAugment:
         read_auto_policy(self.policy)
         _check(self.fill, self.translate_const)
 
-    def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         pairs, noise = read_auto_policy(self.policy)
         geometry = Geometry(tuple(self.fill), self.interpolation, self.translate_const)
-        return _apply(pairs[rng.integers(len(pairs))], noise, geometry, picture, rng)
+        return _apply(pairs[rng.integers(len(pairs))], noise, geometry, image, rng)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -575,13 +417,13 @@ class ThreeAugment:
 
     on_arrays: ClassVar[bool] = False
 
-    def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         which = rng.integers(3)
         if which == 0:
-            return on_colours(lambda colours: ImageOps.solarize(colours, 128), picture)
+            return on_colours(lambda colours: ImageOps.solarize(colours, 128), image)
         if which == 1:
-            return without_colour(picture)
-        return blurred(picture, rng.uniform(0.1, 2))
+            return without_colour(image)
+        return blurred(image, rng.uniform(0.1, 2))
 
 
 def _check(fill: Sequence[int], translate_const: int | None) -> None:

@@ -1,8 +1,8 @@
 """Mixup and CutMix of a batch, as timm 1.0.31 does them: Zhang et al. 2017,
 https://arxiv.org/abs/1710.09412, and Yun et al. 2019, https://arxiv.org/abs/1905.04899.
 
-Shapes: B pictures of a batch, C channels, H height and W width in pixels, K classes; N mixes of a
-batch, one or one for each picture.
+Shapes: B images of a batch, C channels, H height and W width in pixels, K classes; N mixes of a
+batch, one or one for each image.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import Any, Literal
 
 import numpy as np
 
-from passl.data.transforms.basic import check_probability
+from passl.data.transforms.geometry import check_probability
 from passl.errors import ConfigError
 
 
 class Mixup:
-    """Mix every picture of a batch with its opposite, the first with the last, and their labels in
+    """Mix every image of a batch with its opposite, the first with the last, and their labels in
     the same proportion.
 
-    Either the whole pictures are blended (Mixup), or a box of one stands in the other (CutMix).
+    Either the whole images are blended (Mixup), or a box of one stands in the other (CutMix).
     Labels are not smoothed here: the loss does that, for hard and soft targets alike, and smoothing
     before or after mixing comes to the same.
 
     Args:
         num_classes: K.
-        mixup_alpha: the part that a picture keeps is drawn from Beta(alpha, alpha); 0 for no Mixup.
+        mixup_alpha: the part that an image keeps is drawn from Beta(alpha, alpha); 0 for no Mixup.
         cutmix_alpha: the same for CutMix.
-        cutmix_minmax: smallest and largest side of CutMix's box, as a part of the picture's, drawn
+        cutmix_minmax: smallest and largest side of CutMix's box, as a part of the image's, drawn
             evenly; null derives the box from Beta's draw. Turns CutMix on, with alpha 1.
-        prob: how often a batch, pair or picture is mixed.
+        prob: how often a batch, pair or image is mixed.
         switch_prob: how often that is CutMix, where both are on.
-        mode: what has a draw of its own: the batch, each pair of opposites, or each picture.
+        mode: what has a draw of its own: the batch, each pair of opposites, or each image.
         off_epoch: the first epoch, counted from 0, that is not mixed; null for none.
     """
 
@@ -78,7 +78,7 @@ class Mixup:
         both as they are, where nothing is mixed.
 
         Raises:
-            ValueError: an odd number of pictures in mode pair. In the other modes the one in the
+            ValueError: an odd number of images in mode pair. In the other modes the one in the
                 middle stays as it is.
         """
         if self.prob == 0 or (self.off_epoch is not None and epoch >= self.off_epoch):
@@ -86,7 +86,7 @@ class Mixup:
         batch, _, height, width = images.shape
         if self.mode == "pair" and batch % 2:
             raise ValueError(
-                f"mixup mode pair needs an even number of pictures, not {batch}; choose an even "
+                f"mixup mode pair needs an even number of images, not {batch}; choose an even "
                 "batch_size with drop_last, or another mode"
             )
         kept_N, cut_N = self.draw(batch, rng)
@@ -106,7 +106,7 @@ class Mixup:
         )
 
     def draw(self, batch: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """For each mix of a batch, the part that a picture keeps, float64 [N], and whether the rest
+        """For each mix of a batch, the part that an image keeps, float64 [N], and whether the rest
         comes in as a box, bool [N].
         """
         count = {"batch": 1, "pair": batch // 2, "elem": batch}[self.mode]
@@ -123,7 +123,7 @@ class Mixup:
         width: int,
         rng: np.random.Generator,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """How much of each pixel a picture keeps, float32 [N, 1, H, W], or [N, 1, 1, 1] where there
+        """How much of each pixel an image keeps, float32 [N, 1, H, W], or [N, 1, 1, 1] where there
         is no box; and the mean of that, float32 [N].
         """
         weights_N1HW = kept_N.astype(np.float32)[:, None, None, None]
@@ -141,7 +141,7 @@ class Mixup:
     ) -> tuple[int, int, int, int]:
         """Top, bottom, left and right of a box of CutMix.
 
-        Without `cutmix_minmax` it has the picture's proportions and the area that is not kept; its
+        Without `cutmix_minmax` it has the image's proportions and the area that is not kept; its
         centre is anywhere, so the border may cut some of it off. With it, it lies inside.
         """
         if self.cutmix_minmax is None:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from passl.data.transforms.basic import check_probability
+from passl.data.transforms.geometry import check_probability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class RandomErasing:
         p: how often.
         mode: what stands in a box: `const` 0, the mean colour; `rand` one colour, drawn from the
             standard normal distribution; `pixel` such a colour for each pixel.
-        min_area: smallest part of the picture that all its boxes together may take.
+        min_area: smallest part of the image that all its boxes together may take.
         max_area: largest part.
         min_aspect: smallest height over width of a box; drawn evenly on a logarithmic scale.
         max_aspect: largest; null for 1 / min_aspect.

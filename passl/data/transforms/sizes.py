@@ -62,14 +62,14 @@ def sizes_made(
     mode: str,
     dataset: Callable[[], ImageDataset],
 ) -> dict[Size, str]:
-    """The sizes that the transforms make of a data set's images, each with the name of a sample;
+    """The sizes that the transforms make of a dataset's images, each with the name of a sample;
     one without a name, if that is known without reading.
 
     Args:
         known: `ImageDataset.image_size`.
         mode: `ImageDataset.mode`.
         dataset: called where the transforms keep the sizes that the images have. Then a few
-            samples, spread over the data set, are read; those that cannot be read are passed over.
+            samples, spread over the dataset, are read; those that cannot be read are passed over.
 
     Raises:
         ConfigError: the transforms do not end in an array, or have a Normalize for other channels.
@@ -97,7 +97,7 @@ def sizes_differ(
     are the same. They may differ on purpose (Touvron et al., FixRes, arXiv 1906.06423).
 
     Args:
-        train, val: transforms and data set of each part.
+        train, val: transforms and dataset of each part.
     """
     sizes = [
         sizes_made(transforms, dataset.image_size, dataset.mode, lambda dataset=dataset: dataset)

@@ -160,7 +160,7 @@ class Deadly(ImageDataset):
     classes = ["one"]
     labels = np.zeros(100, np.int64)
 
-    def picture(self, index: int) -> Image.Image:
+    def load_image(self, index: int) -> Image.Image:
         if index == 40:
             os.kill(os.getpid(), signal.SIGKILL)
         if index == 41:

@@ -265,9 +265,9 @@ def draws_globally():
     """A user's transform that does not use the generator it is given."""
 
     class DrawsGlobally:
-        def __call__(self, picture, rng):
+        def __call__(self, image, rng):
             grey = random.randrange(256), int(np.random.randint(256)), int(rng.integers(256))
-            return Image.new("RGB", picture.size, grey)
+            return Image.new("RGB", image.size, grey)
 
     return DrawsGlobally
 
@@ -369,7 +369,7 @@ def test_a_sample_is_in_the_batch_before_the_next_is_read():
     }
 
 
-@pytest.mark.parametrize("error", [RunError("no picture"), RuntimeError("a bug")])
+@pytest.mark.parametrize("error", [RunError("no image"), RuntimeError("a bug")])
 def test_nothing_is_read_behind_an_error(error):
     samples = iter([Sample(np.zeros((3, 2, 2), np.float32), 0, 0), error, None])
     (report,) = _collate(samples, 3)
@@ -505,7 +505,7 @@ def test_building_does_not_change_the_section():
 # -------------------------------------------------------------------------------------------------
 @pytest.fixture
 def holes(tmp_path, monkeypatch, caplog):
-    """A loader over 24 pictures of which some are no pictures; a picture's grey tells its index."""
+    """A loader over 24 images of which some are no images; an image's grey tells its index."""
     monkeypatch.setattr(get_logger(), "propagate", True)
 
     def make(bad, workers=0, rank=0, world=1, even=False, transforms=None, sampler=None, **loader):
@@ -515,7 +515,7 @@ def holes(tmp_path, monkeypatch, caplog):
             path = folder / f"{index:02d}.png"
             Image.new("RGB", (8, 8), (10 * index,) * 3).save(path)
             if index in bad:
-                path.write_bytes(b"no picture")
+                path.write_bytes(b"no image")
         section = {
             "dataset": {
                 "name": "ImageFolder",
@@ -534,7 +534,7 @@ def holes(tmp_path, monkeypatch, caplog):
 
 
 def assert_right(batches):
-    """Every picture is the one that its index says."""
+    """Every image is the one that its index says."""
     for images, labels, indices in batches:
         assert len(images) == len(labels) == len(indices)
         np.testing.assert_array_equal((images[:, 0, 0, 0] * 255).round(), 10 * indices)
@@ -628,10 +628,10 @@ def test_a_data_set_without_a_good_sample_ends_the_run(holes):
     for options in ({"sampler": TRAINING}, {}):
         loader = holes(set(range(24)), on_bad_sample="skip", **options)
         with_limit = holes(set(range(24)), on_bad_sample="skip", max_bad_samples=5, **options)
-        with pytest.raises(RunError, match="more than 5 samples|cannot be read as a picture"):
+        with pytest.raises(RunError, match="more than 5 samples|cannot be read as an image"):
             read_all(with_limit.epoch(0))
         if options:
-            with pytest.raises(RunError, match="cannot be read as a picture"):
+            with pytest.raises(RunError, match="cannot be read as an image"):
                 read_all(loader.epoch(0))
         else:
             assert read_all(loader.epoch(0)) == []
@@ -651,14 +651,14 @@ def test_a_bad_first_sample_does_not_send_batches_through_pipes(holes, monkeypat
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_bad_sample_is_an_error_unless_it_may_be_skipped(holes, workers):
     for options in ({}, {"on_bad_sample": "error"}):
-        with pytest.raises(RunError, match=r"/05\.png: cannot be read as a picture"):
+        with pytest.raises(RunError, match=r"/05\.png: cannot be read as an image"):
             read_all(holes({5, 6}, workers, **options).epoch(0))
 
 
 @pytest.mark.parametrize("error", [RunError, ZeroDivisionError])
 def test_a_transform_that_fails_is_no_bad_sample(holes, transform, error):
     class Fails:
-        def __call__(self, picture, rng):
+        def __call__(self, image, rng):
             raise error("a bug")
 
     transform(Fails)
@@ -751,7 +751,7 @@ from passl.errors import RunError
 
 def register(error):
     class Fails:
-        def __call__(self, picture, rng):
+        def __call__(self, image, rng):
             raise error
     Fails.__name__ = type(error).__name__
     TRANSFORMS.register(Fails)
@@ -831,12 +831,12 @@ def read_in_a_process(folder: Path, workers: int) -> tuple[Path, dict]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("case", "picture"), [("broken", "d.png"), ("first_broken", "a.png")])
-def test_a_broken_picture_is_one_line(failures, workers, case, picture):
+@pytest.mark.parametrize(("case", "image"), [("broken", "d.png"), ("first_broken", "a.png")])
+def test_a_broken_image_is_one_line(failures, workers, case, image):
     folder, found = failures(workers)
     (kind, message), again = found[case]
     assert kind == "RunError"
-    assert message.startswith(f"{folder / case / 'cat' / picture}: cannot be read as a picture")
+    assert message.startswith(f"{folder / case / 'cat' / image}: cannot be read as an image")
     assert len(message.splitlines()) == 1
     assert again == (kind, message)
     assert "Traceback" not in (folder / f"{case}.stderr").read_text()
@@ -860,14 +860,14 @@ WITH_WORKERS = 2
 
 
 @pytest.mark.parametrize("workers", [0, WITH_WORKERS])
-def test_pictures_of_different_sizes_say_so(failures, workers):
+def test_images_of_different_sizes_say_so(failures, workers):
     (kind, message), _ = failures(workers)[1]["sizes"]
     assert kind in ("ConfigError", "RunError", "RuntimeError", "ValueError")
     assert "shape" in message or "size" in message
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_picture_whose_name_is_no_utf_8(failures, workers):
+def test_a_broken_image_whose_name_is_no_utf_8(failures, workers):
     (kind, message), _ = failures(workers)[1]["no_name"]
     assert kind == "RunError"
-    assert "cannot be read as a picture" in message
+    assert "cannot be read as an image" in message

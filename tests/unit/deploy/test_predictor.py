@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl.data.datasets.images import read_picture
+from passl.data.datasets.images import read_image
 from passl.deploy import predictor as predicting
 from passl.deploy.exported import Description
 from passl.deploy.predictor import Classifier
@@ -245,7 +245,7 @@ def test_min_side_where_it_was_trained_with(tmp_path):
     Image.fromarray(pixels).save(path, quality=95)
     described = Description(**{**vars(DESCRIBED), "min_side": 32})
     halved = Classifier(colours, described)
-    expected = read_picture(str(path), "x", min_side=32)
+    expected = read_image(str(path), "x", min_side=32)
     assert expected.size == (40, 32)
     for image in (path, path.read_bytes()):
         np.testing.assert_array_equal(halved.prepare(image), halved.prepare(expected))
@@ -289,7 +289,7 @@ def test_wrong_images(classifier, shape):
 def test_a_file_that_is_no_picture(classifier, tmp_path):
     path = tmp_path / "no.jpg"
     path.write_text("hello")
-    with pytest.raises(RunError, match=r"no\.jpg: cannot be read as a picture"):
+    with pytest.raises(RunError, match=r"no\.jpg: cannot be read as an image"):
         classifier.predict([path])
 
 

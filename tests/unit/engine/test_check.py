@@ -272,7 +272,7 @@ def test_a_mean_of_other_channels(tiny_config):
     wrong = "dataloader.val.dataset.transforms=[{name: Normalize, mean: [0.5, 0.5, 0.5]}]"
     message = problems(tiny_config(), *told, wrong)
     assert "dataloader.val.dataset.transforms: for images of mode L: Normalize: mean" in message
-    assert "is for 3 channels, but a picture has 1; give 1" in message
+    assert "is for 3 channels, but an image has 1; give 1" in message
     assert len(message.splitlines()) == 1
     check_config(get_config(tiny_config(), [*told, wrong.replace("[0.5, 0.5, 0.5]", "[0.5]")]))
 

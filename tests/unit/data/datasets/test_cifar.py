@@ -80,7 +80,7 @@ def batch(count: int, classes: Mapping[str, int]) -> dict:
         "batch_label": "a batch",
         "data": RNG.integers(0, 256, (count, 3072), dtype=np.uint8),
         **{name: RNG.integers(0, top, count).tolist() for name, top in classes.items()},
-        "filenames": [f"picture_{index}.png" for index in range(count)],
+        "filenames": [f"image_{index}.png" for index in range(count)],
     }
 
 
@@ -145,10 +145,10 @@ def assert_samples(dataset, contents: list[dict], key: str):
     assert dataset.labels.tolist() == [label for content in contents for label in content[key]]
     assert len(dataset) == len(expected)
     for index, row in enumerate(expected):
-        picture, label = dataset[index]
-        assert (picture.mode, picture.size, type(label)) == ("RGB", (32, 32), int)
+        image, label = dataset[index]
+        assert (image.mode, image.size, type(label)) == ("RGB", (32, 32), int)
         # Red, then green, then blue, each row by row.
-        np.testing.assert_array_equal(np.asarray(picture).transpose(2, 0, 1).ravel(), row)
+        np.testing.assert_array_equal(np.asarray(image).transpose(2, 0, 1).ravel(), row)
         assert label == dataset.labels[index]
 
 
@@ -212,7 +212,7 @@ def test_cifar_100(tmp_path, label_mode, count):
     )
 
 
-def test_a_picture_is_not_shared(tmp_path):
+def test_a_image_is_not_shared(tmp_path):
     files, contents = ten()
     unpacked(tmp_path / CIFAR10.folder, files)
     dataset = CIFAR10(dataroot=str(tmp_path), split="val")
@@ -246,7 +246,7 @@ BAD = {
     "list": (pickle.dumps([1, 2]), "damaged, or no batch"),
     "no data": (python2({b"labels": labels([1, 2])}), "KeyError 'data'"),
     "no labels": (python2({b"data": array(BATCH["data"])}), "KeyError 'labels'"),
-    "fewer labels": (as_python2(BATCH | {"labels": [1]}), "has 2 pictures and 1 labels"),
+    "fewer labels": (as_python2(BATCH | {"labels": [1]}), "has 2 images and 1 labels"),
     "label too large": (as_python2(BATCH | {"labels": [1, 10]}), "label 10 is not below 10"),
     "negative label": (as_python2(BATCH | {"labels": [1, -1]}), "label -1 is not below 10"),
     "labels of text": (as_python3(BATCH | {"labels": ["1", "2"]}, 2, False), "no list of numbers"),
@@ -266,7 +266,7 @@ BAD = {
     ),
     "code": (
         b"cos\nsystem\n(S'touch ran'\ntR.",
-        r"refused: it asks for os\.system, which pictures do not need; nothing was run\. Fetch",
+        r"refused: it asks for os\.system, which images do not need; nothing was run\. Fetch",
     ),
 }
 
@@ -297,7 +297,7 @@ def test_nothing_of_a_file_is_run(tmp_path):
 
 
 @pytest.mark.parametrize("writer", ["python 2", "python 3, protocol 0, str", "python 3, fortran"])
-def test_whatever_is_damaged_there_are_pictures_or_one_line(tmp_path, writer):
+def test_whatever_is_damaged_there_are_images_or_one_line(tmp_path, writer):
     """Any byte may be wrong, most often one of the structure."""
     whole = WRITERS[writer](BATCH | {"data": np.zeros((2, 3072), np.uint8)})
     structure = [place for place, byte in enumerate(whole) if byte]

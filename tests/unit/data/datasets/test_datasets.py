@@ -1,4 +1,4 @@
-"""Data sets: what they hold, and what they say of a picture or folder that is not right."""
+"""Datasets: what they hold, and what they say of an image or folder that is not right."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def digits() -> dict[str, Digits]:
 def test_digits_of_a_split(digits, split, length):
     dataset = digits[split]
     assert len(dataset) == length
-    picture, label = dataset[length - 1]
-    assert (picture.mode, picture.size) == ("RGB", (32, 32))
+    image, label = dataset[length - 1]
+    assert (image.mode, image.size) == ("RGB", (32, 32))
     assert type(label) is int
     assert {dataset[index][1] for index in range(length)} == set(range(10))
     with pytest.raises(IndexError):
@@ -98,7 +98,7 @@ def test_digits_have_names(digits):
 # -------------------------------------------------------------------------------------------------
 @pytest.fixture
 def folder(tmp_path):
-    """Make pictures: folder({"cat/a.png": (255, 0, 0)}), and get the path of their folder."""
+    """Make images: folder({"cat/a.png": (255, 0, 0)}), and get the path of their folder."""
 
     def make(colours: dict[str, object]) -> str:
         for name, colour in colours.items():
@@ -124,13 +124,13 @@ def test_classes_are_sorted(folder):
     ]
 
 
-def test_a_sample_is_the_picture_and_its_label(folder):
+def test_a_sample_is_the_image_and_its_label(folder):
     dataset = ImageFolder(dataroot=folder({"cat/a.png": (10, 20, 30), "dog/b.bmp": (1, 2, 3)}))
     assert len(dataset) == 2
     for index, colour in enumerate([(10, 20, 30), (1, 2, 3)]):
-        picture, label = dataset[index]
-        assert (picture.mode, picture.size, label) == ("RGB", (6, 4), index)
-        assert (np.asarray(picture) == colour).all()
+        image, label = dataset[index]
+        assert (image.mode, image.size, label) == ("RGB", (6, 4), index)
+        assert (np.asarray(image) == colour).all()
 
 
 def test_nested_folders_belong_to_their_class(folder):
@@ -168,16 +168,16 @@ def test_the_order_does_not_depend_on_the_file_system(folder, monkeypatch, backw
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".JPEG", ".Png", ".TIFF"])
 def test_endings_in_any_case(folder, suffix):
     dataset = ImageFolder(dataroot=folder({f"cat/a{suffix}": (200, 100, 50)}))
-    picture, label = dataset[0]
-    assert (picture.mode, picture.size, label) == ("RGB", (6, 4), 0)
+    image, label = dataset[0]
+    assert (image.mode, image.size, label) == ("RGB", (6, 4), 0)
     # JPEG and WebP lose a little.
-    assert np.abs(np.asarray(picture, dtype=float) - (200, 100, 50)).max() < 6
+    assert np.abs(np.asarray(image, dtype=float) - (200, 100, 50)).max() < 6
 
 
 def test_other_files_and_hidden_folders_are_left_out(folder, tmp_path):
     root = folder({"cat/a.png": "red", ".trash/b.png": "red", "c.png": "red"})
-    (tmp_path / "cat" / "notes.txt").write_text("not a picture")
-    (tmp_path / "cat" / "png").write_text("not a picture")
+    (tmp_path / "cat" / "notes.txt").write_text("not an image")
+    (tmp_path / "cat" / "png").write_text("not an image")
     dataset = ImageFolder(dataroot=root)
     assert dataset.classes == ["cat"]
     assert [Path(path).name for path in dataset.paths] == ["a.png"]
@@ -191,7 +191,7 @@ def test_a_link_to_a_class_folder(folder, tmp_path):
     assert len(dataset) == 2
 
 
-def test_a_link_in_a_circle_counts_no_picture_twice(folder, tmp_path):
+def test_a_link_in_a_circle_counts_no_image_twice(folder, tmp_path):
     root = folder({"cat/a.png": "red"})
     os.symlink(tmp_path / "cat", tmp_path / "cat" / "again")
     assert len(ImageFolder(dataroot=root)) == 1
@@ -210,9 +210,9 @@ CROSSING = {
 
 @pytest.mark.parametrize("case", CROSSING)
 def test_a_link_that_reaches_another_class_is_refused(folder, tmp_path, case):
-    """Its pictures would have two labels."""
-    pictures = ("data/cat/a.png", "data/dog/b.png", "data/dog/young/c.png", "disk/bird/young/d.png")
-    root = folder(dict.fromkeys(pictures, "red"))
+    """Its images would have two labels."""
+    images = ("data/cat/a.png", "data/dog/b.png", "data/dog/young/c.png", "disk/bird/young/d.png")
+    root = folder(dict.fromkeys(images, "red"))
     os.symlink(tmp_path / "disk" / "bird", tmp_path / "data" / "bird")
     assert ImageFolder(dataroot=f"{root}/data").labels.tolist() == [0, 1, 2, 2]
     place, target = CROSSING[case]
@@ -225,7 +225,7 @@ def test_a_link_that_reaches_another_class_is_refused(folder, tmp_path, case):
     assert first != second
 
 
-def test_links_of_pictures_and_folders_that_belong_to_one_class(folder, tmp_path):
+def test_links_of_images_and_folders_that_belong_to_one_class(folder, tmp_path):
     root = folder({"data/cat/a.png": "red", "data/dog/b.png": "red", "more/young/c.png": "red"})
     os.symlink(tmp_path / "more", tmp_path / "data" / "dog" / "more")
     os.symlink(tmp_path / "more" / "young" / "c.png", tmp_path / "data" / "cat" / "c.png")
@@ -248,7 +248,7 @@ def test_a_class_folder_on_a_disk_that_is_not_there(folder, tmp_path):
             find(dataroot=root)
 
 
-def test_links_that_lead_nowhere_are_no_pictures(folder, tmp_path, caplog):
+def test_links_that_lead_nowhere_are_no_images(folder, tmp_path, caplog):
     root = folder({"cat/b.png": "red"})
     os.symlink(tmp_path / "gone.png", tmp_path / "cat" / "a.png")
     os.symlink(tmp_path / "cat" / "c.png", tmp_path / "cat" / "c.png")
@@ -261,7 +261,7 @@ def test_links_that_lead_nowhere_are_no_pictures(folder, tmp_path, caplog):
         in caplog.text
     )
     (tmp_path / "cat" / "b.png").unlink()
-    with pytest.raises(ConfigError, match="no picture in cat"):
+    with pytest.raises(ConfigError, match="no image in cat"):
         ImageFolder(dataroot=root)
 
 
@@ -280,10 +280,10 @@ def test_a_folder_that_may_not_be_listed(folder, tmp_path):
 COLOURS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
 
-def read(tmp_path: Path, picture: Image.Image, name: str = "a.png", **options) -> np.ndarray:
-    """The pixels that ImageFolder gives for a picture."""
+def read(tmp_path: Path, image: Image.Image, name: str = "a.png", **options) -> np.ndarray:
+    """The pixels that ImageFolder gives for an image."""
     (tmp_path / "cat").mkdir()
-    picture.save(tmp_path / "cat" / name, **options)
+    image.save(tmp_path / "cat" / name, **options)
     read_back, _ = ImageFolder(dataroot=str(tmp_path))[0]
     assert read_back.mode == "RGB"
     return np.asarray(read_back)
@@ -291,9 +291,9 @@ def read(tmp_path: Path, picture: Image.Image, name: str = "a.png", **options) -
 
 def paletted() -> Image.Image:
     """COLOURS as indices into a palette of exactly those colours."""
-    picture = Image.fromarray(np.arange(35, dtype=np.uint8).reshape(5, 7)).convert("P")
-    picture.putpalette(COLOURS.reshape(35, 3).tobytes())
-    return picture
+    image = Image.fromarray(np.arange(35, dtype=np.uint8).reshape(5, 7)).convert("P")
+    image.putpalette(COLOURS.reshape(35, 3).tobytes())
+    return image
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.gif", "a.bmp", "a.tif"])
@@ -321,9 +321,9 @@ def test_a_palette_with_half_transparent_entries_is_read_in_silence(tmp_path):
 
 def test_alpha_is_dropped(tmp_path):
     alpha = np.linspace(0, 255, 35).astype(np.uint8).reshape(5, 7, 1)
-    picture = Image.fromarray(np.concatenate([COLOURS, alpha], axis=2))
-    assert picture.mode == "RGBA"
-    np.testing.assert_array_equal(read(tmp_path, picture), COLOURS)
+    image = Image.fromarray(np.concatenate([COLOURS, alpha], axis=2))
+    assert image.mode == "RGBA"
+    np.testing.assert_array_equal(read(tmp_path, image), COLOURS)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA"])
@@ -345,18 +345,18 @@ def test_sixteen_bits_of_grey(tmp_path):
     np.testing.assert_allclose(pixels[..., 0], grey / 257, atol=1)
 
 
-def test_the_first_picture_of_an_animation(tmp_path):
+def test_the_first_image_of_an_animation(tmp_path):
     frames = [Image.new("RGB", (6, 4), colour) for colour in ((255, 0, 0), (0, 255, 0))]
     pixels = read(tmp_path, frames[0], "a.gif", save_all=True, append_images=frames[1:])
     assert (pixels == (255, 0, 0)).all()
 
 
-@pytest.mark.parametrize("picture", ["china", "flower"])
-def test_photographs_decode_to_the_pixels_that_timm_saw(tmp_path, picture):
+@pytest.mark.parametrize("image", ["china", "flower"])
+def test_photographs_decode_to_the_pixels_that_timm_saw(tmp_path, image):
     (tmp_path / "cat").mkdir()
-    os.symlink(GOLDEN / f"{picture}.jpg", tmp_path / "cat" / "a.jpg")
+    os.symlink(GOLDEN / f"{image}.jpg", tmp_path / "cat" / "a.jpg")
     with np.load(GOLDEN / "eval.npz") as file:
-        expected = file[f"{picture}/decoded"]
+        expected = file[f"{image}/decoded"]
     np.testing.assert_array_equal(ImageFolder(dataroot=str(tmp_path))[0][0], expected)
 
 
@@ -364,10 +364,10 @@ def test_photographs_decode_to_the_pixels_that_timm_saw(tmp_path, picture):
 # ImageFolder: errors
 # -------------------------------------------------------------------------------------------------
 def refusal(root: str, path: Path) -> str:
-    """What ImageFolder says when it reads its only picture."""
+    """What ImageFolder says when it reads its only image."""
     dataset = ImageFolder(dataroot=root)
     assert len(dataset) == 1
-    rule = rf"^{re.escape(str(path))}: cannot be read as a picture"
+    rule = rf"^{re.escape(str(path))}: cannot be read as an image"
     with pytest.raises(RunError, match=rule) as caught:
         dataset[0]
     assert caught.value.__suppress_context__
@@ -376,10 +376,10 @@ def refusal(root: str, path: Path) -> str:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x00", b"this is no picture\n", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a"],
+    [b"", b"\x00", b"this is no image\n", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a"],
     ids=ascii,
 )
-def test_a_file_that_is_no_picture(tmp_path, content):
+def test_a_file_that_is_no_image(tmp_path, content):
     path = tmp_path / "cat" / "a.jpg"
     path.parent.mkdir()
     path.write_bytes(content)
@@ -388,7 +388,7 @@ def test_a_file_that_is_no_picture(tmp_path, content):
 
 @pytest.mark.parametrize("suffix", [s for s in SUFFIXES if s not in (".jpg", ".tif")])
 @pytest.mark.parametrize("part", [0.3, 0.9])
-def test_a_truncated_picture(tmp_path, suffix, part):
+def test_a_truncated_image(tmp_path, suffix, part):
     path = tmp_path / "cat" / f"a{suffix}"
     path.parent.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
@@ -397,7 +397,7 @@ def test_a_truncated_picture(tmp_path, suffix, part):
     assert len(refusal(str(tmp_path), path).splitlines()) == 1
 
 
-def test_a_picture_that_is_gone(folder, tmp_path):
+def test_a_image_that_is_gone(folder, tmp_path):
     dataset = ImageFolder(dataroot=folder({"cat/a.png": "red", "cat/b.png": "blue"}))
     path = tmp_path / "cat" / "a.png"
     path.unlink()
@@ -406,7 +406,7 @@ def test_a_picture_that_is_gone(folder, tmp_path):
     assert dataset[1][0].getpixel((0, 0)) == (0, 0, 255)
 
 
-def test_a_picture_so_large_that_it_must_be_a_trap(folder, tmp_path, monkeypatch):
+def test_a_image_so_large_that_it_must_be_a_trap(folder, tmp_path, monkeypatch):
     root = folder({"cat/a.png": "red"})
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6 * 4 // 2 - 1)
     assert "decompression bomb" in refusal(root, tmp_path / "cat" / "a.png")
@@ -434,19 +434,19 @@ def test_a_folder_without_a_class(tmp_path):
             find(dataroot=str(tmp_path))
 
 
-def test_a_class_without_a_picture(folder, tmp_path):
+def test_a_class_without_a_image(folder, tmp_path):
     root = folder({"cat/a.png": "red"})
     (tmp_path / "dog" / "inner").mkdir(parents=True)
-    (tmp_path / "dog" / "a.txt").write_text("not a picture")
+    (tmp_path / "dog" / "a.txt").write_text("not an image")
     for find in (ImageFolder, ImageFolder.class_names):
-        with pytest.raises(ConfigError, match=r": no picture in dog; .*\.jpeg.*remove the folder"):
+        with pytest.raises(ConfigError, match=r": no image in dog; .*\.jpeg.*remove the folder"):
             find(dataroot=root)
     Image.new("RGB", (4, 4)).save(tmp_path / "dog" / "inner" / "b.png")
     for find in (ImageFolder, ImageFolder.class_names):
         find(dataroot=root)
 
 
-def test_many_classes_without_a_picture(folder, tmp_path):
+def test_many_classes_without_a_image(folder, tmp_path):
     root = folder({"cat/a.png": "red"})
     for index in range(5):
         (tmp_path / f"empty{index}").mkdir()

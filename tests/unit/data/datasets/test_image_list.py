@@ -18,8 +18,8 @@ from passl.errors import ConfigError, RunError
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """A folder with pictures of one colour each."""
+def images(tmp_path):
+    """A folder with images of one colour each."""
     for name, colour in {
         "n01/a.png": (1, 0, 0),
         "n02/b c.png": (2, 0, 0),
@@ -127,9 +127,9 @@ LIST = "n01/a.png 1\nn02/b c.png 0\nd,1.png 1\n"
         ("n01/a.png|::|1\nn02/b c.png|::|0\nd,1.png|::|1", "|::|"),
     ],
 )
-def test_a_list(pictures, tmp_path, text, delimiter):
+def test_a_list(images, tmp_path, text, delimiter):
     arguments = {
-        "dataroot": str(pictures),
+        "dataroot": str(images),
         "list_file": write(tmp_path / "list.txt", text),
         "delimiter": delimiter,
     }
@@ -138,14 +138,14 @@ def test_a_list(pictures, tmp_path, text, delimiter):
     assert dataset.labels.dtype == np.int64
     assert [dataset[index][0].getpixel((0, 0))[0] for index in range(3)] == [1, 2, 3]
     assert [dataset[index][1] for index in range(3)] == [1, 0, 1]
-    assert dataset.name(1) == str(pictures / "n02" / "b c.png")
+    assert dataset.name(1) == str(images / "n02" / "b c.png")
     assert dataset.classes == ImageList.class_names(**arguments) == ["0", "1"]
 
 
-def test_a_list_with_a_class_file(pictures, tmp_path):
+def test_a_list_with_a_class_file(images, tmp_path):
     node = {
         "name": "ImageList",
-        "dataroot": str(pictures),
+        "dataroot": str(images),
         "list_file": write(tmp_path / "list.txt", LIST),
         "class_file": write(tmp_path / "classes.txt", "0 tench\n1 goldfish\n2 shark"),
     }
@@ -155,12 +155,12 @@ def test_a_list_with_a_class_file(pictures, tmp_path):
     assert len(dataset) == 3
 
 
-def test_a_path_of_its_own_and_one_whose_name_is_no_utf_8(pictures, tmp_path):
+def test_a_path_of_its_own_and_one_whose_name_is_no_utf_8(images, tmp_path):
     strange = tmp_path / "data" / "\udcff.png"
     Image.new("RGB", (4, 4), (9, 0, 0)).save(tmp_path / "x.png")
     (tmp_path / "x.png").rename(strange)
-    text = f"{pictures}/n01/a.png 0\n\udcff.png 1"
-    dataset = ImageList(dataroot=str(pictures), list_file=write(tmp_path / "list.txt", text))
+    text = f"{images}/n01/a.png 0\n\udcff.png 1"
+    dataset = ImageList(dataroot=str(images), list_file=write(tmp_path / "list.txt", text))
     assert [dataset[index][0].getpixel((0, 0))[0] for index in range(2)] == [1, 9]
 
 
@@ -177,21 +177,21 @@ def test_a_path_of_its_own_and_one_whose_name_is_no_utf_8(pictures, tmp_path):
         ("a.png 2", "label 2 is above the 2 classes, which are counted from 0"),
     ],
 )
-def test_a_wrong_line(pictures, tmp_path, call, line, rule):
+def test_a_wrong_line(images, tmp_path, call, line, rule):
     path = write(tmp_path / "list.txt", f"n01/a.png 1\n{line}\n")
     with pytest.raises(ConfigError, match=rf"^{re.escape(path)}:2: {rule}") as caught:
         call(
-            dataroot=str(pictures),
+            dataroot=str(images),
             list_file=path,
             class_file=write(tmp_path / "classes.txt", "a\nb"),
         )
     assert len(caught.value.problems) == 1
 
 
-def test_many_wrong_lines_are_some_and_a_count(pictures, tmp_path):
+def test_many_wrong_lines_are_some_and_a_count(images, tmp_path):
     path = write(tmp_path / "list.txt", "n01/a.png 1\n" + "a.png x\n" * 20 + "b.png 0")
     with pytest.raises(ConfigError) as caught:
-        ImageList(dataroot=str(pictures), list_file=path)
+        ImageList(dataroot=str(images), list_file=path)
     assert [problem.removeprefix(path).split(" ")[0] for problem in caught.value.problems] == [
         *(f":{line}:" for line in (2, 3, 4, 5, 6)),
         ":",
@@ -200,60 +200,60 @@ def test_many_wrong_lines_are_some_and_a_count(pictures, tmp_path):
 
 
 @pytest.mark.parametrize("call", [ImageList, ImageList.class_names])
-def test_a_number_that_is_no_label_allocates_no_names(pictures, tmp_path, call):
+def test_a_number_that_is_no_label_allocates_no_names(images, tmp_path, call):
     path = write(tmp_path / "list.txt", "n01/a.png 1\nn01/a.png 123456789\nn01/a.png 0\n")
     tracemalloc.start()
     with pytest.raises(ConfigError, match=rf"^{re.escape(path)}:2: label 123456789 .*class_file"):
-        call(dataroot=str(pictures), list_file=path)
+        call(dataroot=str(images), list_file=path)
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
     names = write(tmp_path / "classes.txt", "a\nb")
     with pytest.raises(ConfigError, match=":2: label 123456789 is above the 2 classes"):
-        call(dataroot=str(pictures), list_file=path, class_file=names)
+        call(dataroot=str(images), list_file=path, class_file=names)
 
 
-def test_labels_with_gaps(pictures, tmp_path):
-    """A part of a data set of 203,094 classes, such as Google Landmarks v2."""
+def test_labels_with_gaps(images, tmp_path):
+    """A part of a dataset of 203,094 classes, such as Google Landmarks v2."""
     text = "n01/a.png 203093\nn02/b c.png 7\n"
-    dataset = ImageList(dataroot=str(pictures), list_file=write(tmp_path / "list.txt", text))
+    dataset = ImageList(dataroot=str(images), list_file=write(tmp_path / "list.txt", text))
     assert dataset.labels.tolist() == [203093, 7]
     assert len(dataset.classes) == 203094
     assert dataset.classes[203093] == "203093"
 
 
-def test_how_far_labels_may_reach_follows_the_labels_that_occur(pictures, tmp_path, monkeypatch):
+def test_how_far_labels_may_reach_follows_the_labels_that_occur(images, tmp_path, monkeypatch):
     monkeypatch.setattr(image_list, "_MOST_CLASSES", 5)
     for largest, accepted in ((29, True), (30, False)):
         lines = [f"n01/a.png {label}\n" for label in (0, 1, 1, largest)]
         path = write(tmp_path / "list.txt", "".join(lines))
         if accepted:
-            assert len(ImageList(dataroot=str(pictures), list_file=path).classes) == largest + 1
+            assert len(ImageList(dataroot=str(images), list_file=path).classes) == largest + 1
         else:
             with pytest.raises(ConfigError, match=rf"list\.txt:4: label {largest} "):
-                ImageList(dataroot=str(pictures), list_file=path)
+                ImageList(dataroot=str(images), list_file=path)
 
 
 @pytest.mark.parametrize("text", ["", "\n", "n01/a.png 1\n\nn01/a.png 1"])
-def test_a_list_without_lines_or_with_an_empty_one(pictures, tmp_path, text):
+def test_a_list_without_lines_or_with_an_empty_one(images, tmp_path, text):
     with pytest.raises(ConfigError, match=r"list\.txt(: has no line|:2: an empty line)"):
-        ImageList(dataroot=str(pictures), list_file=write(tmp_path / "list.txt", text))
+        ImageList(dataroot=str(images), list_file=write(tmp_path / "list.txt", text))
 
 
 @pytest.mark.parametrize("call", [ImageList, ImageList.class_names])
-def test_a_wrong_dataroot_is_found_by_the_first_picture(pictures, tmp_path, call):
-    root = str(pictures / "n01")
-    with pytest.raises(ConfigError, match=r"n01/n01/a\.png: the first picture of .* is not there"):
+def test_a_wrong_dataroot_is_found_by_the_first_image(images, tmp_path, call):
+    root = str(images / "n01")
+    with pytest.raises(ConfigError, match=r"n01/n01/a\.png: the first image of .* is not there"):
         call(dataroot=root, list_file=write(tmp_path / "list.txt", LIST))
 
 
-def test_a_missing_picture_is_found_when_it_is_read(pictures, tmp_path):
-    (pictures / "d,1.png").unlink()
-    dataset = ImageList(dataroot=str(pictures), list_file=write(tmp_path / "list.txt", LIST))
-    with pytest.raises(RunError, match=r"d,1\.png: cannot be read as a picture \(No such file"):
+def test_a_missing_image_is_found_when_it_is_read(images, tmp_path):
+    (images / "d,1.png").unlink()
+    dataset = ImageList(dataroot=str(images), list_file=write(tmp_path / "list.txt", LIST))
+    with pytest.raises(RunError, match=r"d,1\.png: cannot be read as an image \(No such file"):
         dataset[2]
 
 
-def test_an_empty_delimiter(pictures, tmp_path):
-    node = {"dataroot": str(pictures), "list_file": write(tmp_path / "list.txt", LIST)}
+def test_an_empty_delimiter(images, tmp_path):
+    node = {"dataroot": str(images), "list_file": write(tmp_path / "list.txt", LIST)}
     with pytest.raises(ConfigError, match="delimiter '' is empty"):
         DATASETS.build({"name": "ImageList", "delimiter": "", **node})

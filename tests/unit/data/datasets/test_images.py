@@ -17,15 +17,15 @@ from PIL import EpsImagePlugin, Image
 
 from passl.data import DATASETS, dataset_arguments
 from passl.data.datasets.image_folder import ImageFolder
-from passl.data.datasets.images import read_picture
+from passl.data.datasets.images import read_image
 from passl.errors import ConfigError, RunError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
 
-def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
     file = BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -34,9 +34,9 @@ def test_a_path_and_its_content_are_the_same(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(content)
     for source in (content, str(path)):
-        picture = read_picture(source, "x")
-        assert (picture.mode, picture.size) == ("RGB", (7, 5))
-        np.testing.assert_array_equal(picture, PIXELS)
+        image = read_image(source, "x")
+        assert (image.mode, image.size) == ("RGB", (7, 5))
+        np.testing.assert_array_equal(image, PIXELS)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_path_and_its_content_are_the_same(tmp_path):
     ],
     ids=str,
 )
-def test_a_picture_is_whole_without_its_file(tmp_path, kind, options):
+def test_a_image_is_whole_without_its_file(tmp_path, kind, options):
     """It is not copied, so nothing of it may still lie in the file."""
     content = encoded(Image.fromarray(PIXELS), kind, **options)
     with Image.open(BytesIO(content)) as file:
@@ -62,20 +62,20 @@ def test_a_picture_is_whole_without_its_file(tmp_path, kind, options):
     path = tmp_path / "a"
     path.write_bytes(content)
     for source in (str(path), content):
-        picture = read_picture(source, "x")
+        image = read_image(source, "x")
         path.unlink(missing_ok=True)
         for _ in range(2):
-            np.testing.assert_array_equal(picture, expected)
-        np.testing.assert_array_equal(picture.crop((2, 1, 6, 4)), expected[1:4, 2:6])
-        mirrored = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            np.testing.assert_array_equal(image, expected)
+        np.testing.assert_array_equal(image.crop((2, 1, 6, 4)), expected[1:4, 2:6])
+        mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         np.testing.assert_array_equal(mirrored, expected[:, ::-1])
-        np.testing.assert_array_equal(picture.copy(), expected)
+        np.testing.assert_array_equal(image.copy(), expected)
 
 
 def test_the_content_counts_and_not_the_name(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(encoded(Image.new("RGB", (16, 16), (200, 100, 50)), "JPEG"))
-    pixels = np.asarray(read_picture(str(path), "x"), dtype=int)
+    pixels = np.asarray(read_image(str(path), "x"), dtype=int)
     assert np.abs(pixels - (200, 100, 50)).max() < 4
 
 
@@ -93,23 +93,23 @@ def test_the_content_counts_and_not_the_name(tmp_path):
 def test_min_side_halves_a_jpeg_while_both_sides_keep_it(min_side, expected):
     ramp = np.linspace(0, 255, 96)[None, :, None] * np.ones((64, 1, 3))
     content = encoded(Image.fromarray(ramp.round().astype(np.uint8)), "JPEG", quality=95)
-    picture = read_picture(content, "x", min_side=min_side)
-    assert (picture.mode, picture.size) == ("RGB", expected)
+    image = read_image(content, "x", min_side=min_side)
+    assert (image.mode, image.size) == ("RGB", expected)
     means = ramp.reshape(expected[1], 64 // expected[1], expected[0], 96 // expected[0], 3)
-    assert np.abs(np.asarray(picture) - means.mean(axis=(1, 3))).max() < 3
+    assert np.abs(np.asarray(image) - means.mean(axis=(1, 3))).max() < 3
 
 
-def test_min_side_holds_for_a_picture_that_is_turned():
+def test_min_side_holds_for_a_image_that_is_turned():
     exif = Image.Exif()
     exif[0x0112] = 6
     content = encoded(Image.new("RGB", (96, 64)), "JPEG", exif=exif)
-    assert read_picture(content, "x", exif_turn=True, min_side=20).size == (32, 48)
+    assert read_image(content, "x", exif_turn=True, min_side=20).size == (32, 48)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF"])
 def test_min_side_leaves_other_formats_alone(kind):
     content = encoded(Image.fromarray(PIXELS), kind)
-    assert read_picture(content, "x", min_side=1).tobytes() == read_picture(content, "x").tobytes()
+    assert read_image(content, "x", min_side=1).tobytes() == read_image(content, "x").tobytes()
 
 
 def test_min_side_is_an_option_of_data_sets_of_files(tmp_path):
@@ -132,13 +132,13 @@ def test_min_side_is_an_option_of_data_sets_of_files(tmp_path):
     ):
         # What finds the class names takes the same arguments.
         DATASETS.get(node["name"]).class_names(**dataset_arguments(node | {"min_side": 20}))
-        assert DATASETS.build(node | {"min_side": 20}).picture(0).size == (48, 32)
-        assert DATASETS.build(node).picture(0).size == (96, 64)
+        assert DATASETS.build(node | {"min_side": 20}).load_image(0).size == (48, 32)
+        assert DATASETS.build(node).load_image(0).size == (96, 64)
         with pytest.raises(ConfigError, match="min_side 0 must be at least 1 pixel, or null"):
             DATASETS.build(node | {"min_side": 0})
 
 
-# The orientations of the EXIF standard: where row 0 and column 0 of the file lie in the picture.
+# The orientations of the EXIF standard: where row 0 and column 0 of the file lie in the image.
 TURNED = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -166,18 +166,18 @@ def test_an_exif_block_that_is_damaged_or_missing():
     content = encoded(Image.fromarray(PIXELS), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\0\0")
     for source in (content, encoded(Image.fromarray(PIXELS))):
         for exif_turn in (False, True):
-            np.testing.assert_array_equal(read_picture(source, "x", exif_turn), PIXELS)
+            np.testing.assert_array_equal(read_image(source, "x", exif_turn), PIXELS)
 
 
 def test_ink_becomes_light():
     """CMYK by the formula (255 - ink) (255 - black) / 255."""
     ink = np.zeros((1, 4, 4), dtype=np.uint8)
     ink[0] = [[0, 0, 0, 0], [255, 0, 0, 0], [0, 100, 200, 0], [10, 20, 30, 128]]
-    picture = Image.frombytes("CMYK", (4, 1), ink.tobytes())
-    content = encoded(picture, "TIFF")
+    image = Image.frombytes("CMYK", (4, 1), ink.tobytes())
+    content = encoded(image, "TIFF")
     light = 255.0 - ink.astype(float)
     expected = light[..., :3] * light[..., 3:] / 255
-    np.testing.assert_allclose(np.asarray(read_picture(content, "x"), float), expected, atol=1)
+    np.testing.assert_allclose(np.asarray(read_image(content, "x"), float), expected, atol=1)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
@@ -187,7 +187,7 @@ def test_sixteen_bits_are_scaled(kind):
         content = b"P5 7 5 65535\n" + grey.astype(">u2").tobytes()
     else:
         content = encoded(Image.fromarray(grey), kind)
-    pixels = np.asarray(read_picture(content, "x"), dtype=float)
+    pixels = np.asarray(read_image(content, "x"), dtype=float)
     np.testing.assert_allclose(pixels, grey / 257, rtol=0, atol=1)
 
 
@@ -195,7 +195,7 @@ def test_sixteen_bits_are_scaled(kind):
 def test_numbers_without_a_white_are_refused(dtype):
     content = encoded(Image.fromarray(np.arange(35, dtype=dtype).reshape(5, 7)), "TIFF")
     with pytest.raises(RunError, match=r"^x: cannot .*does not say what is white; use 8 or 16"):
-        read_picture(content, "x")
+        read_image(content, "x")
 
 
 def png(width: int, height: int) -> bytes:
@@ -210,17 +210,17 @@ def png(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("side", [20_000, 2**31 - 1])
-def test_a_picture_too_large_to_be_one(side):
-    with pytest.raises(RunError, match="^x: cannot be read as a picture .*decompression bomb"):
-        read_picture(png(side, side), "x")
+def test_a_image_too_large_to_be_one(side):
+    with pytest.raises(RunError, match="^x: cannot be read as an image .*decompression bomb"):
+        read_image(png(side, side), "x")
 
 
-def test_a_large_picture_is_read_without_a_warning(monkeypatch):
+def test_a_large_image_is_read_without_a_warning(monkeypatch):
     content = encoded(Image.fromarray(PIXELS))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7 * 5 - 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        np.testing.assert_array_equal(read_picture(content, "x"), PIXELS)
+        np.testing.assert_array_equal(read_image(content, "x"), PIXELS)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(Image.DecompressionBombWarning):
@@ -232,16 +232,14 @@ def test_a_large_picture_is_read_without_a_warning(monkeypatch):
 def test_a_truncated_file(kind, part):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     content = encoded(Image.fromarray(pixels), kind)
-    with pytest.raises(
-        RunError, match=r"^x: cannot be read as a picture \(.+\); convert"
-    ) as caught:
-        read_picture(content[: int(len(content) * part)], "x")
+    with pytest.raises(RunError, match=r"^x: cannot be read as an image \(.+\); convert") as caught:
+        read_image(content[: int(len(content) * part)], "x")
     assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "GIF", "BMP", "WEBP"])
-def test_whatever_is_damaged_there_is_a_picture_or_one_line(kind):
-    """Any byte may be wrong; a picture that can still be read is one."""
+def test_whatever_is_damaged_there_is_a_image_or_one_line(kind):
+    """Any byte may be wrong; an image that can still be read is one."""
     whole = encoded(Image.fromarray(PIXELS), kind)
     rng = np.random.default_rng(0)
     outcomes = set()
@@ -250,21 +248,19 @@ def test_whatever_is_damaged_there_is_a_picture_or_one_line(kind):
         for place in rng.integers(len(whole), size=3):
             content[place] = rng.integers(256)
         try:
-            assert read_picture(bytes(content), "x").mode in ("L", "LA", "RGB", "RGBA")
+            assert read_image(bytes(content), "x").mode in ("L", "LA", "RGB", "RGBA")
             outcomes.add("read")
         except RunError as error:
-            assert re.fullmatch(r"x: cannot be read as a picture \(.+\); convert .*", str(error))
+            assert re.fullmatch(r"x: cannot be read as an image \(.+\); convert .*", str(error))
             outcomes.add("refused")
     assert "refused" in outcomes
 
 
-@pytest.mark.parametrize("content", [b"", b"\0", b"this is no picture\n", b"\xff\xd8\xff\xe0"])
-def test_a_file_that_is_no_picture(content):
+@pytest.mark.parametrize("content", [b"", b"\0", b"this is no image\n", b"\xff\xd8\xff\xe0"])
+def test_a_file_that_is_no_image(content):
     with pytest.raises(RunError) as caught:
-        read_picture(content, "shard.tar: a.jpg")
-    assert str(caught.value).startswith(
-        "shard.tar: a.jpg: cannot be read as a picture (it is empty"
-    )
+        read_image(content, "shard.tar: a.jpg")
+    assert str(caught.value).startswith("shard.tar: a.jpg: cannot be read as an image (it is empty")
 
 
 @pytest.mark.parametrize("kind", ["EPS", "JPEG2000", "TGA", "ICO", "PCX"])
@@ -275,7 +271,7 @@ def test_other_formats_are_refused_whatever_the_ending(tmp_path, kind):
     Image.open(path).close()
     for source in (str(path), path.read_bytes()):
         with pytest.raises(RunError, match=r"cat\.jpg: .*none of BMP, .*; convert or") as caught:
-            read_picture(source, "cat.jpg")
+            read_image(source, "cat.jpg")
         assert len(str(caught.value).splitlines()) == 1
 
 
@@ -286,27 +282,27 @@ def test_ghostscript_is_not_started(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
     content = encoded(Image.new("RGB", (16, 16)), "EPS")
-    with suppress(OSError), Image.open(BytesIO(content)) as picture:
-        picture.load()
+    with suppress(OSError), Image.open(BytesIO(content)) as image:
+        image.load()
     assert started.exists()  # Pillow left alone does
     started.unlink()
     with pytest.raises(RunError):
-        read_picture(content, "cat.jpg")
+        read_image(content, "cat.jpg")
     assert not started.exists()
 
 
-def test_pictures_of_phones(tmp_path):
-    """MPO is JPEG with further pictures behind the first."""
+def test_images_of_phones(tmp_path):
+    """MPO is JPEG with further images behind the first."""
     frames = [Image.new("RGB", (16, 16), colour) for colour in ((200, 100, 50), (0, 0, 0))]
     content = encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])
     with Image.open(BytesIO(content)) as file:
         assert file.format == "MPO"
-    assert np.abs(np.asarray(read_picture(content, "x"), int) - (200, 100, 50)).max() < 4
+    assert np.abs(np.asarray(read_image(content, "x"), int) - (200, 100, 50)).max() < 4
 
 
-def test_a_folder_is_no_picture(tmp_path):
-    with pytest.raises(RunError, match=r"^x: cannot be read as a picture \(Is a directory\)"):
-        read_picture(str(tmp_path), "x")
+def test_a_folder_is_no_image(tmp_path):
+    with pytest.raises(RunError, match=r"^x: cannot be read as an image \(Is a directory\)"):
+        read_image(str(tmp_path), "x")
 
 
 def test_threads_leave_the_warnings_as_they_were(tmp_path, monkeypatch):
@@ -324,10 +320,10 @@ def test_threads_leave_the_warnings_as_they_were(tmp_path, monkeypatch):
             assert begun.wait(20)
         return opened(file, **options)
 
-    second = threading.Thread(target=read_picture, args=(str(path), "x"))
+    second = threading.Thread(target=read_image, args=(str(path), "x"))
     monkeypatch.setattr(Image, "open", slow)
     before = list(warnings.filters)
-    read_picture(str(path), "x")
+    read_image(str(path), "x")
     done.set()
     second.join()
     assert warnings.filters == before

@@ -1,4 +1,4 @@
-"""Images in mode L, RGB and RGBA: conversion, transforms, and the options of data sets."""
+"""Images in mode L, RGB and RGBA: conversion, transforms, and the options of datasets."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from PIL import Image
 from passl.data import TRANSFORMS
 from passl.data.build import build_dataset
 from passl.data.datasets.base import ImageDataset
-from passl.data.datasets.images import convert_image, read_picture
+from passl.data.datasets.images import convert_image, read_image
 from passl.data.datasets.subset import Subset
 from passl.data.transforms.auto_augment import OPS, Geometry
-from passl.data.transforms.basic import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from passl.data.transforms.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from passl.errors import ConfigError, RunError
 
 SIZE = (24, 20)
@@ -27,7 +27,7 @@ def saved(image: Image.Image, kind: str = "PNG", **options) -> Image.Image:
     """An image that went through a file."""
     file = BytesIO()
     image.save(file, kind, **options)
-    return read_picture(file.getvalue(), "x")
+    return read_image(file.getvalue(), "x")
 
 
 def rgba(colours: np.ndarray = COLOURS, alpha: np.ndarray = ALPHA) -> Image.Image:
@@ -135,15 +135,15 @@ def test_an_image_of_the_mode_is_not_copied():
 
 
 # --------------------------------------------------------------------------------------------------
-# Data sets
+# Datasets
 # --------------------------------------------------------------------------------------------------
 class Stored(ImageDataset):
-    """A user's data set: images of any mode."""
+    """A user's dataset: images of any mode."""
 
     def __init__(self, *images: Image.Image):
         self.images, self.labels, self.classes = images, np.zeros(len(images), np.int64), ["a"]
 
-    def picture(self, index: int) -> Image.Image:
+    def load_image(self, index: int) -> Image.Image:
         return self.images[index]
 
     def name(self, index: int) -> str:

@@ -1,4 +1,4 @@
-"""The options that every data set has: a fraction of it, and some of its classes only."""
+"""The options that every dataset has: a fraction of it, and some of its classes only."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from passl.utils.schema import Section, problems_in
 
 
 class Numbers(ImageDataset):
-    """Samples whose picture is their index, in classes of 1, 4, 50 and 200."""
+    """Samples whose image is their index, in classes of 1, 4, 50 and 200."""
 
     def __init__(self):
         self.classes = ["one", "four", "fifty", "many", "none"]
         self.labels = np.random.default_rng(0).permutation(np.repeat(range(4), [1, 4, 50, 200]))
 
-    def picture(self, index):
+    def load_image(self, index):
         return Image.new("RGB", (1, 1), (index, 0, 0))
 
     def name(self, index):
@@ -64,8 +64,8 @@ def test_a_sample_of_a_part_is_the_sample_of_the_whole(numbers):
     assert len(part) == len(set(names(part))) > 0
     for index in range(len(part)):
         whole = int(part.name(index).removeprefix("number "))
-        picture, label = part[index]
-        assert picture.getpixel((0, 0)) == (whole, 0, 0)
+        image, label = part[index]
+        assert image.getpixel((0, 0)) == (whole, 0, 0)
         assert label == part.labels[index] == numbers.labels[whole]
     assert np.all(np.diff(part.indices) > 0)
 

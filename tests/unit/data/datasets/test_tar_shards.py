@@ -24,7 +24,7 @@ from passl.errors import ConfigError, RunError
 
 
 def encoded(index: int, kind: str = "PNG") -> bytes:
-    """A picture whose first pixel tells which it is."""
+    """An image whose first pixel tells which it is."""
     file = io.BytesIO()
     Image.new("RGB", (8, 8), (index % 256, index // 256, 77)).save(
         file, kind, **LOSSLESS.get(kind, {})
@@ -35,8 +35,8 @@ def encoded(index: int, kind: str = "PNG") -> bytes:
 LOSSLESS = {"WEBP": {"lossless": True}}
 
 
-def index_of(picture: Image.Image) -> int:
-    red, green, blue = picture.getpixel((0, 0))
+def index_of(image: Image.Image) -> int:
+    red, green, blue = image.getpixel((0, 0))
     assert blue == 77
     return red + 256 * green
 
@@ -140,8 +140,8 @@ def test_the_formats_of_the_tar_command(tmp_path, class_file, format):
 def test_endings(tmp_path, class_file, ending, kind):
     write(tmp_path / "a.tar", [(f"x.{ending}", encoded(0, kind)), ("x.cls", b" 2\n")])
     dataset = TarShards(shards=str(tmp_path / "a.tar"), class_file=class_file)
-    picture, label = dataset[0]
-    assert (picture.mode, picture.size, label) == ("RGB", (8, 8), 2)
+    image, label = dataset[0]
+    assert (image.mode, image.size, label) == ("RGB", (8, 8), 2)
 
 
 def test_what_else_is_in_a_shard_is_left_out(tmp_path, class_file):
@@ -158,7 +158,7 @@ def test_what_else_is_in_a_shard_is_left_out(tmp_path, class_file):
     assert read(dataset) == [(1, 2)]
 
 
-def test_picture_and_label_need_not_be_neighbours(tmp_path, class_file):
+def test_image_and_label_need_not_be_neighbours(tmp_path, class_file):
     members = [m for i in range(3) for m in sample(i)]
     write(tmp_path / "a.tar", [*members[1::2], *members[::2]])
     dataset = TarShards(shards=str(tmp_path / "a.tar"), class_file=class_file)
@@ -168,7 +168,7 @@ def test_picture_and_label_need_not_be_neighbours(tmp_path, class_file):
 def test_keys_that_are_asked_for(tmp_path, class_file):
     members = [
         ("x.seg.png", encoded(5)),
-        ("x.jpg", b"another picture"),
+        ("x.jpg", b"another image"),
         ("x.json", json.dumps({"label": 2, "caption": "x"}).encode()),
         ("x.cls", b"0"),
     ]
@@ -333,25 +333,25 @@ def test_a_fork_reads_beside_its_parent(shards):
 # -------------------------------------------------------------------------------------------------
 # What is refused
 # -------------------------------------------------------------------------------------------------
-PICTURE = encoded(0)
+IMAGE = encoded(0)
 BAD = {
-    "no label": ([("x.png", PICTURE)], r"x: has no label \(cls\)"),
-    "no picture": ([("x.cls", b"0")], r"x: has no picture \(jpeg, jpg, png, webp\)"),
-    "two pictures": (
-        [("x.png", PICTURE), ("x.jpg", PICTURE), ("x.cls", b"0")],
-        r"x\.jpg: the second picture of x; a sample has one",
+    "no label": ([("x.png", IMAGE)], r"x: has no label \(cls\)"),
+    "no image": ([("x.cls", b"0")], r"x: has no image \(jpeg, jpg, png, webp\)"),
+    "two images": (
+        [("x.png", IMAGE), ("x.jpg", IMAGE), ("x.cls", b"0")],
+        r"x\.jpg: the second image of x; a sample has one",
     ),
-    "a key again": ([*sample(0, key="x"), *sample(1, key="x")], r"x\.png: the second picture of x"),
+    "a key again": ([*sample(0, key="x"), *sample(1, key="x")], r"x\.png: the second image of x"),
     "two labels": (
-        [("x.png", PICTURE), ("x.cls", b"0"), ("x.cls", b"1")],
+        [("x.png", IMAGE), ("x.cls", b"0"), ("x.cls", b"1")],
         r"x\.cls: the second label of x",
     ),
     "label too large": (sample(0, 3, "x"), r"x\.png: label 3 is above the 3 classes of .*classes"),
     "negative": (sample(0, -1, "x"), r"x\.cls: the label '-1' is not a number of at least 0"),
-    "a word": ([("x.png", PICTURE), ("x.cls", b"cat")], "the label 'cat' is not a number"),
-    "empty label": ([("x.png", PICTURE), ("x.cls", b"")], "the label '' is not a number"),
-    "bytes": ([("x.png", PICTURE), ("x.cls", b"\xff\x00")], "is not a number"),
-    "empty": ([], "no sample; a shard has pictures ending in jpeg, jpg, png, webp"),
+    "a word": ([("x.png", IMAGE), ("x.cls", b"cat")], "the label 'cat' is not a number"),
+    "empty label": ([("x.png", IMAGE), ("x.cls", b"")], "the label '' is not a number"),
+    "bytes": ([("x.png", IMAGE), ("x.cls", b"\xff\x00")], "is not a number"),
+    "empty": ([], "no sample; a shard has images ending in jpeg, jpg, png, webp"),
     "other files": ([("x.txt", b"0")], "no sample"),
 }
 
@@ -374,13 +374,13 @@ def test_a_bad_sample_is_named(tmp_path, class_file, case):
 
 @pytest.mark.parametrize("text", [b"", b"3", b'{"label": "cat"}', b'{"label": true}', b"[" * 10**5])
 def test_json_without_a_label(tmp_path, class_file, text):
-    write(tmp_path / "a.tar", [("x.png", PICTURE), ("x.json", text)])
+    write(tmp_path / "a.tar", [("x.png", IMAGE), ("x.json", text)])
     message = refusal(tmp_path, class_file, label_key="json")
     assert re.search(r"x\.json: the label '.*' is not a number", message)
 
 
 @pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE])
-def test_a_picture_that_is_no_file(tmp_path, class_file, kind):
+def test_a_image_that_is_no_file(tmp_path, class_file, kind):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         member = tarfile.TarInfo("x.png")
         member.type, member.linkname = kind, "/etc/passwd"
@@ -392,7 +392,7 @@ def test_a_picture_that_is_no_file(tmp_path, class_file, kind):
 def test_a_compressed_tar(tmp_path, class_file, mode):
     with tarfile.open(tmp_path / "a.tar", f"w:{mode}") as archive:
         archive.addfile(tarfile.TarInfo("x.png"))
-    assert "is compressed, so that no picture of it can be read alone" in refusal(
+    assert "is compressed, so that no image of it can be read alone" in refusal(
         tmp_path, class_file
     )
 
@@ -462,10 +462,10 @@ def test_options_that_make_no_sense(shards, options, rule):
         DATASETS.build({"name": "TarShards", **shards(1), **options})
 
 
-def test_a_picture_that_cannot_be_read(tmp_path, class_file):
-    write(tmp_path / "a.tar", [("x.jpg", b"no picture"), ("x.cls", b"0"), *sample(1, key="y")])
+def test_a_image_that_cannot_be_read(tmp_path, class_file):
+    write(tmp_path / "a.tar", [("x.jpg", b"no image"), ("x.cls", b"0"), *sample(1, key="y")])
     dataset = TarShards(shards=str(tmp_path / "a.tar"), class_file=class_file)
-    rule = rf"^{re.escape(str(tmp_path))}/a\.tar: x\.jpg: cannot be read as a picture"
+    rule = rf"^{re.escape(str(tmp_path))}/a\.tar: x\.jpg: cannot be read as an image"
     with pytest.raises(RunError, match=rule):
         dataset[0]
     assert index_of(dataset[1][0]) == 1

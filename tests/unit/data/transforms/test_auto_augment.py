@@ -14,10 +14,9 @@ from PIL import Image, ImageFilter
 
 from passl.data import TRANSFORMS
 from passl.data.transforms import auto_augment
+from passl.data.transforms.augment_ops import OPS, Geometry
 from passl.data.transforms.auto_augment import (
-    OPS,
     AutoAugment,
-    Geometry,
     Noise,
     RandAugment,
     ThreeAugment,
@@ -38,7 +37,7 @@ def golden():
 
 
 @pytest.fixture
-def picture(golden):
+def image(golden):
     return Image.fromarray(golden["input"])
 
 
@@ -63,9 +62,9 @@ class Coin:
 @pytest.mark.parametrize(
     "case", CASES, ids=lambda c: f"{c['op']}/{c['magnitude']:g}/{'-' if c['negative'] else '+'}"
 )
-def test_an_op_equals_timm_bit_for_bit(golden, picture, case):
+def test_an_op_equals_timm_bit_for_bit(golden, image, case):
     op = OPS[case["op"].removesuffix("Rel")]
-    changed = op(picture, case["magnitude"] / 10, Coin(1.0 if case["negative"] else 0.0), PLAIN)
+    changed = op(image, case["magnitude"] / 10, Coin(1.0 if case["negative"] else 0.0), PLAIN)
     sign = "negative" if case["negative"] else "positive"
     expected = golden[f"{case['op']}/{case['magnitude']:g}/{sign}"]
     np.testing.assert_array_equal(np.asarray(changed), expected)
@@ -94,31 +93,31 @@ def test_every_golden_op_is_compared(golden):
         ("PosterizeOriginal", 1.5, 8),  # timm: 10
     ],
 )
-def test_posterize_keeps_one_bit_at_least(picture, op, level, bits):
-    changed = OPS[op](picture, level, Coin(0.0), PLAIN)
+def test_posterize_keeps_one_bit_at_least(image, op, level, bits):
+    changed = OPS[op](image, level, Coin(0.0), PLAIN)
     dropped = 8 - bits
-    expected = np.asarray(picture) >> dropped << dropped
+    expected = np.asarray(image) >> dropped << dropped
     np.testing.assert_array_equal(np.asarray(changed), expected)
 
 
 @pytest.mark.parametrize("op", ["Color", "Contrast", "Brightness", "Sharpness"])
-def test_colour_ops_change_nothing_at_half_level(picture, op):
-    assert OPS[op](picture, 0.5, Coin(0.0), PLAIN).tobytes() == picture.tobytes()
+def test_colour_ops_change_nothing_at_half_level(image, op):
+    assert OPS[op](image, 0.5, Coin(0.0), PLAIN).tobytes() == image.tobytes()
 
 
-def test_geometry_fills_with_its_colour(picture):
+def test_geometry_fills_with_its_colour(image):
     geometry = Geometry((1, 2, 3), "nearest", None)
-    pixels = np.asarray(OPS["TranslateX"](picture, 1.0, Coin(0.0), geometry))
-    shift = round(0.45 * picture.width)
-    np.testing.assert_array_equal(pixels[:, :-shift], np.asarray(picture)[:, shift:])
+    pixels = np.asarray(OPS["TranslateX"](image, 1.0, Coin(0.0), geometry))
+    shift = round(0.45 * image.width)
+    np.testing.assert_array_equal(pixels[:, :-shift], np.asarray(image)[:, shift:])
     assert (pixels[:, -shift:] == (1, 2, 3)).all()
 
 
 @pytest.mark.parametrize(("op", "axis"), [("TranslateX", 1), ("TranslateY", 0)])
-def test_translate_const_is_pixels(picture, op, axis):
+def test_translate_const_is_pixels(image, op, axis):
     geometry = Geometry((0, 0, 0), "nearest", 20)
-    pixels = np.moveaxis(np.asarray(OPS[op](picture, 0.5, Coin(1.0), geometry)), axis, 0)
-    original = np.moveaxis(np.asarray(picture), axis, 0)
+    pixels = np.moveaxis(np.asarray(OPS[op](image, 0.5, Coin(1.0), geometry)), axis, 0)
+    original = np.moveaxis(np.asarray(image), axis, 0)
     np.testing.assert_array_equal(pixels[10:], original[:-10])
     assert (pixels[:10] == 0).all()
 
@@ -267,9 +266,9 @@ def calls(monkeypatch):
     seen = []
 
     def recorder(name):
-        def op(picture, level, rng, geometry):
+        def op(image, level, rng, geometry):
             seen.append((name, level))
-            return picture
+            return image
 
         return op
 
@@ -359,16 +358,16 @@ def test_auto_augment_draws_pairs_evenly_and_applies_them_by_their_p(calls, rng)
     assert_share(counts["Contrast", 0.8], total, 2 / 25)  # in two pairs, certain
 
 
-def test_three_augment_is_one_of_three(picture, rng):
-    pixels = np.asarray(picture)
+def test_three_augment_is_one_of_three(image, rng):
+    pixels = np.asarray(image)
     solarized = np.where(pixels < 128, pixels, 255 - pixels)
-    grey = np.asarray(picture.convert("L"))[:, :, None].repeat(3, axis=2)
+    grey = np.asarray(image.convert("L"))[:, :, None].repeat(3, axis=2)
     softest, strongest = (
-        np.asarray(picture.filter(ImageFilter.GaussianBlur(radius))).std() for radius in (0.1, 2)
+        np.asarray(image.filter(ImageFilter.GaussianBlur(radius))).std() for radius in (0.1, 2)
     )
     numbers, total = Counter(), 1200
     for _ in range(total):
-        changed = np.asarray(ThreeAugment()(picture, rng))
+        changed = np.asarray(ThreeAugment()(image, rng))
         if (changed == solarized).all():
             numbers["solarize"] += 1
         elif (changed == grey).all():
@@ -390,10 +389,10 @@ def test_three_augment_is_one_of_three(picture, rng):
     ],
     ids=lambda transform: type(transform).__name__,
 )
-def test_a_generator_decides(picture, transform):
+def test_a_generator_decides(image, transform):
     def result(seed):
-        changed = transform(picture, np.random.default_rng(seed))
-        assert (changed.size, changed.mode) == (picture.size, "RGB")
+        changed = transform(image, np.random.default_rng(seed))
+        assert (changed.size, changed.mode) == (image.size, "RGB")
         return changed.tobytes()
 
     results = [result(seed) for seed in range(60)]
@@ -401,22 +400,22 @@ def test_a_generator_decides(picture, transform):
     assert len(set(results)) > 10
 
 
-def test_policies_that_stop_timm_with_pillow_13(picture, rng):
+def test_policies_that_stop_timm_with_pillow_13(image, rng):
     """It asks for 0 bits in them."""
     for transform in (AutoAugment(policy="v0"), RandAugment(policy="rand-m10-n5-p1-inc1")):
         for _ in range(150):
-            assert transform(picture, rng).size == picture.size
+            assert transform(image, rng).size == image.size
 
 
-def test_random_interpolation_is_bilinear_or_bicubic(picture):
+def test_random_interpolation_is_bilinear_or_bicubic(image):
     rotations = {
-        name: OPS["Rotate"](picture, 0.5, Coin(0.0), Geometry((0, 0, 0), name, None)).tobytes()
+        name: OPS["Rotate"](image, 0.5, Coin(0.0), Geometry((0, 0, 0), name, None)).tobytes()
         for name in ("nearest", "bilinear", "bicubic")
     }
     drawn = Counter()
     for seed in range(400):
         rng = np.random.default_rng(seed)
-        changed = OPS["Rotate"](picture, 0.5, rng, Geometry((0, 0, 0), "random", None)).tobytes()
+        changed = OPS["Rotate"](image, 0.5, rng, Geometry((0, 0, 0), "random", None)).tobytes()
         drawn[changed] += 1
     assert rotations["nearest"] not in drawn
     # Half of the rotations are the other way.

@@ -23,7 +23,7 @@ def rng():
 
 
 def batch(size: int = 6, height: int = 8, width: int = 12):
-    """Pictures whose every pixel is the picture's number + 1, and labels that are its number."""
+    """Images whose every pixel is the image's number + 1, and labels that are its number."""
     images = np.ones((size, 3, height, width), np.float32)
     images *= np.arange(1, size + 1, dtype=np.float32)[:, None, None, None]
     return paddle.to_tensor(images), paddle.to_tensor(np.arange(size) % CLASSES)
@@ -34,7 +34,7 @@ ROUNDING = 4 * (6 + 1) * 2.0**-24
 
 
 def parts_kept(images, size: int) -> np.ndarray:
-    """How much of each picture's own pixels is in it, read from the pixels: [B]."""
+    """How much of each image's own pixels is in it, read from the pixels: [B]."""
     own = np.arange(1, size + 1)
     other = own[::-1]
     mean = images.numpy().astype(np.float64).mean(axis=(1, 2, 3))
@@ -82,7 +82,7 @@ def test_elements_differ_in_mode_elem(rng):
     assert np.diff(np.sort(parts_kept(mixed, 6))).min() > 1e-4
 
 
-def test_mixup_blends_whole_pictures(rng):
+def test_mixup_blends_whole_images(rng):
     mixed, _ = Mixup(CLASSES, cutmix_alpha=0.0)(*batch(), 0, rng)
     pixels = mixed.numpy()
     assert (pixels == pixels[:, :1, :1, :1]).all()
@@ -107,7 +107,7 @@ def test_a_box_has_the_area_that_is_not_kept_until_the_border_cuts_it(rng):
     boxes = np.array([mixup.box(0.75, height, width, rng) for _ in range(4000)])
     top, bottom, left, right = boxes.T
     assert (top.min(), left.min(), bottom.max(), right.max()) == (0, 0, height, width)
-    # Half of each side; the centre is drawn evenly over the picture.
+    # Half of each side; the centre is drawn evenly over the image.
     inside = (bottom - top == 200) & (right - left == 300)
     expected = (0.5 + 1 / height) * (0.5 + 1 / width)  # centres whose box is not cut
     assert abs(inside.mean() - expected) < 4 * math.sqrt(expected * (1 - expected) / 4000)
@@ -203,7 +203,7 @@ def test_the_middle_of_an_odd_batch_mixes_with_itself(rng, mode):
 
 
 def test_an_odd_batch_has_no_pairs(rng):
-    with pytest.raises(ValueError, match="even number of pictures, not 5"):
+    with pytest.raises(ValueError, match="even number of images, not 5"):
         Mixup(CLASSES, mode="pair")(*batch(5), 0, rng)
 
 

@@ -25,7 +25,7 @@ def distance_from_uniform(values: np.ndarray) -> float:
 
 
 def test_area_log_aspect_and_place_are_drawn_evenly(rng):
-    """Of a picture so large that every box fits and rounding does not count."""
+    """Of an image so large that every box fits and rounding does not count."""
     side, count = 4000, 4
     erasing = RandomErasing(min_area=0.1, max_area=0.4, min_aspect=0.5)
     left, top, w, h = np.array([erasing.box(side, side, count, rng) for _ in range(4000)]).T
@@ -58,7 +58,7 @@ def test_boxes_stay_inside_and_reach_the_edges(rng):
 
 @pytest.mark.parametrize(("width", "height"), [(8, 200), (200, 8)])
 def test_a_box_that_does_not_fit_is_drawn_again(rng, width, height):
-    """It must be smaller than the picture both ways."""
+    """It must be smaller than the image both ways."""
     boxes = np.array([RandomErasing().box(width, height, 1, rng) for _ in range(600)])
     left, top, w, h = boxes.T
     assert (w < width).all()

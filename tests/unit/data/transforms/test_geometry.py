@@ -11,18 +11,16 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
 from passl.data import TRANSFORMS
-from passl.data.transforms.basic import (
+from passl.data.transforms.color import ColorJitter, GaussianBlur, RandomGrayscale
+from passl.data.transforms.geometry import (
     CenterCrop,
-    ColorJitter,
-    GaussianBlur,
-    Normalize,
     RandomCrop,
-    RandomGrayscale,
     RandomHorizontalFlip,
     RandomResizedCrop,
     Resize,
     pair,
 )
+from passl.data.transforms.normalize import Normalize
 from passl.errors import ConfigError, RunError
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "transforms"
@@ -40,7 +38,7 @@ def golden():
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A picture without a black pixel."""
+    """An image without a black pixel."""
     pixels = np.random.default_rng(seed).integers(1, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -48,7 +46,7 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 # -------------------------------------------------------------------------------------------------
 # timm's outputs
 # -------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("picture", ["china", "flower"])
+@pytest.mark.parametrize("image", ["china", "flower"])
 @pytest.mark.parametrize(
     ("case", "transforms"),
     [
@@ -57,19 +55,19 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
         ("eval_192_squash", [Resize(size=[192, 192])]),
     ],
 )
-def test_evaluation_equals_timm_bit_for_bit(golden, rng, picture, case, transforms):
-    array = Image.fromarray(golden[f"{picture}/decoded"])
+def test_evaluation_equals_timm_bit_for_bit(golden, rng, image, case, transforms):
+    array = Image.fromarray(golden[f"{image}/decoded"])
     for transform in [*transforms, Normalize()]:
         array = transform(array, rng)
-    expected = golden[f"{picture}/{case}"]
+    expected = golden[f"{image}/{case}"]
     assert (array.dtype, array.shape) == (expected.dtype, expected.shape)
     np.testing.assert_array_equal(array, expected)
 
 
-@pytest.mark.parametrize("picture", ["china", "flower"])
-def test_pictures_decode_to_the_pixels_that_timm_saw(golden, picture):
-    with Image.open(GOLDEN / f"{picture}.jpg") as file:
-        np.testing.assert_array_equal(np.asarray(file.convert("RGB")), golden[f"{picture}/decoded"])
+@pytest.mark.parametrize("image", ["china", "flower"])
+def test_images_decode_to_the_pixels_that_timm_saw(golden, image):
+    with Image.open(GOLDEN / f"{image}.jpg") as file:
+        np.testing.assert_array_equal(np.asarray(file.convert("RGB")), golden[f"{image}/decoded"])
 
 
 # -------------------------------------------------------------------------------------------------
@@ -92,20 +90,20 @@ def test_resize_to_height_and_width(rng):
 
 
 @pytest.mark.parametrize("size", [20, [20, 31]])
-def test_resize_leaves_a_picture_of_that_size_alone(rng, size):
-    picture = noise(31, 20)
-    assert Resize(size=size)(picture, rng).tobytes() == picture.tobytes()
+def test_resize_leaves_a_image_of_that_size_alone(rng, size):
+    image = noise(31, 20)
+    assert Resize(size=size)(image, rng).tobytes() == image.tobytes()
 
 
 def test_interpolations(rng):
-    picture = noise(40, 40)
+    image = noise(40, 40)
     results = {
-        name: np.asarray(Resize(size=20, interpolation=name)(picture, rng))
+        name: np.asarray(Resize(size=20, interpolation=name)(image, rng))
         for name in ("nearest", "bilinear", "bicubic", "lanczos")
     }
     assert len({array.tobytes() for array in results.values()}) == 4
-    np.testing.assert_array_equal(results["nearest"], np.asarray(picture)[1::2, 1::2])
-    default = np.asarray(Resize(size=20)(picture, rng))
+    np.testing.assert_array_equal(results["nearest"], np.asarray(image)[1::2, 1::2])
+    default = np.asarray(Resize(size=20)(image, rng))
     np.testing.assert_array_equal(default, results["bicubic"])
 
 
@@ -138,20 +136,20 @@ def torchvision_center_crop(pixels: np.ndarray, height: int, width: int) -> np.n
 @pytest.mark.parametrize("height", [1, 4, 7, 8, 9, 10, 13, 16])
 @pytest.mark.parametrize("width", [1, 4, 7, 8, 9, 10, 13, 16])
 def test_center_crop_equals_torchvision(rng, height, width):
-    for picture in (noise(8, 9), noise(9, 8), noise(10, 7)):
-        cropped = np.asarray(CenterCrop(size=[height, width])(picture, rng))
-        expected = torchvision_center_crop(np.asarray(picture), height, width)
+    for image in (noise(8, 9), noise(9, 8), noise(10, 7)):
+        cropped = np.asarray(CenterCrop(size=[height, width])(image, rng))
+        expected = torchvision_center_crop(np.asarray(image), height, width)
         np.testing.assert_array_equal(cropped, expected)
 
 
 def test_center_crop_to_a_square(rng):
-    picture = noise(30, 20)
+    image = noise(30, 20)
     square, rectangle = CenterCrop(size=12), CenterCrop(size=(12, 12))
-    assert square(picture, rng).size == (12, 12)
-    assert square(picture, rng).tobytes() == rectangle(picture, rng).tobytes()
+    assert square(image, rng).size == (12, 12)
+    assert square(image, rng).tobytes() == rectangle(image, rng).tobytes()
 
 
-def test_center_crop_pads_a_smaller_picture_with_black(rng):
+def test_center_crop_pads_a_smaller_image_with_black(rng):
     cropped = np.asarray(CenterCrop(size=8)(noise(5, 5), rng))
     inside = np.zeros((8, 8), bool)
     inside[1:6, 1:6] = True  # left = (8 - 5) // 2
@@ -193,7 +191,7 @@ def distance_from_uniform(values: np.ndarray) -> float:
 
 
 def test_area_log_ratio_and_place_are_drawn_evenly(rng):
-    """Of a picture so large that every draw fits and rounding does not count."""
+    """Of an image so large that every draw fits and rounding does not count."""
     side, scale, ratio = 4000, (0.1, 0.4), (0.5, 2.0)
     crop = RandomResizedCrop(size=8, scale=scale, ratio=ratio)
     left, top, w, h = np.array([crop.box(side, side, rng) for _ in range(4000)]).T
@@ -256,10 +254,10 @@ def test_after_ten_draws_that_do_not_fit(rng, width, height, scale, ratio):
 
 def test_a_generator_decides_the_crop():
     crop = RandomResizedCrop(size=8)
-    picture = noise(60, 50)
+    image = noise(60, 50)
 
     def first(seed):
-        return crop(picture, np.random.default_rng(seed)).tobytes()
+        return crop(image, np.random.default_rng(seed)).tobytes()
 
     assert first(3) == first(3)
     assert len({first(seed) for seed in range(20)}) == 20
@@ -268,11 +266,11 @@ def test_a_generator_decides_the_crop():
 @pytest.mark.parametrize(("size", "expected"), [(16, (16, 16)), ([10, 20], (20, 10))])
 def test_the_crop_is_the_box_resized(size, expected):
     crop = RandomResizedCrop(size=size, interpolation="bilinear")
-    picture = noise(60, 50)
+    image = noise(60, 50)
     left, top, w, h = crop.box(60, 50, np.random.default_rng(5))
-    pixels = np.asarray(picture)[top : top + h, left : left + w]
+    pixels = np.asarray(image)[top : top + h, left : left + w]
     resized = Image.fromarray(pixels).resize(expected, Image.Resampling.BILINEAR)
-    cropped = crop(picture, np.random.default_rng(5))
+    cropped = crop(image, np.random.default_rng(5))
     assert cropped.size == expected
     assert cropped.tobytes() == resized.tobytes()
 
@@ -303,9 +301,9 @@ def test_a_named_interpolation_draws_nothing(interpolation):
 # RandomCrop
 # -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("padding", [0, 2])
-def test_random_crop_is_a_window_of_the_padded_picture(rng, padding):
-    picture = noise(6, 5)
-    padded = np.pad(np.asarray(picture), ((padding, padding), (padding, padding), (0, 0)))
+def test_random_crop_is_a_window_of_the_padded_image(rng, padding):
+    image = noise(6, 5)
+    padded = np.pad(np.asarray(image), ((padding, padding), (padding, padding), (0, 0)))
     crop = RandomCrop(size=[3, 4], padding=padding)
     windows = [
         padded[top : top + 3, left : left + 4].tobytes()
@@ -313,20 +311,20 @@ def test_random_crop_is_a_window_of_the_padded_picture(rng, padding):
         for left in range(padded.shape[1] - 3)
     ]
     total = 100 * len(windows)
-    drawn = [crop(picture, rng).tobytes() for _ in range(total)]
+    drawn = [crop(image, rng).tobytes() for _ in range(total)]
     counts = [drawn.count(window) for window in windows]
     assert sum(counts) == total
     assert min(counts) > 55  # 100 are expected, with a standard deviation of 10
     assert max(counts) < 145
 
 
-def test_random_crop_of_the_whole_picture(rng):
-    picture = noise(6, 5)
-    assert RandomCrop(size=[5, 6])(picture, rng).tobytes() == picture.tobytes()
+def test_random_crop_of_the_whole_image(rng):
+    image = noise(6, 5)
+    assert RandomCrop(size=[5, 6])(image, rng).tobytes() == image.tobytes()
 
 
 @pytest.mark.parametrize(("size", "padding"), [(6, 0), ([5, 7], 0), (8, 1)])
-def test_random_crop_of_a_smaller_picture(rng, size, padding):
+def test_random_crop_of_a_smaller_image(rng, size, padding):
     with pytest.raises(RunError, match=f"6 x 5 with padding {padding}; put a Resize"):
         RandomCrop(size=size, padding=padding)(noise(6, 5), rng)
 
@@ -334,33 +332,33 @@ def test_random_crop_of_a_smaller_picture(rng, size, padding):
 # -------------------------------------------------------------------------------------------------
 # Colours
 # -------------------------------------------------------------------------------------------------
-def hue(picture: Image.Image, turns: float) -> Image.Image:
+def hue(image: Image.Image, turns: float) -> Image.Image:
     """torchvision.transforms.functional.adjust_hue."""
-    channels = np.asarray(picture.convert("HSV")).copy()
+    channels = np.asarray(image.convert("HSV")).copy()
     channels[..., 0] += np.int32(turns * 255).astype(np.uint8)
-    return Image.frombytes("HSV", picture.size, channels.tobytes()).convert("RGB")
+    return Image.frombytes("HSV", image.size, channels.tobytes()).convert("RGB")
 
 
 @pytest.mark.parametrize(
     ("option", "change"),
     [
-        ("brightness", lambda picture, x: ImageEnhance.Brightness(picture).enhance(x)),
-        ("contrast", lambda picture, x: ImageEnhance.Contrast(picture).enhance(x)),
-        ("saturation", lambda picture, x: ImageEnhance.Color(picture).enhance(x)),
+        ("brightness", lambda image, x: ImageEnhance.Brightness(image).enhance(x)),
+        ("contrast", lambda image, x: ImageEnhance.Contrast(image).enhance(x)),
+        ("saturation", lambda image, x: ImageEnhance.Color(image).enhance(x)),
     ],
 )
 @pytest.mark.parametrize("factor", [0.0, 0.3, 1.7])
 def test_color_jitter_by_a_factor(rng, option, change, factor):
-    picture = noise(9, 7)
+    image = noise(9, 7)
     jitter = ColorJitter(**{option: [factor, factor]})
-    assert jitter(picture, rng).tobytes() == change(picture, factor).tobytes()
+    assert jitter(image, rng).tobytes() == change(image, factor).tobytes()
 
 
 @pytest.mark.parametrize("turns", [-0.5, -0.2, -0.001, 0.1, 0.5])
 def test_color_jitter_of_hue(rng, turns):
-    picture = noise(9, 7)
+    image = noise(9, 7)
     jitter = ColorJitter(hue=[turns, turns])
-    assert jitter(picture, rng).tobytes() == hue(picture, turns).tobytes()
+    assert jitter(image, rng).tobytes() == hue(image, turns).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -393,22 +391,22 @@ def test_color_jitter_draws_evenly_from_its_range(option, amount, expected):
 
 def test_color_jitter_changes_in_every_order():
     """Brightness 3 and contrast 0 do not commute."""
-    picture = noise(9, 7)
+    image = noise(9, 7)
     bright, flat = ImageEnhance.Brightness, ImageEnhance.Contrast
     orders = {
-        bright(flat(picture).enhance(0)).enhance(3).tobytes(): 0,
-        flat(bright(picture).enhance(3)).enhance(0).tobytes(): 0,
+        bright(flat(image).enhance(0)).enhance(3).tobytes(): 0,
+        flat(bright(image).enhance(3)).enhance(0).tobytes(): 0,
     }
     jitter = ColorJitter(brightness=[3, 3], contrast=[0, 0])
     for seed in range(400):
-        orders[jitter(picture, np.random.default_rng(seed)).tobytes()] += 1
+        orders[jitter(image, np.random.default_rng(seed)).tobytes()] += 1
     assert len(orders) == 2
     assert all(abs(count - 200) < 4 * math.sqrt(400 / 4) for count in orders.values())
 
 
 def test_color_jitter_without_amounts_changes_nothing(rng):
-    picture = noise(9, 7)
-    assert ColorJitter()(picture, rng) is picture
+    image = noise(9, 7)
+    assert ColorJitter()(image, rng) is image
 
 
 @pytest.mark.parametrize(
@@ -430,21 +428,21 @@ def test_wrong_amounts_of_color_jitter(options, message):
 
 
 def test_grayscale_has_three_equal_channels(rng):
-    picture = noise(9, 7)
-    grey = np.asarray(RandomGrayscale(p=1)(picture, rng)).astype(float)
+    image = noise(9, 7)
+    grey = np.asarray(RandomGrayscale(p=1)(image, rng)).astype(float)
     assert (grey == grey[..., :1]).all()
-    luma = np.asarray(picture) @ np.array([0.299, 0.587, 0.114])  # ITU-R 601
+    luma = np.asarray(image) @ np.array([0.299, 0.587, 0.114])  # ITU-R 601
     assert np.abs(grey[..., 0] - luma).max() < 1
 
 
 def test_blur_has_a_radius_of_the_range(rng):
-    picture = noise(40, 40)
-    blurred = GaussianBlur(p=1, radius=(1.5, 1.5))(picture, rng)
-    assert blurred.tobytes() == picture.filter(ImageFilter.GaussianBlur(1.5)).tobytes()
+    image = noise(40, 40)
+    blurred = GaussianBlur(p=1, radius=(1.5, 1.5))(image, rng)
+    assert blurred.tobytes() == image.filter(ImageFilter.GaussianBlur(1.5)).tobytes()
     contrasts = [
-        np.asarray(GaussianBlur(p=1, radius=(0.5, 2))(picture, rng)).std() for _ in range(40)
+        np.asarray(GaussianBlur(p=1, radius=(0.5, 2))(image, rng)).std() for _ in range(40)
     ]
-    bounds = [np.asarray(picture.filter(ImageFilter.GaussianBlur(r))).std() for r in (2, 0.5)]
+    bounds = [np.asarray(image.filter(ImageFilter.GaussianBlur(r))).std() for r in (2, 0.5)]
     assert bounds[0] <= min(contrasts) < max(contrasts) <= bounds[1]
 
 
@@ -465,8 +463,8 @@ def test_a_wrong_radius(radius):
     ids=["RandomGrayscale", "GaussianBlur", "ColorJitter"],
 )
 def test_colours_change_as_often_as_p_says(rng, transform, p):
-    picture, transform = noise(4, 3), transform(p)
-    changed = sum(transform(picture, rng).tobytes() != picture.tobytes() for _ in range(2000))
+    image, transform = noise(4, 3), transform(p)
+    changed = sum(transform(image, rng).tobytes() != image.tobytes() for _ in range(2000))
     assert abs(changed / 2000 - p) <= 4 * math.sqrt(p * (1 - p) / 2000)
 
 
@@ -481,18 +479,18 @@ def test_a_p_that_is_no_probability(name, p):
 # RandomHorizontalFlip and Normalize
 # -------------------------------------------------------------------------------------------------
 def test_flip_never_and_always(rng):
-    picture = noise(7, 5)
-    pixels = np.asarray(picture)
+    image = noise(7, 5)
+    pixels = np.asarray(image)
     for _ in range(50):
-        np.testing.assert_array_equal(RandomHorizontalFlip(p=0)(picture, rng), pixels)
-        np.testing.assert_array_equal(RandomHorizontalFlip(p=1)(picture, rng), pixels[:, ::-1])
+        np.testing.assert_array_equal(RandomHorizontalFlip(p=0)(image, rng), pixels)
+        np.testing.assert_array_equal(RandomHorizontalFlip(p=1)(image, rng), pixels[:, ::-1])
 
 
 @pytest.mark.parametrize("p", [0.2, 0.5])
 def test_flip_as_often_as_p_says(rng, p):
-    picture = noise(3, 2)
+    image = noise(3, 2)
     flip = RandomHorizontalFlip(p=p)
-    flipped = sum(flip(picture, rng).tobytes() != picture.tobytes() for _ in range(4000))
+    flipped = sum(flip(image, rng).tobytes() != image.tobytes() for _ in range(4000))
     assert abs(flipped / 4000 - p) < 4 * math.sqrt(p * (1 - p) / 4000)
 
 
@@ -526,9 +524,9 @@ def test_normalize_rounds_as_the_formula_does_step_by_step(rng, width, height):
 
 
 def test_normalize_takes_lists_as_configs_give_them(rng):
-    picture = noise(4, 4)
+    image = noise(4, 4)
     lists = Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
-    np.testing.assert_array_equal(lists(picture, rng), Normalize()(picture, rng))
+    np.testing.assert_array_equal(lists(image, rng), Normalize()(image, rng))
 
 
 # -------------------------------------------------------------------------------------------------
@@ -553,7 +551,7 @@ NODES = [
 
 
 @pytest.mark.parametrize("node", NODES, ids=lambda node: node["name"])
-def test_a_transform_changes_neither_the_picture_nor_a_global_generator(rng, node):
+def test_a_transform_changes_neither_the_image_nor_a_global_generator(rng, node):
     transform = TRANSFORMS.build(node)
     given = Normalize()(noise(30, 20), rng) if transform.on_arrays else noise(30, 20)
     before = given.tobytes()

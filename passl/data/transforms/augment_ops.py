@@ -1,0 +1,169 @@
+"""The operations of RandAugment, AutoAugment and 3-Augment, as timm 1.0.31 defines them.
+
+An operation takes its strength as a level from 0 to 1 and computes its own argument from it:
+degrees, bits, a factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from passl.data.transforms.color import blurred, on_colours
+from passl.data.transforms.geometry import draw_filter
+
+
+class Geometry(NamedTuple):
+    """How an op that moves pixels does it.
+
+    Args:
+        fill: red, green and blue of what comes in from outside the image; in mode L their grey,
+            and in RGBA transparent.
+        interpolation: Pillow's filter, or "random".
+        translate_const: largest shift in pixels; null for 0.45 of the width or height.
+    """
+
+    fill: tuple[int, int, int]
+    interpolation: str
+    translate_const: int | None
+
+    def affine(
+        self, image: Image.Image, matrix: tuple[float, ...], rng: np.random.Generator
+    ) -> Image.Image:
+        """The pixel at (x, y) comes from (a x + b y + c, d x + e y + f) for the matrix a to f."""
+        return image.transform(
+            image.size,
+            Image.Transform.AFFINE,
+            matrix,
+            resample=draw_filter(self.interpolation, rng),
+            fillcolor=self.fill_of(image),
+        )
+
+    def fill_of(self, image: Image.Image) -> int | tuple[int, ...]:
+        """`fill` in the image's mode."""
+        if image.mode == "L":
+            return Image.new("RGB", (1, 1), self.fill).convert("L").getpixel((0, 0))
+        return (*self.fill, 0) if image.mode == "RGBA" else self.fill
+
+    def shift(self, level: float, side: int) -> float:
+        """Pixels along a side of that length."""
+        if self.translate_const is None:
+            return level * 0.45 * side
+        return level * self.translate_const
+
+
+Op = Callable[[Image.Image, float, np.random.Generator, Geometry], Image.Image]
+"""Image, level from 0 to 1 (more with `mmax`), generator and geometry -> a new image."""
+
+
+def _signed(value: float, rng: np.random.Generator) -> float:
+    return value if rng.random() < 0.5 else -value
+
+
+def _between(low: float, high: float, level: float) -> float:
+    return min(max(low + (high - low) * level, low), high)
+
+
+def _fixed(function: Callable[[Image.Image], Image.Image]) -> Op:
+    """An op that knows no levels."""
+    return lambda image, level, rng, geometry: on_colours(function, image)
+
+
+def _enhance(enhancer: type) -> Op:
+    """Factor 0.1 to 1.9: level 0.5 is the image as it is."""
+    return lambda image, level, rng, geometry: enhancer(image).enhance(level * 1.8 + 0.1)
+
+
+def _enhance_increasing(enhancer: type) -> Op:
+    """Away from factor 1, up or down; never below 0.1."""
+    return lambda image, level, rng, geometry: enhancer(image).enhance(
+        max(0.1, 1 + _signed(level * 0.9, rng))
+    )
+
+
+def _posterize(bits_of: Callable[[float], int]) -> Op:
+    # QUIRK: timm's levels also come to 0 bits and fewer, where Pillow gives a black image before
+    # version 13 and stops from 13 on. We keep at least one bit.
+    return lambda image, level, rng, geometry: on_colours(
+        lambda colours: ImageOps.posterize(colours, min(max(bits_of(level), 1), 8)), image
+    )
+
+
+def _solarize(threshold_of: Callable[[float], int]) -> Op:
+    return lambda image, level, rng, geometry: on_colours(
+        lambda colours: ImageOps.solarize(colours, threshold_of(level)), image
+    )
+
+
+def _threshold(level: float) -> int:
+    return min(256, int(level * 256))
+
+
+def _solarize_add(image, level, rng, geometry):
+    """Brighten the darker half of the values."""
+    added = min(128, int(level * 110))
+    table = [min(255, value + added) if value < 128 else value for value in range(256)]
+    return on_colours(lambda colours: colours.point(table * len(colours.getbands())), image)
+
+
+def _rotate(image, level, rng, geometry):
+    angle = _signed(level * 30, rng)
+    resample = draw_filter(geometry.interpolation, rng)
+    return image.rotate(angle, resample=resample, fillcolor=geometry.fill_of(image))
+
+
+def _shear_x(image, level, rng, geometry):
+    return geometry.affine(image, (1, _signed(level * 0.3, rng), 0, 0, 1, 0), rng)
+
+
+def _shear_y(image, level, rng, geometry):
+    return geometry.affine(image, (1, 0, 0, _signed(level * 0.3, rng), 1, 0), rng)
+
+
+def _translate_x(image, level, rng, geometry):
+    shift = _signed(geometry.shift(level, image.width), rng)
+    return geometry.affine(image, (1, 0, shift, 0, 1, 0), rng)
+
+
+def _translate_y(image, level, rng, geometry):
+    shift = _signed(geometry.shift(level, image.height), rng)
+    return geometry.affine(image, (1, 0, 0, 0, 1, shift), rng)
+
+
+def _desaturate(image, level, rng, geometry):
+    return ImageEnhance.Color(image).enhance(1 - _between(0.5, 1, level))
+
+
+def _blur(image, level, rng, geometry):
+    return blurred(image, _between(0.1, 2, level))
+
+
+OPS: Mapping[str, Op] = {
+    "AutoContrast": _fixed(ImageOps.autocontrast),
+    "Equalize": _fixed(ImageOps.equalize),
+    "Invert": _fixed(ImageOps.invert),
+    "Rotate": _rotate,
+    "Posterize": _posterize(lambda level: int(level * 4)),
+    "PosterizeIncreasing": _posterize(lambda level: 4 - int(level * 4)),
+    "PosterizeOriginal": _posterize(lambda level: int(level * 4) + 4),
+    "Solarize": _solarize(_threshold),
+    "SolarizeIncreasing": _solarize(lambda level: 256 - _threshold(level)),
+    "SolarizeAdd": _solarize_add,
+    "Color": _enhance(ImageEnhance.Color),
+    "ColorIncreasing": _enhance_increasing(ImageEnhance.Color),
+    "Contrast": _enhance(ImageEnhance.Contrast),
+    "ContrastIncreasing": _enhance_increasing(ImageEnhance.Contrast),
+    "Brightness": _enhance(ImageEnhance.Brightness),
+    "BrightnessIncreasing": _enhance_increasing(ImageEnhance.Brightness),
+    "Sharpness": _enhance(ImageEnhance.Sharpness),
+    "SharpnessIncreasing": _enhance_increasing(ImageEnhance.Sharpness),
+    "ShearX": _shear_x,
+    "ShearY": _shear_y,
+    "TranslateX": _translate_x,
+    "TranslateY": _translate_y,
+    "Desaturate": _desaturate,
+    "GaussianBlur": _blur,
+}

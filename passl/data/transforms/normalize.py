@@ -1,0 +1,78 @@
+"""The last step from an image to the array that a network takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from passl.errors import ConfigError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MEANS: Mapping[int, Sequence[float]] = {1: (0.459,), 3: IMAGENET_MEAN, 4: (*IMAGENET_MEAN, 0.5)}
+STDS: Mapping[int, Sequence[float]] = {1: (0.226,), 3: IMAGENET_STD, 4: (*IMAGENET_STD, 0.5)}
+"""`Normalize`'s defaults by the number of channels. Grey has ImageNet's values, weighted as in
+Pillow's conversion to grey (0.299, 0.587, 0.114). Opacity is mapped to -1 to 1.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalize:
+    """An image as the array that the network takes: float32 [channels, height, width], (pixel /
+    255 - mean) / std.
+
+    Args:
+        mean: of each channel, between 0 and 1: one number for images of mode L, three for RGB,
+            four for RGBA. Null: ImageNet's, see `MEANS`.
+        std: their standard deviations, likewise.
+
+    Raises:
+        ConfigError: an image has not as many channels as mean or std have numbers.
+    """
+
+    on_arrays: ClassVar[bool] = False
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+    def __post_init__(self):
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) not in MEANS:
+                raise ValueError(
+                    f"{name} {list(values)} must be 1 number (for mode L), 3 (RGB) or 4 (RGBA)"
+                )
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"std {list(self.std)} must be above 0")
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        pixels = np.asarray(image)
+        if pixels.ndim == 2:
+            pixels = pixels[..., None]
+        mean, std = self.numbers(pixels.shape[2])
+        # The pixels move while they are bytes, and the arithmetic, which is timm's to the last bit,
+        # needs no array but the result.
+        array = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
+        array /= np.float32(255)
+        array -= mean
+        array /= std
+        return array
+
+    def numbers(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation, float32 [channels, 1, 1], for images of that many."""
+        if channels not in MEANS:
+            raise ConfigError(
+                f"Normalize: an image has {channels} channels; it must be of mode L, RGB or RGBA"
+            )
+        mean = MEANS[channels] if self.mean is None else self.mean
+        std = STDS[channels] if self.std is None else self.std
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != channels:
+                raise ConfigError(
+                    f"Normalize: {name} {list(values)} is for {len(values)} channels, but an "
+                    f"image has {channels}; give {channels}, or leave it out for ImageNet's"
+                )
+        mean_C, std_C = (np.asarray(values, np.float32) for values in (mean, std))
+        return mean_C[:, None, None], std_C[:, None, None]
