@@ -466,7 +466,7 @@ def test_datasets_of_a_known_size_are_not_read(tiny_config, tmp_path):
         ]
         check_config(get_config(tiny_config(), told))
     crop = "dataloader.train.dataset.transforms=[{name: RandomCrop, size: 33}, {name: Normalize}]"
-    assert "do not fit into a picture of 32 x 32" in problems(tiny_config("CvT"), crop)
+    assert "do not fit into an image of 32 x 32" in problems(tiny_config("CvT"), crop)
 
 
 def test_evaluation_needs_no_training_data(tiny_config, tmp_path):
