@@ -6,6 +6,7 @@ import argparse
 import json
 
 from passl.cli.main import add_config_options, read_config
+from passl.logging import printable
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
         print(to_yaml(storable(cfg)), end="")
         return
     rows = [
-        (f"{dotted(keys)}: {json.dumps(value)}", cfg.origins[keys])
+        (printable(f"{dotted(keys)}: {json.dumps(value)}"), printable(cfg.origins[keys]))
         for keys, value in leaves(cfg.to_dict())
     ]
     width = min(max(len(text) for text, _ in rows), 90)

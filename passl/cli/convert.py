@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from passl.cli.main import as_path, path_or_name, read_config
+from passl.logging import printable
 
 
 def main() -> None:
@@ -84,7 +85,7 @@ def main() -> None:
     elif args.out:
         write_converted(file, plan, architecture, args.out)
     if args.out:
-        print(f"written: {args.out}")
+        print(printable(f"written: {args.out}"))
 
 
 def check(model, file, images: Path, tolerance: float) -> None:

@@ -3,6 +3,7 @@
 import argparse
 
 from passl.cli.main import as_path
+from passl.logging import printable
 
 
 def main() -> None:
@@ -19,4 +20,4 @@ def main() -> None:
 
     out = args.out or args.run / "curves.png"
     plot_curves(args.run, out)
-    print(out)
+    print(printable(str(out)))

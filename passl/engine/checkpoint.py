@@ -37,7 +37,7 @@ from passl.engine.progress import (
     read_progress,
     read_scaler,
 )
-from passl.errors import CheckpointError, RunError
+from passl.errors import CheckpointError, RunError, no_file
 from passl.io.files import write_atomically
 from passl.io.limits import in_line
 from passl.logging import get_logger
@@ -187,8 +187,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: the file is missing, damaged, or no checkpoint; or it says what no run can.
     """
     if not path.is_file():  # opening a pipe would wait for ever
-        what = "not a regular file" if path.exists() else "there is no such checkpoint"
-        raise CheckpointError(f"{path}: {what}")
+        raise CheckpointError(f"{path}: {no_file(path, 'checkpoint')}")
     arrays, metadata = open_safetensors(path)
     if PROGRESS not in metadata:
         raise CheckpointError(

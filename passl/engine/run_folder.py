@@ -14,7 +14,7 @@ from passl.distributed.ranks import Ranks
 from passl.engine.metrics import METRICS, VISUALDL, read_metrics
 from passl.engine.run_lock import LOCK, RunLock
 from passl.engine.starts import STARTS
-from passl.errors import CheckpointError, ConfigError, RunError
+from passl.errors import CheckpointError, ConfigError, RunError, no_file
 from passl.io.files import duplicate, remove_unfinished, sync, write_text
 from passl.logging import get_logger, log_to_file, stop_logging_to
 from passl.utils.config import storable
@@ -172,10 +172,10 @@ def _check_named(path: Path) -> None:
     if path.is_file():
         return
     known = [path / name for name in (LAST, PREVIOUS, BEST) if (path / name).is_file()]
-    what = "is a folder" if path.is_dir() else "there is no such checkpoint"
     how = f", such as {known[0]}" if known else ""
     raise ConfigError(
-        f"--resume {path}: {what}; name a .safetensors file of a run{how}, or say auto"
+        f"--resume {path}: {no_file(path, 'checkpoint')}; name a .safetensors file of a run{how}, "
+        "or say auto"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from passl.errors import CheckpointError
+from passl.errors import CheckpointError, no_file
 
 GROWTH = 8
 """Arrays of a file may together take at most this multiple of its size: strides of zero and a text
@@ -29,7 +29,7 @@ def opened(path: Path) -> BinaryIO:
         CheckpointError: it is missing, empty, not a file, or may not be read.
     """
     if not path.is_file():  # opening a pipe would wait for ever
-        raise CheckpointError(f"{path}: there is no such weight file")
+        raise CheckpointError(f"{path}: {no_file(path, 'weight file')}")
     if not path.stat().st_size:
         raise CheckpointError(f"{path}: an empty file; fetch it again")
     try:

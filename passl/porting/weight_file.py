@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from passl.errors import CheckpointError
+from passl.errors import CheckpointError, no_file
 from passl.porting.names import DROPPED, SOURCES, Source, unwrapped
 from passl.porting.readers.mindspore import read_mindspore
 from passl.porting.readers.paddle import read_paddle
@@ -95,7 +95,7 @@ def read_file(path: str | Path) -> WeightFile:
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder, not a weight file; name one of the files in it")
     if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such weight file")
+        raise CheckpointError(f"{path}: {no_file(path, 'weight file')}")
     metadata: dict[str, str] = {}
     if path.suffix == ".safetensors":
         weights, metadata = read_safetensors(path)

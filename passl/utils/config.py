@@ -139,8 +139,14 @@ def find_config(file: str | Path) -> Path:
         if near
         else ""
     )
-    what = "is a folder, not a file" if path.is_dir() else "does not exist"
-    raise ConfigError(f"{path}: the config file {what}{hint}")
+    raise ConfigError(f"{path}: the config file {_what_instead(path)}{hint}")
+
+
+def _what_instead(path: Path) -> str:
+    """What a path is that is no file."""
+    if path.is_dir():
+        return "is a folder, not a file"
+    return "is not a regular file" if path.exists() else "does not exist"
 
 
 def shipped_configs() -> list[Path]:
@@ -256,9 +262,9 @@ def _short(path: Path) -> Path:
 
 def _check_base(base: Path, origin: str, chain: Sequence[Path]) -> None:
     if not base.is_file():
-        what = "is a folder, not a file" if base.is_dir() else "does not exist"
         raise ConfigError(
-            f"{origin}: _base_: {base} {what}; the path is relative to {chain[-1].parent}"
+            f"{origin}: _base_: {base} {_what_instead(base)}; the path is relative to "
+            f"{chain[-1].parent}"
         )
     for index, file in enumerate(chain):
         if file.samefile(base):

@@ -125,8 +125,10 @@ def to_yaml(data: Any) -> str:
         return yaml.dump(_plain(data), Dumper=_Dumper, **options)
 
     text = dump(readable=True)
-    # Unicode's other line ends would be read as blanks: then all beyond ASCII is escaped.
-    return dump(readable=False) if re.search("[\x85\u2028\u2029\ufeff]", text) else text
+    # Unicode's other line ends would be read as blanks, and marks of direction show another text:
+    # then all beyond ASCII is escaped.
+    escaped = "[\x85\u2028-\u202e\u2066-\u2069\ufeff]"
+    return dump(readable=False) if re.search(escaped, text) else text
 
 
 def _too_large(place: str) -> ConfigError:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tarfile
+from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from passl.data.datasets.class_file import read_class_file
@@ -14,6 +17,7 @@ from passl.data.datasets.images import read_image
 from passl.errors import ConfigError, RunError
 from passl.logging import get_logger, log_to_console, log_to_file, printable, stop_logging_to
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 EVIL = "a\x1b]0;title\x07\x1b[2K\rb\nerror: \x9b31m\u2028\u202e.png"
 SHOWN = r"a\x1b]0;title\x07\x1b[2K\rb\nerror: \x9b31m\u2028\u202e.png"
 
@@ -68,6 +72,29 @@ def test_a_member_of_a_tar_in_an_error(tmp_path, run_tool):
     )
     assert SHOWN[:-3] in done.stderr
     assert not {"\x1b", "\r", "\x9b", "\u202e"} & set(done.stderr)
+
+
+ACTING = {"\x1b", "\r", "\x9b", "\u2028", "\u202e"}
+
+
+@pytest.mark.parametrize("form", [(), ("--yaml",)])
+def test_a_key_of_a_config_that_is_printed(tmp_path, run_tool, form):
+    path = tmp_path / f"{EVIL}.yaml"
+    path.write_text(f"{json.dumps(EVIL)}: 1\nother: {json.dumps('see' + EVIL)}\n")
+    shown = run_tool("print_config.py", "-c", path, *form).stdout
+    assert "a\\x1b" in shown or "a\\e" in shown
+    assert not ACTING & set(shown)
+    if form:
+        assert yaml.safe_load(shown) == {EVIL: 1, "other": "see" + EVIL}
+
+
+def test_a_path_that_is_printed(tmp_path, run_tool):
+    source = GOLDEN / "convit_timm" / "model.safetensors"
+    out = tmp_path / f"{EVIL}.safetensors"
+    shown = run_tool("convert_weights.py", source, out).stdout
+    assert out.exists()
+    assert SHOWN in shown
+    assert not ACTING & set(shown)
 
 
 @pytest.mark.parametrize("tool_input", ["image", "list"])

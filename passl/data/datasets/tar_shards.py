@@ -18,7 +18,7 @@ from passl.data.datasets.base import ImageDataset
 from passl.data.datasets.class_file import read_class_file
 from passl.data.datasets.images import read_image
 from passl.data.datasets.packed import PackedPaths
-from passl.errors import ConfigError, RunError
+from passl.errors import ConfigError, RunError, no_file
 from passl.io.limits import in_line
 
 _MOST_SHARDS = 100_000
@@ -191,8 +191,9 @@ def _shards(pattern: str) -> list[str]:
             for match in sorted(glob.glob(path)) or [path]:
                 (found if os.path.isfile(match) else missing).append(match)
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ConfigError(f"{missing[0]}{more}: there is no such shard; shards is {pattern!r}")
+        more = f"; {len(missing) - 1} more are no files" if len(missing) > 1 else ""
+        what = no_file(missing[0], "shard")
+        raise ConfigError(f"{missing[0]}: {what}{more}; shards is {pattern!r}")
     return found
 
 

@@ -233,6 +233,9 @@ def test_a_checkpoint_that_is_not_there(save, tmp_path, holds_a_run):
         save(tmp_path / "last.safetensors")
     with pytest.raises(ConfigError, match="--resume nope: there is no such checkpoint.*auto"):
         found_in(tmp_path, "nope")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="pipe: is not a regular file"):
+        found_in(tmp_path, str(tmp_path / "pipe"))
 
 
 def test_a_folder_is_no_checkpoint(save, tmp_path):

@@ -541,6 +541,9 @@ def test_a_missing_file_that_is_like_no_other(tmp_path):
 def test_a_folder_is_no_config(tmp_path):
     with pytest.raises(ConfigError, match="is a folder, not a file"):
         find_config(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="is not a regular file"):
+        find_config(tmp_path / "pipe")
 
 
 # -------------------------------------------------------------------------------------------------

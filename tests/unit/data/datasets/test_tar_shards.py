@@ -428,10 +428,20 @@ def test_a_file_that_is_no_tar(tmp_path, class_file, content):
 def test_shards_that_are_not_there(shards, tmp_path, class_file):
     shards(1, 1)
     for call in (TarShards, TarShards.class_names):
-        with pytest.raises(ConfigError, match=r"train-002\.tar and 2 more: there is no such shard"):
+        with pytest.raises(ConfigError, match=r"train-002\.tar: there is no such shard; 2 more"):
             call(shards=f"{tmp_path}/train-{{000..004}}.tar", class_file=class_file)
         with pytest.raises(ConfigError, match=r"val-\*\.tar: there is no such shard"):
             call(shards=f"{tmp_path}/val-*.tar", class_file=class_file)
+
+
+def test_what_is_no_file_is_not_called_missing(shards, tmp_path, class_file):
+    shards(1, 1)
+    os.mkfifo(tmp_path / "pipe-1.tar")
+    (tmp_path / "folder-1.tar").mkdir()
+    for name, what in (("pipe", "is not a regular file"), ("folder", "is a folder, not a shard")):
+        for pattern in ("-*.tar", "-1.tar", "-{1,2}.tar"):
+            with pytest.raises(ConfigError, match=rf"{name}-1\.tar.*: {what}"):
+                TarShards(shards=f"{tmp_path}/{name}{pattern}", class_file=class_file)
 
 
 def test_links_to_shards(shards, tmp_path, class_file):
