@@ -1,0 +1,82 @@
+"""The commands and examples of the pages in docs/ run, in the order of the page."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """A folder that looks like a fresh checkout; what the commands write stays in it."""
+    for name in ("passl", "tools", "configs", "docs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+def call(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_first_finetune(checkout):
+    (config,) = blocks("first_finetune.md", "yaml")
+    (checkout / "shapes.yaml").write_text(config.replace("epochs: 40", "epochs: 4"))
+    commands = [
+        shlex.split(line)
+        for block in blocks("first_finetune.md", "bash")
+        for line in block.splitlines()
+    ]
+    assert [command[0] for command in commands] == ["python"] * len(commands)
+    assert len(commands) == 10
+    for command in commands:
+        quick = ["epochs=4" if part == "epochs=15" else part for part in command[1:]]
+        call(checkout, *quick)
+    assert (checkout / "runs/first/confusion.png").is_file()
+    (example,) = blocks("first_finetune.md", "python")
+    assert "probability" in call(checkout, "-c", example)
+
+
+def test_networks(checkout):
+    (example,) = blocks("networks.md", "python")
+    shapes = "\nprint([list(m.shape) for m in maps], list(attention[0].shape))"
+    assert "[[1, 192, 14, 20], [1, 192, 14, 20]] [1, 4, 280, 280]" in call(
+        checkout, "-c", example + shapes
+    )
+
+
+def test_figures_can_be_drawn(tmp_path):
+    shutil.copytree(ROOT / "docs" / "figures", tmp_path / "docs" / "figures")
+    (tmp_path / "docs" / "images").mkdir()
+    call(tmp_path, str(tmp_path / "docs" / "figures" / "draw.py"))
+    drawn = {path.name for path in (tmp_path / "docs" / "images").iterdir()}
+    assert drawn == {
+        "convit.png",
+        "cvt.png",
+        "cvt_projection.png",
+        "gpsa.png",
+        "gpsa_heads.png",
+    }
