@@ -60,6 +60,29 @@ def test_first_finetune(checkout):
     assert "probability" in call(checkout, "-c", example)
 
 
+def test_api(checkout):
+    train = ("tools/train.py", "-c", "configs/digits/convit.yaml", "-o", "output_dir=runs/digits")
+    call(checkout, *train, "epochs=4", "dataloader.train.dataset.fraction=0.2")
+    export = ("tools/export.py", "--weights", "runs/digits/best.safetensors")
+    call(checkout, *export, "runs/digits/exported")
+    printed = call(checkout, "-c", "".join(blocks("api.md", "python")))
+    assert "did you mean 'embed_dim'" in printed
+
+
+@pytest.mark.parametrize("page", ["from_timm.md", "from_paddleclas.md"])
+def test_keys_of_the_other_projects_pages_exist(page):
+    """Every config key that a page names is one that some shipped config or the check knows."""
+    known = " ".join(
+        [*(path.read_text() for path in (ROOT / "configs").rglob("*.yaml"))]
+        + [*(path.read_text() for path in (ROOT / "passl").rglob("*.py"))]
+    )
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    rows = [line.split("|")[2] for line in text.splitlines() if line.count("|") == 3]
+    keys = {key for row in rows for key in re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", row)}
+    assert len(keys) > 10
+    assert {key for key in keys if not re.search(rf"\b{key}\b", known)} == set()
+
+
 def test_networks(checkout):
     (example,) = blocks("networks.md", "python")
     shapes = "\nprint([list(m.shape) for m in maps], list(attention[0].shape))"
