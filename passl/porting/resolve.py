@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ssl
 from pathlib import Path
 
-from passl.io.download import TIMEOUT, cache_folder, fetch_file, fetch_url
+from passl.io.download import cache_folder, fetch_file, fetch_url
 from passl.logging import get_logger
 from passl.porting.weight_file import SUFFIXES
 from passl.porting.zoo import Entry, find, is_known
@@ -23,7 +22,7 @@ def locate(weights: str | Path) -> Path:
         RunError: it cannot be had from here.
     """
     if "://" in str(weights):
-        return fetch_url(str(weights), None)
+        return fetch_url(str(weights))
     entry = zoo_entry(weights)
     if entry is None:
         return Path(weights).expanduser()
@@ -58,32 +57,18 @@ def zoo_entry(weights: str | Path) -> Entry | None:
     return find(text) if is_known(text) or not path.exists() else None
 
 
-def fetch(
-    entry: Entry,
-    home: str | Path | None = None,
-    *,
-    timeout: float = TIMEOUT,
-    context: ssl.SSLContext | None = None,
-) -> Path:
-    """The file of a zoo entry: from the cache, else downloaded.
+def fetch(entry: Entry, home: str | Path | None = None) -> Path:
+    """Return the file of a zoo entry: from the cache, else downloaded.
 
     Args:
-        entry: what is wanted. A file put by hand where this function's error says is taken too.
-        home: the cache; by default PASSL_HOME, else `passl` in the user's cache folder.
-        timeout: as for `fetch_file`.
-        context: as for `fetch_file`.
+        entry: an entry of the model zoo. A file that was put by hand where this function's error
+            says is used too.
+        home: folder of the cache, by default that of `cache_folder`.
 
     Raises:
-        RunError: the file is not here and cannot be had, or what came is not the file.
+        RunError: the file is not there and cannot be downloaded, or the download is not the file.
     """
     path = cache_folder(home) / "weights" / entry.name / entry.file
     return fetch_file(
-        entry.name,
-        entry.url,
-        path,
-        sha256=entry.sha256,
-        size=entry.size,
-        note=entry.note,
-        timeout=timeout,
-        context=context,
+        entry.name, entry.url, path, sha256=entry.sha256, size=entry.size, note=entry.note
     )

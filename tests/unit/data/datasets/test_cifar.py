@@ -463,7 +463,9 @@ def test_what_is_there_is_not_overwritten(server, tmp_path):
 def test_a_download_that_is_another_file(server, tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, "sha256", "0" * 64)
     root = tmp_path / "new"
-    with pytest.raises(RunError, match=r"^CIFAR10: what came is wrong: its sha256 is .* put it at"):
+    with pytest.raises(
+        RunError, match=r"^CIFAR10: the download is not the file: its SHA-256 is .* put it at"
+    ):
         CIFAR10(dataroot=str(root), split="val", download=True)
     assert not (root / CIFAR10.archive).exists()
 
