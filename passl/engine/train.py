@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from passl.data.datasets.fingerprint import fingerprint
+from passl.data.datasets.fingerprint import fingerprint, hashed_lists
 from passl.data.loader import Batch, Loader, build_loader
 from passl.data.transforms.mixup import Mixup, build_mixup
 from passl.data.transforms.sizes import sizes_differ
@@ -94,7 +94,8 @@ def _set_up(cfg: Config, resume: str | None, ranks: Ranks) -> tuple[Run, Path | 
     classes = train_loader.classes
     parts = {"train": train_loader, "val": val_loader}
     data = {part: fingerprint(loader.dataset.dataset) for part, loader in parts.items()}
-    agree_on_run(ranks, cfg, resume, data)
+    lists = {part: hashed_lists(loader.dataset.dataset) for part, loader in parts.items()}
+    agree_on_run(ranks, cfg, resume, data, lists)
     paddle.seed(seed)
     checkpoint, model = start_from(cfg, resume, classes, ranks) or (None, None)
     if model is None:

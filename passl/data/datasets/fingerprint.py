@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from os.path import commonprefix
 from typing import Any
 
@@ -21,17 +22,11 @@ def fingerprint(dataset: ImageDataset) -> dict[str, Any]:
     The folder that all samples lie in is no part of it, so data that has moved stays the same. Nor
     are the images, which are not read.
     """
-    count = len(dataset)
-    prefix = dataset.name(0) if count else ""
-    for index in range(count):
-        name = dataset.name(index)
-        if not name.startswith(prefix):
-            prefix = commonprefix([prefix, name])
-    skipped = prefix.rfind("/") + 1
+    count, named = len(dataset), _SampleNames(dataset)
     names = hashlib.sha256()
     for start in range(0, count, _CHUNK):
         indices = range(start, min(start + _CHUNK, count))
-        chunk = "".join(f"{dataset.name(index)[skipped:]}\0" for index in indices)
+        chunk = "".join(f"{named[index]}\0" for index in indices)
         names.update(chunk.encode("utf-8", "surrogateescape"))
     classes = "\0".join(dataset.classes).encode("utf-8", "surrogateescape")
     return {
@@ -41,3 +36,33 @@ def fingerprint(dataset: ImageDataset) -> dict[str, Any]:
         "sample names": names.hexdigest()[:_DIGITS],
         "labels": hashlib.sha256(dataset.labels.astype("<i8").tobytes()).hexdigest()[:_DIGITS],
     }
+
+
+def hashed_lists(dataset: ImageDataset) -> dict[str, Callable[[], Sequence[str]]]:
+    """What makes the lists whose hashes a fingerprint has, under the same names."""
+    return {
+        "class names": lambda: dataset.classes,
+        "sample names": lambda: _SampleNames(dataset),
+        "labels": lambda: list(map(str, dataset.labels.tolist())),
+    }
+
+
+class _SampleNames(Sequence[str]):
+    """The names of all samples, without the folder that all of them lie in. They are made when they
+    are asked for.
+    """
+
+    def __init__(self, dataset: ImageDataset):
+        self._dataset = dataset
+        prefix = dataset.name(0) if len(dataset) else ""
+        for index in range(len(dataset)):
+            name = dataset.name(index)
+            if not name.startswith(prefix):
+                prefix = commonprefix([prefix, name])
+        self._skipped = prefix.rfind("/") + 1
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._dataset.name(index)[self._skipped :]

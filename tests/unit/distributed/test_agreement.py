@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
 
+from passl.distributed import agreement
 from passl.distributed.agreement import agree, agree_on_run
 from passl.distributed.ranks import Ranks
 from passl.errors import ConfigError
@@ -32,7 +37,7 @@ DATA = {"train": {"samples": 10, "labels": "ab"}}
 
 
 def run(config, *overrides, resume=None, data=DATA, kind=Recorded):
-    agree_on_run(kind(1, 2), get_config(config, overrides), resume, data)
+    agree_on_run(kind(1, 2), get_config(config, overrides), resume, data, {})
 
 
 @pytest.fixture
@@ -81,3 +86,57 @@ def test_of_many_differences_some_are_shown():
     Recorded.first = ["host0", "{}"]
     with pytest.raises(ConfigError, match="e is 1 instead of .* and 21 more"):
         agree(Recorded(1, 2), {letter: 1 for letter in "abcdefghijklmnopqrstuvwxyz"}, "")
+
+
+class Meeting:
+    """Ranks in threads, which meet in `gather_texts`."""
+
+    def __init__(self, world: int):
+        self.barrier = Barrier(world, timeout=20)
+        self.told: list = [None] * world
+
+    def rank(self, rank: int) -> Ranks:
+        meeting = self
+
+        class One(Ranks):
+            def wait(self) -> None:
+                """They meet when they gather."""
+
+            def gather_texts(self, texts):
+                meeting.barrier.wait()
+                meeting.told[rank] = list(texts)
+                meeting.barrier.wait()
+                return list(meeting.told)
+
+        return One(rank, len(self.told))
+
+
+NAMES = [f"cat/{number}.png" for number in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("lists", "told"),
+    [
+        ([NAMES, [*NAMES[:7], "dog/7.png", *NAMES[8:]]], "8 .*'dog/7.png' on rank 1, 'cat/7.png' "),
+        ([NAMES, NAMES, NAMES[1:]], "1 .*'cat/1.png' on rank 2, 'cat/0.png' on rank 0"),
+        ([NAMES, NAMES[:9]], "10 .*none on rank 1, 'cat/9.png' on rank 0"),
+        ([NAMES[:6], NAMES], "7 .*'cat/6.png' on rank 1, none on rank 0"),
+        ([[], NAMES], "1 .*'cat/0.png' on rank 1, none on rank 0"),
+    ],
+)
+def test_the_first_item_that_differs_is_named(monkeypatch, lists, told):
+    """To all ranks, of lists that are compared in parts."""
+    monkeypatch.setattr(agreement, "_PART", 3)
+    meeting = Meeting(len(lists))
+
+    def refusal(rank: int) -> str:
+        facts = {"seed": 0, "labels": 1, "names": hash(tuple(lists[rank]))}
+        made = {"labels": lambda: pytest.fail("they are the same"), "names": lambda: lists[rank]}
+        with pytest.raises(ConfigError) as caught:
+            agree(meeting.rank(rank), facts, "", made)
+        return str(caught.value)
+
+    with ThreadPoolExecutor(len(lists)) as pool:
+        refusals = set(pool.map(refusal, range(len(lists))))
+    assert len(refusals) == 1
+    assert re.search(f"number {told}", refusals.pop())

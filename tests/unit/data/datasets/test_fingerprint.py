@@ -10,7 +10,7 @@ from PIL import Image
 
 from passl.data.datasets import fingerprint as module
 from passl.data.datasets.digits import Digits
-from passl.data.datasets.fingerprint import fingerprint
+from passl.data.datasets.fingerprint import fingerprint, hashed_lists
 from passl.data.datasets.image_folder import ImageFolder
 from passl.data.datasets.subset import Subset
 
@@ -28,6 +28,12 @@ def root(tmp_path, monkeypatch) -> Path:
 
 def of(folder: Path) -> dict:
     return fingerprint(ImageFolder(dataroot=str(folder)))
+
+
+def listed(folder: Path) -> dict:
+    """What a difference between ranks is looked for in."""
+    made = hashed_lists(ImageFolder(dataroot=str(folder)))
+    return {name: list(make()) for name, make in made.items()}
 
 
 def test_data_that_has_moved_is_the_same(root, tmp_path):
@@ -52,10 +58,11 @@ def test_data_that_has_moved_is_the_same(root, tmp_path):
     ids=["renamed", "class", "moved", "removed"],
 )
 def test_other_samples_are_told(root, change, differs):
-    before = of(root)
+    before, lists = of(root), listed(root)
     change(root)
-    now = of(root)
+    now, others = of(root), listed(root)
     assert {name for name in before if now[name] != before[name]} == differs
+    assert {name for name in lists if others[name] != lists[name]} == differs - {"samples"}
 
 
 def test_a_part_is_not_the_whole():
