@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from passl.data.datasets.class_file import read_lines
-from passl.data.datasets.image_folder import SUFFIXES, walk_images, warn_unusable
+from passl.data.datasets.walk import SUFFIXES, walk_images, warn_unusable
 from passl.deploy.predictor import Classifier, Guess, check_several
 from passl.errors import ConfigError, RunError
 

@@ -1,4 +1,4 @@
-"""What every dataset is."""
+"""The contract of a dataset."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from passl.data.datasets.images import convert_image
+from passl.data.datasets.images import convert_image, read_image
+from passl.data.datasets.packed import PackedPaths
 from passl.errors import RunError
 
 Size = tuple[int, int]
@@ -19,21 +20,20 @@ Size = tuple[int, int]
 class ImageDataset(ABC):
     """Images with labels.
 
-    A subclass sets `classes` and `labels`, reads an image in `image` and names it in `name`; the
-    rest has defaults. Its constructor takes plain keyword-only data. It raises ConfigError for what
-    the user must correct, and RunError for an image that cannot be read.
+    A subclass sets `classes` and `labels` and defines `load_image` and `name`; the rest has
+    defaults. Its constructor takes plain keyword-only arguments. It raises ConfigError for mistakes
+    that the user can correct, and RunError for images that cannot be read.
 
-    Data of each sample belongs in arrays, and paths in a `packed.PackedPaths`: every loader worker
-    ends up with its own copy of a list of Python objects.
+    Per-sample data belongs in NumPy arrays, and paths in a `packed.PackedPaths`, because every
+    loader worker ends up with its own copy of a list of Python objects.
 
     Attributes:
-        classes: names of the labels.
-        labels: int64 [N], the class of each sample.
-        valid_labels: the classes, in ascending order, that an evaluation shall compare only among;
-            null for all.
-        image_size: of every image, set by the class where they all have one; else null.
-        mode: what the samples' images are converted to, one of `images.CHANNELS`.
-        background: what lies behind transparent pixels, see `images.convert_image`.
+        classes: class names in the order of their labels.
+        labels: int64 [N], the label of each sample.
+        valid_labels: the labels that an evaluation compares, in ascending order; null for all.
+        image_size: size of every image, set by classes whose images all have one size; else null.
+        mode: the mode that images are converted to, one of `images.CHANNELS`.
+        background: the colour behind transparent pixels, see `images.convert_image`.
     """
 
     image_size: Size | None = None
@@ -45,8 +45,8 @@ class ImageDataset(ABC):
 
     @classmethod
     def class_names(cls, **options: Any) -> list[str]:
-        """What `classes` is with these arguments of the constructor, for the check of a config. A
-        dataset that takes long to build finds them without.
+        """Return `classes` for these arguments of the constructor, to check a config. A dataset
+        that takes long to build overrides this.
         """
         return cls(**options).classes
 
@@ -63,7 +63,7 @@ class ImageDataset(ABC):
 
     @abstractmethod
     def load_image(self, index: int) -> Image.Image:
-        """The image as it is stored, in any mode that `images.convert_image` knows.
+        """Return the image as it is stored, in any mode that `images.convert_image` accepts.
 
         Raises:
             RunError: it cannot be read.
@@ -71,10 +71,10 @@ class ImageDataset(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Which sample it is, for messages and tables of predictions."""
+        """Return the name of a sample, for messages and tables of predictions."""
 
     def source(self, index: int) -> str | bytes | None:
-        """The file of a sample, its path or its content; null where samples are not files.
+        """Return the file of a sample, as its path or its content; null if samples are not files.
 
         Raises:
             RunError: it cannot be read.
@@ -82,7 +82,29 @@ class ImageDataset(ABC):
         return None
 
     def shuffled(self, rng: np.random.Generator) -> np.ndarray:
-        """A random order of the indices. A dataset that is read fastest in another order than any
-        gives its own.
-        """
+        """Return a random order of the indices. Override it if some orders are faster to read."""
         return rng.permutation(len(self))
+
+
+class FileDataset(ImageDataset):
+    """A dataset whose samples are image files.
+
+    Attributes:
+        paths: the file of each sample.
+        exif_turn, min_side: see `images.read_image`.
+    """
+
+    paths: PackedPaths
+    exif_turn: bool
+    min_side: int | None
+
+    def load_image(self, index: int) -> Image.Image:
+        return read_image(self.source(index), self.name(index), self.exif_turn, self.min_side)
+
+    def source(self, index: int) -> str | bytes:
+        """Return the path of the file."""
+        return self.paths[index]
+
+    def name(self, index: int) -> str:
+        """Return the path of the file."""
+        return self.paths[index]

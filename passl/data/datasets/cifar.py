@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009), from their authors' python archives."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009), read from the Python archives of their authors."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ household_furniture insects large_carnivores large_man-made_outdoor_things
 large_natural_outdoor_scenes large_omnivores_and_herbivores medium_mammals non-insect_invertebrates
 people reptiles small_mammals trees vehicles_1 vehicles_2
 """
-_LARGEST = 2**28
-"""Bytes of a batch, or of an unpacked archive, which has 186 million."""
+_MAX_BYTES = 2**28
+"""Limit for a batch, and for a decompressed archive, which has 186 million."""
 
 
 class _Cifar(ImageDataset):
-    """What both have in common.
+    """The common part of both.
 
     Attributes:
-        archive: name of the file that the authors publish.
+        archive: name of the published file.
         sha256: its hash.
-        folder: what it unpacks to.
-        batches: split -> the files in it.
+        folder: the folder in it.
+        batches: the files of each split.
     """
 
     image_size = (SIDE, SIDE)
@@ -61,15 +61,15 @@ class _Cifar(ImageDataset):
 
     def __init__(self, dataroot: str, split: str, download: bool, key: str, classes: list[str]):
         self._check(dataroot, split, download)
-        if self._place(dataroot) is None:
+        if self._find(dataroot) is None:
             path = Path(dataroot) / self.archive
             fetch_file(type(self).__name__, self.url + self.archive, path, sha256=self.sha256)
         self.split, self.classes = split, classes
         parts = [
-            _batch(where, content, key, len(classes))
-            for where, content in self._contents(dataroot, self.batches[split])
+            _parse_batch(file, content, key, len(classes))
+            for file, content in self._read(dataroot, self.batches[split])
         ]
-        # [N, 32, 32, 3], from rows of one channel after the other.
+        # Rows of one channel after the other -> [N, 32, 32, 3].
         flat = np.concatenate([pixels for pixels, _ in parts])
         self.pixels = np.ascontiguousarray(flat.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1))
         self.labels = np.concatenate([labels for _, labels in parts])
@@ -78,43 +78,43 @@ class _Cifar(ImageDataset):
         return Image.fromarray(self.pixels[index])
 
     def name(self, index: int) -> str:
-        """Which one it is, counted over the files of the split."""
+        """Return the split and the number of the sample in it."""
         return f"{type(self).__name__} {self.split} {index}"
 
     @classmethod
     def _check(cls, dataroot: str, split: str, download: bool) -> None:
-        """That the data is there, or may be fetched."""
+        """Raise ConfigError unless the data is there or can be downloaded."""
         if split not in cls.batches:
             raise ConfigError(f"split {split!r} is none of {', '.join(cls.batches)}")
-        if not download and cls._place(dataroot) is None:
+        if not download and cls._find(dataroot) is None:
             raise ConfigError(
                 f"{dataroot}: has neither {cls.folder} nor {cls.archive}; put {cls.url}"
                 f"{cls.archive} there, or set download: true"
             )
 
     @classmethod
-    def _place(cls, dataroot: str) -> Path | None:
-        """The folder of the batches, or the archive."""
+    def _find(cls, dataroot: str) -> Path | None:
+        """Return the folder of the batches, or the archive."""
         root = Path(dataroot)
-        a_batch = cls.batches["train"][0]
-        folders = [root / cls.folder, *([root] if (root / a_batch).is_file() else [])]
-        found = [path for path in folders if path.is_dir()]
-        found += [path for path in [root / cls.archive] if path.is_file()]
-        return found[0] if found else None
+        if (root / cls.folder).is_dir():
+            return root / cls.folder
+        if (root / cls.batches["train"][0]).is_file():
+            return root
+        return root / cls.archive if (root / cls.archive).is_file() else None
 
-    def _contents(self, dataroot: str, names: Sequence[str]) -> list[tuple[Path, bytes]]:
-        """What messages call the files, and what they hold."""
-        place = self._place(dataroot)
+    def _read(self, dataroot: str, names: Sequence[str]) -> list[tuple[Path, bytes]]:
+        """Return the files with their content."""
+        place = self._find(dataroot)
         assert place is not None
         if place.is_dir():
-            return [(place / name, _content(place / name)) for name in names]
-        with _opened_archive(place) as archive:
+            return [(place / name, _read_file(place / name)) for name in names]
+        members = [f"{self.folder}/{name}" for name in names]
+        with _open_archive(place) as archive:
             found = {os.path.normpath(member.name): member for member in archive if member.isfile()}
-            members = [f"{self.folder}/{name}" for name in names]
             missing = [name for name in members if name not in found]
             if missing:
                 raise ConfigError(
-                    f"{place}: has no {missing[0]}; fetch it again from {self.url}{self.archive}"
+                    f"{place}: has no {missing[0]}; download it again from {self.url}{self.archive}"
                 )
             return [
                 (place / name, archive.extractfile(found[name]).read())  # type: ignore[union-attr]
@@ -123,18 +123,17 @@ class _Cifar(ImageDataset):
 
 
 class CIFAR10(_Cifar):
-    """60,000 images of 32x32 pixels in ten classes: 50,000 for training, 10,000 for testing.
+    """60,000 images of 32x32 pixels in 10 classes: 50,000 for training, 10,000 for testing.
 
     Args:
-        dataroot: the folder that has `cifar-10-python.tar.gz`, or `cifar-10-batches-py` as it is
-            unpacked, or is that.
-        split: `train`; `test`, for which `val` is another word.
-        download: fetch the archive into `dataroot` if neither is there. What is there is never
-            overwritten.
+        dataroot: folder that contains `cifar-10-python.tar.gz`, or `cifar-10-batches-py` from it,
+            or that is this folder.
+        split: `train` or `test`; `val` is another name of `test`.
+        download: download the archive into `dataroot` if neither is there. Nothing is overwritten.
 
     Raises:
-        ConfigError: there is no such split, or the data is not there, or damaged.
-        RunError: it cannot be downloaded.
+        ConfigError: the split does not exist, or the data is missing or damaged.
+        RunError: the download fails.
     """
 
     archive = "cifar-10-python.tar.gz"
@@ -153,26 +152,25 @@ class CIFAR10(_Cifar):
 
     @staticmethod
     def class_names(*, dataroot: str, split: str, download: bool = False) -> list[str]:
-        """The ten classes. Fetches nothing."""
+        """Return the ten classes, without a download."""
         CIFAR10._check(dataroot, split, download)
         return CIFAR10_CLASSES.split()
 
 
 class CIFAR100(_Cifar):
-    """60,000 images of 32x32 pixels in 100 classes, or in the 20 groups of these: 50,000 for
-    training, 10,000 for testing.
+    """60,000 images of 32x32 pixels in 100 classes, or in 20 groups of them: 50,000 for training,
+    10,000 for testing.
 
     Args:
-        dataroot: the folder that has `cifar-100-python.tar.gz`, or `cifar-100-python` as it is
-            unpacked, or is that.
-        split: `train`; `test`, for which `val` is another word.
-        download: fetch the archive into `dataroot` if neither is there. What is there is never
-            overwritten.
-        label_mode: `fine`, the 100 classes, or `coarse`, the 20 groups.
+        dataroot: folder that contains `cifar-100-python.tar.gz`, or `cifar-100-python` from it, or
+            that is this folder.
+        split: `train` or `test`; `val` is another name of `test`.
+        download: download the archive into `dataroot` if neither is there. Nothing is overwritten.
+        label_mode: `fine` for the 100 classes, `coarse` for the 20 groups.
 
     Raises:
-        ConfigError: there is no such split or label mode, or the data is not there, or damaged.
-        RunError: it cannot be downloaded.
+        ConfigError: the split or label mode does not exist, or the data is missing or damaged.
+        RunError: the download fails.
     """
 
     archive = "cifar-100-python.tar.gz"
@@ -197,35 +195,38 @@ class CIFAR100(_Cifar):
     def class_names(
         *, dataroot: str, split: str, download: bool = False, label_mode: str = "fine"
     ) -> list[str]:
-        """The 100 classes, or the 20 groups. Fetches nothing."""
+        """Return the 100 classes or the 20 groups, without a download."""
         if label_mode not in ("fine", "coarse"):
             raise ConfigError(f"label_mode {label_mode!r} is neither fine nor coarse")
         CIFAR100._check(dataroot, split, download)
         return (CIFAR100_CLASSES if label_mode == "fine" else CIFAR100_COARSE_CLASSES).split()
 
 
+# --------------------------------------------------------------------------------------------------
+# Files
+# --------------------------------------------------------------------------------------------------
 class _BatchUnpickler(ArrayUnpickler):
     purpose = "images"
-    advice = "Fetch the file again"
+    advice = "Download the file again"
 
 
-def _batch(where: Path, content: bytes, key: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels [N, 3072] and labels [N] of a batch."""
+def _parse_batch(
+    file: Path, content: bytes, key: str, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels [N, 3072] and labels [N] of a batch."""
     try:
-        batch = _BatchUnpickler(where, GROWTH * len(content)).load(content)
-        # Python 2's texts are bytes to Python 3, which may have saved them as either.
+        batch = _BatchUnpickler(file, GROWTH * len(content)).load(content)
+        # Python 3 reads Python 2's strings as bytes, and may have saved them as either.
         named = {_text(name): value for name, value in batch.items()}
-        pixels, labels = _pixels(named["data"]), _labels(named[key], classes)
+        pixels, labels = _parse_pixels(named["data"]), _parse_labels(named[key], classes)
+        if len(pixels) != len(labels):
+            raise ValueError(f"it has {len(pixels)} images and {len(labels)} {key}")
     except CheckpointError as error:
         raise ConfigError(str(error)) from None
     except Exception as error:  # a damaged pickle can fail in any way
         raise ConfigError(
-            f"{where}: damaged, or no batch of images: {in_line(error)}; fetch it again"
+            f"{file}: damaged, or not a batch of images: {in_line(error)}; download it again"
         ) from None
-    if len(pixels) != len(labels):
-        raise ConfigError(
-            f"{where}: has {len(pixels)} images and {len(labels)} {key}; fetch it again"
-        )
     return pixels, labels
 
 
@@ -233,45 +234,45 @@ def _text(name: Any) -> Any:
     return name.decode("latin-1") if type(name) is bytes else name
 
 
-def _pixels(value: Any) -> np.ndarray:
+def _parse_pixels(value: Any) -> np.ndarray:
     array = value.array if isinstance(value, Array) else None
     if array is None or array.dtype != np.uint8 or array.shape[1:] != (3 * SIDE * SIDE,):
-        shown = "no array" if array is None else f"{array.dtype} {list(array.shape)}"
-        raise ValueError(f"data is {shown}, not uint8 [N, {3 * SIDE * SIDE}]")
+        shown = "not an array" if array is None else f"{array.dtype} {list(array.shape)}"
+        raise ValueError(f"data is {shown}, but must be uint8 [N, {3 * SIDE * SIDE}]")
     return array
 
 
-def _labels(value: Any, classes: int) -> np.ndarray:
+def _parse_labels(value: Any, classes: int) -> np.ndarray:
     if type(value) is not list or not all(type(label) is int for label in value):
-        raise ValueError("its labels are no list of numbers")
+        raise ValueError("its labels are not a list of numbers")
     wrong = [label for label in value if not 0 <= label < classes]
     if wrong:
         raise ValueError(f"label {str(wrong[0])[:20]} is not below {classes}")
     return np.asarray(value, dtype=np.int64)
 
 
-def _content(path: Path) -> bytes:
-    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+def _read_file(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # opening a pipe would block
         raise ConfigError(f"{path}: cannot be read: it is not a regular file")
     try:
         with open(path, "rb") as file:
-            content = file.read(_LARGEST + 1)
+            content = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(content) > _LARGEST:
-        raise ConfigError(f"{path}: is larger than any batch; fetch it again")
+    if len(content) > _MAX_BYTES:
+        raise ConfigError(f"{path}: is larger than any batch; download it again")
     return content
 
 
-def _opened_archive(path: Path) -> tarfile.TarFile:
-    """The archive, unpacked in memory: nothing can be larger than what has been read."""
+def _open_archive(path: Path) -> tarfile.TarFile:
+    """Decompress an archive in memory, so that no member can be larger than what is read."""
     try:
         with gzip.open(path) as file:
-            content = file.read(_LARGEST + 1)
-        if len(content) > _LARGEST:
-            raise ValueError(f"it unpacks to more than {_LARGEST:,} bytes")
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise ValueError(f"it decompresses to more than {_MAX_BYTES:,} bytes")
         return tarfile.open(fileobj=io.BytesIO(content), mode="r:")
     except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
         raise ConfigError(
-            f"{path}: damaged or incomplete: {in_line(error)}; fetch it again"
+            f"{path}: damaged or incomplete: {in_line(error)}; download it again"
         ) from None

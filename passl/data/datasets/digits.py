@@ -1,9 +1,9 @@
-"""The dataset that comes with the package, so that the first training needs no download."""
+"""The dataset that is part of the package, so that a first training needs no download."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -15,9 +15,9 @@ SIDE = 32
 
 
 class Digits(ImageDataset):
-    """1,797 handwritten digits of 13 people, 8x8 pixels (the test part of UCI's optical recognition
-    of handwritten digits; `digits.md` has the source), grown to 32x32. 1,437 are for training and
-    360 for validation, each digit in proportion.
+    """1,797 handwritten digits of 13 people, 8x8 pixels (the test set of UCI's optical recognition
+    of handwritten digits; `digits.md` has the source), enlarged to 32x32. 1,437 are for training
+    and 360 for validation, with equal proportions of each digit.
 
     Args:
         split: `train` or `val`.
@@ -31,8 +31,7 @@ class Digits(ImageDataset):
         with np.load(FILE) as file:
             chosen = file["is_val"] == (split == "val")
             grey, self.labels = file["images"][chosen], file["labels"][chosen].astype(np.int64)
-        # Sixteen steps of ink, 0 is none; grown smoothly, since each pixel is itself the mean of a
-        # 4x4 block.
+        # From 0, no ink, to 16. Bicubic, since each stored pixel is the mean of a 4x4 block.
         self.images = [
             Image.fromarray((image * (255 / 16)).astype(np.uint8)).resize(
                 (SIDE, SIDE), Image.Resampling.BICUBIC
@@ -40,16 +39,16 @@ class Digits(ImageDataset):
             for image in grey
         ]
         self.split = split
-        self.classes = self.class_names(split=split)
+        self.classes = self.class_names()
 
     def load_image(self, index: int) -> Image.Image:
         return self.images[index].copy()
 
     def name(self, index: int) -> str:
-        """Which digit it is, for messages."""
+        """Return the split and the number of the sample in it."""
         return f"Digits {self.split} {index}"
 
     @staticmethod
-    def class_names(*, split: str) -> list[str]:
-        """The ten digits."""
+    def class_names(**_: Any) -> list[str]:
+        """Return the ten digits."""
         return [str(digit) for digit in range(10)]

@@ -1,4 +1,4 @@
-"""Whether two datasets are the same, without a look at the images."""
+"""Compare two datasets without reading the images."""
 
 from __future__ import annotations
 
@@ -10,27 +10,22 @@ from typing import Any
 from passl.data.datasets.base import ImageDataset
 
 _DIGITS = 16
-_CHUNK = 10_000
-"""Names that are hashed together: all at once would take hundreds of MB for ImageNet."""
 
 
 def fingerprint(dataset: ImageDataset) -> dict[str, Any]:
-    """What tells a dataset from another: the number of its samples and classes, and SHA-256 of the
-    class names, and of the names and labels of the samples in their order (the first 16 digits,
-    enough for a difference that nobody seeks).
+    """Return values that differ between datasets: the numbers of samples and classes, and SHA-256
+    hashes of the class names, and of the names and labels of the samples in order. Hashes are cut
+    to 16 digits, enough to detect accidental changes.
 
-    The folder that all samples lie in is no part of it, so data that has moved stays the same. Nor
-    are the images, which are not read.
+    The folder that all samples are in does not count, so moving the data changes nothing. Images
+    are not read.
     """
-    count, named = len(dataset), _SampleNames(dataset)
-    names = hashlib.sha256()
-    for start in range(0, count, _CHUNK):
-        indices = range(start, min(start + _CHUNK, count))
-        chunk = "".join(f"{named[index]}\0" for index in indices)
-        names.update(chunk.encode("utf-8", "surrogateescape"))
+    names, sample_names = hashlib.sha256(), _SampleNames(dataset)
+    for index in range(len(dataset)):
+        names.update(f"{sample_names[index]}\0".encode("utf-8", "surrogateescape"))
     classes = "\0".join(dataset.classes).encode("utf-8", "surrogateescape")
     return {
-        "samples": count,
+        "samples": len(dataset),
         "classes": len(dataset.classes),
         "class names": hashlib.sha256(classes).hexdigest()[:_DIGITS],
         "sample names": names.hexdigest()[:_DIGITS],
@@ -39,7 +34,7 @@ def fingerprint(dataset: ImageDataset) -> dict[str, Any]:
 
 
 def hashed_lists(dataset: ImageDataset) -> dict[str, Callable[[], Sequence[str]]]:
-    """What makes the lists whose hashes a fingerprint has, under the same names."""
+    """Return functions that make the lists which a fingerprint has hashes of, by the same names."""
     return {
         "class names": lambda: dataset.classes,
         "sample names": lambda: _SampleNames(dataset),
@@ -48,9 +43,7 @@ def hashed_lists(dataset: ImageDataset) -> dict[str, Callable[[], Sequence[str]]
 
 
 class _SampleNames(Sequence[str]):
-    """The names of all samples, without the folder that all of them lie in. They are made when they
-    are asked for.
-    """
+    """The names of all samples, without the folder that all of them are in."""
 
     def __init__(self, dataset: ImageDataset):
         self._dataset = dataset

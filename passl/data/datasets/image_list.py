@@ -1,52 +1,51 @@
-"""Images and labels from a list."""
+"""Images and labels in a text file."""
 
 from __future__ import annotations
 
 import os
 from array import array
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from passl.data.datasets.base import ImageDataset
-from passl.data.datasets.class_file import iterate_lines, read_class_file
-from passl.data.datasets.images import check_min_side, read_image
+from passl.data.datasets.base import FileDataset
+from passl.data.datasets.class_file import read_class_file, read_lines
+from passl.data.datasets.images import check_min_side
 from passl.data.datasets.packed import PackedPaths
 from passl.errors import ConfigError
 
 _SHOWN = 5
-_MOST_CLASSES = 1_000_000
-_MOST_GAPS = 10
-"""Without a class file there may be that many classes, or that many times the labels that occur.
-Every number up to the largest label gets a name, so one that is no label could take all memory.
+_MAX_CLASSES = 1_000_000
+_MAX_GAPS = 10
+"""Limits without a class file: labels up to the first, or up to this many times the number of
+distinct labels. Every number up to the largest label gets a name, so a number that is not a label
+could use up all memory.
 """
 
 
-class ImageList(ImageDataset):
-    """Images anywhere below `dataroot`, listed as `PATH LABEL`, one a line: PaddleClas's
-    `train_list.txt`.
+class ImageList(FileDataset):
+    """Images listed in a text file, one `PATH LABEL` per line, as in PaddleClas's `train_list.txt`.
 
-    Images are not looked for until they are read, but for the first one: a list may have
-    millions.
+    Only the first image is looked for when the dataset is built, because a list can have millions.
 
     Args:
-        dataroot: the folder that the paths begin at.
+        dataroot: folder that the paths are relative to.
         list_file: the list.
-        class_file: names of the classes in the order of their labels; see `read_class_file`. Null:
-            the classes are called by their numbers, up to the largest label of the list, which must
-            be below 1,000,000 or ten times the number of different labels.
-        delimiter: what stands between path and label, the last one of the line counts, so that
-            paths may have it too. Null: blanks.
-        exif_turn: turn images as their EXIF orientation says.
-        min_side: read large JPEG files faster, at a half, a quarter or an eighth of their size,
-            as long as both sides keep this many pixels; null reads them whole. Pixels change a
-            little, so evaluations that are compared with published ones leave it null.
+        class_file: class names in the order of their labels; see `read_class_file`. Null: the
+            numbers up to the largest label of the list are the names; that label must be below
+            1,000,000 or ten times the number of distinct labels.
+        delimiter: text between path and label; lines are split at the last one, so paths can
+            contain it. Null: whitespace.
+        exif_turn: rotate and mirror images as their EXIF orientation says.
+        min_side: decode large JPEG files at 1/2, 1/4 or 1/8 of their size while both sides keep
+            this many pixels; null reads them whole. It is faster but changes pixels slightly, so
+            leave it null to compare with published scores.
 
     Raises:
         ValueError: min_side is below 1.
-        ConfigError: the delimiter is empty, a file is missing, a line is wrong, or the first
-            image is not there.
+        ConfigError: the delimiter is empty, a file is missing, a line is wrong, or the first image
+            does not exist.
     """
 
     def __init__(
@@ -60,25 +59,9 @@ class ImageList(ImageDataset):
         min_side: int | None = None,
     ):
         check_min_side(min_side)
-        names = None if class_file is None else read_class_file(class_file)
-        count = None if names is None else len(names)
-        self.paths, labels = _read(dataroot, list_file, delimiter, count)
-        _check_first(self.paths[0], dataroot, list_file)
-        self.labels = np.array(labels, dtype=np.int64)
-        self.classes = _numbers(labels) if names is None else names
         self.exif_turn, self.min_side = exif_turn, min_side
-
-    def load_image(self, index: int) -> Image.Image:
-        path = self.paths[index]
-        return read_image(path, path, self.exif_turn, self.min_side)
-
-    def source(self, index: int) -> str:
-        """The image's path."""
-        return self.paths[index]
-
-    def name(self, index: int) -> str:
-        """The image's path."""
-        return self.paths[index]
+        self.paths, labels, self.classes = _read(dataroot, list_file, class_file, delimiter)
+        self.labels = np.array(labels, dtype=np.int64)
 
     @staticmethod
     def class_names(
@@ -87,74 +70,59 @@ class ImageList(ImageDataset):
         list_file: str,
         class_file: str | None = None,
         delimiter: str | None = None,
-        exif_turn: bool = False,
-        min_side: int | None = None,
+        **_: Any,
     ) -> list[str]:
-        """What the class file lists, or the numbers up to the largest of the list."""
-        names = None if class_file is None else read_class_file(class_file)
-        count = None if names is None else len(names)
-        paths, labels = _read(dataroot, list_file, delimiter, count)
-        _check_first(paths[0], dataroot, list_file)
-        return _numbers(labels) if names is None else names
+        """Return the names in the class file, or the numbers up to the largest label."""
+        return _read(dataroot, list_file, class_file, delimiter)[2]
 
 
 def _read(
-    dataroot: str, list_file: str, delimiter: str | None, classes: int | None
-) -> tuple[PackedPaths, array[int]]:
-    """Paths and labels of the list's lines.
-
-    Args:
-        classes: how many there are, if that is known.
-    """
+    dataroot: str, list_file: str, class_file: str | None, delimiter: str | None
+) -> tuple[PackedPaths, array[int], list[str]]:
+    """Return the paths and labels of the list, and the class names."""
     if delimiter == "":
-        raise ConfigError("delimiter '' is empty; leave it out for blanks")
+        raise ConfigError("delimiter '' is empty; leave it out for whitespace")
+    classes = None if class_file is None else read_class_file(class_file)
     paths, labels, wrong = PackedPaths(dataroot), array("q"), []
-    for number, line in enumerate(iterate_lines(list_file), 1):
+    for number, line in enumerate(read_lines(list_file), 1):
         path, *rest = line.rsplit(delimiter, 1)
         label = rest[0].strip() if rest else ""
         if not path.strip() or not label:
             rule = f"{_short(line)} is not PATH{delimiter or ' '}LABEL"
         elif not (label.isascii() and label.isdecimal() and len(label) < 10):
             rule = f"label {_short(label)} is not a number of at least 0"
-        elif classes is not None and int(label) >= classes:
-            rule = f"label {label} is above the {classes} classes, which are counted from 0"
+        elif classes is not None and int(label) >= len(classes):
+            rule = f"label {label} is above the {len(classes)} classes, which are counted from 0"
         else:
             paths.append(path.strip())
             labels.append(int(label))
             continue
         wrong.append(f"{list_file}:{number}: {rule}")
     if classes is None and not wrong:
-        wrong += _far_labels(list_file, labels)
+        wrong += _implausible_labels(list_file, labels)
     if len(wrong) > _SHOWN:
         wrong = [*wrong[:_SHOWN], f"{list_file}: {len(wrong) - _SHOWN} more lines are wrong"]
     if wrong:
         raise ConfigError(*wrong)
-    return paths, labels
+    if not os.path.isfile(paths[0]):
+        raise ConfigError(
+            f"{paths[0]}: the first image of {list_file} does not exist; dataroot {dataroot!r} "
+            "must be the folder that the paths of the list are relative to"
+        )
+    return paths, labels, classes or [str(label) for label in range(max(labels) + 1)]
 
 
-def _far_labels(list_file: str, labels: Sequence[int]) -> list[str]:
-    """Which lines have a label so far above the others that it can hardly be one."""
+def _implausible_labels(list_file: str, labels: Sequence[int]) -> list[str]:
+    """Return the problems of labels that are too far above the others to be labels."""
     distinct = len(set(labels))
-    most = max(_MOST_CLASSES, _MOST_GAPS * distinct)
+    limit = max(_MAX_CLASSES, _MAX_GAPS * distinct)
     return [
-        f"{list_file}:{number}: label {label} would make {label + 1:,} classes, where the list has "
-        f"{distinct:,} different labels; correct it, or name the classes in a class_file"
+        f"{list_file}:{number}: label {label} would make {label + 1:,} classes, but the list has "
+        f"{distinct:,} distinct labels; correct it, or name the classes in a class_file"
         for number, label in enumerate(labels, 1)
-        if label >= most
+        if label >= limit
     ]
 
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
-
-
-def _numbers(labels: Sequence[int]) -> list[str]:
-    return [str(label) for label in range(max(labels) + 1)]
-
-
-def _check_first(path: str, dataroot: str, list_file: str) -> None:
-    if not os.path.isfile(path):
-        raise ConfigError(
-            f"{path}: the first image of {list_file} is not there; dataroot {dataroot!r} must be "
-            "the folder that the paths of the list begin at"
-        )

@@ -9,27 +9,26 @@ from typing import overload
 
 
 class PackedPaths(Sequence[str]):
-    """A sequence of paths, stored as one block of bytes and the place where each path ends.
+    """A sequence of paths, stored as one block of bytes and the end of each path in it.
 
-    Forked loader workers share the memory of the process that forked them until one of them writes
-    to it. Reading a string from a list writes its reference count, so that each worker gets a copy
-    of the whole list within an epoch. Here each read makes a new string, and nothing is written.
+    Forked loader workers share memory with the process that forked them until one of them writes
+    to it. Reading a string from a list writes its reference count, so each worker would copy the
+    whole list within an epoch. Here each read creates a new string and writes nothing.
 
     Args:
-        root: folder that relative paths begin at, stored once; an absolute path stays as it is. An
-            empty root adds nothing.
-        paths: the first paths, relative to `root`. Any string is kept as it is, names that are not
-            UTF-8 too.
+        root: folder that relative paths are joined to, stored once; absolute paths stay as they
+            are. An empty root adds nothing.
+        paths: the first paths. Any string is kept unchanged, also names that are invalid UTF-8.
     """
 
     def __init__(self, root: str = "", paths: Iterable[str] = ()):
         self.root = root
         self._bytes = bytearray()
-        self._ends = array("q", [0])  # of path i, at i + 1
+        self._ends = array("q", [0])  # path i ends at _ends[i + 1]
         self.extend(paths)
 
     def append(self, path: str) -> None:
-        # Names that are not UTF-8 have surrogates. `os.fsencode` would depend on the locale.
+        # Invalid UTF-8 has become surrogates. `os.fsencode` would depend on the locale.
         self._bytes += path.encode("utf-8", "surrogatepass")
         self._ends.append(len(self._bytes))
 
@@ -47,7 +46,7 @@ class PackedPaths(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
 
     def __getitem__(self, index: int | slice) -> str | list[str]:
-        """The path with its root; of a slice, a list of them."""
+        """Return a path joined to the root, or a list of them for a slice."""
         place = range(len(self))[index]
         if isinstance(place, range):
             return [self[single] for single in place]

@@ -1,4 +1,4 @@
-"""A part of a dataset and the mode of its images: the options that every dataset's node has."""
+"""A part of a dataset, and the mode of its images: the options of every dataset."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ PRESENT = "present"
 
 
 class Subset(ImageDataset):
-    """Some samples of a dataset. Labels stay as they are, so that the network does.
+    """Some samples of a dataset. Labels do not change, so the network does not either.
 
     Args:
-        dataset: the whole.
-        fraction: of the samples of each class, at least one of each; drawn from `fraction_seed`, so
-            that the part is the same in every process, and that a smaller fraction is a part of a
-            larger one.
-        fraction_seed: another one draws another part.
-        labels: keep only samples of these classes, and compare only them in an evaluation: names or
-            numbers, a file with one of them a line, or `present`, the classes that have a sample.
-        mode: of the images: grey (L), colour, or colour with opacity (RGBA). A network takes 1, 3
+        dataset: the whole dataset.
+        fraction: keep this part of each class, at least one sample; a smaller fraction is a subset
+            of a larger one.
+        fraction_seed: seed of the random choice; the seed of the run does not matter.
+        labels: keep only samples of these classes, and compare only these classes in evaluation: a
+            list of class names or numbers, a file with one of them per line, or `present`, the
+            classes that have a sample.
+        mode: mode of the images: `L` (grey), `RGB`, or `RGBA` (with opacity), for networks of 1, 3
             or 4 channels (`in_chans`).
-        background: red, green and blue, from 0 to 255, of what lies behind transparent pixels. Null
-            takes the colours of these pixels as if they were opaque.
+        background: red, green and blue, from 0 to 255, behind transparent pixels. Null: transparent
+            pixels become opaque with the colour that they store.
 
     Raises:
-        ConfigError: a fraction or seed is out of range, a label is no class, no sample is left, or
-            mode and background do not go together.
+        ConfigError: an option is out of range, a label is not a class, no sample is left, or mode
+            and background do not go together.
     """
 
     def __init__(
@@ -78,15 +78,15 @@ class Subset(ImageDataset):
         return self.dataset.load_image(int(self.indices[index]))
 
     def source(self, index: int) -> str | bytes | None:
-        """As in the whole dataset."""
+        """Return what the whole dataset returns."""
         return self.dataset.source(int(self.indices[index]))
 
     def name(self, index: int) -> str:
-        """As in the whole dataset."""
+        """Return what the whole dataset returns."""
         return self.dataset.name(int(self.indices[index]))
 
     def shuffled(self, rng: np.random.Generator) -> np.ndarray:
-        """The whole dataset's order without what is not in the part."""
+        """Return an order of the whole dataset, without the samples that are not in the subset."""
         place = np.full(len(self.dataset), -1)
         place[self.indices] = np.arange(len(self))
         order = place[self.dataset.shuffled(rng)]
@@ -102,39 +102,39 @@ def check_options(
     mode: str = "RGB",
     background: Sequence[int] | None = None,
 ) -> list[int] | None:
-    """Look at the options without the data.
+    """Check the options without the data.
 
     Args:
         classes: names of all classes.
 
     Returns:
-        The numbers of the classes that `labels` names; null if it names none.
+        The labels of the classes that `labels` names; None if it names none.
 
     Raises:
-        ConfigError: a fraction or seed is out of range, a label is no class, or mode and background
-            do not go together.
+        ConfigError: an option is out of range, a label is not a class, or mode and background do
+            not go together.
     """
     try:
         check_mode(mode, background)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if not 0 < fraction <= 1:
-        raise ConfigError(f"fraction {fraction} must lie above 0 and at most at 1")
+        raise ConfigError(f"fraction {fraction} must be above 0 and at most 1")
     if fraction_seed < 0:
         raise ConfigError(f"fraction_seed {fraction_seed} must not be negative")
     return None if labels is None or labels == PRESENT else chosen_labels(labels, classes)
 
 
 def chosen_labels(labels: str | Sequence[int | str], classes: Sequence[str]) -> list[int]:
-    """The numbers of the classes that `labels` names, in ascending order.
+    """Return the labels of the named classes, in ascending order.
 
     Args:
-        labels: class names or numbers, or a file with one of them a line. A text that is both is a
-            name.
+        labels: class names or numbers, or a file with one of them per line. A text that is both is
+            a name.
         classes: names of all classes.
 
     Raises:
-        ConfigError: one is no class, or there is none.
+        ConfigError: one is not a class, or there is none.
     """
     where = f"{labels}: " if isinstance(labels, str) else "labels: "
     listed = read_lines(labels) if isinstance(labels, str) else labels
@@ -146,7 +146,8 @@ def chosen_labels(labels: str | Sequence[int | str], classes: Sequence[str]) -> 
         if label is None and text.isdecimal():
             label = int(text)
         if label is None:
-            raise ConfigError(f"{where}{wanted!r} is no class of the data{closest(text, classes)}")
+            near = closest(text, classes)
+            raise ConfigError(f"{where}{wanted!r} is not a class of the data{near}")
         if not 0 <= label < len(classes):
             raise ConfigError(
                 f"{where}{label} is not the number of a class; there are {len(classes)}, "
@@ -159,12 +160,11 @@ def chosen_labels(labels: str | Sequence[int | str], classes: Sequence[str]) -> 
 
 
 def _balanced(indices: np.ndarray, labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """That fraction of each class's samples, in ascending order."""
+    """Return that fraction of the samples of each class, in ascending order."""
     kept = []
     for label in np.unique(labels):
         own = indices[labels == label]
-        # A generator for each class: which others there are, and how many samples they have,
-        # changes nothing for this one.
+        # With a generator per class, the other classes have no influence on this one.
         order = np.random.default_rng((seed, int(label))).permutation(own)
         kept.append(order[: max(1, round(fraction * len(own)))])
     return np.sort(np.concatenate(kept))

@@ -1,60 +1,59 @@
-"""Images in tar files, WebDataset's layout."""
+"""Images in tar files, in the layout of WebDataset."""
 
 from __future__ import annotations
 
 import glob
+import itertools
 import json
+import math
 import os
 import re
 import tarfile
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
 
 from passl.data import rules
-from passl.data.datasets.base import ImageDataset
+from passl.data.datasets.base import FileDataset
 from passl.data.datasets.class_file import read_class_file
-from passl.data.datasets.images import read_image
 from passl.data.datasets.packed import PackedPaths
 from passl.errors import ConfigError, RunError, no_file
 from passl.io.limits import in_line
 
-_MOST_SHARDS = 100_000
-_OPEN = 32
-"""Shards that a process keeps open."""
-_LABEL_BYTES = 1 << 20
+_MAX_SHARDS = 100_000
+_MAX_LABEL_BYTES = 1 << 20
 # How compressed files begin.
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
 
 
-class TarShards(ImageDataset):
-    """Tar files whose members come in pairs of one name: `KEY.jpg`, an image, and `KEY.cls`, its
-    label as decimal text. What else is in them is left out. As in WebDataset, the key ends at the
-    first dot of the member's name.
+class TarShards(FileDataset):
+    """Images in tar files, in the layout of WebDataset: a sample is two members of one name,
+    `KEY.jpg`, the image, and `KEY.cls`, its label as decimal text. Other members are ignored. The
+    key ends at the first dot of the file name.
 
-    The headers are read once, to find where each image lies, and the labels with them; so the
-    length is known, every sample comes exactly once an epoch however many processes share them, and
-    a run can be resumed anywhere. Still, training reads the shards nearly in order, a few at a
-    time: see `shuffled`.
+    The headers are read once, when the dataset is built, to find the place of each image. So the
+    length is known, each sample comes exactly once per epoch with any number of processes, and a
+    run can be resumed anywhere. Training still reads the shards nearly in order, a few at a time:
+    see `shuffled`.
 
     Args:
         shards: path of the tar files, with braces (`train-{000000..000146}.tar`, `{train,extra}`)
             and the wildcards * ? [].
-        class_file: names of the classes in the order of their labels; see `read_class_file`.
-        image_keys: endings of images.
-        label_key: ending of labels; those in `json` are objects with a number `label`.
-        buffer_size: samples that are shuffled with each other.
-        exif_turn: turn images as their EXIF orientation says.
-        min_side: read large JPEG files faster, at a half, a quarter or an eighth of their size,
-            as long as both sides keep this many pixels; null reads them whole. Pixels change a
-            little, so evaluations that are compared with published ones leave it null.
+        class_file: class names in the order of their labels; see `read_class_file`.
+        image_keys: suffixes of images.
+        label_key: suffix of labels; with `json` they are objects with a number `label`.
+        buffer_size: number of samples that are shuffled with each other.
+        exif_turn: rotate and mirror images as their EXIF orientation says.
+        min_side: decode large JPEG files at 1/2, 1/4 or 1/8 of their size while both sides keep
+            this many pixels; null reads them whole. It is faster but changes pixels slightly, so
+            leave it null to compare with published scores.
 
     Raises:
-        ValueError: endings, a buffer or a `min_side` that make no sense.
-        ConfigError: braces that make none; a shard that is missing, compressed, truncated or
-            damaged; a sample that has not exactly one image and one label of a class.
+        ValueError: image_keys, label_key, buffer_size or min_side are out of range.
+        ConfigError: `shards` has wrong braces; a shard is missing, compressed, truncated or
+            damaged; a sample does not have exactly one image and one label of a class.
     """
 
     def __init__(
@@ -69,20 +68,17 @@ class TarShards(ImageDataset):
         min_side: int | None = None,
     ):
         rules.tar_shards(
-            image_keys=image_keys,
-            label_key=label_key,
-            buffer_size=buffer_size,
-            min_side=min_side,
+            image_keys=image_keys, label_key=label_key, buffer_size=buffer_size, min_side=min_side
         )
-        endings = {rules.ending_of(key) for key in image_keys}
+        suffixes = {rules.ending_of(key) for key in image_keys}
         label_key = rules.ending_of(label_key)
-        self.classes = read_class_file(class_file)
-        self.paths = _shards(shards)
         self.buffer_size, self.exif_turn, self.min_side = buffer_size, exif_turn, min_side
+        self.classes = read_class_file(class_file)
+        self.shards = _find_shards(shards)
         self.members = PackedPaths()
-        places = array("q")  # of each sample its shard, offset, size and label
-        for shard, path in enumerate(self.paths):
-            for member, offset, size, label in _samples(path, endings, label_key):
+        places = array("q")  # shard, offset, size and label of each sample
+        for shard, path in enumerate(self.shards):
+            for member, offset, size, label in _read_index(path, suffixes, label_key):
                 if label >= len(self.classes):
                     raise ConfigError(
                         f"{path}: {member}: label {label} is above the {len(self.classes)} classes "
@@ -92,40 +88,39 @@ class TarShards(ImageDataset):
                 places.extend((shard, offset, size, label))
         if not places:
             raise ConfigError(
-                f"{shards}: no sample; a shard has images ending in {', '.join(sorted(endings))} "
-                f"and beside each its label in {label_key}"
+                f"{shards}: no sample; a shard has images with suffixes "
+                f"{', '.join(sorted(suffixes))}, each with its label in {label_key}"
             )
         columns = np.array(places, dtype=np.int64).reshape(-1, 4)
         self.shard, self.offset, self.size, self.labels = columns.T.copy()
-        self._files = _Files(self.paths)
-
-    def load_image(self, index: int) -> Image.Image:
-        return read_image(self.source(index), self.name(index), self.exif_turn, self.min_side)
 
     def source(self, index: int) -> bytes:
-        """The member's content."""
+        """Return the content of the image file."""
         size = int(self.size[index])
         try:
-            content = self._files.read(int(self.shard[index]), int(self.offset[index]), size)
+            with open(self.shards[self.shard[index]], "rb", buffering=0) as file:
+                content = os.pread(file.fileno(), size, int(self.offset[index]))
         except OSError as error:
             raise RunError(f"{self.name(index)}: cannot be read: {error.strerror}") from None
         if len(content) < size:
-            raise RunError(f"{self.name(index)}: the shard has become shorter; leave the data be")
+            raise RunError(
+                f"{self.name(index)}: the shard has become shorter; do not change data during a run"
+            )
         return content
 
     def name(self, index: int) -> str:
-        """The shard's path and the member in it."""
-        return f"{self.paths[self.shard[index]]}: {self.members[index]}"
+        """Return the path of the shard and the member in it."""
+        return f"{self.shards[self.shard[index]]}: {self.members[index]}"
 
     def shuffled(self, rng: np.random.Generator) -> np.ndarray:
-        """The shards in a random order, and their samples through a shuffle buffer: from it a
-        random one is taken, and the next one of the shards put in its place. So reading goes
-        through the shards in order, and a sample is at most about `buffer_size` places too early,
-        and rarely much more than that too late.
+        """Return the shards in a random order, with their samples shuffled in a buffer: a random
+        sample of the buffer comes next, and the next sample of the shards replaces it. Shards are
+        read in order, and a sample is at most about `buffer_size` places too early, and rarely much
+        more than that too late.
         """
-        begins = np.searchsorted(self.shard, np.arange(len(self.paths) + 1))
+        begins = np.searchsorted(self.shard, np.arange(len(self.shards) + 1))
         order = np.concatenate(
-            [np.arange(begins[s], begins[s + 1]) for s in rng.permutation(len(self.paths))]
+            [np.arange(begins[s], begins[s + 1]) for s in rng.permutation(len(self.shards))]
         )
         size = min(self.buffer_size, len(order))
         buffer = order[:size].tolist()
@@ -135,59 +130,23 @@ class TarShards(ImageDataset):
         return np.concatenate([np.asarray(coming, dtype=np.int64), rng.permutation(buffer)])
 
     @staticmethod
-    def class_names(
-        *,
-        shards: str,
-        class_file: str,
-        image_keys: Sequence[str] = ("jpg", "jpeg", "png", "webp"),
-        label_key: str = "cls",
-        buffer_size: int = 10_000,
-        exif_turn: bool = False,
-        min_side: int | None = None,
-    ) -> list[str]:
-        """What the class file lists, if the shards are there; they are not opened."""
-        _shards(shards)
+    def class_names(*, shards: str, class_file: str, **_: Any) -> list[str]:
+        """Return the names in the class file if the shards exist, without opening them."""
+        _find_shards(shards)
         return read_class_file(class_file)
-
-
-class _Files:
-    """Parts of files, of which the last few stay open. Every read names its place, so that a
-    process that was forked can go on with the files that are open.
-    """
-
-    def __init__(self, paths: Sequence[str]):
-        self.paths = paths
-        self.open: dict[int, int] = {}  # the last one used comes last
-
-    def read(self, file: int, offset: int, size: int) -> bytes:
-        """That many bytes, or less if the file ends."""
-        descriptor = self.open.pop(file, None)
-        if descriptor is None:
-            descriptor = os.open(self.paths[file], os.O_RDONLY)
-        self.open[file] = descriptor
-        if len(self.open) > _OPEN:
-            os.close(self.open.pop(next(iter(self.open))))
-        return os.pread(descriptor, size, offset)
-
-    def __reduce__(self):
-        return _Files, (self.paths,)
-
-    def __del__(self):
-        for descriptor in self.open.values():
-            os.close(descriptor)
 
 
 # --------------------------------------------------------------------------------------------------
 # Which files
 # --------------------------------------------------------------------------------------------------
-def _shards(pattern: str) -> list[str]:
-    """The files of a path with braces and wildcards."""
+def _find_shards(pattern: str) -> list[str]:
+    """Return the files of a path with braces and wildcards."""
     found: list[str] = []
     missing: list[str] = []
     for path in expand_braces(pattern):
         if os.path.isfile(path):
             found.append(path)
-        else:  # glob also finds links that lead nowhere
+        else:  # glob also returns broken links
             for match in sorted(glob.glob(path)) or [path]:
                 (found if os.path.isfile(match) else missing).append(match)
     if missing:
@@ -198,85 +157,82 @@ def _shards(pattern: str) -> list[str]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """What a text with braces stands for, in order: `a{08..10}` for a08, a09, a10, and `{a,b}.tar`
-    for a.tar, b.tar.
+    """Expand braces as bash does, in order: `a{08..10}` to a08, a09, a10, and `{a,b}.tar` to a.tar,
+    b.tar.
 
     Raises:
-        ConfigError: braces that are neither, or that stand for more than 100,000.
+        ConfigError: braces are neither, are nested, or expand to more than 100,000 texts.
     """
-    done, left = [""], pattern
-    while left:
-        literal, brace, left = left.partition("{")
-        choices = [""]
-        if brace:
-            inside, end, left = left.partition("}")
-            if not end:
-                raise ConfigError(f"shards {pattern!r} has a brace that does not end")
-            choices = _choices(inside, pattern)
-        if len(done) * len(choices) > _MOST_SHARDS:
-            raise ConfigError(f"shards {pattern!r} stands for more than {_MOST_SHARDS} files")
-        done = [f"{begin}{literal}{choice}" for begin in done for choice in choices]
-    return done
+    parts = re.split(r"\{([^{}]*)\}", pattern)
+    literals, braces = parts[::2], parts[1::2]
+    if any("{" in literal for literal in literals):
+        raise ConfigError(f"shards {pattern!r} has a brace that is nested or not closed")
+    choices = [_choices(inside, pattern) for inside in braces]
+    if math.prod(map(len, choices)) > _MAX_SHARDS:
+        raise ConfigError(f"shards {pattern!r} expands to more than {_MAX_SHARDS} files")
+    return [
+        literals[0] + "".join(map("".join, zip(chosen, literals[1:], strict=True)))
+        for chosen in itertools.product(*choices)
+    ]
 
 
 def _choices(inside: str, pattern: str) -> list[str]:
     if span := re.fullmatch(r"([0-9]{1,18})\.\.([0-9]{1,18})", inside):
         first, last = int(span[1]), int(span[2])
-        if first <= last < first + _MOST_SHARDS:
+        if first <= last < first + _MAX_SHARDS:
             return [f"{number:0{len(span[1])}d}" for number in range(first, last + 1)]
-    elif "," in inside and "{" not in inside:
+    elif "," in inside:
         return inside.split(",")
     raise ConfigError(
-        f"shards {pattern!r}: {{{inside}}} is neither FIRST..LAST, of at most {_MOST_SHARDS} "
-        "files, nor A,B,C"
+        f"shards {pattern!r}: {{{inside}}} is neither FIRST..LAST, of at most {_MAX_SHARDS} files, "
+        "nor A,B,C"
     )
 
 
 # --------------------------------------------------------------------------------------------------
-# What is in them
+# Their members
 # --------------------------------------------------------------------------------------------------
-def _samples(path: str, endings: set[str], label_key: str) -> list[tuple[str, int, int, int]]:
-    """Of each image of a shard: its member's name, where it lies, its size and label."""
+def _read_index(
+    path: str, suffixes: Collection[str], label_key: str
+) -> list[tuple[str, int, int, int]]:
+    """Return the member name, offset, size and label of each image of a shard."""
     images: dict[str, tarfile.TarInfo] = {}
     labels: dict[str, int] = {}
     for member, file in _members(path):
-        key, ending = _split(member.name)
-        taken: dict = images if ending in endings else labels
-        if ending not in (*endings, label_key):
+        key, suffix = _split(member.name)
+        if suffix not in suffixes and suffix != label_key:
             continue
         if not member.isreg() or member.issparse():
             raise ConfigError(
                 f"{path}: {member.name}: is a link or sparse; make the shard of plain files"
             )
-        if key in taken:
-            what = "image" if ending in endings else "label"
+        what = "image" if suffix in suffixes else "label"
+        if key in (images if what == "image" else labels):
             raise ConfigError(
                 f"{path}: {member.name}: the second {what} of {key}; a sample has one image and "
                 "one label"
             )
-        if ending in endings:
+        if what == "image":
             images[key] = member
         else:
-            labels[key] = _label(path, member, file, label_key)
-    for one, other, what in ((images, labels, "label"), (labels, images, "image")):
-        for key in one:
-            if key not in other:
-                wanted = label_key if what == "label" else ", ".join(sorted(endings))
-                raise ConfigError(f"{path}: {key}: has no {what} ({wanted})")
+            labels[key] = _read_label(path, member, file, label_key)
+    for key in sorted(images.keys() ^ labels.keys()):
+        what, wanted = ("label", [label_key]) if key in images else ("image", sorted(suffixes))
+        raise ConfigError(f"{path}: {key}: has no {what} ({', '.join(wanted)})")
     return [(m.name, m.offset_data, m.size, labels[key]) for key, m in images.items()]
 
 
-def _members(path: str):
-    """The files of a tar, each with the file to read it from.
+def _members(path: str) -> Iterator[tuple[tarfile.TarInfo, BinaryIO]]:
+    """Iterate over the members of a tar that are not folders, each with the file to read it from.
 
-    The standard library ends in silence at a header that is damaged or incomplete, where we do not.
+    Unlike the standard library, this raises at a header that is damaged or incomplete.
     """
     try:
         with open(path, "rb") as file:
             if file.read(8).startswith(_COMPRESSED):
                 raise ConfigError(
-                    f"{path}: is compressed, so that no image of it can be read alone; unpack it "
-                    "to a plain tar file"
+                    f"{path}: is compressed, so that no image of it can be read alone; decompress "
+                    "it to a plain tar file"
                 )
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r:") as archive:
@@ -286,38 +242,38 @@ def _members(path: str):
                 end = os.pread(file.fileno(), tarfile.BLOCKSIZE, archive.offset)
             if end.strip(b"\0") or len(end) < tarfile.BLOCKSIZE:
                 what = "damaged" if len(end) == tarfile.BLOCKSIZE else "truncated"
-                raise ConfigError(f"{path}: {what} at byte {archive.offset:,}; fetch it again")
+                raise ConfigError(f"{path}: {what} at byte {archive.offset:,}; download it again")
     except ConfigError:
         raise
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # a damaged header can fail in any way
         raise ConfigError(
-            f"{path}: no tar file, or damaged: {in_line(error)}; fetch it again"
+            f"{path}: damaged, or not a tar file: {in_line(error)}; download it again"
         ) from None
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Key and ending of a member: "a.b/c.seg.PNG" is "a.b/c" and "seg.png"."""
+    """Return the key and suffix of a member: "a.b/c.seg.PNG" is "a.b/c" and "seg.png"."""
     folder, slash, file = name.rpartition("/")
     if file.startswith("."):  # hidden, such as macOS's ._c.png
         return name, ""
-    key, _, ending = file.partition(".")
-    return f"{folder}{slash}{key}", ending.lower()
+    key, _, suffix = file.partition(".")
+    return f"{folder}{slash}{key}", suffix.lower()
 
 
-def _label(path: str, member: tarfile.TarInfo, file, label_key: str) -> int:
-    size = min(member.size, _LABEL_BYTES)
+def _read_label(path: str, member: tarfile.TarInfo, file: BinaryIO, label_key: str) -> int:
+    size = min(member.size, _MAX_LABEL_BYTES)
     content = os.pread(file.fileno(), size, member.offset_data)
     if len(content) < size:
-        raise ConfigError(f"{path}: truncated within {member.name}; fetch it again")
+        raise ConfigError(f"{path}: truncated within {member.name}; download it again")
     text = content.decode("utf-8", "replace").strip()
     if label_key == "json":
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
             value = None
-        text = str(value.get("label")) if isinstance(value, dict) else "no object"
+        text = str(value.get("label")) if isinstance(value, dict) else "not an object"
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise ConfigError(
             f"{path}: {member.name}: the label {text[:40]!r} is not a number of at least 0"

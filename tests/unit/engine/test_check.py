@@ -68,8 +68,8 @@ def test_a_right_config_passes(tiny_config):
         ("dataloader.train.mixup={alpha: 2}", "'alpha' is not a key; did you mean"),
         ("dataloader.val.mixup={prob: 1}", "'mixup' is not a key"),
         ("dataloader.train.sampler.repeats=0", "repeats 0 must be at least 1"),
-        ("dataloader.train.dataset.fraction=1.5", "fraction 1.5 must lie above 0"),
-        ("dataloader.train.dataset.labels=[cat]", "'cat' is no class of the data"),
+        ("dataloader.train.dataset.fraction=1.5", "fraction 1.5 must be above 0"),
+        ("dataloader.train.dataset.labels=[cat]", "'cat' is not a class of the data"),
         (
             "dataloader.train.dataset.transforms.0={name: RandAugment, policy: rand-m9-foo3}",
             "foo3",

@@ -212,7 +212,7 @@ def test_cifar_100(tmp_path, label_mode, count):
     )
 
 
-def test_a_image_is_not_shared(tmp_path):
+def test_an_image_is_not_shared(tmp_path):
     files, contents = ten()
     unpacked(tmp_path / CIFAR10.folder, files)
     dataset = CIFAR10(dataroot=str(tmp_path), split="val")
@@ -240,33 +240,36 @@ class Runs:
 
 
 BAD = {
-    "empty": (b"", "damaged, or no batch"),
-    "text": (b"not a pickle", "damaged, or no batch"),
-    "cut": (as_python2(BATCH)[:-5000], "damaged, or no batch"),
-    "list": (pickle.dumps([1, 2]), "damaged, or no batch"),
+    "empty": (b"", "damaged, or not a batch"),
+    "text": (b"not a pickle", "damaged, or not a batch"),
+    "cut": (as_python2(BATCH)[:-5000], "damaged, or not a batch"),
+    "list": (pickle.dumps([1, 2]), "damaged, or not a batch"),
     "no data": (python2({b"labels": labels([1, 2])}), "KeyError 'data'"),
     "no labels": (python2({b"data": array(BATCH["data"])}), "KeyError 'labels'"),
     "fewer labels": (as_python2(BATCH | {"labels": [1]}), "has 2 images and 1 labels"),
     "label too large": (as_python2(BATCH | {"labels": [1, 10]}), "label 10 is not below 10"),
     "negative label": (as_python2(BATCH | {"labels": [1, -1]}), "label -1 is not below 10"),
-    "labels of text": (as_python3(BATCH | {"labels": ["1", "2"]}, 2, False), "no list of numbers"),
-    "true": (as_python3(BATCH | {"labels": [True, False]}, 4, False), "no list of numbers"),
+    "labels of text": (
+        as_python3(BATCH | {"labels": ["1", "2"]}, 2, False),
+        "not a list of numbers",
+    ),
+    "true": (as_python3(BATCH | {"labels": [True, False]}, 4, False), "not a list of numbers"),
     "shape": (
         as_python2(BATCH | {"data": BATCH["data"][:, :3071]}),
-        r"data is uint8 \[2, 3071\], not uint8 \[N, 3072\]",
+        r"data is uint8 \[2, 3071\], but must be uint8 \[N, 3072\]",
     ),
     "dtype": (
         as_python3(BATCH | {"data": BATCH["data"].astype(np.float32)}, 2, False),
         r"data is float32 \[2, 3072\]",
     ),
-    "no array": (as_python3(BATCH | {"data": [1, 2]}, 2, False), "data is no array"),
+    "no array": (as_python3(BATCH | {"data": [1, 2]}, 2, False), "data is not an array"),
     "huge": (
         pickle.dumps(BATCH | {"data": Huge()}, 4),
         r"an array of \(1000000000, 3072\) uint8 that has 3 bytes",
     ),
     "code": (
         b"cos\nsystem\n(S'touch ran'\ntR.",
-        r"refused: it asks for os\.system, which images do not need; nothing was run\. Fetch",
+        r"refused: it asks for os\.system, which images do not need; nothing was run\. Download",
     ),
 }
 
@@ -326,7 +329,9 @@ def test_a_truncated_archive(tmp_path, part):
     path = tmp_path / CIFAR10.archive
     archived(path, CIFAR10.folder, ten()[0])
     path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
-    with pytest.raises(ConfigError, match=rf"^{re.escape(str(path))}: .*fetch it again") as caught:
+    with pytest.raises(
+        ConfigError, match=rf"^{re.escape(str(path))}: .*download it again"
+    ) as caught:
         CIFAR10(dataroot=str(tmp_path), split="train")
     assert len(str(caught.value).splitlines()) == 1
 
@@ -336,7 +341,7 @@ def test_an_archive_without_a_batch(tmp_path):
     del files["data_batch_3"]
     archived(tmp_path / CIFAR10.archive, CIFAR10.folder, files)
     with pytest.raises(
-        ConfigError, match=r"has no cifar-10-batches-py/data_batch_3; fetch it again"
+        ConfigError, match=r"has no cifar-10-batches-py/data_batch_3; download it again"
     ):
         CIFAR10(dataroot=str(tmp_path), split="train")
     assert len(CIFAR10(dataroot=str(tmp_path), split="val")) == 4
@@ -349,11 +354,11 @@ def test_a_folder_without_a_batch(tmp_path):
 
 
 def test_a_bomb(tmp_path, monkeypatch):
-    """What unpacks to more than the archive can have is refused before it fills the memory."""
-    monkeypatch.setattr(cifar_module, "_LARGEST", 10_000)
+    """What decompresses to more than the archive can have is refused before it fills the memory."""
+    monkeypatch.setattr(cifar_module, "_MAX_BYTES", 10_000)
     with gzip.open(tmp_path / CIFAR10.archive, "wb") as file:
         file.write(bytes(20_000))
-    with pytest.raises(ConfigError, match="unpacks to more than 10,000 bytes"):
+    with pytest.raises(ConfigError, match="decompresses to more than 10,000 bytes"):
         CIFAR10(dataroot=str(tmp_path), split="val")
     unpacked(tmp_path / CIFAR10.folder, {"test_batch": bytes(20_000)})
     with pytest.raises(ConfigError, match="is larger than any batch"):

@@ -244,7 +244,7 @@ def test_a_class_folder_on_a_disk_that_is_not_there(folder, tmp_path):
     root = folder({"ape/a.png": "red", "cat/a.png": "red"})
     os.symlink(tmp_path / "gone", tmp_path / "bear")
     for find in (ImageFolder, ImageFolder.class_names):
-        with pytest.raises(ConfigError, match="/bear: the link leads nowhere"):
+        with pytest.raises(ConfigError, match="/bear: broken link"):
             find(dataroot=root)
 
 
@@ -257,7 +257,7 @@ def test_links_that_lead_nowhere_are_no_images(folder, tmp_path, caplog):
     dataset = ImageFolder(dataroot=root)
     assert [Path(path).name for path in dataset.paths] == ["b.png"]
     assert (
-        f"4 links that lead nowhere, or special files, are left out; the first is {root}/cat/a.png"
+        f"4 broken links or special files are left out; the first is {root}/cat/a.png"
         in caplog.text
     )
     (tmp_path / "cat" / "b.png").unlink()
@@ -397,7 +397,7 @@ def test_a_truncated_image(tmp_path, suffix, part):
     assert len(refusal(str(tmp_path), path).splitlines()) == 1
 
 
-def test_a_image_that_is_gone(folder, tmp_path):
+def test_an_image_that_is_gone(folder, tmp_path):
     dataset = ImageFolder(dataroot=folder({"cat/a.png": "red", "cat/b.png": "blue"}))
     path = tmp_path / "cat" / "a.png"
     path.unlink()
@@ -406,7 +406,7 @@ def test_a_image_that_is_gone(folder, tmp_path):
     assert dataset[1][0].getpixel((0, 0)) == (0, 0, 255)
 
 
-def test_a_image_so_large_that_it_must_be_a_trap(folder, tmp_path, monkeypatch):
+def test_an_image_so_large_that_it_must_be_a_trap(folder, tmp_path, monkeypatch):
     root = folder({"cat/a.png": "red"})
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6 * 4 // 2 - 1)
     assert "decompression bomb" in refusal(root, tmp_path / "cat" / "a.png")
@@ -434,7 +434,7 @@ def test_a_folder_without_a_class(tmp_path):
             find(dataroot=str(tmp_path))
 
 
-def test_a_class_without_a_image(folder, tmp_path):
+def test_a_class_without_an_image(folder, tmp_path):
     root = folder({"cat/a.png": "red"})
     (tmp_path / "dog" / "inner").mkdir(parents=True)
     (tmp_path / "dog" / "a.txt").write_text("not an image")
@@ -446,7 +446,7 @@ def test_a_class_without_a_image(folder, tmp_path):
         find(dataroot=root)
 
 
-def test_many_classes_without_a_image(folder, tmp_path):
+def test_many_classes_without_an_image(folder, tmp_path):
     root = folder({"cat/a.png": "red"})
     for index in range(5):
         (tmp_path / f"empty{index}").mkdir()

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from passl.data.datasets import fingerprint as module
 from passl.data.datasets.digits import Digits
 from passl.data.datasets.fingerprint import fingerprint, hashed_lists
 from passl.data.datasets.image_folder import ImageFolder
@@ -16,9 +15,8 @@ from passl.data.datasets.subset import Subset
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch) -> Path:
+def root(tmp_path) -> Path:
     """Two classes of two images each."""
-    monkeypatch.setattr(module, "_CHUNK", 3)  # of the names below it takes two
     for name in ("ape/1", "ape/2", "bee/1", "bee/caf\udce9"):
         path = tmp_path / "here" / "data" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

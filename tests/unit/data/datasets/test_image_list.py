@@ -66,8 +66,8 @@ def test_a_class_file(tmp_path, text, names):
         ("", "has no line"),
         ("\n\n", "has no line"),
         ("cat\n\ndog", r"classes\.txt:2: an empty line"),
-        ("cat\ndog\ncat", r"classes\.txt:3: class 'cat' is in line 1 already"),
-        ("1 b\n2 b\n0 b", r"classes\.txt:2: class 'b' is in line 1 already"),
+        ("cat\ndog\ncat", r"classes\.txt:3: class 'cat' is already in line 1"),
+        ("1 b\n2 b\n0 b", r"classes\.txt:2: class 'b' is already in line 1"),
     ],
 )
 def test_what_no_class_file_is(tmp_path, text, rule):
@@ -105,7 +105,7 @@ def test_folders_that_are_not_in_the_class_file(tmp_path):
         (tmp_path / "data" / name).mkdir(parents=True)
     classes = write(tmp_path / "classes.txt", "b\nx")
     for call in (ImageFolder, ImageFolder.class_names):
-        rule = r"the class folder a, c, d and 2 more classes is not in .*classes\.txt"
+        rule = r"class folder a, c, d and 2 more classes is not in .*classes\.txt"
         with pytest.raises(ConfigError, match=rule):
             call(dataroot=str(tmp_path / "data"), class_file=classes)
 
@@ -222,7 +222,7 @@ def test_labels_with_gaps(images, tmp_path):
 
 
 def test_how_far_labels_may_reach_follows_the_labels_that_occur(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(image_list, "_MOST_CLASSES", 5)
+    monkeypatch.setattr(image_list, "_MAX_CLASSES", 5)
     for largest, accepted in ((29, True), (30, False)):
         lines = [f"n01/a.png {label}\n" for label in (0, 1, 1, largest)]
         path = write(tmp_path / "list.txt", "".join(lines))
@@ -242,7 +242,7 @@ def test_a_list_without_lines_or_with_an_empty_one(images, tmp_path, text):
 @pytest.mark.parametrize("call", [ImageList, ImageList.class_names])
 def test_a_wrong_dataroot_is_found_by_the_first_image(images, tmp_path, call):
     root = str(images / "n01")
-    with pytest.raises(ConfigError, match=r"n01/n01/a\.png: the first image of .* is not there"):
+    with pytest.raises(ConfigError, match=r"n01/n01/a\.png: the first image of .* does not exist"):
         call(dataroot=root, list_file=write(tmp_path / "list.txt", LIST))
 
 

@@ -125,7 +125,7 @@ def test_sixteen_bits_in_grey(kind):
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_numbers_without_a_white_are_refused(mode):
-    with pytest.raises(ValueError, match=f"mode {mode} does not say what is white"):
+    with pytest.raises(ValueError, match=f"mode {mode} does not define which value is white"):
         convert_image(Image.new(mode, (4, 4)), "L")
 
 
@@ -167,7 +167,7 @@ def test_the_background_of_every_data_set():
 
 
 def test_an_image_that_cannot_be_converted_is_a_bad_sample():
-    with pytest.raises(RunError, match="image 0: mode F does not say what is white"):
+    with pytest.raises(RunError, match="image 0: mode F does not define which value is white"):
         Stored(Image.new("F", SIZE))[0]
 
 

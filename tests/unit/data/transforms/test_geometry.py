@@ -90,7 +90,7 @@ def test_resize_to_height_and_width(rng):
 
 
 @pytest.mark.parametrize("size", [20, [20, 31]])
-def test_resize_leaves_a_image_of_that_size_alone(rng, size):
+def test_resize_leaves_an_image_of_that_size_alone(rng, size):
     image = noise(31, 20)
     assert Resize(size=size)(image, rng).tobytes() == image.tobytes()
 
