@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
+from passl.distributed import launcher
 from passl.distributed.environment import (
     PORTS,
     Place,
@@ -532,14 +536,40 @@ def test_the_slurm_script_goes_on_after_an_orderly_stop(tmp_path, code, requeued
     assert calls[1:] == (["scontrol requeue 4711"] if requeued else [])
 
 
-def test_the_kubernetes_manifest_calls_the_launcher_rightly(monkeypatch):
-    import importlib
-
-    import yaml
-
+def kubernetes_job() -> tuple[dict, str]:
+    """The Job of the manifest, and the name of its first pod: Kubernetes gives the pods of an
+    Indexed Job the names JOB-INDEX within their subdomain.
+    """
     text = (ROOT / "docs" / "examples" / "kubernetes.yaml").read_text()
     service, job = yaml.safe_load_all(text)
-    pod = job["spec"]["template"]["spec"]
+    subdomain = job["spec"]["template"]["spec"].pop("subdomain")
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["metadata"]["name"] == subdomain
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    return job["spec"], f"{job['metadata']['name']}-0.{subdomain}"
+
+
+def jobset_job() -> tuple[dict, str]:
+    """The same of the JobSet, which names its Jobs JOBSET-REPLICATEDJOB-NUMBER, and their subdomain
+    as itself.
+    """
+    text = (ROOT / "docs" / "examples" / "jobset.yaml").read_text()
+    jobset = yaml.safe_load(text)
+    (replicated,) = jobset["spec"]["replicatedJobs"]
+    assert replicated["replicas"] == 1
+    assert jobset["spec"]["network"]["enableDNSHostnames"]
+    # A wrong config fails the Job for this reason; other failures restart the set.
+    (rule,) = jobset["spec"]["failurePolicy"]["rules"]
+    assert rule == {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+    job, name = replicated["template"]["spec"], jobset["metadata"]["name"]
+    assert job["backoffLimit"] == 0
+    return job, f"{name}-{replicated['name']}-0-0.{name}"
+
+
+@pytest.mark.parametrize("manifest", [kubernetes_job, jobset_job])
+def test_the_manifests_call_the_launcher_rightly(monkeypatch, manifest):
+    job, first_pod = manifest()
+    pod = job["template"]["spec"]
     (container,) = pod["containers"]
     bash, script, config, processes, *options = container["command"]
     assert (bash, script) == ("bash", "tools/dist_train.sh")
@@ -548,11 +578,10 @@ def test_the_kubernetes_manifest_calls_the_launcher_rightly(monkeypatch):
     call = ["launch.py", "train.py", "--nproc_per_node", processes, "-c", config, *options]
     monkeypatch.setattr(sys, "argv", call)
     args, rest = importlib.import_module("passl.cli.launch").parse()
-    assert (args.nproc_per_node, args.nnodes, args.rank) == (8, job["spec"]["completions"], 1)
+    assert (args.nproc_per_node, args.nnodes, args.rank) == (8, job["completions"], 1)
+    assert job["parallelism"] == job["completions"]
     assert args.grace < pod["terminationGracePeriodSeconds"]
-    name = f"{job['metadata']['name']}-0.{service['metadata']['name']}"
-    assert args.master.partition(":")[0] == name
-    assert pod["subdomain"] == service["metadata"]["name"]
+    assert args.master.partition(":")[0] == first_pod
     assert rest[:4] == ["-c", config, "--resume=auto", "-o"]
     # Whatever the run reads and writes is on a volume.
     mounts = {Path(mount["mountPath"]) for mount in container["volumeMounts"]}
@@ -560,3 +589,19 @@ def test_the_kubernetes_manifest_calls_the_launcher_rightly(monkeypatch):
     found = [value for keys, value in leaves(cfg) if is_path(keys, value)]
     assert len(found) == 3
     assert all(mounts.intersection(Path(value).parents) for value in found)
+    assert mounts - {Path("/dev/shm")} <= {Path(value).parents[-2] for value in found}
+    assert {mount["name"] for mount in container["volumeMounts"]} == {
+        volume["name"] for volume in pod["volumes"]
+    }
+    # What the exit codes of the launcher lead to.
+    rules = job["podFailurePolicy"]["rules"]
+    assert all(rule["onExitCodes"]["containerName"] == container["name"] for rule in rules)
+    codes = {rule["action"]: rule["onExitCodes"]["values"] for rule in rules}
+    assert codes == {"FailJob": [launcher.EXIT_WRONG_CALL], "Ignore": [launcher.EXIT_STOPPED]}
+    assert (job["completionMode"], pod["restartPolicy"]) == ("Indexed", "Never")
+
+
+def test_both_manifests_run_the_same_pod():
+    (one, first), (other, second) = kubernetes_job(), jobset_job()
+    pods = json.dumps(one["template"]).replace(first, second), json.dumps(other["template"])
+    assert pods[0] == pods[1]
