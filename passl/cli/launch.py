@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from passl.cli.main import add_config_options, as_path, read_config
+from passl.distributed.environment import parse_address
 from passl.errors import ConfigError
 
 TOOLS = ("train.py", "eval.py")
@@ -95,6 +96,31 @@ def run_folder(arguments: Sequence[str]) -> Path:
     return Path(folder)
 
 
+def _check(args: argparse.Namespace) -> None:
+    """Raise ConfigError if the numbers do not fit together."""
+    if args.restarts < 0 or args.grace < 0:
+        raise ConfigError(
+            f"--restarts {args.restarts} and --grace {args.grace:g} must not be negative"
+        )
+    if args.nproc_per_node < 1 or args.nnodes < 1:
+        raise ConfigError(
+            f"{args.nproc_per_node} processes on {args.nnodes} machines: there must be at least 1 "
+            "of both"
+        )
+    if not 0 <= args.rank < args.nnodes:
+        raise ConfigError(
+            f"--rank {args.rank} must be from 0 to {args.nnodes - 1} with --nnodes {args.nnodes}: "
+            "it is the number of this machine, another on each"
+        )
+    if args.nnodes > 1 and args.master is None:
+        raise ConfigError(
+            f"--nnodes {args.nnodes} needs --master HOST:PORT, a free port of the machine with "
+            "--rank 0, the same on all machines"
+        )
+    if args.master is not None:
+        parse_address("--master", args.master)
+
+
 def main() -> None:
     args, arguments = parse()
     if args.restarts and args.tool != "train.py":
@@ -105,10 +131,7 @@ def main() -> None:
             "processes of its own machine only; leave restarts across machines to Slurm, "
             "Kubernetes or Paddle's launcher (docs/distributed.md)"
         )
-    if args.restarts < 0 or args.grace < 0:
-        raise ConfigError(
-            f"--restarts {args.restarts} and --grace {args.grace:g} must not be negative"
-        )
+    _check(args)
     try:
         waits = [float(wait) for wait in args.restart_waits.split(",")]
     except ValueError:

@@ -1,10 +1,9 @@
-"""What the environment says of the processes of a run: Paddle's launcher, MPI and Slurm each have
-variables of their own.
+"""Read from the environment which process of a run this is: Paddle's launcher, MPI and Slurm each
+set variables of their own.
 
-Paddle's `init_parallel_env` needs few: PADDLE_TRAINER_ID, PADDLE_TRAINERS_NUM,
-PADDLE_CURRENT_ENDPOINT (which it only asks for), and PADDLE_MASTER, the address where rank 0
-listens and the others find each other; with GPUs also FLAGS_selected_gpus. `join` sets them.
-Nothing here imports paddle.
+Paddle's `init_parallel_env` needs PADDLE_TRAINER_ID, PADDLE_TRAINERS_NUM, PADDLE_CURRENT_ENDPOINT
+and PADDLE_MASTER, the address where rank 0 listens; with GPUs also FLAGS_selected_gpus. `join` sets
+them. Nothing here imports paddle.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ import struct
 import zlib
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from passl.errors import ConfigError
 
 LOOPBACK = "127.0.0.1"
 MASTER = "PADDLE_MASTER"
+SECRET = "PASSL_SECRET"
+"""Variable with the secret of a run, which its processes prove to each other that they know."""
 PORTS = range(20000, 30000)
-"""Where ports are taken from. Systems give their own choice of ports from 32768 or 49152 up, so
-nobody gets one of these by chance.
-"""
+"""Ports for rank 0. Systems choose from 32768 or 49152 up, so none of these is taken by chance."""
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 """Variables that name the network interface to talk over."""
 _SIOCGIFADDR = 0x8915  # linux/sockios.h
@@ -36,16 +35,18 @@ _SIOCGIFADDR = 0x8915  # linux/sockios.h
 
 @dataclass(frozen=True)
 class Place:
-    """Which process this is, of how many, and which of those on its machine.
+    """Which process of a run this is.
 
     Args:
-        local_world: how many processes each machine has; null where the starter does not say.
+        local_world: number of processes on each machine; null where it is unknown.
+        secret: of the run, empty if it has none; see `SECRET`.
     """
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
     local_world: int | None = None
+    secret: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ class _Starter:
     Args:
         name: for messages.
         rank, world, local_rank: of this process.
-        local_world: how many processes this machine has; where it is missing they are all on it.
-        job: names the job, the same for all its processes and another for each job.
+        local_world: number of processes on this machine.
+        job: variables that are the same for all processes of a job and differ between jobs.
+        nodes: variables that list the machines; the first one that is set counts.
     """
 
     name: str
@@ -65,22 +67,7 @@ class _Starter:
     local_rank: str
     local_world: str = ""
     job: tuple[str, ...] = ()
-
-    def spread(self, environ: Mapping[str, str]) -> bool:
-        """Whether the variables say that there are several machines."""
-        return environ.get(self.local_world, environ[self.world]) != environ[self.world]
-
-    def first_host(self, environ: Mapping[str, str]) -> str | None:
-        """The machine of rank 0, if the variables tell."""
-        return None
-
-
-class _Slurm(_Starter):
-    def spread(self, environ: Mapping[str, str]) -> bool:
-        return re.search(r"[,\[]", _node_list(environ)) is not None
-
-    def first_host(self, environ: Mapping[str, str]) -> str | None:
-        return first_of(_node_list(environ))
+    nodes: tuple[str, ...] = ()
 
 
 _PADDLE = _Starter(
@@ -95,25 +82,26 @@ _OPEN_MPI = _Starter(
     ("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"),
 )
 _MPICH = _Starter("MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")
-_SLURM = _Slurm(
+_SLURM = _Starter(
     "Slurm",
     "SLURM_PROCID",
     "SLURM_NTASKS",
     "SLURM_LOCALID",
     job=("SLURM_JOB_ID", "SLURM_STEP_ID"),
+    nodes=("SLURM_STEP_NODELIST", "SLURM_NODELIST", "SLURM_JOB_NODELIST"),
 )
 
 
 def join(environ: MutableMapping[str, str]) -> Place:
-    """Find this process's place among those that were started together, and set the variables that
-    Paddle needs to find the others. Doing it again changes nothing.
+    """Find this process's place in the run, and set the variables that Paddle needs. Calling it
+    again changes nothing.
 
     Args:
-        environ: `os.environ`; what is set there already stays.
+        environ: `os.environ`; variables that are set stay.
 
     Raises:
         ConfigError: a variable is missing or no number, or the rank is not below the size; or the
-            processes are on several machines, and nothing says where rank 0 is.
+            run has several machines, and nothing says where rank 0 is.
     """
     starter = _starter(environ)
     if starter is None:
@@ -130,8 +118,8 @@ def join(environ: MutableMapping[str, str]) -> Place:
         MASTER: master,
         "PADDLE_CURRENT_ENDPOINT": f"{host}:{port}",
     }
-    is_alone = environ.get(starter.local_world) == environ[starter.world]
-    if (is_alone or host in (LOOPBACK, "localhost")) and Path("/sys/class/net/lo").exists():
+    is_one_machine = place.local_world == place.world or host in (LOOPBACK, "localhost")
+    if is_one_machine and Path("/sys/class/net/lo").exists():
         settings |= dict.fromkeys(INTERFACES, "lo")
     for name, value in settings.items():
         environ.setdefault(name, value)
@@ -139,10 +127,8 @@ def join(environ: MutableMapping[str, str]) -> Place:
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface that has that IPv4 address; null where it cannot be found out.
-
-    Gloo else takes the one that the machine's name leads to, which on many machines is the
-    loopback.
+    """The network interface that has an IPv4 address; null if it is unknown. By default Gloo takes
+    the interface of the machine's name, on many machines the loopback.
     """
     for _, name in socket.if_nameindex():
         request = struct.pack("256s", name.encode()[:15])
@@ -154,9 +140,9 @@ def interface_of(address: str) -> str | None:
 
 
 def remove_environment_dumps(environ: MutableMapping[str, str]) -> None:
-    """Remove the copies of the whole environment, passwords included, that Paddle's launcher leaves
-    in its log folder, readable by all: `envlog.N`, `backup_env.N.json` and `JOB.POD.log`. Under
-    another launcher nothing happens, nor the second time.
+    """Remove the copies of the environment, passwords included, that Paddle's launcher writes to
+    its log folder, readable by all: `envlog.N`, `backup_env.N.json` and `JOB.POD.log`. Does nothing
+    under another launcher, nor the second time.
     """
     if environ.pop("PADDLE_BACKUP_ENV_PATH", None) is None:  # Paddle would look for the file
         return
@@ -169,7 +155,7 @@ def remove_environment_dumps(environ: MutableMapping[str, str]) -> None:
 
 
 def parse_address(name: str, address: str) -> tuple[str, int]:
-    """Host and port of HOST:PORT; `name` is what it was given by."""
+    """Host and port of HOST:PORT; `name` is the option or variable that has it, for messages."""
     host, _, port = address.rpartition(":")
     if not host or ":" in host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ConfigError(
@@ -182,39 +168,34 @@ def parse_address(name: str, address: str) -> tuple[str, int]:
 def first_of(nodes: str) -> str:
     """The first host of a Slurm node list: `gpu[07-09,12],cpu1` gives gpu07."""
     found = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)
-    assert found is not None  # it matches nothing at least
+    assert found is not None  # the pattern matches an empty text
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", found[0])
 
 
 def _starter(environ: Mapping[str, str]) -> _Starter | None:
-    """Who started this process. Processes of MPI may run in a Slurm job, not the other way."""
-    if _PADDLE.rank in environ or _PADDLE.world in environ:
-        return _PADDLE
-    if _OPEN_MPI.rank in environ or _OPEN_MPI.world in environ:
-        return _OPEN_MPI
+    """The starter of this process. MPI's processes may run in a Slurm job, not the other way."""
+    for starter in (_PADDLE, _OPEN_MPI):
+        if starter.rank in environ or starter.world in environ:
+            return starter
     is_task = _is_slurm_task(environ)
     # srun sets PMI's variables too, for programs that use it, but not the local rank.
     if _MPICH.local_rank in environ or (_MPICH.rank in environ and not is_task):
         return _MPICH
-    if not is_task:
-        return None
-    if "SLURM_STEP_NUM_TASKS" in environ:
-        # Of this srun; SLURM_NTASKS may be that of the batch script.
-        return replace(_SLURM, world="SLURM_STEP_NUM_TASKS")
-    return _SLURM
+    if "SLURM_STEP_NUM_TASKS" in environ:  # of this srun; SLURM_NTASKS may be the batch script's
+        return replace(_SLURM, world="SLURM_STEP_NUM_TASKS") if is_task else None
+    return _SLURM if is_task else None
 
 
 def _is_slurm_task(environ: Mapping[str, str]) -> bool:
-    """Whether this is one of srun's processes: not the shell of salloc, which has no rank, nor a
+    """Whether srun has started this process: not the shell of salloc, which has no rank, nor a
     batch script, which has rank 0 and the size of what it may start.
     """
     if _SLURM.rank not in environ:
         return False
     if "SLURM_STEP_NUM_TASKS" in environ:
         return True
-    return environ.get("ENVIRONMENT") != "BATCH" and (
-        _SLURM.world in environ or environ[_SLURM.rank] != "0"
-    )
+    is_sized = _SLURM.world in environ or environ[_SLURM.rank] != "0"
+    return is_sized and environ.get("ENVIRONMENT") != "BATCH"
 
 
 def _place(starter: _Starter, environ: Mapping[str, str]) -> Place:
@@ -222,11 +203,11 @@ def _place(starter: _Starter, environ: Mapping[str, str]) -> Place:
     if starter is _PADDLE:
         names.pop()  # paddle.distributed.spawn does not set it
     missing = [name for name in names if name not in environ]
-    said = ", ".join(f"{name}={environ[name]}" for name in names if name in environ)
+    present = ", ".join(f"{name}={environ[name]}" for name in names if name in environ)
     if missing:
         raise ConfigError(
-            f"{said}, but {' and '.join(missing)} not set: {starter.name} sets all of them. Start "
-            "the processes by it, or unset what is left of another start"
+            f"{present}, but {' and '.join(missing)} not set: {starter.name} sets all of them. "
+            "Start the processes by it, or unset what is left of another start"
         )
     for name in names:
         if not environ[name].isdecimal():
@@ -243,27 +224,32 @@ def _place(starter: _Starter, environ: Mapping[str, str]) -> Place:
         world,
         int(environ.get(starter.local_rank, rank)),
         int(local_world) if local_world.isdecimal() else None,
+        environ.get(SECRET) or _job(starter, environ),
     )
 
 
 def _agreed_master(starter: _Starter, environ: Mapping[str, str]) -> str:
-    """An address that every process comes to by itself: the port follows from the job's name, or
-    from the process that started all of them on this machine.
+    """The address that every process computes by itself: the port follows from the job's name, or
+    from the process that has started all of them on this machine.
     """
     first, _, _ = environ.get("PADDLE_TRAINER_ENDPOINTS", "").partition(",")
     if first:
         return first
-    host = starter.first_host(environ) if starter.spread(environ) else LOOPBACK
-    if host is None or starter is _PADDLE:
+    nodes = next((environ[name] for name in starter.nodes if name in environ), "")
+    size = environ[starter.world]
+    if re.search(r"[,\[]", nodes):
+        host = first_of(nodes)
+    elif starter is not _PADDLE and environ.get(starter.local_world, size) == size:
+        host = LOOPBACK
+    else:
         raise ConfigError(
-            f"{starter.rank}={environ[starter.rank]}, {starter.world}={environ[starter.world]}: "
-            f"nothing says where rank 0 is; set {MASTER}=HOST:PORT for every process, a free port "
-            "of the machine that rank 0 runs on"
+            f"{starter.rank}={environ[starter.rank]}, {starter.world}={size}: nothing says where "
+            f"rank 0 is; set {MASTER}=HOST:PORT for every process, a free port of the machine that "
+            "rank 0 runs on"
         )
-    job = [environ[name] for name in starter.job if name in environ] or [str(os.getppid())]
-    return f"{host}:{PORTS[zlib.crc32('.'.join(job).encode()) % len(PORTS)]}"
+    job = _job(starter, environ) or str(os.getppid())
+    return f"{host}:{PORTS[zlib.crc32(job.encode()) % len(PORTS)]}"
 
 
-def _node_list(environ: Mapping[str, str]) -> str:
-    names = ("SLURM_STEP_NODELIST", "SLURM_NODELIST", "SLURM_JOB_NODELIST")
-    return next((environ[name] for name in names if name in environ), "")
+def _job(starter: _Starter, environ: Mapping[str, str]) -> str:
+    return ".".join(environ[name] for name in starter.job if name in environ)

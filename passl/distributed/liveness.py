@@ -1,42 +1,53 @@
 """The processes of a run meet here before they talk through Paddle, and watch each other until the
-run ends.
+run ends. Paddle's collectives and its store wait without saying for whom: Gloo gives up after 30 s,
+NCCL and the store never do.
 
-Paddle's collectives and its store wait without saying for whom: Gloo gives up after 30 s, NCCL and
-the store never do. So every rank keeps a connection of its own to rank 0, which a thread serves
-whatever the main thread does. A process that dies closes its connection; one that is stopped or cut
-off no longer sends heartbeats. Rank 0 passes the verdict on to all, and each process ends with it.
+Every rank has a TCP connection to rank 0, which a thread serves whatever the main thread does.
+Rank 0 listens at PADDLE_MASTER until all ranks have joined; then Paddle's store listens there.
+Messages are JSON objects, one a line; nothing in them is executed.
 
-Messages are JSON objects, one a line; nothing that comes in is executed.
+    rank 0 -> rank   {"nonce"}                                     as soon as it connects
+    rank -> rank 0   {"rank", "world", "host", "proof"}            an HMAC of the nonce
+    rank 0 -> rank   {"hosts", "address"}                          all ranks have joined
+    both ways        {}                                            each second
+    rank -> rank 0   {"arrived": n}                                at the n-th barrier
+    rank 0 -> rank   {"passed": n}                                 all are there
+    both ways        {"left": true}                                this rank ends in order
+    both ways        {"verdict": reason}                           all ranks must end
+
+Silence, and a connection that closes without "left", lead to a verdict too.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hmac
 import json
+import math
 import os
-import select
+import secrets
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Container, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from passl.distributed.environment import MASTER, Place
+from passl.distributed.environment import MASTER, SECRET, Place
 from passl.errors import RunError
 from passl.logging import get_logger
 
 _BEAT = 1.0
 """Seconds between two heartbeats."""
-_LOOK = 0.01
-"""Seconds between two looks of a thread that waits."""
+_POLL = 0.01
 _REPORT = 10.0
-"""Seconds between two log lines of a start that waits."""
+"""Seconds between two log lines while ranks are missing."""
 _GRACE = 5.0
-"""Seconds that the main thread gets to end in order after a verdict."""
-_LONGEST = 65536
-"""Bytes of a message; more do not come from a rank."""
+"""Seconds in which the main thread can end in order after a verdict."""
+_LONGEST = 2**20
+"""Bytes of a message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,46 +73,31 @@ class Timeouts:
                 raise ValueError(f"timeouts.{name} {seconds} must be at least {least} seconds")
 
 
-class _Line:
+class _Peer:
     """A connection to another rank."""
 
-    def __init__(self, connection: socket.socket, rank: int | None = None):
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket, self.rank = connection, rank
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
+        self.reader, self.writer = reader, writer
         self.heard_at = time.monotonic()
-        self.is_open = True
-        self._received = b""
 
-    def fileno(self) -> int:
-        return self.socket.fileno()
+    @property
+    def own_address(self) -> str:
+        """IPv4 address of this end."""
+        return self.writer.get_extra_info("sockname")[0]
 
     def send(self, **message: Any) -> None:
-        """Send, or drop what a process that no longer reads has no room for."""
-        with suppress(OSError):
-            self.socket.sendall(json.dumps(message).encode() + b"\n")
+        """Send without waiting."""
+        if not self.writer.is_closing():
+            self.writer.write(json.dumps(message).encode() + b"\n")
 
-    def messages(self) -> Iterator[dict[str, Any]]:
-        """What has come; `is_open` is false once the other side has closed."""
+    async def receive(self) -> dict[str, Any] | None:
+        """The next message; null if the connection is closed, or the other side is no rank."""
         try:
-            content = self.socket.recv(_LONGEST)
-        except BlockingIOError:
-            return
-        except OSError:
-            content = b""
+            message = json.loads(await self.reader.readline())
+        except (OSError, ValueError, RecursionError):
+            return None
         self.heard_at = time.monotonic()
-        self.is_open = bool(content)
-        *lines, self._received = (self._received + content).split(b"\n")
-        if len(self._received) > _LONGEST:
-            self.is_open = False
-        for line in lines:
-            try:
-                message = json.loads(line)
-            except ValueError:
-                self.is_open = False  # not one of ours
-                return
-            if isinstance(message, dict):
-                yield message
+        return message if isinstance(message, dict) else None
 
 
 class Liveness:
@@ -111,11 +107,11 @@ class Liveness:
         place: which of how many processes this is.
         address: host and port of rank 0. Its port is free again for Paddle when all have met.
         timeouts: see there.
-        end: what ends this process at once, given an exit code.
+        end: ends this process at once, with an exit code.
 
     Attributes:
         verdict: why the run cannot go on; null while it can.
-        hosts: name of each rank's machine, once all have met.
+        hosts: rank -> name of its machine, of all ranks once they have met.
         own_address: IPv4 address by which the others reach this process, once all have met.
     """
 
@@ -128,32 +124,51 @@ class Liveness:
     ):
         self.place, self.address, self.timeouts, self._end = place, address, timeouts, end
         self.verdict: str | None = None
-        self.hosts: list[str] = []
+        self.hosts = {0: address[0], place.rank: socket.gethostname()}
         self.own_address = address[0]
-        self._verdict_at = 0.0
-        self._lines: list[_Line] = []
+        self._silence = timeouts.silence
+        self._verdict_at = self._first_arrived_at = math.inf
+        self._passed = 0
         self._arrived = dict.fromkeys(range(place.world), 0)
         self._left: set[int] = set()
-        self._passed = 0
-        self._is_leaving = False
-        self._lock = threading.RLock()
-        self._thread = threading.Thread(target=self._serve, name="liveness", daemon=True)
+        self._peers: dict[int, _Peer] = {}
+        self._tasks: list[asyncio.Task] = []
+        self._met = threading.Event()  # all ranks have joined, or there is a verdict
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="liveness", daemon=True)
 
     # ----------------------------------------------------------------------------------------------
-    # What the main thread calls
+    # Called by the main thread
     # ----------------------------------------------------------------------------------------------
     def meet(self) -> None:
-        """Wait until all processes of the run are there.
+        """Wait until all processes of the run have joined.
 
         Raises:
-            RunError: rank 0 cannot listen, a process does not come in time, or is none of this run.
+            RunError: rank 0 cannot listen, a process does not come in time, ends, or is of another
+                run.
         """
-        deadline = _Deadline(self.timeouts.join)
-        lines = self._listen(deadline) if self.place.rank == 0 else self._connect(deadline)
-        for line in lines:
-            line.heard_at = time.monotonic()
-        self._lines = lines
         self._thread.start()
+        for task in (self._watch(), self._connect() if self.place.rank else self._listen()):
+            asyncio.run_coroutine_threadsafe(task, self._loop)
+        start, seconds = time.monotonic(), self.timeouts.join
+        try:
+            while not self._met.wait(min(_REPORT, seconds)):
+                waited = time.monotonic() - start
+                get_logger().info("%s (%.0f s of %g s)", self._waiting(), waited, seconds)
+                if waited >= seconds:
+                    text = (
+                        f"{self._waiting()} after {seconds:g} s; start all processes of the run, "
+                        f"with the same {MASTER}, or raise timeouts.join"
+                    )
+                    self._loop.call_soon_threadsafe(self._judge, text)
+            self.check()
+            # Paddle itself would look for rank 0's store only every three seconds.
+            while self.place.rank and not self._is_store_open():
+                self.check()
+                time.sleep(_POLL)
+        except BaseException:
+            self.stop()
+            raise
 
     def wait(self) -> None:
         """A barrier: return once every rank has called this as often.
@@ -161,17 +176,11 @@ class Liveness:
         Raises:
             RunError: a rank is gone, has failed, or does not arrive in time.
         """
-        with self._lock:
-            self._arrived[self.place.rank] += 1
-            number = self._arrived[self.place.rank]
-            self._arrive(self.place.rank, number)
-        start = time.monotonic()
+        number = self._arrived[self.place.rank] + 1
+        self._loop.call_soon_threadsafe(self._arrive, self.place.rank, number)
         while self._passed < number:
             self.check()
-            if time.monotonic() - start > self.timeouts.wait:
-                start = time.monotonic()
-                self._overdue(self.place.rank, number)
-            time.sleep(_LOOK)
+            time.sleep(_POLL)
 
     def check(self) -> None:
         """Raise RunError if the run cannot go on."""
@@ -181,23 +190,21 @@ class Liveness:
     def explain(self, error: Exception) -> Exception:
         """The verdict as an error if there is one or comes within seconds; else `error`.
 
-        Where a rank is gone, a collective operation of the others fails with a message that does
-        not name it.
+        When a rank is gone, a collective operation of the others fails with a message that does not
+        name it.
         """
-        end = time.monotonic() + 3 * _BEAT
+        self._silence = 2 * _BEAT  # the connection of a rank that is gone may still be open
+        end = time.monotonic() + 4 * _BEAT
         while self.verdict is None and time.monotonic() < end:
-            quiet = [line for line in self._lines if time.monotonic() - line.heard_at > 2 * _BEAT]
-            for line in quiet:
-                self._judge(self._silent(line))
-            time.sleep(_LOOK)
+            time.sleep(_POLL)
+        self._silence = self.timeouts.silence
         return error if self.verdict is None else RunError(self.verdict)
 
     def leave(self, error: BaseException | None = None) -> None:
-        """Stop to watch, at the end of a run.
+        """Stop watching, at the end of a run.
 
         Args:
-            error: why this rank ends before the others, which it tells them; null if all of them
-                end in order.
+            error: why this rank ends before the others, which are told; null if all end in order.
 
         Raises:
             RunError: another rank does not come to the end.
@@ -206,170 +213,143 @@ class Liveness:
             self.wait()
         else:
             reason = (str(error) or type(error).__name__).splitlines()[0][:1000]
-            self._judge(f"{self._called(self.place.rank)} has failed: {reason}")
-        with self._lock:
-            self._left.add(self.place.rank)
-            for line in self._lines:
-                line.send(left=self.place.rank)
-        # Paddle's store, which lives in rank 0, must not end while another rank uses it; and what
-        # is sent last must be read before the connection ends.
-        stays = self.place.rank == 0 or self.verdict is not None
-        end = time.monotonic() + (self.timeouts.silence if self.verdict is None else 3 * _BEAT)
-        while stays and self._lines and len(self._left) < self.place.world:
-            if time.monotonic() > end:
-                break
-            time.sleep(_LOOK)
-        self._is_leaving = True
+            verdict = f"{self._name(self.place.rank)} has failed: {reason}"
+            self._loop.call_soon_threadsafe(self._judge, verdict)
+        self._loop.call_soon_threadsafe(lambda: self._send(left=True))
+        # Paddle's store, which lives in rank 0, must not end while another rank uses it; and a
+        # verdict must be read before the connection ends.
+        if self.place.rank == 0 or error is not None:
+            end = time.monotonic() + (self.timeouts.silence if error is None else 3 * _BEAT)
+            while not self._left.issuperset(tuple(self._peers)) and time.monotonic() < end:
+                time.sleep(_POLL)
+        self.stop()
 
-    # ----------------------------------------------------------------------------------------------
-    # How they meet
-    # ----------------------------------------------------------------------------------------------
-    def _listen(self, deadline: _Deadline) -> list[_Line]:
-        """Rank 0: a line to every other rank."""
-        found: dict[int, _Line] = {}
-        hosts = {0: socket.gethostname()}
-        with _listener(self.address) as listener, ExitStack() as strangers:
-            lines: list[_Line] = []
-            while len(found) < self.place.world - 1:
-                absent = [rank for rank in range(1, self.place.world) if rank not in found]
-                deadline.check(lambda absent=absent: self._waiting(absent))
-                ready, _, _ = select.select([listener, *lines], [], [], _BEAT)
-                if listener in ready:
-                    lines.append(_Line(strangers.enter_context(listener.accept()[0])))
-                for line in [line for line in lines if line in ready]:
-                    hello = next(line.messages(), None)
-                    if hello is None and line.is_open:
-                        continue  # the rest of its line is on the way
-                    lines.remove(line)
-                    if hello is not None and self._is_ours(hello, found):
-                        rank = line.rank = int(hello["rank"])
-                        found[rank], hosts[rank] = line, str(hello.get("host"))
-                    else:
-                        line.socket.close()
-            strangers.pop_all()
-            for line in lines:
-                line.socket.close()
-        self.hosts = [hosts[rank] for rank in range(self.place.world)]
-        for line in found.values():
-            own, _ = line.socket.getsockname()
-            if not own.startswith("127."):
-                self.own_address = own
-        for line in found.values():
-            line.send(hosts=self.hosts, address=self.own_address)
-        return [found[rank] for rank in sorted(found)]
+    def stop(self) -> None:
+        """End the thread and close the connections."""
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self._close(), self._loop)
+            self._thread.join()
+            self._loop.close()
 
-    def _is_ours(self, hello: dict[str, Any], found: Container[int]) -> bool:
-        """Whether what has connected is a rank of this run; anything may connect to a port.
-
-        Raises:
-            RunError: it is a rank of another run, or one that is there already.
-        """
-        rank, world = hello.get("rank"), hello.get("world")
-        if not isinstance(rank, int) or not isinstance(world, int):
-            return False
-        if world == self.place.world and 0 < rank < world and rank not in found:
+    def _is_store_open(self) -> bool:
+        with suppress(OSError), socket.create_connection(self.address, timeout=2 * _BEAT):
             return True
-        what = "has joined already" if rank in found else "is not of this run"
-        raise RunError(
-            f"rank {rank} of {world} on {hello.get('host')} {what}, which has {self.place.world} "
-            f"processes; another run may use {MASTER}={_shown(self.address)}, or two machines have "
-            "the same --rank"
-        )
+        return False
 
-    def _connect(self, deadline: _Deadline) -> list[_Line]:
-        """Other ranks: the line to rank 0."""
-        while True:
-            deadline.check(lambda: f"waiting for rank 0 at {_shown(self.address)}")
-            try:
-                connection = socket.create_connection(self.address, timeout=2 * _BEAT)
-            except OSError:  # rank 0 does not listen so far, or its host is not known so far
-                time.sleep(_BEAT / 10)
-                continue
-            with ExitStack() as opened:
-                line = _Line(opened.enter_context(connection), 0)
-                line.send(rank=self.place.rank, world=self.place.world, host=socket.gethostname())
-                message: dict[str, Any] = {}
-                while line.is_open and not message:
-                    deadline.check(lambda: "waiting for the other processes of the run")
-                    if select.select([line], [], [], _BEAT)[0]:
-                        message = next(line.messages(), {})
-                if isinstance(message.get("hosts"), list):
-                    self.hosts = [str(host) for host in message["hosts"]]
-                    self.own_address, _ = connection.getsockname()
-                    if self.hosts[self.place.rank] == self.hosts[0]:
-                        self.own_address = str(message["address"])
-                    self._await_store(deadline)
-                    opened.pop_all()
-                    return [line]
-            time.sleep(_BEAT)  # rank 0 has ended, or something else listens there
-
-    def _await_store(self, deadline: _Deadline) -> None:
-        """Rank 0 now opens Paddle's store at the same address, which Paddle itself would look for
-        only every three seconds.
-        """
-        while True:
-            deadline.check(lambda: f"waiting for rank 0 at {_shown(self.address)}")
-            with suppress(OSError), socket.create_connection(self.address, timeout=2 * _BEAT):
-                return
-            time.sleep(_LOOK)
-
-    def _waiting(self, absent: list[int]) -> str:
+    def _waiting(self) -> str:
+        if self.place.rank != 0:
+            what = "the other processes of the run" if self._peers else f"rank 0 at {self._address}"
+            return f"waiting for {what}"
+        absent = [rank for rank in range(1, self.place.world) if rank not in self._peers]
         local, world = self.place.local_world, self.place.world
         if local and world > local:
-            machines = {rank // local for rank in absent}
-            what = f"{len(machines)} of {world // local} machines"
+            what = f"{len({rank // local for rank in absent})} of {world // local} machines"
         else:
             what = f"{len(absent)} of {world} processes"
         more = ", ..." if len(absent) > 8 else ""
         return f"waiting for {what}: rank {', '.join(map(str, absent[:8]))}{more} has not joined"
 
     # ----------------------------------------------------------------------------------------------
-    # The thread
+    # Run by the thread
     # ----------------------------------------------------------------------------------------------
-    def _serve(self) -> None:
-        beaten_at = looked_at = time.monotonic()
-        while self._lines and not self._is_leaving:
-            ready, _, _ = select.select(self._lines, [], [], _BEAT / 5)
-            now = time.monotonic()
-            if now - looked_at > 2 * _BEAT:  # this process itself was stopped
-                for line in self._lines:
-                    line.heard_at += now - looked_at
-            looked_at = now
-            with self._lock:
-                for line in ready:
-                    self._read(line)
-            if now - beaten_at >= _BEAT:
-                beaten_at = now
-                for line in self._lines:
-                    line.send()
-            for line in self._lines:
-                if now - line.heard_at > self.timeouts.silence and line.rank not in self._left:
-                    self._judge(self._silent(line))
-            if self.verdict is not None and now - self._verdict_at > _GRACE:
-                self._abort()
-        for line in self._lines:
-            line.socket.close()
-
-    def _read(self, line: _Line) -> None:
-        for message in line.messages():
-            self._take(line, message)
-        if line.is_open:
+    async def _listen(self) -> None:
+        """Rank 0: wait for all other ranks."""
+        try:
+            listener = socket.create_server(("", self.address[1]), backlog=1024)
+        except OSError as error:
+            self._judge(
+                f"{MASTER}={self._address}: rank 0 cannot listen there: "
+                f"{os.strerror(error.errno or 0)}; set {MASTER} (or --master) to a free port, the "
+                "same for every process"
+            )
             return
-        self._lines.remove(line)
-        line.socket.close()
-        if line.rank not in self._left:
-            self._judge(f"{self._called(line.rank)} has ended before the run did")
 
-    def _take(self, line: _Line, message: dict[str, Any]) -> None:
-        assert line.rank is not None
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = self._loop.create_task(self._welcome(reader, writer))
+            self._tasks.append(task)  # asyncio keeps no reference of its own
+
+        with closing(await asyncio.start_server(accept, sock=listener, limit=_LONGEST)):
+            while len(self._peers) < self.place.world - 1:
+                await asyncio.sleep(_POLL)
+        own = [peer.own_address for peer in self._peers.values()]
+        self.own_address = next((a for a in own if not a.startswith("127.")), self.address[0])
+        hosts = [self.hosts[rank] for rank in range(self.place.world)]
+        self._send(hosts=hosts, address=self.own_address)
+        self._met.set()
+
+    async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Rank 0: let a rank of this run in. Anything may connect to a port."""
+        with closing(writer):
+            peer, nonce = _Peer(reader, writer), secrets.token_hex()
+            peer.send(nonce=nonce)
+            hello = await peer.receive() or {}
+            rank = hello.get("rank")
+            if isinstance(rank, int) and self._admits(rank, hello, nonce):
+                self.hosts[rank], self._peers[rank] = str(hello.get("host")), peer
+                await self._follow(rank, peer)
+
+    def _admits(self, rank: int, hello: dict[str, Any], nonce: str) -> bool:
+        """Whether that rank is of this run. One with the right secret that is not ends the run."""
+        world, place = hello.get("world"), f"rank {rank} on {hello.get('host')}"
+        proof = str(hello.get("proof")).encode(errors="replace")
+        if not hmac.compare_digest(proof, self._proof(nonce, rank).encode()):
+            get_logger().warning("%s is refused: it has another %s", place, SECRET)
+            return False
+        if world == self.place.world and 0 < rank < world and rank not in self._peers:
+            return not self._met.is_set()
+        what = "has joined already" if rank in self._peers else f"of {world} is not of this run"
+        self._judge(
+            f"{place} {what}, which has {self.place.world} processes; another run may use "
+            f"{MASTER}={self._address}, or two machines have the same --rank"
+        )
+        return False
+
+    def _proof(self, nonce: str, rank: int) -> str:
+        """What only a process that knows the run's secret can answer to the nonce."""
+        secret, text = self.place.secret.encode(), f"{nonce} {rank}".encode()
+        return hmac.new(secret, text, "sha256").hexdigest()
+
+    async def _connect(self) -> None:
+        """Other ranks: join rank 0, once it listens."""
+        rank = self.place.rank
+        while True:
+            with suppress(OSError, asyncio.TimeoutError):
+                opening = asyncio.open_connection(*self.address, limit=_LONGEST)
+                reader, writer = await asyncio.wait_for(opening, 2 * _BEAT)
+                with closing(writer):
+                    peer = _Peer(reader, writer)
+                    greeting = await peer.receive() or {}
+                    if "nonce" in greeting:
+                        proof = self._proof(str(greeting["nonce"]), rank)
+                        host = self.hosts[rank]
+                        peer.send(rank=rank, world=self.place.world, host=host, proof=proof)
+                        self._peers[0] = peer
+                        await self._follow(0, peer)
+                        return
+            await asyncio.sleep(_BEAT / 10)
+
+    async def _follow(self, rank: int, peer: _Peer) -> None:
+        """Take a rank's messages until its connection ends."""
+        with suppress(KeyError, TypeError, ValueError):  # not a message of ours
+            while (message := await peer.receive()) is not None:
+                self._take(rank, peer, message)
+        del self._peers[rank]
+        if rank not in self._left:
+            end = "did" if self._met.is_set() else "began"
+            self._judge(f"{self._name(rank)} has ended before the run {end}")
+
+    def _take(self, rank: int, peer: _Peer, message: dict[str, Any]) -> None:
+        if "hosts" in message:
+            self.hosts = dict(enumerate(map(str, message["hosts"])))
+            is_with_first = self.hosts[self.place.rank] == self.hosts[0]
+            self.own_address = str(message["address"]) if is_with_first else peer.own_address
+            self._met.set()
         if "arrived" in message:
-            self._arrive(line.rank, int(message["arrived"]))
+            self._arrive(rank, int(message["arrived"]))
         if "passed" in message:
             self._passed = int(message["passed"])
-        if "overdue" in message:
-            self._overdue(line.rank, int(message["overdue"]))
         if "left" in message:
-            self._left.add(line.rank)
+            self._left.add(rank)
         if "verdict" in message:
             self._judge(str(message["verdict"]))
 
@@ -377,36 +357,46 @@ class Liveness:
         """A rank has come to that barrier."""
         self._arrived[rank] = number
         if self.place.rank != 0:
-            for line in self._lines:
-                line.send(arrived=number)
+            self._send(arrived=number)
             return
-        passed = min(self._arrived.values())
-        if passed > self._passed:
-            self._passed = passed
-            for line in self._lines:
-                line.send(passed=passed)
+        self._first_arrived_at = min(self._first_arrived_at, time.monotonic())
+        if min(self._arrived.values()) == number:
+            self._passed, self._first_arrived_at = number, math.inf
+            self._send(passed=number)
 
-    def _overdue(self, rank: int, number: int) -> None:
-        """That rank has waited too long at that barrier. Rank 0 knows who is missing."""
-        if self.place.rank != 0:
-            for line in self._lines:
-                line.send(overdue=number)
-            return
-        missing = [self._called(other) for other, at in self._arrived.items() if at < number]
-        if missing:
-            self._judge(
-                f"{', '.join(missing[:3])} did not arrive within {self.timeouts.wait:g} s where "
-                f"{self._called(rank)} waits; look at its disk and data, or raise timeouts.wait"
-            )
+    async def _watch(self) -> None:
+        """Send heartbeats, and judge what is late."""
+        now = time.monotonic()
+        while True:
+            before = now
+            await asyncio.sleep(_BEAT)
+            now = time.monotonic()
+            self._send()
+            for rank, peer in self._peers.items():
+                if now - before > 2 * _BEAT:  # this process itself was stopped
+                    peer.heard_at += now - before
+                silent = now - peer.heard_at
+                if silent > self._silence and rank not in self._left:
+                    self._judge(
+                        f"{self._name(rank)} has not answered for {silent:.0f} s: it is stopped or "
+                        "cut off"
+                    )
+            if now - self._first_arrived_at > self.timeouts.wait:
+                late = [r for r, number in self._arrived.items() if number == self._passed]
+                self._judge(
+                    f"{', '.join(map(self._name, late[:3]))} did not arrive within "
+                    f"{self.timeouts.wait:g} s where the others wait; look at its disk and data, "
+                    "or raise timeouts.wait"
+                )
+            if now - self._verdict_at > _GRACE:
+                self._abort()
 
     def _judge(self, verdict: str) -> None:
-        """The run cannot go on; the first reason counts, and all are told."""
-        with self._lock:
-            if self.verdict is not None:
-                return
+        """The run cannot go on; the first reason counts, and all ranks are told."""
+        if self.verdict is None:
             self.verdict, self._verdict_at = verdict, time.monotonic()
-            for line in self._lines:
-                line.send(verdict=verdict)
+            self._send(verdict=verdict)
+            self._met.set()
 
     def _abort(self) -> None:
         """End the process: the main thread is held in a call that does not return."""
@@ -418,51 +408,18 @@ class Liveness:
             sys.stderr.write(f"error: {self.verdict}\n")
         self._end(1)
 
-    def _called(self, rank: int | None) -> str:
-        host = self.hosts[rank] if rank is not None and self.hosts else "an unknown host"
-        return f"rank {rank} on {host}"
+    async def _close(self) -> None:
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()  # each closes its connection
+        self._loop.call_later(_POLL, self._loop.stop)
 
-    def _silent(self, line: _Line) -> str:
-        return (
-            f"{self._called(line.rank)} has not answered for "
-            f"{time.monotonic() - line.heard_at:.0f} s: it is stopped or cut off"
-        )
+    def _send(self, **message: Any) -> None:
+        for peer in self._peers.values():
+            peer.send(**message)
 
+    def _name(self, rank: int) -> str:
+        return f"rank {rank} on {self.hosts.get(rank, 'an unknown host')}"
 
-class _Deadline:
-    """Reports a wait from time to time, and ends it."""
-
-    def __init__(self, seconds: float):
-        self.seconds, self.start = seconds, time.monotonic()
-        self.reported = self.start
-
-    def check(self, text: Callable[[], str]) -> None:
-        """Raise RunError when the time is over; log the text now and then before."""
-        now = time.monotonic()
-        if now - self.start > self.seconds:
-            raise RunError(
-                f"{text()} after {self.seconds:g} s; start all processes of the run, with the same "
-                f"{MASTER}, or raise timeouts.join"
-            )
-        if now - self.reported > _REPORT:
-            self.reported = now
-            get_logger().info("%s (%.0f s of %g s)", text(), now - self.start, self.seconds)
-
-
-def _listener(address: tuple[str, int]) -> socket.socket:
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Paddle does
-    try:
-        listener.bind(("", address[1]))
-        listener.listen(1024)
-    except OSError as error:
-        listener.close()
-        raise RunError(
-            f"{MASTER}={_shown(address)}: rank 0 cannot listen there: {error.strerror}; set "
-            f"{MASTER} (or --master) to a free port, the same for every process"
-        ) from None
-    return listener
-
-
-def _shown(address: tuple[str, int]) -> str:
-    return f"{address[0]}:{address[1]}"
+    @property
+    def _address(self) -> str:
+        return f"{self.address[0]}:{self.address[1]}"

@@ -232,7 +232,7 @@ def start(device: str, timeouts: Mapping[str, float] | None = None) -> Ranks:
     address = cluster.parse_address(cluster.MASTER, os.environ[cluster.MASTER])
     liveness = Liveness(place, address, limits)
     liveness.meet()
-    is_spread = len(set(liveness.hosts)) > 1
+    is_spread = len(set(liveness.hosts.values())) > 1
     name_process(f"rank {place.rank}" + f" on {liveness.hosts[place.rank]}" * is_spread)
     if name := cluster.interface_of(liveness.own_address):
         for variable in cluster.INTERFACES:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from passl.engine.run_lock import RunLock
+from passl.errors import ConfigError
 from tests.numerics import VALUES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,7 +86,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 def test_two_processes_train_and_evaluate(start, tiny_config, run_tool, tmp_path):
-    """Each picture is evaluated once, one line is written for each step, and one process comes to
+    """Each image is evaluated once, one line is written for each step, and one process comes to
     the scores of two. What is not for the user's eyes is the owner's alone.
     """
     folder, config = tmp_path / "run", tiny_config("CvT", drop=0.0)
@@ -245,24 +246,32 @@ def test_every_rank_is_refused_a_folder_in_use(start, tiny_config, tmp_path):
     assert "restart" not in err
 
 
+@pytest.mark.parametrize("script", ["dist_train.sh", "dist_eval.sh"])
+def test_scripts_show_their_usage(start, script):
+    _, err = finish(start("bash", ROOT / "tools" / script, "CONFIG"), expect=2)
+    assert f"usage: bash tools/{script} CONFIG" in err
+
+
 @pytest.mark.parametrize(
-    ("script", "args", "message"),
+    ("args", "message"),
     [
-        ("dist_train.sh", ("CONFIG",), "usage: bash tools/dist_train.sh CONFIG N"),
-        ("dist_eval.sh", ("CONFIG", "w.safetensors"), "usage: bash tools/dist_eval.sh CONFIG W"),
-        ("dist_train.sh", ("none.yaml", "2"), "none.yaml: the config file does not exist"),
-        ("dist_train.sh", ("CONFIG", "0"), "0 processes on 1 machines"),
-        ("dist_train.sh", ("CONFIG", "1", "--nnodes", "2"), "needs --master HOST:PORT"),
-        ("dist_train.sh", ("CONFIG", "1", "--nnodes", "2", "--restarts", "1"), "own machine only"),
-        ("dist_train.sh", ("CONFIG", "1", "--restart_waits", "x"), "must be seconds"),
-        ("dist_eval.sh", ("CONFIG", "w", "1", "--restarts", "1"), "is for training"),
+        (("train.py", "-c", "none.yaml"), "none.yaml: the config file does not exist"),
+        (("train.py", "--nproc_per_node", "0"), "0 processes on 1 machines"),
+        (("train.py", "--nnodes", "2"), "--nnodes 2 needs --master HOST:PORT"),
+        (("train.py", "--rank", "2", "--master", "a:1"), "--rank 2 must be from 0 to 0"),
+        (("train.py", "--master", "29500"), "--master=29500: an address is HOST:PORT"),
+        (("train.py", "--nnodes", "2", "--restarts", "1"), "own machine only"),
+        (("train.py", "--restart_waits", "x"), "must be seconds"),
+        (("train.py", "--restarts", "-1"), "must not be negative"),
+        (("eval.py", "--restarts", "1"), "is for training"),
     ],
 )
-def test_wrong_calls(start, tiny_config, tmp_path, script, args, message):
-    config = tiny_config()
-    args = [config if arg == "CONFIG" else arg for arg in args]
-    out, err = finish(start("bash", ROOT / "tools" / script, *args), expect=2)
-    assert message in err
-    assert out == ""
-    assert "Traceback" not in err
+def test_wrong_calls_of_the_launcher(monkeypatch, tiny_config, tmp_path, args, message):
+    from passl.cli.launch import main
+
+    tool, *others = args
+    options = ["launch.py", tool, "--nproc_per_node", "2", "-c", str(tiny_config()), *others]
+    monkeypatch.setattr(sys, "argv", options)
+    with pytest.raises(ConfigError, match=message):
+        main()
     assert not (tmp_path / "run").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import socket
 import threading
@@ -19,6 +20,8 @@ from passl.distributed.liveness import Liveness, Timeouts
 from passl.errors import RunError
 
 HOST = socket.gethostname()
+threads: list[threading.Thread] = []
+"""Of `later`, until the end of a test."""
 
 
 @pytest.fixture(autouse=True)
@@ -47,11 +50,11 @@ def meet(address, ended):
     met: list[Liveness] = []
 
     def run(
-        world: int, but: tuple[int, ...] = (), before=lambda: None, **seconds: float
+        world: int, but: tuple[int, ...] = (), before=lambda: None, secret="", **seconds: float
     ) -> list[Liveness]:
         limits = SimpleNamespace(**{"silence": 1.0, "join": 20.0, "wait": 20.0, **seconds})
         found = [
-            Liveness(Place(rank, world, rank, 1), address, limits, ended.append)
+            Liveness(Place(rank, world, rank, 1, secret), address, limits, ended.append)
             for rank in range(world)
             if rank not in but
         ]
@@ -73,18 +76,18 @@ def meet(address, ended):
         return found
 
     yield run
+    while threads:
+        threads.pop().join(20)
     for one in met:
-        one._is_leaving = True
-        if one._thread.ident is not None:
-            one._thread.join(20)
+        one.stop()
 
 
 @pytest.fixture
 def connect(address):
-    """`connect(content)`: a connection to rank 0, once it listens, that says something."""
+    """`connect(answer)`: a connection to rank 0, once it listens, that answers its first line."""
     opened: list[socket.socket] = []
 
-    def run(content: bytes) -> socket.socket:
+    def run(answer) -> socket.socket:
         end = time.monotonic() + 20
         while True:
             try:
@@ -93,7 +96,8 @@ def connect(address):
             except OSError:
                 assert time.monotonic() < end
                 time.sleep(0.01)
-        opened[-1].sendall(content)
+        greeting = opened[-1].makefile("rb").readline()
+        opened[-1].sendall(answer if isinstance(answer, bytes) else answer(greeting))
         return opened[-1]
 
     yield run
@@ -101,8 +105,16 @@ def connect(address):
         one.close()
 
 
-def hello(rank: int, world: int) -> bytes:
-    return json.dumps({"rank": rank, "world": world, "host": "elsewhere"}).encode() + b"\n"
+def hello(rank: int, world: int, secret: str = ""):
+    """What a rank answers to rank 0's first line."""
+
+    def answer(greeting: bytes) -> bytes:
+        text = f"{json.loads(greeting)['nonce']} {rank}"
+        proof = hmac.new(secret.encode(), text.encode(), "sha256").hexdigest()
+        message = {"rank": rank, "world": world, "host": "elsewhere", "proof": proof}
+        return json.dumps(message).encode() + b"\n"
+
+    return answer
 
 
 def later(call, *arguments):
@@ -112,6 +124,7 @@ def later(call, *arguments):
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
+    threads.append(thread)
     return thread
 
 
@@ -132,23 +145,20 @@ def test_barriers_hold_every_rank_until_the_last_one_comes(meet):
             one.wait()
         one.leave()
 
-    threads = [later(pass_barriers, one) for one in ranks]
-    for thread in threads:
+    passing = [later(pass_barriers, one) for one in ranks]
+    for thread in passing:
         thread.join(20)
     assert order == sorted(order)
     assert len(order) == 15
     assert [one.verdict for one in ranks] == [None] * 3
-    assert ranks[2].hosts == [HOST] * 3
+    assert ranks[2].hosts == dict.fromkeys(range(3), HOST)
 
 
 @pytest.mark.parametrize("gone", [0, 1, 2])
 def test_a_rank_that_dies_is_named_to_all(meet, gone):
     ranks = meet(3)
     died = ranks.pop(gone)
-    died._is_leaving = True  # its thread ends, its connections do
-    died._thread.join(20)
-    for line in died._lines:
-        line.socket.close()
+    died.stop()
     for one in ranks:
         assert f"rank {gone} on {HOST}" in verdict_of(one)
 
@@ -200,6 +210,17 @@ def test_a_start_names_the_machines_that_do_not_come(address, meet):
         meet(3, but=(0, 2), join=1.0)
 
 
+def test_a_start_that_fails_ends_the_ranks_that_have_joined(address):
+    limits = SimpleNamespace(silence=9.0, join=1.0, wait=9.0)
+    first = Liveness(Place(0, 3), address, limits)
+    second = Liveness(Place(1, 3), address, SimpleNamespace(**vars(limits) | {"join": 60.0}))
+    with ThreadPoolExecutor(2) as pool:
+        errors = [future.exception() for future in [pool.submit(o.meet) for o in (first, second)]]
+    assert {type(error) for error in errors} == {RunError}
+    assert str(errors[0]) == str(errors[1])
+    assert "waiting for 1 of 3 processes: rank 2 has not joined" in str(errors[0])
+
+
 def test_a_port_that_is_taken_is_named(meet, address):
     with socket.socket() as other:
         other.bind(address)
@@ -220,6 +241,37 @@ def test_a_rank_of_another_run_is_refused(meet, connect, content):
     later(connect, content)
     with pytest.raises(RunError, match="not of this run"):
         meet(2, but=(1,))
+
+
+def test_a_rank_without_the_secret_is_refused(meet, connect, caplog):
+    strangers = []
+
+    def intrude():
+        strangers.append(connect(hello(1, 2, secret="wrong")))
+        assert strangers[0].recv(100) == b""  # closed by rank 0
+
+    ranks = meet(2, before=intrude, secret="right")
+    later(ranks[1].wait)
+    ranks[0].wait()
+    assert "rank 1 on elsewhere is refused: it has another PASSL_SECRET" in caplog.text
+
+
+def test_a_rank_that_has_the_secret_is_let_in(meet, connect):
+    later(connect, hello(1, 2, secret="right"))
+    (one,) = meet(2, but=(1,), secret="right")
+    assert one.hosts == {0: HOST, 1: "elsewhere"}
+
+
+def test_a_rank_that_stops_while_others_are_missing_is_named(meet, connect):
+    later(connect, hello(2, 3))
+    with pytest.raises(RunError, match="rank 2 on elsewhere has not answered"):
+        meet(3, but=(1, 2))
+
+
+def test_a_rank_that_dies_while_others_are_missing_is_named(meet, connect):
+    later(lambda: connect(hello(2, 3)).close())
+    with pytest.raises(RunError, match="rank 2 on elsewhere has ended before the run began"):
+        meet(3, but=(1, 2))
 
 
 @pytest.mark.parametrize("wrong", [{"join": 0}, {"silence": 0.2}, {"wait": float("nan")}])
