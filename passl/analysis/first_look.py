@@ -211,7 +211,7 @@ def _draw_augmented(
 
 def _pixels(array: np.ndarray, norm: Normalize) -> np.ndarray:
     """What `Normalize` has made, as pixels to draw: [height, width, 3 or 4], from 0 to 1."""
-    mean, std = norm.numbers(len(array))
+    mean, std = norm.mean_and_std(len(array))
     pixels = np.clip(array * std + mean, 0, 1).transpose(1, 2, 0)
     return np.repeat(pixels, 3, axis=2) if len(array) == 1 else pixels
 

@@ -1,6 +1,6 @@
-"""The operations of RandAugment, AutoAugment and 3-Augment, as timm 1.0.31 defines them.
+"""The operations of RandAugment and AutoAugment, as timm 1.0.31 defines them.
 
-An operation takes its strength as a level from 0 to 1 and computes its own argument from it:
+An operation gets its strength as a level from 0 to 1 and computes its own argument from it:
 degrees, bits, a factor.
 """
 
@@ -12,18 +12,18 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from passl.data.transforms.color import blurred, on_colours
+from passl.data.transforms.color import blur, on_colors
 from passl.data.transforms.geometry import draw_filter
 
 
 class Geometry(NamedTuple):
-    """How an op that moves pixels does it.
+    """Options of the operations that move pixels.
 
     Args:
-        fill: red, green and blue of what comes in from outside the image; in mode L their grey,
-            and in RGBA transparent.
+        fill: red, green and blue of the area outside the image; in mode L the same in grey, and in
+            RGBA transparent.
         interpolation: Pillow's filter, or "random".
-        translate_const: largest shift in pixels; null for 0.45 of the width or height.
+        translate_const: largest shift in pixels; None for 0.45 of the width or height.
     """
 
     fill: tuple[int, int, int]
@@ -33,7 +33,7 @@ class Geometry(NamedTuple):
     def affine(
         self, image: Image.Image, matrix: tuple[float, ...], rng: np.random.Generator
     ) -> Image.Image:
-        """The pixel at (x, y) comes from (a x + b y + c, d x + e y + f) for the matrix a to f."""
+        """Move the pixel at (a x + b y + c, d x + e y + f) to (x, y), for the matrix a to f."""
         return image.transform(
             image.size,
             Image.Transform.AFFINE,
@@ -43,16 +43,14 @@ class Geometry(NamedTuple):
         )
 
     def fill_of(self, image: Image.Image) -> int | tuple[int, ...]:
-        """`fill` in the image's mode."""
+        """Return `fill` in the mode of an image."""
         if image.mode == "L":
             return Image.new("RGB", (1, 1), self.fill).convert("L").getpixel((0, 0))
         return (*self.fill, 0) if image.mode == "RGBA" else self.fill
 
     def shift(self, level: float, side: int) -> float:
-        """Pixels along a side of that length."""
-        if self.translate_const is None:
-            return level * 0.45 * side
-        return level * self.translate_const
+        """Return the shift in pixels along a side of that length."""
+        return level * (0.45 * side if self.translate_const is None else self.translate_const)
 
 
 Op = Callable[[Image.Image, float, np.random.Generator, Geometry], Image.Image]
@@ -67,34 +65,33 @@ def _between(low: float, high: float, level: float) -> float:
     return min(max(low + (high - low) * level, low), high)
 
 
-def _fixed(function: Callable[[Image.Image], Image.Image]) -> Op:
-    """An op that knows no levels."""
-    return lambda image, level, rng, geometry: on_colours(function, image)
+def _without_level(function: Callable[[Image.Image], Image.Image]) -> Op:
+    return lambda image, level, rng, geometry: on_colors(function, image)
 
 
 def _enhance(enhancer: type) -> Op:
-    """Factor 0.1 to 1.9: level 0.5 is the image as it is."""
+    """Use a factor from 0.1 to 1.9; level 0.5 changes nothing."""
     return lambda image, level, rng, geometry: enhancer(image).enhance(level * 1.8 + 0.1)
 
 
 def _enhance_increasing(enhancer: type) -> Op:
-    """Away from factor 1, up or down; never below 0.1."""
+    """Use a factor that is further from 1, up or down, at a higher level; at least 0.1."""
     return lambda image, level, rng, geometry: enhancer(image).enhance(
         max(0.1, 1 + _signed(level * 0.9, rng))
     )
 
 
 def _posterize(bits_of: Callable[[float], int]) -> Op:
-    # QUIRK: timm's levels also come to 0 bits and fewer, where Pillow gives a black image before
-    # version 13 and stops from 13 on. We keep at least one bit.
-    return lambda image, level, rng, geometry: on_colours(
-        lambda colours: ImageOps.posterize(colours, min(max(bits_of(level), 1), 8)), image
+    # QUIRK: timm's levels can give 0 bits and fewer, for which Pillow returns a black image before
+    # version 13 and raises from 13 on. We keep at least one bit.
+    return lambda image, level, rng, geometry: on_colors(
+        lambda colors: ImageOps.posterize(colors, min(max(bits_of(level), 1), 8)), image
     )
 
 
 def _solarize(threshold_of: Callable[[float], int]) -> Op:
-    return lambda image, level, rng, geometry: on_colours(
-        lambda colours: ImageOps.solarize(colours, threshold_of(level)), image
+    return lambda image, level, rng, geometry: on_colors(
+        lambda colors: ImageOps.solarize(colors, threshold_of(level)), image
     )
 
 
@@ -103,10 +100,10 @@ def _threshold(level: float) -> int:
 
 
 def _solarize_add(image, level, rng, geometry):
-    """Brighten the darker half of the values."""
+    """Brighten values below 128."""
     added = min(128, int(level * 110))
     table = [min(255, value + added) if value < 128 else value for value in range(256)]
-    return on_colours(lambda colours: colours.point(table * len(colours.getbands())), image)
+    return on_colors(lambda colors: colors.point(table * len(colors.getbands())), image)
 
 
 def _rotate(image, level, rng, geometry):
@@ -138,13 +135,13 @@ def _desaturate(image, level, rng, geometry):
 
 
 def _blur(image, level, rng, geometry):
-    return blurred(image, _between(0.1, 2, level))
+    return blur(image, _between(0.1, 2, level))
 
 
 OPS: Mapping[str, Op] = {
-    "AutoContrast": _fixed(ImageOps.autocontrast),
-    "Equalize": _fixed(ImageOps.equalize),
-    "Invert": _fixed(ImageOps.invert),
+    "AutoContrast": _without_level(ImageOps.autocontrast),
+    "Equalize": _without_level(ImageOps.equalize),
+    "Invert": _without_level(ImageOps.invert),
     "Rotate": _rotate,
     "Posterize": _posterize(lambda level: int(level * 4)),
     "PosterizeIncreasing": _posterize(lambda level: 4 - int(level * 4)),

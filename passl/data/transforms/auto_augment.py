@@ -12,26 +12,26 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from passl.data.transforms.augment_ops import OPS, Geometry
-from passl.data.transforms.color import blurred, on_colours, without_colour
+from passl.data.transforms.color import blur, on_colors, to_gray
 
-LARGEST = 10  # magnitude: an operation's level is a tenth of it
+MAX_MAGNITUDE = 10  # which is level 1
 
 
 # --------------------------------------------------------------------------------------------------
-# Which ops, how often and how strongly
+# Policies
 # --------------------------------------------------------------------------------------------------
 class Layer(NamedTuple):
-    """One op of a policy.
+    """One operation of a policy.
 
     Args:
         op: its name in OPS.
-        p: how often it is applied.
+        p: probability of applying it.
         magnitude: from 0 to 10.
     """
 
@@ -41,19 +41,19 @@ class Layer(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """How the magnitudes of a policy vary.
+    """Random variation of the magnitudes of a policy.
 
     Args:
-        std: standard deviation of a normal distribution around the policy's magnitude; infinite for
-            an even one from 0 to it.
-        largest: what a magnitude may come to.
+        std: standard deviation of a normal distribution around the magnitude; infinity for a
+            uniform distribution from 0 to the magnitude.
+        largest: upper limit of the result.
     """
 
     std: float
     largest: float
 
     def draw(self, magnitude: float, rng: np.random.Generator) -> float:
-        """A magnitude around that one."""
+        """Return a varied magnitude."""
         if self.std == float("inf"):
             magnitude = rng.uniform(0, magnitude)
         elif self.std > 0:
@@ -61,23 +61,25 @@ class Noise(NamedTuple):
         return min(max(magnitude, 0.0), self.largest)
 
 
-def _apply(
-    layers: Sequence[Layer],
-    noise: Noise,
-    geometry: Geometry,
-    image: Image.Image,
-    rng: np.random.Generator,
-) -> Image.Image:
-    for layer in layers:
-        if layer.p < 1 and rng.random() >= layer.p:  # timm draws nothing for what is certain
-            continue
-        level = noise.draw(layer.magnitude, rng) / LARGEST
-        image = OPS[layer.op](image, level, rng, geometry)
-    return image
+class RandPolicy(NamedTuple):
+    """A parsed policy of RandAugment.
+
+    Args:
+        layers: the layers to draw from.
+        weights: their probabilities, for draws without replacement; None for uniform draws with
+            replacement.
+        count: number of draws for each image.
+        noise: of the magnitudes.
+    """
+
+    layers: Sequence[Layer]
+    weights: np.ndarray | None
+    count: int
+    noise: Noise
 
 
-# What RandAugment chooses from, with weights. Where more is not always stronger, `inc1` takes
-# another form of the op.
+# Operations that RandAugment draws from, with weights. `inc1` replaces those whose strength does
+# not always increase with the magnitude.
 _STANDARD = dict.fromkeys(
     (
         "AutoContrast",
@@ -143,7 +145,7 @@ Pairs = Sequence[Sequence[Layer]]
 
 
 def _pairs(table: str, posterize: str) -> Pairs:
-    """A line has two layers: op, p and magnitude of each."""
+    """Parse a table. A line has the op, p and magnitude of two layers."""
     pairs = []
     for line in table.replace("Posterize", posterize).strip().splitlines():
         op, p, magnitude, op_2, p_2, magnitude_2 = line.split()
@@ -181,7 +183,7 @@ Invert     0.6 4  Equalize     1.0 8
 Color      0.6 4  Contrast     1.0 8
 Equalize   0.8 8  Equalize     0.6 3
 """
-# Google's EfficientNet code for TPUs, "v0"; no paper has it.
+# "v0" of Google's EfficientNet code for TPUs; it is in no paper.
 _V0 = """
 Equalize   0.8 1  ShearY       0.8 4
 Color      0.4 9  Equalize     0.6 3
@@ -209,7 +211,7 @@ Posterize  0.8 2  Solarize     0.6 10
 Solarize   0.6 8  Equalize     0.6 1
 Color      0.8 6  Rotate       0.4 5
 """
-# The names that end in r have Google's later Posterize: fewer bits at a larger magnitude.
+# Names that end in r use Google's later Posterize: fewer bits at a larger magnitude.
 _POLICIES: Mapping[str, Pairs] = {
     "original": _pairs(_ORIGINAL, "PosterizeOriginal"),
     "originalr": _pairs(_ORIGINAL, "PosterizeIncreasing"),
@@ -222,38 +224,14 @@ _MINDCV_NAMES = {"autoaug": "original", "autoaugr": "originalr"}
 # --------------------------------------------------------------------------------------------------
 # Policy strings
 # --------------------------------------------------------------------------------------------------
-_WHOLE = (int, "[0-9]+", "a whole number")
-_NUMBER = (float, r"[0-9]+(\.[0-9]*)?", "a number")
-_RAND_KEYS = {
-    "m": _WHOLE,
-    "n": _WHOLE,
-    "p": _NUMBER,
-    "mstd": _NUMBER,
-    "mmax": _WHOLE,
-    "inc": _WHOLE,
-}
-_AUTO_KEYS = {"mstd": _NUMBER}
-
-
-class RandPolicy(NamedTuple):
-    """A policy of RandAugment, read.
-
-    Args:
-        layers: what is drawn from.
-        weights: how often each is drawn, without replacement; null for evenly, with replacement.
-        count: how many are drawn for each image.
-        noise: of the magnitudes.
-    """
-
-    layers: Sequence[Layer]
-    weights: np.ndarray | None
-    count: int
-    noise: Noise
+_PATTERNS = {int: ("[0-9]+", "a whole number"), float: (r"[0-9]+(\.[0-9]*)?", "a number")}
+_RAND_KEYS = {"m": int, "n": int, "p": float, "mstd": float, "mmax": int, "inc": int}
+_AUTO_KEYS = {"mstd": float}
 
 
 @cache
 def read_rand_policy(policy: str) -> RandPolicy:
-    """A string such as rand-m9-mstd0.5-inc1; see `RandAugment`.
+    """Parse a string such as rand-m9-mstd0.5-inc1; see `RandAugment`.
 
     Raises:
         ValueError: a part of it is wrong.
@@ -264,39 +242,31 @@ def read_rand_policy(policy: str) -> RandPolicy:
     sets = [part.removeprefix("t") for part in parts if part.startswith("t")]
     if len(sets) > 1 or not set(sets) <= set(_NAMED_SETS):
         raise ValueError(
-            f"policy {policy}: t{sets[-1]!s} must be one of "
-            f"{', '.join(f't{name}' for name in _NAMED_SETS)}, once; without it the ops are the "
-            "standard ones"
+            f"policy {policy}: t{sets[-1]} must be one of "
+            f"{', '.join(f't{name}' for name in _NAMED_SETS)}, once; without it the standard "
+            "operations are used"
         )
-    numbers = _read_numbers(
-        policy, [part for part in parts if not part.startswith("t")], _RAND_KEYS
-    )
+    numbers = _read_numbers(policy, [p for p in parts if not p.startswith("t")], _RAND_KEYS)
     p, count = numbers.get("p", 0.5), int(numbers.get("n", 2))
-    std, largest = numbers.get("mstd", 0.0), numbers.get("mmax", LARGEST)
+    std, largest = numbers.get("mstd", 0.0), numbers.get("mmax", MAX_MAGNITUDE)
     if p > 1 or count < 1 or largest < 1:
         raise ValueError(f"policy {policy}: p must be at most 1, n and mmax at least 1")
+    standard = _INCREASING if numbers.get("inc") else _STANDARD
+    ops = _NAMED_SETS[sets[0]] if sets else standard
     weights = None
-    if sets:
-        ops = _NAMED_SETS[sets[0]]
-    else:
-        ops = _INCREASING if numbers.get("inc") else _STANDARD
     if len(set(ops.values())) > 1:
         weights = np.array(list(ops.values())) / sum(ops.values())
         if count > len(ops):
             raise ValueError(
                 f"policy {policy}: n{count} is more than the {len(ops)} ops of its set"
             )
-    return RandPolicy(
-        [Layer(op, p, numbers.get("m", LARGEST)) for op in ops],
-        weights,
-        count,
-        Noise(float("inf") if std > 100 else std, largest),
-    )
+    layers = [Layer(op, p, numbers.get("m", MAX_MAGNITUDE)) for op in ops]
+    return RandPolicy(layers, weights, count, Noise(float("inf") if std > 100 else std, largest))
 
 
 @cache
 def read_auto_policy(policy: str) -> tuple[Pairs, Noise]:
-    """A string such as original-mstd0.5; see `AutoAugment`.
+    """Parse a string such as original-mstd0.5; see `AutoAugment`.
 
     Raises:
         ValueError: a part of it is wrong.
@@ -308,11 +278,11 @@ def read_auto_policy(policy: str) -> tuple[Pairs, Noise]:
             f"policy {policy} must begin with one of {', '.join([*_POLICIES, *_MINDCV_NAMES])}"
         )
     numbers = _read_numbers(policy, parts, _AUTO_KEYS)
-    return _POLICIES[name], Noise(numbers.get("mstd", 0.0), LARGEST)
+    return _POLICIES[name], Noise(numbers.get("mstd", 0.0), MAX_MAGNITUDE)
 
 
-def _read_numbers(policy: str, parts: Sequence[str], keys: Mapping) -> dict[str, float]:
-    """`m9`, `mstd0.5` and the like as numbers by key."""
+def _read_numbers(policy: str, parts: Sequence[str], keys: Mapping[str, type]) -> dict[str, float]:
+    """Parse `m9`, `mstd0.5` and the like."""
     numbers: dict[str, float] = {}
     for part in parts:
         key = re.match("[a-z]*", part)[0]
@@ -322,45 +292,67 @@ def _read_numbers(policy: str, parts: Sequence[str], keys: Mapping) -> dict[str,
                 "each with a number, as in mstd0.5"
             )
         if key in numbers:
-            raise ValueError(f"policy {policy}: {part!r} gives {key} again; leave one")
-        kind, pattern, described = keys[key]
+            raise ValueError(f"policy {policy}: {part!r} sets {key} twice; keep one")
         value = part.removeprefix(key)
+        pattern, described = _PATTERNS[keys[key]]
         if not re.fullmatch(pattern, value):
             raise ValueError(f"policy {policy}: {part!r}: {key} needs {described}, not {value!r}")
-        numbers[key] = kind(value)
+        numbers[key] = keys[key](value)
     return numbers
 
 
 # --------------------------------------------------------------------------------------------------
 # Transforms
 # --------------------------------------------------------------------------------------------------
+def _check(fill: Sequence[int], translate_const: int | None) -> None:
+    if not all(0 <= value <= 255 for value in fill):
+        raise ValueError(f"fill {list(fill)} must lie between 0 and 255")
+    if translate_const is not None and translate_const < 0:
+        raise ValueError(f"translate_const {translate_const} must be at least 0 pixels")
+
+
+def _apply(
+    layers: Sequence[Layer],
+    noise: Noise,
+    geometry: Geometry,
+    image: Image.Image,
+    rng: np.random.Generator,
+) -> Image.Image:
+    for layer in layers:
+        if layer.p < 1 and rng.random() >= layer.p:  # like timm, draw nothing for p 1
+            continue
+        level = noise.draw(layer.magnitude, rng) / MAX_MAGNITUDE
+        image = OPS[layer.op](image, level, rng, geometry)
+    return image
+
+
 @dataclass(frozen=True, kw_only=True)
 class RandAugment:
-    """Apply a few ops, drawn for each image, all with one magnitude.
+    """Apply a few randomly drawn operations, all with one magnitude.
 
-    A policy is `rand` and, joined by dashes in any order,
+    A policy is `rand` followed by any of these parts, joined by dashes:
 
-    * `m9`: the magnitude, else 10.
-    * `n3`: how many ops are drawn, else 2.
-    * `p0.5`: how often each of them is then applied, else 0.5.
-    * `mstd0.5`: standard deviation of the magnitude, else 0; above 100 it is drawn evenly from 0 to
-      `m`.
-    * `mmax20`: what the magnitude may come to, else 10.
-    * `inc1`: every op is stronger at a larger magnitude. Without it, Posterize and Solarize are
-      weaker, and the colour ops change nothing at 5.
-    * `tweights`, `t3a`, `t3aw`: other ops to draw from: with weights by how much they help, DeiT
-      III's three, or these and others with weights.
+    * `m9`: the magnitude, by default 10.
+    * `n3`: number of operations that are drawn, by default 2.
+    * `p0.5`: probability of applying each of them, by default 0.5.
+    * `mstd0.5`: standard deviation of the magnitude, by default 0; above 100 the magnitude is drawn
+      uniformly from 0 to `m`.
+    * `mmax20`: upper limit of the magnitude, by default 10.
+    * `inc1`: every operation is stronger at a larger magnitude. Without it, Posterize and Solarize
+      are weaker, and the colour operations change nothing at 5.
+    * `tweights`, `t3a`, `t3aw`: other operations to draw from: the standard ones weighted by their
+      benefit, the three of DeiT III, or these and others with weights.
 
     Args:
-        policy: ConViT and CvT were trained with rand-m9-mstd0.5-inc1.
-        fill: red, green and blue of what comes in from outside the image, from 0 to 255; in mode
-            L their grey, and in RGBA transparent.
-        interpolation: Pillow's filter for ops that move pixels; random is bilinear or bicubic.
+        policy: the policy string; ConViT and CvT were trained with rand-m9-mstd0.5-inc1.
+        fill: red, green and blue, from 0 to 255, of the area outside the image; in mode L the same
+            in grey, and in RGBA transparent.
+        interpolation: Pillow's filter for operations that move pixels; `random` draws bilinear or
+            bicubic.
         translate_const: largest shift in pixels, at magnitude 10; null for 0.45 of the width or
             height, as in timm.
     """
 
-    on_arrays: ClassVar[bool] = False
     policy: str
     fill: tuple[int, int, int] = (124, 116, 104)
     interpolation: Literal["nearest", "bilinear", "bicubic", "random"] = "bicubic"
@@ -379,21 +371,21 @@ class RandAugment:
 
 @dataclass(frozen=True, kw_only=True)
 class AutoAugment:
-    """Apply one of 25 pairs of ops, drawn for each image, with magnitudes that a search found.
+    """Apply one of 25 pairs of operations, drawn for each image, with searched magnitudes.
 
     Args:
-        policy: `original` is the paper's for ImageNet, `v0` that of Google's EfficientNet;
+        policy: `original` (the paper's for ImageNet) or `v0` (of Google's EfficientNet);
             `originalr` and `v0r` have a Posterize that keeps fewer bits at a larger magnitude.
-            MindCV's `autoaug` and `autoaugr` are the first and third. `-mstd0.5` after it is the
-            magnitudes' standard deviation.
-        fill: red, green and blue of what comes in from outside the image, from 0 to 255; in mode
-            L their grey, and in RGBA transparent.
-        interpolation: Pillow's filter for ops that move pixels; random is bilinear or bicubic.
-        translate_const: largest shift in pixels, at magnitude 10; null for 0.45 of the height, as
-            in timm.
+            `autoaug` and `autoaugr` are MindCV's names of the first and third. Append `-mstd0.5`
+            for a standard deviation of the magnitudes.
+        fill: red, green and blue, from 0 to 255, of the area outside the image; in mode L the same
+            in grey, and in RGBA transparent.
+        interpolation: Pillow's filter for operations that move pixels; `random` draws bilinear or
+            bicubic.
+        translate_const: largest shift in pixels, at magnitude 10; null for 0.45 of the width or
+            height, as in timm.
     """
 
-    on_arrays: ClassVar[bool] = False
     policy: str
     fill: tuple[int, int, int] = (124, 116, 104)
     interpolation: Literal["nearest", "bilinear", "bicubic", "random"] = "bicubic"
@@ -411,23 +403,15 @@ class AutoAugment:
 
 @dataclass(frozen=True, kw_only=True)
 class ThreeAugment:
-    """One of three, drawn evenly: invert what is brighter than the middle, greyscale, or a Gaussian
-    blur with a radius from 0.1 to 2 pixels. DeiT III has a ColorJitter of 0.3 after it.
+    """Apply one of three operations, drawn uniformly: invert values of 128 and above, remove the
+    colours, or blur by a Gaussian with a radius from 0.1 to 2 pixels. DeiT III uses a ColorJitter
+    of 0.3 after it.
     """
-
-    on_arrays: ClassVar[bool] = False
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         which = rng.integers(3)
         if which == 0:
-            return on_colours(lambda colours: ImageOps.solarize(colours, 128), image)
+            return on_colors(lambda colors: ImageOps.solarize(colors, 128), image)
         if which == 1:
-            return without_colour(image)
-        return blurred(image, rng.uniform(0.1, 2))
-
-
-def _check(fill: Sequence[int], translate_const: int | None) -> None:
-    if not all(0 <= value <= 255 for value in fill):
-        raise ValueError(f"fill {list(fill)} must lie between 0 and 255")
-    if translate_const is not None and translate_const < 0:
-        raise ValueError(f"translate_const {translate_const} must be at least 0 pixels")
+            return to_gray(image)
+        return blur(image, rng.uniform(0.1, 2))

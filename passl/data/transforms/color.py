@@ -1,7 +1,7 @@
-"""Change the colours of one image, or blur it, by the rules of timm and torchvision.
+"""Change the colours of one image, or blur it, as timm and torchvision do.
 
-In mode RGBA, opacity does not change, and blur weighs colours by it. Saturation and hue do not
-change images of mode L.
+In RGBA, opacity does not change, and blur weighs colours by it. Changes of saturation and hue do
+not change images in mode L.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
@@ -17,8 +16,8 @@ from PIL import Image, ImageEnhance, ImageFilter
 from passl.data.transforms.geometry import check_probability
 
 
-def on_colours(change: Callable[[Image.Image], Image.Image], image: Image.Image) -> Image.Image:
-    """Change the colours of an image, or its grey. The opacity of RGBA stays as it is."""
+def on_colors(change: Callable[[Image.Image], Image.Image], image: Image.Image) -> Image.Image:
+    """Apply a change to the colours of an image, or to its grey, and keep the opacity of RGBA."""
     if image.mode != "RGBA":
         return change(image)
     changed = change(image.convert("RGB"))
@@ -26,38 +25,37 @@ def on_colours(change: Callable[[Image.Image], Image.Image], image: Image.Image)
     return changed
 
 
-def without_colour(image: Image.Image) -> Image.Image:
-    """In grey, by the weights of ITU-R 601, and in the same mode."""
+def to_gray(image: Image.Image) -> Image.Image:
+    """Return the image in grey, by the weights of ITU-R 601, in the same mode."""
     if image.mode == "L":
         return image
     return image.convert("LA" if image.mode == "RGBA" else "L").convert(image.mode)
 
 
-def blurred(image: Image.Image, radius: float) -> Image.Image:
-    """By a Gaussian with that standard deviation, in pixels."""
-    blur = ImageFilter.GaussianBlur(radius)
+def blur(image: Image.Image, radius: float) -> Image.Image:
+    """Blur by a Gaussian with that standard deviation, in pixels."""
+    gaussian = ImageFilter.GaussianBlur(radius)
     if image.mode != "RGBA":
-        return image.filter(blur)
-    # RGBa has colours times opacity, so that the colours of transparent pixels do not spread.
-    return image.convert("RGBa").filter(blur).convert("RGBA")
+        return image.filter(gaussian)
+    # RGBa is premultiplied, so the colours of transparent pixels do not spread.
+    return image.convert("RGBa").filter(gaussian).convert("RGBA")
 
 
 def _shift_hue(image: Image.Image, turns: float) -> Image.Image:
     if image.mode == "L":
         return image
-    return on_colours(lambda colours: _shift_hue_of_rgb(colours, turns), image)
+    return on_colors(lambda colors: _shift_hue_of_rgb(colors, turns), image)
 
 
 def _shift_hue_of_rgb(image: Image.Image, turns: float) -> Image.Image:
     hue, saturation, value = image.convert("HSV").split()
-    # QUIRK: torchvision cuts to whole steps of 1/255 towards 0, though a turn has 256 of them.
+    # QUIRK: torchvision truncates to steps of 1/255, though a turn has 256 of them.
     steps = int(turns * 255) % 256
     hue = hue.point([(old + steps) % 256 for old in range(256)])
     return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
 
 
-# For each option of ColorJitter: what makes the change, the amount that changes nothing, the
-# smallest amount and the largest.
+# For each option of ColorJitter: the change, its neutral amount, and the range of amounts.
 _CHANGES: dict[str, tuple[Callable[[Image.Image, float], Image.Image], float, float, float]] = {
     "brightness": (lambda image, x: ImageEnhance.Brightness(image).enhance(x), 1, 0, math.inf),
     "contrast": (lambda image, x: ImageEnhance.Contrast(image).enhance(x), 1, 0, math.inf),
@@ -68,19 +66,17 @@ _CHANGES: dict[str, tuple[Callable[[Image.Image, float], Image.Image], float, fl
 
 @dataclass(frozen=True, kw_only=True)
 class ColorJitter:
-    """Change brightness, contrast, saturation and hue, in a random order, as torchvision does it.
-    Saturation and hue change nothing in mode L.
+    """Change brightness, contrast, saturation and hue in a random order, as in torchvision.
 
     Args:
-        brightness: 0.4 draws the factor from 0.6 to 1.4, [0.6, 1.4] does the same.
-        contrast: likewise.
-        saturation: likewise.
-        hue: 0.1 draws the shift from -0.1 to 0.1 turns of the colour wheel, [-0.1, 0.1] does the
-            same; at most 0.5.
-        p: how often anything is changed.
+        brightness: range of the factor, as [0.6, 1.4], or its largest deviation from 1, as 0.4.
+        contrast: as for brightness.
+        saturation: as for brightness.
+        hue: range of the shift in turns of the colour wheel, as [-0.1, 0.1], or its largest
+            absolute value, as 0.1; at most 0.5.
+        p: probability of any change.
     """
 
-    on_arrays: ClassVar[bool] = False
     brightness: float | tuple[float, float] = 0.0
     contrast: float | tuple[float, float] = 0.0
     saturation: float | tuple[float, float] = 0.0
@@ -101,18 +97,18 @@ class ColorJitter:
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         if rng.random() >= self.p:
             return image
-        changed = [
+        active = [
             name
             for name, (_, neutral, _, _) in _CHANGES.items()
             if self.range_of(name) != (neutral, neutral)
         ]
-        for index in rng.permutation(len(changed)):
-            name = changed[index]
+        for index in rng.permutation(len(active)):
+            name = active[index]
             image = _CHANGES[name][0](image, rng.uniform(*self.range_of(name)))
         return image
 
     def range_of(self, name: str) -> tuple[float, float]:
-        """Smallest and largest factor, or shift, of one of the four."""
+        """Return the range of the factor, or of the shift of hue, of an option."""
         amount = getattr(self, name)
         _, neutral, smallest, _ = _CHANGES[name]
         if isinstance(amount, int | float):
@@ -122,32 +118,30 @@ class ColorJitter:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomGrayscale:
-    """Take the colour out, by the weights of ITU-R 601. Images of mode L stay as they are.
+    """Remove the colours, by the weights of ITU-R 601. Images in mode L do not change.
 
     Args:
-        p: how often.
+        p: probability.
     """
 
-    on_arrays: ClassVar[bool] = False
     p: float = 0.1
 
     def __post_init__(self):
         check_probability(self.p)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        return without_colour(image) if rng.random() < self.p else image
+        return to_gray(image) if rng.random() < self.p else image
 
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianBlur:
-    """Blur, as DINO and DeiT III do it.
+    """Blur by a Gaussian, as in DINO and DeiT III.
 
     Args:
-        p: how often.
-        radius: smallest and largest standard deviation, in pixels.
+        p: probability.
+        radius: range of the standard deviation, in pixels.
     """
 
-    on_arrays: ClassVar[bool] = False
     p: float = 0.5
     radius: tuple[float, float] = (0.1, 2.0)
 
@@ -160,6 +154,4 @@ class GaussianBlur:
             )
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        if rng.random() >= self.p:
-            return image
-        return blurred(image, rng.uniform(*self.radius))
+        return blur(image, rng.uniform(*self.radius)) if rng.random() < self.p else image

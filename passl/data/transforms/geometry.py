@@ -1,7 +1,7 @@
-"""Resize, crop and flip one image, by the rules of timm and torchvision (`tests/golden/transforms`
-has their outputs).
+"""Resize, crop and flip one image, as timm and torchvision do (`tests/golden/transforms` has their
+outputs).
 
-A size is one number, or [height, width], in pixels. Images are of mode RGB, L or RGBA. In RGBA,
+A size is one number, or [height, width], in pixels. Images are in mode RGB, L or RGBA. In RGBA,
 colours are weighted by their opacity, and the area outside the image is transparent.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -27,15 +27,14 @@ RESAMPLING = {
 
 @dataclass(frozen=True, kw_only=True)
 class Resize:
-    """Scale the shorter side to `size` and keep the proportions; with [height, width], squash to
-    exactly that. Antialiased.
+    """Resize the shorter side to `size` and keep the aspect ratio, or resize to exactly
+    [height, width]. Antialiased.
 
     Args:
         size: in pixels.
         interpolation: Pillow's filter.
     """
 
-    on_arrays: ClassVar[bool] = False
     size: int | Sequence[int]
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
 
@@ -57,14 +56,12 @@ class Resize:
 
 @dataclass(frozen=True, kw_only=True)
 class CenterCrop:
-    """Cut out the middle. An image that is smaller gets a black border first (in RGBA a
-    transparent one).
+    """Crop the centre. Smaller images are first padded with black (RGBA: transparent).
 
     Args:
         size: in pixels.
     """
 
-    on_arrays: ClassVar[bool] = False
     size: int | Sequence[int]
 
     def __post_init__(self):
@@ -72,30 +69,27 @@ class CenterCrop:
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         height, width = pair(self.size)
-        # Pillow fills what a box reaches beyond the image with black. Halves round as
-        # torchvision's do: to even for the crop, down for the border.
-        left = _crop_start(image.width, width)
-        top = _crop_start(image.height, height)
+        # Pillow fills the part of the box outside the image with black.
+        left, top = _crop_start(image.width, width), _crop_start(image.height, height)
         return image.crop((left, top, left + width, top + height))
 
 
 def _crop_start(length: int, wanted: int) -> int:
+    # torchvision rounds halves to even for the crop, and down for the padding.
     return round((length - wanted) / 2) if length >= wanted else -((wanted - length) // 2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomResizedCrop:
-    """Cut out a random part and scale it to `size`: Inception's augmentation, as torchvision does
-    it.
+    """Crop a random part and resize it to `size`: Inception's augmentation, as in torchvision.
 
     Args:
         size: of the result, in pixels.
-        scale: smallest and largest part of the image's area.
-        ratio: smallest and largest width over height; drawn evenly on a logarithmic scale.
-        interpolation: Pillow's filter; random is bilinear or bicubic, drawn for each image.
+        scale: range of the part's area, as a fraction of the image's.
+        ratio: range of the part's width over height, drawn uniformly on a logarithmic scale.
+        interpolation: Pillow's filter; `random` draws bilinear or bicubic for each image.
     """
 
-    on_arrays: ClassVar[bool] = False
     size: int | Sequence[int]
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -114,8 +108,8 @@ class RandomResizedCrop:
         return part.resize((columns, rows), draw_filter(self.interpolation, rng))
 
     def box(self, width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """Left, top, width and height of a part. After ten draws that do not fit, the largest one
-        in the middle.
+        """Draw the left, top, width and height of a part. After ten draws that do not fit, return
+        the largest centred one.
         """
         for _ in range(10):
             area = width * height * rng.uniform(*self.scale)
@@ -130,17 +124,16 @@ class RandomResizedCrop:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomCrop:
-    """Cut out a part at a random place.
+    """Crop a part at a random place.
 
     Args:
         size: of the result, in pixels.
-        padding: of black on each side (in RGBA transparent), before the crop, in pixels.
+        padding: black pixels (RGBA: transparent) added on each side before the crop.
 
     Raises:
-        RunError: an image is smaller than that.
+        RunError: the padded image is smaller than `size`.
     """
 
-    on_arrays: ClassVar[bool] = False
     size: int | Sequence[int]
     padding: int = 0
 
@@ -156,10 +149,10 @@ class RandomCrop:
         if min(free_height, free_width) < 0:
             raise RunError(
                 f"RandomCrop: {width} x {height} pixels do not fit into an image of "
-                f"{image.width} x {image.height} with padding {self.padding}; put a Resize "
-                "before it, or give more padding"
+                f"{image.width} x {image.height} with padding {self.padding}; put a Resize before "
+                "it, or increase padding"
             )
-        # Pillow fills what a box reaches beyond the image with black.
+        # Pillow fills the part of the box outside the image with black.
         left = int(rng.integers(free_width + 1)) - self.padding
         top = int(rng.integers(free_height + 1)) - self.padding
         return image.crop((left, top, left + width, top + height))
@@ -170,10 +163,9 @@ class RandomHorizontalFlip:
     """Mirror left and right.
 
     Args:
-        p: how often.
+        p: probability.
     """
 
-    on_arrays: ClassVar[bool] = False
     p: float = 0.5
 
     def __post_init__(self):
@@ -184,20 +176,20 @@ class RandomHorizontalFlip:
 
 
 def draw_filter(interpolation: str, rng: np.random.Generator) -> Image.Resampling:
-    """Pillow's filter of that name; for "random", which draws, bilinear or bicubic."""
+    """Return Pillow's filter of that name; for "random", draw bilinear or bicubic."""
     if interpolation == "random":
         interpolation = ("bilinear", "bicubic")[rng.integers(2)]
     return RESAMPLING[interpolation]
 
 
 def check_probability(p: float, name: str = "p") -> None:
-    """Raise ValueError if the option of that name is no probability."""
+    """Raise ValueError if an option is not a probability."""
     if not 0 <= p <= 1:
         raise ValueError(f"{name} {p} must lie between 0 and 1")
 
 
 def pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """A size as (height, width)."""
+    """Return a size as (height, width)."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 

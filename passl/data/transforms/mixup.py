@@ -1,8 +1,8 @@
-"""Mixup and CutMix of a batch, as timm 1.0.31 does them: Zhang et al. 2017,
+"""Mixup and CutMix of a batch, as in timm 1.0.31: Zhang et al. 2017,
 https://arxiv.org/abs/1710.09412, and Yun et al. 2019, https://arxiv.org/abs/1905.04899.
 
-Shapes: B images of a batch, C channels, H height and W width in pixels, K classes; N mixes of a
-batch, one or one for each image.
+Shapes: B images of a batch, C channels, H height and W width in pixels, K classes; N draws for a
+batch: one, one for each pair or one for each image.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from passl.errors import ConfigError
 
 
 class Mixup:
-    """Mix every image of a batch with its opposite, the first with the last, and their labels in
-    the same proportion.
+    """Mix each image of a batch with its opposite, the first with the last, and their labels in the
+    same proportion.
 
-    Either the whole images are blended (Mixup), or a box of one stands in the other (CutMix).
-    Labels are not smoothed here: the loss does that, for hard and soft targets alike, and smoothing
-    before or after mixing comes to the same.
+    Mixup blends whole images, CutMix pastes a box of one into the other. Labels are not smoothed
+    here: the loss does that for hard and soft targets, and the order makes no difference.
 
     Args:
         num_classes: K.
-        mixup_alpha: the part that an image keeps is drawn from Beta(alpha, alpha); 0 for no Mixup.
-        cutmix_alpha: the same for CutMix.
-        cutmix_minmax: smallest and largest side of CutMix's box, as a part of the image's, drawn
-            evenly; null derives the box from Beta's draw. Turns CutMix on, with alpha 1.
-        prob: how often a batch, pair or image is mixed.
-        switch_prob: how often that is CutMix, where both are on.
-        mode: what has a draw of its own: the batch, each pair of opposites, or each image.
-        off_epoch: the first epoch, counted from 0, that is not mixed; null for none.
+        mixup_alpha: Beta(alpha, alpha) is the distribution of the part that an image keeps; 0 turns
+            Mixup off.
+        cutmix_alpha: as mixup_alpha, for CutMix.
+        cutmix_minmax: range of the sides of CutMix's box, as a fraction of the image's, drawn
+            uniformly; null derives the box from the draw of Beta. Turns CutMix on, with alpha 1.
+        prob: probability of mixing a batch, pair or image.
+        switch_prob: probability of CutMix instead of Mixup, if both are on.
+        mode: draw once for the `batch`, for each `pair` of opposites, or for each image (`elem`).
+        off_epoch: first epoch, counted from 0, without mixing; null for none.
     """
 
     def __init__(
@@ -74,12 +74,18 @@ class Mixup:
         self.prob = prob if max(self.mixup_alpha, self.cutmix_alpha) > 0 else 0.0
 
     def __call__(self, images, labels, epoch: int, rng: np.random.Generator) -> tuple[Any, Any]:
-        """Images [B, C, H, W] float32 and labels [B] int64 -> images and targets [B, K] float32; or
-        both as they are, where nothing is mixed.
+        """Return mixed images and soft targets, or the arguments if nothing is mixed.
+
+        Args:
+            images: [B, C, H, W] float32.
+            labels: [B] int64.
+
+        Returns:
+            Images [B, C, H, W] and targets [B, K], float32.
 
         Raises:
-            ValueError: an odd number of images in mode pair. In the other modes the one in the
-                middle stays as it is.
+            ValueError: mode pair with an odd number of images. In the other modes the image in the
+                middle stays unchanged.
         """
         if self.prob == 0 or (self.off_epoch is not None and epoch >= self.off_epoch):
             return images, labels
@@ -97,7 +103,7 @@ class Mixup:
             weights_N1HW = np.concatenate([weights_N1HW, weights_N1HW[::-1]])
             kept_N = np.concatenate([kept_N, kept_N[::-1]])
 
-        import paddle  # here, because the check of a config imports this module
+        import paddle  # here, since checking a config imports this module
 
         labels_BK = paddle.nn.functional.one_hot(labels, self.num_classes)
         return (
@@ -106,9 +112,7 @@ class Mixup:
         )
 
     def draw(self, batch: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """For each mix of a batch, the part that an image keeps, float64 [N], and whether the rest
-        comes in as a box, bool [N].
-        """
+        """Draw the part that an image keeps, float64 [N], and whether to use CutMix, bool [N]."""
         count = {"batch": 1, "pair": batch // 2, "elem": batch}[self.mode]
         mixed_N = rng.random(count) < self.prob
         cut_N = rng.random(count) < self.cutmix_share
@@ -123,8 +127,8 @@ class Mixup:
         width: int,
         rng: np.random.Generator,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """How much of each pixel an image keeps, float32 [N, 1, H, W], or [N, 1, 1, 1] where there
-        is no box; and the mean of that, float32 [N].
+        """Return how much of each pixel an image keeps, float32 [N, 1, H, W], or [N, 1, 1, 1]
+        without CutMix; and the mean of that, float32 [N].
         """
         weights_N1HW = kept_N.astype(np.float32)[:, None, None, None]
         if cut_N.any():
@@ -139,10 +143,10 @@ class Mixup:
     def box(
         self, kept: float, height: int, width: int, rng: np.random.Generator
     ) -> tuple[int, int, int, int]:
-        """Top, bottom, left and right of a box of CutMix.
+        """Draw the top, bottom, left and right of a box of CutMix.
 
-        Without `cutmix_minmax` it has the image's proportions and the area that is not kept; its
-        centre is anywhere, so the border may cut some of it off. With it, it lies inside.
+        Without `cutmix_minmax` it has the aspect ratio of the image and the area that is not kept;
+        its centre is anywhere, so the border can cut part of it off. With it, it is inside.
         """
         if self.cutmix_minmax is None:
             h, w = int(height * (1 - kept) ** 0.5), int(width * (1 - kept) ** 0.5)
@@ -158,12 +162,12 @@ class Mixup:
 
 
 def _mixed(values, kept):
-    """Each of a batch with its opposite."""
+    """Mix each of a batch with its opposite."""
     return values * kept + values.flip(0) * (1 - kept)
 
 
 def build_mixup(section: Mapping[str, Any] | None, num_classes: int) -> Mixup:
-    """What a `mixup` section describes; without one, a Mixup that changes nothing.
+    """Return the Mixup of a config section; without one, a Mixup that changes nothing.
 
     Raises:
         ConfigError: its options do not go together.

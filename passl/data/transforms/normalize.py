@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -22,19 +21,18 @@ Pillow's conversion to grey (0.299, 0.587, 0.114). Opacity is mapped to -1 to 1.
 
 @dataclass(frozen=True, kw_only=True)
 class Normalize:
-    """An image as the array that the network takes: float32 [channels, height, width], (pixel /
-    255 - mean) / std.
+    """Convert an image to the array that a network takes: float32 [channels, height, width],
+    (pixel / 255 - mean) / std.
 
     Args:
-        mean: of each channel, between 0 and 1: one number for images of mode L, three for RGB,
-            four for RGBA. Null: ImageNet's, see `MEANS`.
-        std: their standard deviations, likewise.
+        mean: mean of each channel, between 0 and 1: one number for mode L, three for RGB, four for
+            RGBA. Null: ImageNet's.
+        std: standard deviation of each channel, as for mean.
 
     Raises:
-        ConfigError: an image has not as many channels as mean or std have numbers.
+        ConfigError: the image has another number of channels than mean or std.
     """
 
-    on_arrays: ClassVar[bool] = False
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
 
@@ -51,20 +49,19 @@ class Normalize:
         pixels = np.asarray(image)
         if pixels.ndim == 2:
             pixels = pixels[..., None]
-        mean, std = self.numbers(pixels.shape[2])
-        # The pixels move while they are bytes, and the arithmetic, which is timm's to the last bit,
-        # needs no array but the result.
+        mean_C11, std_C11 = self.mean_and_std(pixels.shape[2])
+        # Transpose bytes, which is faster, and compute in place. The rounding is timm's.
         array = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
         array /= np.float32(255)
-        array -= mean
-        array /= std
+        array -= mean_C11
+        array /= std_C11
         return array
 
-    def numbers(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation, float32 [channels, 1, 1], for images of that many."""
+    def mean_and_std(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation as float32 [channels, 1, 1]."""
         if channels not in MEANS:
             raise ConfigError(
-                f"Normalize: an image has {channels} channels; it must be of mode L, RGB or RGBA"
+                f"Normalize: an image has {channels} channels; its mode must be L, RGB or RGBA"
             )
         mean = MEANS[channels] if self.mean is None else self.mean
         std = STDS[channels] if self.std is None else self.std

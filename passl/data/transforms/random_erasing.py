@@ -1,4 +1,4 @@
-"""Random erasing, as timm 1.0.31 does it: Zhong et al. 2017, https://arxiv.org/abs/1708.04896."""
+"""Random erasing, as in timm 1.0.31: Zhong et al. 2017, https://arxiv.org/abs/1708.04896."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from passl.data.transforms.geometry import check_probability
 
 @dataclass(frozen=True, kw_only=True)
 class RandomErasing:
-    """Overwrite random boxes of the array that `Normalize` makes. A box that does not fit is drawn
-    again, ten times at most.
+    """Overwrite random boxes of the array that `Normalize` returns. A box that does not fit is
+    drawn again, at most ten times.
 
     Args:
-        p: how often.
-        mode: what stands in a box: `const` 0, the mean colour; `rand` one colour, drawn from the
+        p: probability.
+        mode: new values of a box: `const` 0, the mean colour; `rand` one colour, drawn from the
             standard normal distribution; `pixel` such a colour for each pixel.
-        min_area: smallest part of the image that all its boxes together may take.
+        min_area: smallest part of the image that all boxes together cover.
         max_area: largest part.
-        min_aspect: smallest height over width of a box; drawn evenly on a logarithmic scale.
-        max_aspect: largest; null for 1 / min_aspect.
-        min_count: fewest boxes.
-        max_count: most boxes; null for min_count.
+        min_aspect: smallest height over width of a box, drawn uniformly on a logarithmic scale.
+        max_aspect: largest height over width; null for 1 / min_aspect.
+        min_count: smallest number of boxes.
+        max_count: largest number of boxes; null for min_count.
     """
 
     on_arrays: ClassVar[bool] = True
@@ -42,8 +42,8 @@ class RandomErasing:
         check_probability(self.p)
         if not 0 < self.min_area <= self.max_area <= 1:
             raise ValueError(
-                f"min_area {self.min_area} and max_area {self.max_area} must lie above 0 and at 1 "
-                "at most, in ascending order"
+                f"min_area {self.min_area} and max_area {self.max_area} must be above 0 and at "
+                "most 1, in ascending order"
             )
         if not (self.min_aspect > 0 and self.min_aspect <= self._max_aspect < math.inf):
             raise ValueError(
@@ -65,7 +65,7 @@ class RandomErasing:
         return self.min_count if self.max_count is None else self.max_count
 
     def __call__(self, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Float32 [channels, height, width]; what is given is not changed."""
+        """Return a changed copy of an array, float32 [channels, height, width]."""
         if rng.random() >= self.p:
             return array
         array = array.copy()
@@ -79,7 +79,9 @@ class RandomErasing:
     def box(
         self, width: int, height: int, count: int, rng: np.random.Generator
     ) -> tuple[int, int, int, int]:
-        """Left, top, width and height of one of `count` boxes; all 0 if ten draws do not fit."""
+        """Draw the left, top, width and height of one of `count` boxes; all are 0 if ten draws do
+        not fit.
+        """
         log_aspects = math.log(self.min_aspect), math.log(self._max_aspect)
         for _ in range(10):
             area = rng.uniform(self.min_area, self.max_area) * (width * height) / count
@@ -95,5 +97,5 @@ class RandomErasing:
     ) -> np.ndarray | np.float32:
         if self.mode == "const":
             return np.float32(0)
-        colours = shape if self.mode == "pixel" else (shape[0], 1, 1)
-        return rng.standard_normal(colours, dtype=np.float32)
+        drawn = shape if self.mode == "pixel" else (shape[0], 1, 1)
+        return rng.standard_normal(drawn, dtype=np.float32)

@@ -354,5 +354,5 @@ def test_a_mean_for_other_channels():
     grey = Image.fromarray(GREY)
     with pytest.raises(ConfigError, match=r"mean \[0, 0, 0\] is for 3 channels, .* has 1; give 1"):
         Normalize(mean=[0, 0, 0])(grey, np.random.default_rng(0))
-    with pytest.raises(ConfigError, match="has 2 channels; it must be of mode L, RGB or RGBA"):
+    with pytest.raises(ConfigError, match="has 2 channels; its mode must be L, RGB or RGBA"):
         Normalize()(Image.new("LA", SIZE), np.random.default_rng(0))

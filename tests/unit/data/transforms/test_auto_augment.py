@@ -167,7 +167,7 @@ def test_defaults_of_rand_augment_are_timms():
         ("rand-mstd0,5", "mstd needs a number, not '0,5'"),
         ("rand-mstd1e", "mstd needs a number, not '1e'"),
         ("rand-inc", "inc needs a whole number, not ''"),
-        ("rand-m9-m7", "'m7' gives m again"),
+        ("rand-m9-m7", "'m7' sets m twice"),
         ("rand-p1.5", "p must be at most 1"),
         ("rand-n0", "n and mmax at least 1"),
         ("rand-mmax0", "n and mmax at least 1"),
@@ -192,7 +192,7 @@ def test_a_wrong_policy_of_rand_augment(policy, message):
         ("original0", "must begin with one of"),
         ("v0-m9", "'m9' is none of its parts"),
         ("v0-mstd", "mstd needs a number, not ''"),
-        ("v0-mstd1-mstd2", "'mstd2' gives mstd again"),
+        ("v0-mstd1-mstd2", "'mstd2' sets mstd twice"),
     ],
 )
 def test_a_wrong_policy_of_auto_augment(policy, message):

@@ -553,23 +553,15 @@ NODES = [
 @pytest.mark.parametrize("node", NODES, ids=lambda node: node["name"])
 def test_a_transform_changes_neither_the_image_nor_a_global_generator(rng, node):
     transform = TRANSFORMS.build(node)
-    given = Normalize()(noise(30, 20), rng) if transform.on_arrays else noise(30, 20)
+    given = (
+        Normalize()(noise(30, 20), rng) if getattr(transform, "on_arrays", False) else noise(30, 20)
+    )
     before = given.tobytes()
     states = np.random.get_state()[1].tobytes(), random.getstate()
     for _ in range(20):
         transform(given, rng)
     assert given.tobytes() == before
     assert (np.random.get_state()[1].tobytes(), random.getstate()) == states
-
-
-def test_only_random_erasing_works_on_arrays():
-    on_arrays = {node["name"] for node in NODES if TRANSFORMS.get(node["name"]).on_arrays}
-    assert on_arrays == {"RandomErasing"}
-
-
-@pytest.mark.parametrize("name", TRANSFORMS.names())
-def test_on_arrays_is_no_option(name):
-    assert "on_arrays" not in TRANSFORMS.signature(name)
 
 
 def test_every_transform_is_tested_here():
