@@ -1,17 +1,17 @@
-"""The model zoo: every published weight file of the eleven variants, as zoo.yaml lists them."""
+"""The model zoo: the published weight files of the eleven variants, as zoo.yaml lists them. The
+tests check that file.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Literal
 
 from passl.errors import ConfigError
-from passl.utils.config import closest, shipped_configs
+from passl.utils.config import closest
 from passl.utils.yaml import read
 
 FILE = Path(__file__).with_name("zoo.yaml")
@@ -28,12 +28,12 @@ SOURCES = (
 
 @dataclass(frozen=True)
 class Preset:
-    """How a picture becomes the network's input.
+    """How an image becomes the network's input.
 
     Args:
-        size: of the square input, in pixels.
-        crop: side of the centre crop over the shorter side of the resized picture; or `squash`, the
-            whole picture resized to the square.
+        size: side of the square input, in pixels.
+        crop: side of the centre crop over the shorter side of the resized image, or `squash`: the
+            whole image is resized to the square.
         interpolation: of the resizing.
         mean: per channel, of values from 0 to 1.
         std: likewise.
@@ -41,7 +41,7 @@ class Preset:
 
     size: int
     crop: float | Literal["squash"]
-    interpolation: str
+    interpolation: Literal["bicubic", "bilinear"]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -54,19 +54,19 @@ class Entry:
         name: unique, VARIANT.PUBLISHER_DATA: convit_tiny.mindcv_in1k.
         model: the variant, which is the name of its config.
         source: the project that publishes it, one of `SOURCES`.
-        url: its address, https; None where there is no lasting one, and `note` says more.
+        url: its https address; None where there is no lasting one, and `note` says more.
         file: its name.
         licence: the publisher's.
-        preset: the pictures that its score belongs to.
-        sha256: hexadecimal, whole or the first digits, 8 at least; None if no page states it.
+        preset: the preprocessing that its score belongs to.
+        sha256: hexadecimal, complete or the first digits, 8 at least; None if no page states it.
         size: in bytes; None if no page states it.
-        numerics: constructor arguments of the backbone that the weights want, where they are not
-            the authors'.
+        numerics: constructor arguments of the backbone that the weights need, where they differ
+            from the authors'.
         top1: published accuracy on ImageNet-1k, in percent.
         top5: likewise.
         scores: who publishes the accuracy, and where.
         verified: whether this package has loaded and scored the file.
-        default: whether `pretrained=True` picks it for its variant.
+        default: whether `pretrained=True` selects it for its variant.
         note: what else to know.
     """
 
@@ -88,13 +88,22 @@ class Entry:
     note: str = ""
 
 
-def entries() -> list[Entry]:
-    """Every published file, in the order of zoo.yaml."""
-    return list(_entries())
+@cache
+def entries() -> tuple[Entry, ...]:
+    """Return every published file, in the order of zoo.yaml."""
+    tree, _ = read(FILE)
+    presets = {
+        name: Preset(**values | {key: tuple(values[key]) for key in ("mean", "std")})
+        for name, values in tree["presets"].items()
+    }
+    return tuple(
+        Entry(**values | {"name": name, "preset": presets[values["preset"]]})
+        for name, values in tree["weights"].items()
+    )
 
 
 def find(name: str) -> Entry:
-    """An entry by its name, or a variant's default by the variant's.
+    """Return an entry by its name, or a variant's default by the variant's.
 
     Raises:
         ConfigError: there is neither.
@@ -106,19 +115,19 @@ def find(name: str) -> Entry:
 
 
 def is_known(name: str) -> bool:
-    """Whether `find` knows a name."""
+    """Return whether `find` knows a name."""
     return name in _by_name()
 
 
 def _by_name() -> dict[str, Entry]:
-    known = {entry.model: entry for entry in _entries() if entry.default}
-    return known | {entry.name: entry for entry in _entries()}
+    known = {entry.model: entry for entry in entries() if entry.default}
+    return known | {entry.name: entry for entry in entries()}
 
 
 def table() -> str:
-    """The zoo as an aligned text, one line per file, each variant's default marked by a star."""
+    """Return the zoo as an aligned text, one line per file, with a star at each default."""
     titles = ["name", "model", "source", "MB", "sha256", "top-1", "top-5", "licence", "verified"]
-    rows = [titles, *(_row(entry) for entry in _entries())]
+    rows = [titles, *(_row(entry) for entry in entries())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
@@ -127,7 +136,7 @@ def table() -> str:
         ).rstrip()
         for row in rows
     ]
-    return "\n".join([*lines, "* what pretrained=True picks; - unknown or unpublished"])
+    return "\n".join([*lines, "* what pretrained=True selects; - unknown or unpublished"])
 
 
 def _row(entry: Entry) -> list[str]:
@@ -146,138 +155,3 @@ def _row(entry: Entry) -> list[str]:
         entry.licence,
         "yes" if entry.verified else "no",
     ]
-
-
-# --------------------------------------------------------------------------------------------------
-# Reading zoo.yaml
-# --------------------------------------------------------------------------------------------------
-@cache
-def _entries() -> tuple[Entry, ...]:
-    return read_zoo(FILE)
-
-
-def read_zoo(path: Path) -> tuple[Entry, ...]:
-    """Read and check a file such as zoo.yaml.
-
-    Raises:
-        ConfigError: everything that is wrong with it.
-    """
-    tree, _ = read(path)
-    if set(tree) != {"presets", "weights"} or not all(isinstance(v, dict) for v in tree.values()):
-        raise ConfigError(f"{path}: a zoo has the mappings presets and weights, and nothing else")
-    problems: list[str] = []
-    presets = {
-        name: Preset(**values | {key: tuple(values[key]) for key in ("mean", "std")})
-        for name, values in tree["presets"].items()
-        if _checked(f"{path}: presets.{name}", values, Preset, _PRESET, problems)
-    }
-    found = []
-    for name, values in tree["weights"].items():
-        place = f"{path}: weights.{name}"
-        if not re.fullmatch(r"[a-z0-9_]+\.[a-z0-9_]+", name):  # it becomes a folder's name
-            problems.append(f"{place}: a name is VARIANT.PUBLISHER_DATA, of a-z, 0-9 and _")
-        elif _checked(place, values, Entry, _ENTRY, problems, given=("name",)):
-            if values["preset"] not in presets:
-                hint = closest(values["preset"], list(presets))
-                problems.append(f"{place}: there is no preset {values['preset']!r}{hint}")
-                continue
-            values["note"] = values.get("note") or ""
-            entry = Entry(**values | {"name": name, "preset": presets[values["preset"]]})
-            problems += [f"{place}: {rule}" for rule in _contradictions(entry)]
-            found.append(entry)
-    for model in dict.fromkeys(entry.model for entry in found):
-        chosen = [entry.name for entry in found if entry.model == model and entry.default]
-        if len(chosen) != 1:
-            names = ", ".join(chosen) or "none"
-            problems.append(f"{path}: {model}: exactly one entry is the default, not {names}")
-    if problems:
-        raise ConfigError(*problems)
-    return tuple(found)
-
-
-def _contradictions(entry: Entry) -> list[str]:
-    """What is wrong with an entry whose values are right one by one."""
-    rules = {
-        f"the name begins with the variant, {entry.model}.": entry.name.startswith(
-            f"{entry.model}."
-        ),
-        "without an address, `note` says where the file is": bool(entry.url or entry.note),
-        "the last part of the address is the file's name": entry.url is None
-        or urlsplit(entry.url).path.endswith(f"/{entry.file}"),
-        "a score has its source in `scores`, and no score has none": (entry.scores is None)
-        == (entry.top1 is None and entry.top5 is None),
-        "a default has an address": bool(entry.url or not entry.default),
-    }
-    return [rule for rule, kept in rules.items() if not kept]
-
-
-Check = tuple[Callable[[Any], bool], str]
-_TEXT: Check = (lambda v: isinstance(v, str) and bool(v), "a text")
-_YES_NO: Check = (lambda v: isinstance(v, bool), "true or false")
-_CHANNELS: Check = (
-    lambda v: isinstance(v, list) and len(v) == 3 and all(isinstance(x, float) for x in v),
-    "three numbers",
-)
-_PERCENT: Check = (lambda v: v is None or (_is_number(v) and 0 < v <= 100), "a percentage or null")
-_PRESET: dict[str, Check] = {
-    "size": (lambda v: type(v) is int and v > 0, "a number of pixels"),
-    "crop": (
-        lambda v: v == "squash" or (_is_number(v) and 0 < v <= 1),
-        "a ratio up to 1 or squash",
-    ),
-    "interpolation": (lambda v: v in ("bicubic", "bilinear"), "bicubic or bilinear"),
-    "mean": _CHANNELS,
-    "std": _CHANNELS,
-}
-_ENTRY: dict[str, Check] = {
-    "model": (lambda v: v in {path.stem for path in shipped_configs()}, "the name of a config"),
-    "source": (lambda v: v in SOURCES, f"one of {', '.join(SOURCES)}"),
-    "url": (lambda v: v is None or str(v).startswith("https://"), "an https address or null"),
-    "file": (lambda v: bool(re.fullmatch(r"[\w-][\w.-]*", str(v))), "a file name without a folder"),
-    "licence": _TEXT,
-    "preset": _TEXT,
-    "sha256": (
-        lambda v: v is None or (isinstance(v, str) and bool(re.fullmatch(r"[0-9a-f]{8,64}", v))),
-        "8 to 64 hexadecimal digits in quotes, or null",
-    ),
-    "size": (lambda v: v is None or (type(v) is int and v > 0), "a number of bytes or null"),
-    "numerics": (
-        lambda v: isinstance(v, dict) and all(isinstance(x, str | float) for x in v.values()),
-        "a mapping of constructor arguments",
-    ),
-    "top1": _PERCENT,
-    "top5": _PERCENT,
-    "scores": (lambda v: v is None or _TEXT[0](v), "a text or null"),
-    "verified": _YES_NO,
-    "default": _YES_NO,
-    "note": (lambda v: v is None or isinstance(v, str), "a text"),
-}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _checked(
-    place: str,
-    values: Any,
-    kind: type[Preset] | type[Entry],
-    checks: Mapping[str, Check],
-    problems: list[str],
-    given: tuple[str, ...] = (),
-) -> bool:
-    """Whether `values` are all of a dataclass's fields, and right; `problems` gets what is not."""
-    before = len(problems)
-    if not isinstance(values, dict):
-        problems.append(f"{place}: must be a mapping, not {type(values).__name__}")
-        return False
-    for key, value in values.items():
-        if key not in checks:
-            problems.append(f"{place}: unknown key {key!r}{closest(key, list(checks))}")
-        elif not checks[key][0](value):
-            problems.append(f"{place}.{key}: {value!r} is not {checks[key][1]}")
-    required = [f.name for f in fields(kind) if f.default is MISSING is f.default_factory]
-    missing = [name for name in required if name not in values and name not in given]
-    if missing:
-        problems.append(f"{place}: {', '.join(missing)} must be given")
-    return len(problems) == before
