@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.processes import OURS, check_cpu, measure_in_child
-from passl.cli.main import add_config_options, as_path, read_config, run
+from passl.cli.dispatch import run
+from passl.cli.options import add_config_options, as_path, overrides, read_config
 from passl.errors import ConfigError, RunError
 from passl.utils.config import Config, dotted
 
@@ -104,7 +105,7 @@ def measure_network(args: argparse.Namespace) -> dict[str, object]:
     check_keys(cfg)
     parts, size = parts_of(args), size_of(args, cfg)
     task = {**timing_of(args), "config": args.config, "batch": args.batch, "size": size}
-    task["overrides"] = [pair for pairs in args.override for pair in pairs]
+    task["overrides"] = overrides(args)
     if args.sweep is not None:
         return measure_sweep(args, task, parts)
     result = {"benchmark": "network", "config": args.config, "batch": args.batch, "size": size}
@@ -120,9 +121,9 @@ def measure_network(args: argparse.Namespace) -> dict[str, object]:
             rows["inference, batch 1"] = {**task, "task": "inference", "batch": 1}
         for part in parts:
             more = data_overrides(args, Path(folder)) if part in WITH_DATA else []
-            overrides = [*task["overrides"], *more]
+            pairs = [*overrides(args), *more]
             name = f"{part.replace('_', ' ')}, batch {args.batch}"
-            rows[name] = {**task, "task": part, "overrides": overrides}
+            rows[name] = {**task, "task": part, "overrides": pairs}
         result["parts"] = measure_rows(rows, args)
     if args.by_module is not None:
         module_task = {**task, "task": "modules", "depth": args.by_module}

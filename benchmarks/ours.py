@@ -15,7 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.speed import measure, rounded  # noqa: E402
-from passl.cli.main import run  # noqa: E402
+from passl.cli.dispatch import run  # noqa: E402
 from passl.utils.config import Config, get_config  # noqa: E402
 
 Task = dict[str, Any]

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
 
 from benchmarks.processes import OURS, THEIRS, check_cpu, measure_in_child
-from passl.cli.main import run
+from passl.cli.dispatch import run
 from passl.errors import ConfigError, RunError
 
 ROOT = Path(__file__).resolve().parents[1]

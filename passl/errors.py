@@ -1,9 +1,14 @@
-"""How a user's input can be wrong. The tools turn each into one message and an exit code."""
+"""How a run can fail or stop, and the exit code of each case. The command line prints one message
+and no traceback for any of them.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+EXIT_FAILED, EXIT_WRONG_CALL, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: a stopped run has saved and can be resumed
 
 
 class ConfigError(ValueError):
@@ -19,15 +24,17 @@ class ConfigError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on because of what it met, a picture or a loss: exit code 1."""
+    """A run that cannot continue, because of an unreadable image or a loss for example: exit code
+    1.
+    """
 
 
 class CheckpointError(RunError):
-    """A weight file or checkpoint that is damaged, or another network's."""
+    """A weight file or checkpoint that is damaged or belongs to another network."""
 
 
 class Stopped(Exception):
-    """A run that was told to stop, and has saved its state: exit code 75, "try again later"."""
+    """A run that was asked to stop and has saved its state: exit code 75."""
 
 
 def no_file(path: str | Path, kind: str = "file") -> str:

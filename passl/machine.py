@@ -1,4 +1,4 @@
-"""What something runs on. The standard library alone: `analysis.speed` has no more."""
+"""What a process runs on. Needs only the standard library: `benchmarks.speed` has no more."""
 
 from __future__ import annotations
 
@@ -6,20 +6,34 @@ import importlib.metadata
 import os
 import platform
 import re
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+_CPUINFO = Path("/proc/cpuinfo")
 
 
-def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """What the processor is called, and how many of them this process may use."""
+def processor(cpuinfo: Path = _CPUINFO) -> str:
+    """The processor's name, and how many this process may use."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
     except OSError:  # not Linux
         found = None
-    return f"{found[1] if found else platform.processor() or platform.machine()}, {usable()} usable"
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f"{name}, {usable_processors()} usable"
 
 
-def usable() -> int:
+def cpu_features(cpuinfo: Path = _CPUINFO) -> set[str]:
+    """The instruction sets of the processor, such as `avx2`; empty where they are not known."""
+    try:
+        found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+    except OSError:  # not Linux
+        found = None
+    return set(found[1].split()) if found else set()
+
+
+def usable_processors() -> int:
     """Processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -27,7 +41,7 @@ def usable() -> int:
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Of Python, and of those packages that are installed."""
+    """Versions of Python and of those packages that are installed."""
     found = {"python": platform.python_version()}
     for package in packages:
         try:
@@ -35,3 +49,32 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def commit_of(folder: Path) -> Mapping[str, Any]:
+    """`commit` of the Git checkout that a folder is, and whether its tracked files are `changed`;
+    null if it is no checkout or Git fails.
+    """
+    unknown = {"commit": None, "changed": None}
+    if not (folder / ".git").exists():  # a checkout around an installed package is not its own
+        return unknown
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    environment["GIT_OPTIONAL_LOCKS"] = "0"
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", "-C", str(folder), *arguments],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=20,
+                check=True,
+            ).stdout.strip()
+            for arguments in (
+                ("rev-parse", "HEAD"),
+                ("status", "--porcelain", "--untracked-files=no"),
+            )
+        )
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return unknown
+    return {"commit": commit, "changed": bool(changes)}

@@ -1,7 +1,5 @@
-"""The command `passl check-data`, from a checkout."""
+"""`passl check-data`, from a checkout."""
 
-from _checkout import run
+from _checkout import run_command
 
-from passl.cli.check_data import main
-
-run(main)
+run_command("check-data")

@@ -1,7 +1,5 @@
-"""The command `passl convert`, from a checkout."""
+"""`passl convert`, from a checkout."""
 
-from _checkout import run
+from _checkout import run_command
 
-from passl.cli.convert import main
-
-run(main)
+run_command("convert")

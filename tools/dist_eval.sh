@@ -8,4 +8,4 @@ if [ $# -lt 3 ]; then
 fi
 config=$1 weights=$2 processes=$3
 shift 3
-exec python "$(dirname "$0")/launch.py" eval.py --nproc_per_node "$processes" -c "$config" --weights "$weights" "$@"
+exec python "$(dirname "$0")/launch.py" eval --nproc_per_node "$processes" -c "$config" --weights "$weights" "$@"

@@ -9,4 +9,4 @@ fi
 config=$1 processes=$2
 shift 2
 # exec: signals for this script are the launcher's, and the exit code is the launcher's
-exec python "$(dirname "$0")/launch.py" train.py --nproc_per_node "$processes" -c "$config" "$@"
+exec python "$(dirname "$0")/launch.py" train --nproc_per_node "$processes" -c "$config" "$@"

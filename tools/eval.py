@@ -1,7 +1,5 @@
-"""The command `passl eval`, from a checkout."""
+"""`passl eval`, from a checkout."""
 
-from _checkout import run
+from _checkout import run_command
 
-from passl.cli.eval import main
-
-run(main)
+run_command("eval")

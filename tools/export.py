@@ -1,7 +1,5 @@
-"""The command `passl export`, from a checkout."""
+"""`passl export`, from a checkout."""
 
-from _checkout import run
+from _checkout import run_command
 
-from passl.cli.export import main
-
-run(main)
+run_command("export")

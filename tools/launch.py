@@ -1,7 +1,5 @@
-"""The command `passl launch`, from a checkout."""
+"""`passl launch`, from a checkout."""
 
-from _checkout import run
+from _checkout import run_command
 
-from passl.cli.launch import main
-
-run(main)
+run_command("launch")

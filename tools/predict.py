@@ -1,7 +1,5 @@
-"""The command `passl predict`, from a checkout."""
+"""`passl predict`, from a checkout."""
 
-from _checkout import run
+from _checkout import run_command
 
-from passl.cli.predict import main
-
-run(main)
+run_command("predict")

@@ -1,7 +1,5 @@
-"""The command `passl config`, from a checkout."""
+"""`passl config`, from a checkout."""
 
-from _checkout import run
+from _checkout import run_command
 
-from passl.cli.config import main
-
-run(main)
+run_command("config")

@@ -1,7 +1,5 @@
-"""The command `passl train`, from a checkout."""
+"""`passl train`, from a checkout."""
 
-from _checkout import run
+from _checkout import run_command
 
-from passl.cli.train import main
-
-run(main)
+run_command("train")

@@ -1,7 +1,5 @@
-"""The command `passl visualize`, from a checkout."""
+"""`passl visualize`, from a checkout."""
 
-from _checkout import run
+from _checkout import run_command
 
-from passl.cli.visualize import main
-
-run(main)
+run_command("visualize")

@@ -1,1 +1,1 @@
-"""The commands: one file each."""
+"""The command `passl`: one file per command. `dispatch` finds it, `options` has what they share."""

@@ -1,5 +1,6 @@
-"""Read all of the data, and say what is wrong with it: python tools/check_data.py -c CONFIG, or
-python tools/check_data.py data/pets/train data/pets/val
+"""Read every image of a config's training and validation data, or of folders. Reports unreadable
+files, sizes, modes, samples per class and duplicate images on stdout. The exit code is 1 if a file
+cannot be read or an image is in both parts, else 0.
 """
 
 import argparse
@@ -7,72 +8,39 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from passl.cli.main import EXIT_FAILED_RUN, add_config_options, as_path, read_config
-from passl.errors import ConfigError
+from passl.cli.options import add_config_options, as_path, path_or_name, read_config
+from passl.errors import EXIT_FAILED, ConfigError
+from passl.machine import usable_processors
 
 PARTS = ("train", "val")
+EXAMPLES = """\
+passl check-data my.yaml
+passl check-data data/pets/train data/pets/val --json report.json
+"""
 
 
-def parse() -> argparse.Namespace:
-    from passl.machine import usable
-
-    parser = argparse.ArgumentParser(
-        description="Read every image of a config's training and validation data, or of folders. "
-        "Unreadable files, sizes, modes, samples of each class, and images that are there twice "
-        "are told on stdout. The exit code is 1 if a file cannot be read or an image is in both "
-        "parts, else 0."
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "folders",
+        "data",
         nargs="*",
-        type=as_path,
-        metavar="FOLDER",
-        help="instead of -c: training data with a folder for each class, then validation data",
+        type=path_or_name,
+        metavar="FOLDER|CONFIG",
+        help="training data with a folder per class, then validation data; or a config",
     )
-    add_config_options(parser, required=False)
+    add_config_options(parser, positional=False)
     parser.add_argument("--part", choices=PARTS, help="only this part of the config (default both)")
     parser.add_argument(
         "--workers",
         type=int,
-        default=usable(),
+        default=usable_processors(),
         metavar="N",
-        help="processes that read; 0 reads in this one (default: one for each processor)",
+        help="processes that read; 0 reads in this one (default: one per processor)",
     )
-    parser.add_argument(
-        "--json", type=as_path, metavar="FILE", help="write everything that was found"
-    )
-    return parser.parse_args()
+    parser.add_argument("--json", type=as_path, metavar="FILE", help="write the whole report")
 
 
-def datasets_of(args: argparse.Namespace) -> dict[str, Mapping]:
-    """The `dataset` node of each part, and what is wrong with the options."""
-    problems = []
-    if (args.config is None) == (not args.folders):
-        problems.append("name a config by -c, or one or two folders")
-    if len(args.folders) > len(PARTS):
-        problems.append(f"{len(args.folders)} folders: name one of training, one of validation")
-    if args.folders and (args.part or args.override):
-        problems.append("--part and -o go with -c, not with folders")
-    if args.workers < 0:
-        problems.append(f"--workers {args.workers} must be at least 0")
-    if args.json is not None and args.json.exists():
-        problems.append(f"--json {args.json}: is there already, and is not written over")
-    elif args.json is not None and not args.json.absolute().parent.is_dir():
-        problems.append(f"--json {args.json}: the folder does not exist; make it first")
-    if problems:
-        raise ConfigError(*problems)
-    if args.folders:
-        pairs = zip(PARTS, args.folders, strict=False)
-        return {part: {"name": "ImageFolder", "dataroot": str(path)} for part, path in pairs}
-
-    from passl.engine.check import datasets
-
-    return datasets(read_config(args), PARTS if args.part is None else (args.part,))
-
-
-def main() -> None:
-    args = parse()
-    nodes = datasets_of(args)
+def main(args: argparse.Namespace) -> None:
+    nodes = _datasets(args)
 
     from tqdm import tqdm
 
@@ -92,6 +60,37 @@ def main() -> None:
     for line in lines(found):
         print(line)
     if args.json is not None:
-        write_text(Path(args.json), to_json(found, indent=1) + "\n")
+        write_text(args.json, to_json(found, indent=1) + "\n")
     if not is_clean(found):
-        sys.exit(EXIT_FAILED_RUN)
+        sys.exit(EXIT_FAILED)
+
+
+def _datasets(args: argparse.Namespace) -> dict[str, Mapping]:
+    """The `dataset` node of each part."""
+    from passl.io.files import obstacles
+    from passl.utils.config import shipped_names
+
+    folders = args.data
+    if len(folders) == 1 and not Path(folders[0]).is_dir() and args.config is None:
+        is_config = folders[0].endswith(".yaml") or folders[0] in shipped_names()
+        if is_config:
+            args.config, folders = folders[0], []
+    problems = []
+    if (args.config is None) == (not folders):
+        problems.append("name a config, or one or two folders")
+    if len(folders) > len(PARTS):
+        problems.append(f"{len(folders)} folders: name one of training, one of validation")
+    if folders and (args.part or args.override):
+        problems.append("--part and -o go with a config, not with folders")
+    if args.workers < 0:
+        problems.append(f"--workers {args.workers} must be at least 0")
+    problems += [f"--json {args.json}: {rule}" for rule in obstacles(args.json)]
+    if problems:
+        raise ConfigError(*problems)
+    if folders:
+        pairs = zip(PARTS, folders, strict=False)
+        return {part: {"name": "ImageFolder", "dataroot": path} for part, path in pairs}
+
+    from passl.engine.check import datasets
+
+    return datasets(read_config(args), PARTS if args.part is None else (args.part,))

@@ -1,30 +1,38 @@
-"""Show what a config comes to: python tools/print_config.py -c configs/convit/convit_tiny.yaml [-o
-KEY=VALUE ...]
-"""
+"""Print every value of a config, and the file and line where it is set."""
 
 import argparse
 import json
 
-from passl.cli.main import add_config_options, read_config
+from passl.cli.options import add_config_options, read_config
 from passl.logging import printable
 
+EXAMPLES = """\
+passl config --list
+passl config convit/convit_tiny -o optimizer.lr=5e-4
+passl config convit/convit_tiny --yaml > my.yaml
+"""
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Print every value of a config, and the file and line that it came from."
-    )
+
+def add_options(parser: argparse.ArgumentParser) -> None:
     add_config_options(parser)
     parser.add_argument(
         "--yaml",
         action="store_true",
         help="print one YAML document instead, as a run folder has it",
     )
-    args = parser.parse_args()
-    cfg = read_config(args)
+    parser.add_argument(
+        "--list", action="store_true", help="print the names of the shipped configs"
+    )
 
-    from passl.utils.config import dotted, leaves, storable
+
+def main(args: argparse.Namespace) -> None:
+    from passl.utils.config import dotted, leaves, shipped_names, storable
     from passl.utils.yaml import to_yaml
 
+    if args.list:
+        print("\n".join(shipped_names()))
+        return
+    cfg = read_config(args)
     if args.yaml:
         print(to_yaml(storable(cfg)), end="")
         return

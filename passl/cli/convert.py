@@ -1,25 +1,27 @@
-"""Convert weights: python tools/convert_weights.py IN OUT [--to timm|microsoft|huggingface]
-[--check IMAGES.npz], or --list
+"""Convert weights of any project to the names and layout of passl, or back. Prints what became of
+every weight.
 """
 
 import argparse
 from pathlib import Path
 
-from passl.cli.main import as_path, path_or_name, read_config
+from passl.cli.options import add_config_options, as_path, path_or_name, read_config
 from passl.logging import printable
 
+EXAMPLES = """\
+passl convert convit_tiny.pth convit_tiny.safetensors
+passl convert runs/a/best.safetensors for_timm.safetensors --to timm
+passl convert cvt_13.bin --check outputs.npz
+"""
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Convert the weights of any project to passl's names and layout, or the other "
-        "way. Prints what became of every weight."
-    )
+
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "weights",
         nargs="?",
         type=path_or_name,
         metavar="IN",
-        help="file, https address, or zoo name",
+        help="file, https address, or name of the model zoo",
     )
     parser.add_argument(
         "out", nargs="?", type=as_path, metavar="OUT", help=".safetensors or .pdparams to write"
@@ -29,30 +31,23 @@ def main() -> None:
         "--check",
         type=as_path,
         metavar="NPZ",
-        help="compare logits of its `images` with its `logits`",
+        help="compare the logits of its `images` with its `logits`",
     )
     parser.add_argument(
         "--tolerance", type=float, default=1e-4, help="for --check, relative to the largest logit"
     )
-    parser.add_argument(
-        "-c",
-        "--config",
-        type=path_or_name,
-        metavar="FILE",
-        help="config of the network (default: what the weights tell)",
-    )
-    parser.add_argument(
-        "-o", "--override", action="append", nargs="+", default=[], metavar="KEY=VALUE"
-    )
+    add_config_options(parser, positional=False)
     parser.add_argument("--list", action="store_true", help="list the model zoo")
-    args = parser.parse_args()
-    if args.list:
-        from passl.porting.zoo import table
 
-        print(table())
+
+def main(args: argparse.Namespace) -> None:
+    if args.list:
+        from passl.porting.zoo import entries, table
+
+        print(table(entries()))
         return
     if args.weights is None or (args.out is None and args.check is None):
-        parser.error("give IN and OUT, or IN and --check, or --list")
+        args.parser.error("give IN and OUT, or IN and --check, or --list")
 
     from passl.deploy.convert import (
         coverage,
@@ -74,12 +69,8 @@ def main() -> None:
     print(coverage(plan))
     print(f"recognised: {describe(file, architecture)}")
     if args.check:
-        check(
-            Model({"model": {"architecture": architecture, "head": head}}),
-            file,
-            args.check,
-            args.tolerance,
-        )
+        model = Model({"model": {"architecture": architecture, "head": head}})
+        _check(model, file, args.check, args.tolerance)
     if args.out and args.to:
         write_for(args.to, file, plan, args.out)
     elif args.out:
@@ -88,7 +79,7 @@ def main() -> None:
         print(printable(f"written: {args.out}"))
 
 
-def check(model, file, images: Path, tolerance: float) -> None:
+def _check(model, file, images: Path, tolerance: float) -> None:
     """Compare the model's logits with stored ones."""
     import numpy as np
     import paddle
@@ -105,12 +96,14 @@ def check(model, file, images: Path, tolerance: float) -> None:
     with paddle.no_grad():
         logits = model(paddle.to_tensor(stored["images"])).numpy()
     if logits.shape != stored["logits"].shape:
-        shapes = f"{list(stored['logits'].shape)}, the model's {list(logits.shape)}"
-        raise RunError(f"{images}: its logits are {shapes}; these are another network's")
+        raise RunError(
+            f"{images}: its logits are {list(stored['logits'].shape)}, the model's "
+            f"{list(logits.shape)}; they belong to another network"
+        )
     error = np.abs(logits - stored["logits"]).max() / np.abs(stored["logits"]).max()
-    print(f"largest difference of the logits, relative to the largest: {error:.2e}")
+    print(f"largest difference of the logits, relative to the largest logit: {error:.2e}")
     if not error <= tolerance:
         raise RunError(
-            f"{images}: the logits differ by {error:.2e}, more than {tolerance:g}; is the config "
-            "the file's?"
+            f"{images}: the logits differ by {error:.2e}, more than {tolerance:g}; does the config "
+            "belong to the file?"
         )

@@ -1,91 +1,58 @@
-"""Evaluate weights: python tools/eval.py -c configs/digits/convit.yaml --weights
-RUN/best.safetensors
+"""Score weights on the validation data of a config. The last line on stdout is the result as
+JSON.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING
 
-from passl.cli.main import add_config_options, as_path, path_or_name, read_config
+from passl.cli.options import (
+    TRANSFORMS,
+    add_config_options,
+    add_weights_option,
+    as_path,
+    changes_transforms,
+    path_or_name,
+    read_config,
+)
 from passl.errors import ConfigError
-from passl.utils.config import COMMAND_LINE, Config, dotted
 
-TRANSFORMS = ("dataloader", "val", "dataset", "transforms")
+if TYPE_CHECKING:
+    from passl.utils.config import Config
 
-
-def preset_of(args: argparse.Namespace) -> list[str]:
-    """For weights of the model zoo, the pictures that belong to them, unless told otherwise."""
-    from passl.evaluation.preset import transforms_of
-    from passl.porting.resolve import zoo_entry
-
-    entry = zoo_entry(args.weights)
-    return [] if entry is None or told(args) else [override_of(transforms_of(entry.preset))]
+EXAMPLES = """\
+passl eval runs/a/config.yaml --weights runs/a/best.safetensors --per-class classes.csv
+passl eval convit/convit_tiny --weights convit_tiny.mindcv_in1k -o dataloader.val.dataset...
+passl eval my.yaml --weights w.pth --tta flip --confusion confusion.csv
+"""
 
 
-def told(args: argparse.Namespace) -> bool:
-    """Whether -o says something of the pictures."""
-    origins = read_config(args).origins.items()
-    return any(keys[:4] == TRANSFORMS and origin == COMMAND_LINE for keys, origin in origins)
-
-
-def override_of(transforms: list) -> str:
-    return f"{dotted(TRANSFORMS)}={json.dumps(transforms)}"
-
-
-def read_evaluation(args: argparse.Namespace) -> Config:
-    """The config with the pictures that the options ask for."""
-    cfg = read_config(args, preset_of(args))
-    if args.crop is None:
-        return cfg
-    if told(args):
-        raise ConfigError(
-            f"--crop {args.crop} and -o {dotted(TRANSFORMS)} both say what the pictures are; leave "
-            "one out"
-        )
-    from passl.engine.check import check_config
-    from passl.evaluation.preset import with_crop
-
-    check_config(cfg, for_training=False)
-    transforms = with_crop(cfg.dataloader.val.dataset.transforms, args.crop)
-    return read_config(args, [override_of(transforms)])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(
-            "Score weights on the validation data of a config. The last line on stdout is "
-            "the result as JSON."
-        )
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     add_config_options(parser)
-    parser.add_argument(
-        "--weights",
-        type=path_or_name,
-        required=True,
-        metavar="FILE",
-        help=(
-            "weight file of any kind, https address, or name of the model zoo, whose pictures are "
-            "then used too"
-        ),
+    add_weights_option(
+        parser,
+        "weight file of any kind, https address, or name of the model zoo; the transforms of the "
+        "zoo's published score are then used, unless -o changes them",
     )
     parser.add_argument(
         "--crop",
         choices=("squash", "resize"),
-        help="squash the whole picture to the square; or resize the shorter side, crop the centre",
+        help="squash the whole image to the square; or resize the shorter side, crop the centre",
     )
     parser.add_argument(
         "--tta",
         choices=("none", "flip"),
         default="none",
-        help="flip: mean softmax of the picture and its mirror image",
+        help="flip: mean softmax of the image and its mirror image",
     )
     parser.add_argument(
         "--valid-labels",
         type=path_or_name,
         metavar="FILE|present",
-        help=(
-            "compare only these classes: a text file with one a line, or those that the data has "
-            "pictures of"
-        ),
+        help="compare only these classes: a text file with one per line, or those that the data "
+        "has samples of",
     )
     parser.add_argument(
         "--real-labels",
@@ -100,15 +67,17 @@ def main() -> None:
         "--confusion",
         type=as_path,
         metavar="FILE.csv",
-        help="write how often which class is taken for which; up to 50 classes also as FILE.png",
+        help="write the confusion matrix; for up to 50 classes also as FILE.png",
     )
     parser.add_argument(
         "--predictions",
         type=as_path,
         metavar="FILE.csv|FILE.jsonl",
-        help="write the five best guesses for each picture",
+        help="write the five best predictions for each image",
     )
-    args = parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
     cfg = read_evaluation(args)
 
     from passl.engine.check import check_config
@@ -123,7 +92,7 @@ def main() -> None:
         confusion=args.confusion,
         predictions=args.predictions,
     )
-    options.files(cfg.model.head.num_classes)  # what cannot be written is said before the work
+    options.files(cfg.model.head.num_classes)  # what cannot be written is reported before the work
 
     from passl.distributed import ranks as distributed
     from passl.logging import log_to_console
@@ -133,3 +102,31 @@ def main() -> None:
         found = evaluate_weights(cfg, args.weights, options, ranks)
     if ranks.is_first:
         print(json.dumps({"weights": args.weights, "crop": args.crop, **found}))
+
+
+def read_evaluation(args: argparse.Namespace) -> Config:
+    """The config with the transforms that the options ask for: those of -o, else those of --crop,
+    else those of the zoo's weights.
+    """
+    from passl.evaluation.preset import transforms_of, with_crop
+    from passl.porting.resolve import zoo_entry
+
+    cfg = read_config(args)
+    entry = zoo_entry(args.weights)
+    is_chosen = changes_transforms(cfg)
+    if entry is not None and not is_chosen:
+        cfg = _with_transforms(args, transforms_of(entry.preset))
+    if args.crop is None:
+        return cfg
+    if is_chosen:
+        raise ConfigError(
+            f"--crop {args.crop} and -o {TRANSFORMS} both set the transforms; leave one out"
+        )
+    from passl.engine.check import check_config
+
+    check_config(cfg, for_training=False)
+    return _with_transforms(args, with_crop(cfg.dataloader.val.dataset.transforms, args.crop))
+
+
+def _with_transforms(args: argparse.Namespace, transforms: list) -> Config:
+    return read_config(args, [f"{TRANSFORMS}={json.dumps(transforms)}"])

@@ -1,6 +1,5 @@
-"""Start a tool in several processes: python tools/launch.py train.py -c CONFIG --nproc_per_node 2
-
-Options that are not the launcher's go to the tool.
+"""Start training or evaluation in several processes, on one machine or on several. Options that are
+not listed here are passed on to the command.
 """
 
 from __future__ import annotations
@@ -11,24 +10,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from passl.cli.main import add_config_options, as_path, read_config
+from passl.cli import eval, train
+from passl.cli.options import as_path, read_config
 from passl.distributed.environment import parse_address
 from passl.errors import ConfigError
 
-TOOLS = ("train.py", "eval.py")
-TOOLS_FOLDER = Path(__file__).resolve().parents[2] / "tools"
+EXAMPLES = """\
+passl launch train my.yaml --nproc_per_node 2 --restarts 3
+passl launch eval my.yaml --weights w.pth --nproc_per_node 2
+passl launch train my.yaml --nproc_per_node 8 --nnodes 2 --rank 0 --master gpu1:20000
+"""
+_COMMANDS = {"train": train, "eval": eval}
+_PROGRAM = Path(__file__).resolve().parents[1] / "__main__.py"
 
 
-def parse() -> tuple[argparse.Namespace, list[str]]:
-    """The launcher's options, and those of the tool."""
-    parser = argparse.ArgumentParser(
-        description=(
-            "Start a tool in several processes, on one machine or on several. What is not listed "
-            "here goes to the tool."
-        ),
-        allow_abbrev=False,
-    )
-    parser.add_argument("tool", choices=TOOLS)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("tool", choices=[*_COMMANDS, "train.py", "eval.py"], metavar="train|eval")
     parser.add_argument(
         "--nproc_per_node",
         type=int,
@@ -36,29 +33,27 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
         metavar="N",
         help="processes on this machine: as many as GPUs",
     )
-    parser.add_argument("--nnodes", type=int, default=1, metavar="N", help="machines")
+    parser.add_argument("--nnodes", type=int, default=1, metavar="N", help="machines (default 1)")
     parser.add_argument(
-        "--rank", type=int, default=0, metavar="R", help="number of this machine, from 0 up"
+        "--rank", type=int, default=0, metavar="R", help="number of this machine, from 0"
     )
     parser.add_argument(
         "--master",
         default=os.environ.get("PADDLE_MASTER"),
         metavar="HOST:PORT",
-        help=(
-            "where rank 0 listens, on the machine with --rank 0; one machine needs none. The "
-            "default is PADDLE_MASTER"
-        ),
+        help="where rank 0 listens, on the machine with --rank 0 (default: PADDLE_MASTER); one "
+        "machine needs none",
     )
     parser.add_argument(
         "--devices",
         metavar="0,1,...",
-        help="the GPUs to use; the default is the first N that CUDA_VISIBLE_DEVICES leaves",
+        help="the GPUs to use (default: the first N of CUDA_VISIBLE_DEVICES)",
     )
     parser.add_argument(
         "--log_dir",
         type=as_path,
         metavar="FOLDER",
-        help="for the output of all processes but the first; the default is OUTPUT_DIR/launch",
+        help="for the output of all processes but the first (default: OUTPUT_DIR/launch)",
     )
     parser.add_argument(
         "--restarts",
@@ -79,25 +74,44 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="time for an orderly stop after SIGTERM or Ctrl-C; a second one ends all at once",
+        help="time for an orderly stop after SIGTERM or Ctrl-C; a second signal ends all processes "
+        "at once",
     )
-    return parser.parse_known_args()
 
 
-def run_folder(arguments: Sequence[str]) -> Path:
-    """The folder of the run that the tool's options describe."""
-    parser = argparse.ArgumentParser(prog="launch.py", allow_abbrev=False)
-    add_config_options(parser)
-    known, _ = parser.parse_known_args(arguments)
-    cfg = read_config(known)
-    folder = cfg.get("output_dir")
-    if not isinstance(folder, str):
-        raise ConfigError(f"output_dir: {folder!r} must be text, the folder of the run")
-    return Path(folder)
+def main(args: argparse.Namespace) -> None:
+    command = args.tool.removesuffix(".py")
+    waits = _check(args, command)
+    if args.devices is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = args.devices
+
+    from passl.distributed.launcher import Job, launch
+
+    needs_folder = args.restarts or args.log_dir is None
+    folder = _run_folder(command, args.rest) if needs_folder else Path()
+    job = Job(
+        command=[sys.executable, "-u", str(_PROGRAM), command, *args.rest],
+        processes=args.nproc_per_node,
+        logs=args.log_dir or folder / "launch",
+        machines=args.nnodes,
+        machine=args.rank,
+        master=args.master,
+        grace=args.grace,
+        checkpoint=folder / "last.safetensors" if args.restarts else None,
+    )
+    sys.exit(launch(job, args.restarts, waits))
 
 
-def _check(args: argparse.Namespace) -> None:
-    """Raise ConfigError if the numbers do not fit together."""
+def _check(args: argparse.Namespace, command: str) -> list[float]:
+    """Check the options and return the seconds of --restart_waits."""
+    if args.restarts and command != "train":
+        raise ConfigError(f"--restarts {args.restarts} is for training; {command} has no state")
+    if args.restarts and args.nnodes > 1:
+        raise ConfigError(
+            f"--restarts {args.restarts} with --nnodes {args.nnodes}: this launcher restarts the "
+            "processes of its own machine only; leave restarts across machines to Slurm, "
+            "Kubernetes or Paddle's launcher (docs/distributed.md)"
+        )
     if args.restarts < 0 or args.grace < 0:
         raise ConfigError(
             f"--restarts {args.restarts} and --grace {args.grace:g} must not be negative"
@@ -119,39 +133,20 @@ def _check(args: argparse.Namespace) -> None:
         )
     if args.master is not None:
         parse_address("--master", args.master)
-
-
-def main() -> None:
-    args, arguments = parse()
-    if args.restarts and args.tool != "train.py":
-        raise ConfigError(f"--restarts {args.restarts} is for training; {args.tool} has no state")
-    if args.restarts and args.nnodes > 1:
-        raise ConfigError(
-            f"--restarts {args.restarts} with --nnodes {args.nnodes}: this launcher restarts the "
-            "processes of its own machine only; leave restarts across machines to Slurm, "
-            "Kubernetes or Paddle's launcher (docs/distributed.md)"
-        )
-    _check(args)
     try:
-        waits = [float(wait) for wait in args.restart_waits.split(",")]
+        return [float(wait) for wait in args.restart_waits.split(",")]
     except ValueError:
         raise ConfigError(
-            f"--restart_waits {args.restart_waits} must be seconds, divided by commas"
+            f"--restart_waits {args.restart_waits} must be seconds, separated by commas"
         ) from None
-    if args.devices is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = args.devices
 
-    from passl.distributed.launcher import Job, launch
 
-    folder = run_folder(arguments) if args.restarts or args.log_dir is None else None
-    job = Job(
-        command=[sys.executable, "-u", str(TOOLS_FOLDER / args.tool), *arguments],
-        processes=args.nproc_per_node,
-        logs=args.log_dir or folder / "launch",
-        machines=args.nnodes,
-        machine=args.rank,
-        master=args.master,
-        grace=args.grace,
-        checkpoint=folder / "last.safetensors" if args.restarts else None,
-    )
-    sys.exit(launch(job, args.restarts, waits))
+def _run_folder(command: str, arguments: Sequence[str]) -> Path:
+    """The folder of the run that the command's arguments describe."""
+    parser = argparse.ArgumentParser(prog=f"passl {command}")
+    _COMMANDS[command].add_options(parser)
+    cfg = read_config(parser.parse_args(arguments))
+    folder = cfg.get("output_dir")
+    if not isinstance(folder, str):
+        raise ConfigError(f"output_dir: {folder!r} must be text, the folder of the run")
+    return Path(folder)

@@ -1,21 +1,24 @@
-"""Draw what a run did: python tools/visualize.py curves RUN [--out FILE.png]"""
+"""Draw what a run did."""
 
 import argparse
 
-from passl.cli.main import as_path
+from passl.cli.options import as_path
 from passl.logging import printable
 
+EXAMPLES = """\
+passl visualize curves runs/a
+passl visualize curves runs/a --out curves.png
+"""
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw pictures of runs.")
-    pictures = parser.add_subparsers(dest="picture", required=True)
-    curves = pictures.add_parser(
-        "curves", help="loss, accuracy and learning rate of a training run"
-    )
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    figures = parser.add_subparsers(dest="figure", required=True)
+    curves = figures.add_parser("curves", help="loss, accuracy and learning rate of a training run")
     curves.add_argument("run", type=as_path, help="the run's output_dir")
     curves.add_argument("--out", type=as_path, help="the PNG to write (default: RUN/curves.png)")
-    args = parser.parse_args()
 
+
+def main(args: argparse.Namespace) -> None:
     from passl.analysis.curves import plot_curves
 
     out = args.out or args.run / "curves.png"

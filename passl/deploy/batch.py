@@ -1,4 +1,4 @@
-"""Many pictures: which ones, and what was guessed for each."""
+"""Predictions for many image files: finding the files, and writing the results."""
 
 from __future__ import annotations
 
@@ -9,40 +9,42 @@ from typing import Any
 
 from passl.data.datasets.class_file import read_lines
 from passl.data.datasets.walk import SUFFIXES, walk_images, warn_unusable
-from passl.deploy.predictor import Classifier, Guess, check_several
+from passl.deploy.predictor import Classifier, Prediction, check_several
 from passl.errors import ConfigError, RunError
+from passl.evaluation.tables import best_columns, write_csv
+from passl.io.files import to_json, write_text
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """A picture and what it is.
+class FilePredictions:
+    """The predictions for one image file.
 
     Args:
-        name: its file, as it was named.
-        best: the best guesses, best first; none for a picture that cannot be read.
+        name: the file, as it was named.
+        best: the best predictions, best first; none for a file that cannot be read.
         error: why it cannot be read, in one line.
     """
 
     name: str
-    best: Sequence[Guess]
+    best: Sequence[Prediction]
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data: its name with its guesses, or with its error."""
+        """As plain data: the name with the predictions or with the error."""
         if self.error is not None:
             return {"name": self.name, "error": self.error}
-        return {"name": self.name, "best": [asdict(guess) for guess in self.best]}
+        return {"name": self.name, "best": [asdict(prediction) for prediction in self.best]}
 
 
-def find_pictures(arguments: Sequence[str]) -> list[str]:
-    """The files that are meant, in order.
+def find_images(arguments: Sequence[str]) -> list[str]:
+    """The image files that arguments name, in order.
 
     Args:
-        arguments: files; folders, for every picture below them, sorted, with links followed; and
-            `@LIST`, a text file that names one file a line.
+        arguments: files; folders, for every image below them, sorted, with links followed; and
+            `@LIST`, a text file that names one file per line.
 
     Raises:
-        ConfigError: one of them does not exist, or there is no picture.
+        ConfigError: one of them does not exist, or there is no image.
     """
     found: list[str] = []
     problems = []
@@ -55,13 +57,13 @@ def find_pictures(arguments: Sequence[str]) -> list[str]:
             warn_unusable(argument, [path for folder in folders for path in folder.unusable])
             found += inside
             if not inside:
-                problems.append(f"{argument}: the folder has no picture ({', '.join(SUFFIXES)})")
+                problems.append(f"{argument}: the folder has no image ({', '.join(SUFFIXES)})")
         elif Path(argument).exists():
             found.append(argument)
         else:
-            problems.append(f"{argument}: there is no such picture or folder")
+            problems.append(f"{argument}: there is no such image or folder")
     if not problems and not found:
-        problems.append("no picture is named")
+        problems.append("no image is named")
     if problems:
         raise ConfigError(*problems)
     return found
@@ -69,24 +71,48 @@ def find_pictures(arguments: Sequence[str]) -> list[str]:
 
 def predict_files(
     classifier: Classifier, files: Sequence[str], k: int, batch_size: int
-) -> Iterator[Predicted]:
-    """The k best guesses for each file, in order. A file that cannot be read is told, and left out
-    of its batch.
+) -> Iterator[FilePredictions]:
+    """The k best predictions for each file, in order. A file that cannot be read is reported and
+    left out of its batch.
 
     Raises:
-        ConfigError: there is no such batch size, or k is below 1.
+        ConfigError: the batch size does not fit into memory, or it or k is below 1.
         RunError: a batch does not fit into memory.
     """
     classifier.check_batch(batch_size)
     check_several(files)
     for start in range(0, len(files), batch_size):
+        batch = files[start : start + batch_size]
         images, errors = {}, {}
-        for file in files[start : start + batch_size]:
+        for file in batch:
             try:
                 images[file] = classifier.prepare(file)
             except RunError as error:
                 errors[file] = str(error)
-        rows = classifier.probabilities(list(images.values())) if images else []
-        best = {file: classifier.best(row, k) for file, row in zip(images, rows, strict=True)}
-        for file in files[start : start + batch_size]:
-            yield Predicted(file, best.get(file, ()), errors.get(file))
+        best: dict[str, Sequence[Prediction]] = {}
+        if images:
+            rows = classifier.probabilities(list(images.values()))
+            best = {file: classifier.best(row, k) for file, row in zip(images, rows, strict=True)}
+        for file in batch:
+            yield FilePredictions(file, best.get(file, ()), errors.get(file))
+
+
+def write_rows(
+    rows: Sequence[FilePredictions], table: Path | None = None, lines: Path | None = None
+) -> None:
+    """Write predictions as files.
+
+    Args:
+        table: `.csv`; a file that cannot be read has empty cells.
+        lines: `.jsonl`, one object per file.
+    """
+    if lines is not None:
+        write_text(lines, "".join(to_json(row.to_dict()) + "\n" for row in rows))
+    if table is None:
+        return
+    head = best_columns(max((len(row.best) for row in rows), default=0))
+    cells = []
+    for row in rows:
+        best = [cell for p in row.best for cell in (p.label, p.name, f"{p.probability:.6f}")]
+        cells.append([row.name, *best, *[""] * (len(head) - len(best))])
+    write_csv(table, ["name", *head], cells)

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 import passl
 from passl.errors import CheckpointError, ConfigError
-from passl.io.files import sha256_of, write_atomically
+from passl.io.files import obstacles, sha256_of, write_atomically
 from passl.logging import get_logger
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.classifier import Model, list_models
@@ -179,8 +179,8 @@ def _compare(out: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def _check_free(out: Path, suffixes: tuple[str, ...]) -> None:
     if out.suffix not in suffixes:
         raise ConfigError(f"{out}: weights are written as {' or '.join(suffixes)}")
-    if out.exists():
-        raise ConfigError(f"{out}: is there already; remove it, or choose another name")
+    for rule in obstacles(out):
+        raise ConfigError(f"{out}: {rule}")
 
 
 def variant_of(architecture: Mapping[str, Any]) -> str | None:

@@ -7,7 +7,6 @@ An engine is a function from float32 images [B, channels, height, width] to floa
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,13 +86,6 @@ def check_engine(
 def needed_files(name: str) -> tuple[str, ...]:
     """The files of an exported folder that an engine loads."""
     return ENGINES[name].files
-
-
-def available_threads() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def one_at_a_time(engine: Engine) -> Engine:

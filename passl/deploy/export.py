@@ -18,7 +18,7 @@ from passl.deploy.fold import fold
 from passl.deploy.predictor import Predictor
 from passl.deploy.source import as_engine
 from passl.errors import ConfigError, RunError
-from passl.io.files import sync, unfinished
+from passl.io.files import obstacles, sync, unfinished
 from passl.io.stdout import captured_stdout
 from passl.logging import get_logger, printable
 
@@ -123,10 +123,8 @@ def _check_onnx() -> None:
 def _check_free(out: Path) -> None:
     if printable(str(out)) != str(out):
         raise ConfigError(f"{out}: the name is not UTF-8, which Paddle needs; choose another name")
-    if out.exists():
-        raise ConfigError(f"{out}: is there already, and is not written over; choose another name")
-    if not out.absolute().parent.is_dir():
-        raise ConfigError(f"{out}: the folder {out.parent} does not exist; make it first")
+    for rule in obstacles(out):
+        raise ConfigError(f"{out}: {rule}")
 
 
 def _examples(description: Description) -> list[np.ndarray]:

@@ -19,13 +19,13 @@ from passl.data import TRANSFORMS
 from passl.data.datasets.images import convert_image, read_image
 from passl.deploy.engines import (
     Engine,
-    available_threads,
     check_engine,
     load_engine,
     needed_files,
 )
 from passl.deploy.exported import Description, image_bytes, read_folder
 from passl.errors import ConfigError, RunError
+from passl.machine import usable_processors
 from passl.porting.classes import readable
 
 Picture = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
@@ -38,7 +38,7 @@ _LONGEST_PATH = 4096  # bytes; Linux opens no longer one
 
 
 @dataclass(frozen=True)
-class Guess:
+class Prediction:
     """One class for one picture.
 
     Args:
@@ -136,7 +136,7 @@ class Classifier:
 
     def top(
         self, pictures: Iterable[Picture], k: int = 5, batch_size: int = 16
-    ) -> list[list[Guess]]:
+    ) -> list[list[Prediction]]:
         """The k best guesses for each picture, best first; all of them where there are fewer
         classes.
 
@@ -145,7 +145,7 @@ class Classifier:
         """
         return [self.best(row_K, k) for row_K in self.predict(pictures, batch_size)]
 
-    def best(self, probabilities_K: np.ndarray, k: int) -> list[Guess]:
+    def best(self, probabilities_K: np.ndarray, k: int) -> list[Prediction]:
         """The k best guesses, best first; of equal ones the lower label.
 
         Raises:
@@ -154,7 +154,7 @@ class Classifier:
         if k < 1:
             raise ConfigError(f"top {k}: ask for at least 1 guess")
         order = np.argsort(-probabilities_K, kind="stable")[:k]
-        return [Guess(int(i), self.classes[i], float(probabilities_K[i])) for i in order]
+        return [Prediction(int(i), self.classes[i], float(probabilities_K[i])) for i in order]
 
     def check_batch(self, batch_size: int) -> None:
         """Refuse a batch that cannot be, before its pictures are read.
@@ -196,7 +196,7 @@ class Predictor(Classifier):
         precision: str = "fp32",
         threads: int | None = None,
     ):
-        threads = available_threads() if threads is None else threads
+        threads = usable_processors() if threads is None else threads
         check_engine(engine, precision, threads)
         folder = Path(folder).expanduser()
         description = read_folder(folder, needed_files(engine))

@@ -25,10 +25,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from passl.distributed.environment import LOOPBACK, MASTER, PORTS, SECRET
-from passl.errors import ConfigError
+from passl.errors import EXIT_STOPPED, EXIT_WRONG_CALL, ConfigError
 from passl.io.shared_memory import remove_leftovers
 
-EXIT_WRONG_CALL, EXIT_STOPPED = 2, 75
 _POLL = 0.1
 _SETTLE = 10.0
 """Seconds in which the ranks that are left end by themselves after a failure, and say why."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import paddle
 
@@ -19,7 +17,7 @@ from passl.distributed.ranks import Ranks
 from passl.engine.progress import Progress
 from passl.io.files import append_line, to_json
 from passl.logging import get_logger
-from passl.machine import processor, versions
+from passl.machine import commit_of, processor, versions
 
 STARTS = "starts.jsonl"
 _PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow")
@@ -74,32 +72,3 @@ def record_start(
         append_line(folder / STARTS, to_json(start))
     except OSError as error:
         get_logger().warning("%s cannot be written: %s", folder / STARTS, error.strerror)
-
-
-def commit_of(folder: Path) -> Mapping[str, Any]:
-    """`commit` of the Git checkout that a folder is, and whether its tracked files are `changed`;
-    null where it is no checkout, or Git does not tell.
-    """
-    unknown = {"commit": None, "changed": None}
-    if not (folder / ".git").exists():  # a checkout around an installed package is not its own
-        return unknown
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    environment["GIT_OPTIONAL_LOCKS"] = "0"
-    try:
-        commit, changes = (
-            subprocess.run(
-                ["git", "-C", str(folder), *arguments],
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=20,
-                check=True,
-            ).stdout.strip()
-            for arguments in (
-                ("rev-parse", "HEAD"),
-                ("status", "--porcelain", "--untracked-files=no"),
-            )
-        )
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
-        return unknown
-    return {"commit": commit, "changed": bool(changes)}

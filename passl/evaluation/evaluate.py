@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from passl.errors import ConfigError
 from passl.evaluation.labels import choose_valid_labels, read_real_labels, real_top1
 from passl.evaluation.tables import write_per_class, write_predictions
+from passl.io.files import obstacles
 from passl.logging import get_logger
 from passl.utils.config import Config
 
@@ -62,21 +62,13 @@ class Options:
                 problems.append(f"{option} {table}: must end in {' or '.join(endings)}")
             drawn = option == "--confusion" and classes <= MOST_DRAWN
             for path in [table, table.with_suffix(".png")] if drawn else [table]:
-                problems += [f"{option} {path}: {rule}" for rule in _obstacles(path, files)]
+                problems += [f"{option} {path}: {rule}" for rule in obstacles(path)]
+                if path.resolve() in [file.resolve() for file in files]:
+                    problems.append(f"{option} {path}: is asked for twice; choose another name")
                 files.append(path)
         if problems:
             raise ConfigError(*problems)
         return files
-
-
-def _obstacles(path: Path, others: Sequence[Path]) -> Iterator[str]:
-    """Why a file cannot be written beside the others."""
-    if path.exists():
-        yield "is there already, and is not written over; choose another name"
-    if not path.parent.is_dir():
-        yield f"the folder {path.parent} does not exist; make it first"
-    if path.resolve() in [other.resolve() for other in others]:
-        yield "is asked for twice; choose another name"
 
 
 def evaluate_weights(

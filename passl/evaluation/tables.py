@@ -43,8 +43,7 @@ def write_predictions(path: Path, found: Predictions, dataset: ImageDataset) -> 
     if path.suffix == ".jsonl":
         write_text(path, "".join(to_json(s) + "\n" for s in samples))
         return
-    places = range(1, found.classes.shape[1] + 1)
-    head = [f"{key}_{place}" for place in places for key in ("label", "name", "probability")]
+    head = best_columns(found.classes.shape[1])
     rows = [
         [sample["name"], sample["label"], sample["label_name"]]
         + [value for guess in sample["best"] for value in guess.values()]
@@ -64,6 +63,11 @@ def write_per_class(path: Path, found: Predictions, classes: Sequence[str]) -> N
         for name, n, *rights in zip(classes, samples, top1, top5, strict=True)
     ]
     write_csv(path, ["class", "samples", "top1", "top5"], rows)
+
+
+def best_columns(k: int) -> list[str]:
+    """The titles of k predictions: label_1, name_1, probability_1, label_2 and so on."""
+    return [f"{key}_{i}" for i in range(1, k + 1) for key in ("label", "name", "probability")]
 
 
 def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

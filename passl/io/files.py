@@ -140,6 +140,14 @@ def _is_another(pid: int) -> bool:
     return True
 
 
+def obstacles(path: Path | None) -> Iterator[str]:
+    """Why a new file or folder cannot be written at that path, as rules for an error message."""
+    if path is not None and path.exists():
+        yield "is there already and is not overwritten; choose another name"
+    elif path is not None and not path.absolute().parent.is_dir():
+        yield f"the folder {path.parent} does not exist; make it first"
+
+
 def sha256_of(path: Path) -> str:
     """The file's SHA-256, in hexadecimal."""
     digest = hashlib.sha256()

@@ -4,7 +4,7 @@ tests check that file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -124,10 +124,10 @@ def _by_name() -> dict[str, Entry]:
     return known | {entry.name: entry for entry in entries()}
 
 
-def table() -> str:
-    """Return the zoo as an aligned text, one line per file, with a star at each default."""
+def table(shown: Sequence[Entry]) -> str:
+    """Return entries as an aligned text, one line per file, with a star at each default."""
     titles = ["name", "model", "source", "MB", "sha256", "top-1", "top-5", "licence", "verified"]
-    rows = [titles, *(_row(entry) for entry in entries())]
+    rows = [titles, *(_row(entry) for entry in shown)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(

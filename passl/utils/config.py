@@ -127,18 +127,17 @@ def storable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_config(file: str | Path) -> Path:
-    """The path of a config file: as given, or among the configs that come with passl."""
+    """The path of a config file: as given, or among the shipped configs, where `.yaml` can be left
+    out.
+    """
     path = Path(os.path.expanduser(file))
     inside = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
-    for candidate in (path, CONFIG_ROOT / inside):
+    for candidate in (path, CONFIG_ROOT / inside, CONFIG_ROOT / f"{inside}.yaml"):
         if candidate.is_file():
             return candidate
-    near = difflib.get_close_matches(path.stem, [found.stem for found in shipped_configs()], n=1)
-    hint = (
-        f"; did you mean {next(str(f) for f in shipped_configs() if f.stem == near[0])}?"
-        if near
-        else ""
-    )
+    stems = {Path(name).name: name for name in shipped_names()}
+    near = difflib.get_close_matches(path.stem, stems, n=1)
+    hint = f"; did you mean {stems[near[0]]}?" if near else ""
     raise ConfigError(f"{path}: the config file {_what_instead(path)}{hint}")
 
 
@@ -152,6 +151,11 @@ def _what_instead(path: Path) -> str:
 def shipped_configs() -> list[Path]:
     """Every config that comes with passl, bases left out."""
     return sorted(path for path in CONFIG_ROOT.rglob("*.yaml") if path.parent.name != "_base_")
+
+
+def shipped_names() -> list[str]:
+    """The names of the shipped configs, such as `digits/convit`."""
+    return [path.relative_to(CONFIG_ROOT).with_suffix("").as_posix() for path in shipped_configs()]
 
 
 def closest(word: str, words: Sequence[str]) -> str:

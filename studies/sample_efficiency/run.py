@@ -13,7 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a checkout needs no installation
 
-from passl.cli.main import as_path, run
+from passl.cli.dispatch import run
+from passl.cli.options import as_path
+from passl.machine import usable_processors
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -99,7 +101,7 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=as_path, default=ROOT / "runs" / "study", help="where the runs are kept"
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
+    parser.add_argument("--jobs", type=int, default=usable_processors(), help="runs side by side")
     args = parser.parse_args()
 
     from passl.utils.config import get_config

@@ -210,7 +210,7 @@ def test_a_wrong_artifact_is_not_kept(network, tmp_path, monkeypatch):
 def test_nothing_is_written_over(network, tmp_path):
     with pytest.raises(ConfigError, match="not UTF-8"):
         export(*network, tmp_path / os.fsdecode(b"out\xff"))
-    with pytest.raises(ConfigError, match="is there already, and is not written over"):
+    with pytest.raises(ConfigError, match="is there already and is not overwritten"):
         export(*network, tmp_path)
     with pytest.raises(ConfigError, match=r"the folder .* does not exist"):
         export(*network, tmp_path / "no" / "out")
@@ -285,7 +285,7 @@ def test_export_and_predict_from_a_checkpoint_alone(checkpoint, tmp_path, run_to
         "predict.py", "--model", out, *options, "--csv", table, "--jsonl", lines, expect=1
     )
     assert done.stdout == ""
-    assert done.stderr.splitlines()[-1] == "error: 1 of 4 pictures cannot be read"
+    assert done.stderr.splitlines()[-1] == "error: 1 of 4 images cannot be read"
     rows = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [row["name"] for row in rows] == files
     assert "cannot be read as an image" in rows[1]["error"]
@@ -315,7 +315,7 @@ def test_export_and_predict_from_a_checkpoint_alone(checkpoint, tmp_path, run_to
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("x.png", "--model", "."), "x.png: there is no such picture or folder"),
+        (("x.png", "--model", "."), "x.png: there is no such image or folder"),
         (("README.md", "--model", "."), "not an exported folder"),
         (("README.md", "--model", ".", "--engine", "tvm"), "engine 'tvm' is not one of"),
         (("README.md", "--weights", "w.pth", "--precision", "bf16"), "--precision goes with --mod"),

@@ -218,7 +218,7 @@ def test_a_told_stop_saves_and_75_comes_through(start, tiny_config, tmp_path):
     wait_for(tmp_path / "run" / "last.safetensors", job)
     job.terminate()
     _, err = finish(job, expect=75)
-    assert "go on with --resume auto" in err
+    assert "continue with --resume auto" in err
     assert "restart" not in err
 
 

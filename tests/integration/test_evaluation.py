@@ -97,7 +97,7 @@ def test_tables_agree_with_the_scores(run_tool, weights, tmp_path):
     before = {path: path.read_bytes() for path in names}
     failed = run_tool("eval.py", *weights, *options, expect=2)
     assert failed.stderr.startswith("4 errors:")
-    assert failed.stderr.count("is there already, and is not written over") == 4
+    assert failed.stderr.count("is there already and is not overwritten") == 4
     assert failed.stdout == ""
     assert {path: path.read_bytes() for path in names} == before
 
@@ -158,7 +158,7 @@ def test_real_labels_valid_labels_and_crop(run_tool, weights, val_folder, tmp_pa
         *("-o", "dataloader.val.loader.num_workers=0"),
         expect=2,
     )
-    assert "--crop resize and -o dataloader.val.dataset.transforms both say" in done.stderr
+    assert "--crop resize and -o dataloader.val.dataset.transforms both set" in done.stderr
     done = run_tool(
         *("eval.py", *weights, *data, "--real-labels", tmp_path / "real.json"),
         *("--valid-labels", tmp_path / "valid.txt"),

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from passl.deploy import Predictor
-from passl.deploy.batch import find_pictures, predict_files
+from passl.deploy.batch import find_images, predict_files
 from passl.deploy.export import export
 from passl.deploy.source import load
 from passl.distributed import ranks as distributed
@@ -79,7 +79,7 @@ def test_from_the_folder_to_the_prediction(tiny_config, tmp_path, name, mode, ch
     model, description = load(weights)
     assert (description.mode, description.input) == (mode, [channels, 32, 32])
     predictor = Predictor(export(model, description, tmp_path / "out"), threads=1)
-    files = find_pictures([str(tmp_path / "data")])
+    files = find_images([str(tmp_path / "data")])
     assert len(rows) == len(files) == 24
     for row, predicted in zip(rows, predict_files(predictor, files, 2, 16), strict=True):
         assert row["name"] == predicted.name

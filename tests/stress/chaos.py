@@ -21,8 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a checkout needs no installation
 
-from passl.cli.main import run
-from passl.cli.train import main as train_main
+from passl.cli.dispatch import run, run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "tools" / "train.py"
@@ -65,7 +64,7 @@ def victim(arguments: list[str]) -> None:
         count, _, when = place.partition(":")
         _die_at(int(count), when)
     sys.argv = [str(TRAIN), *arguments]
-    run(train_main)
+    run_command("train")
 
 
 def _die_at(count: int, when: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a checkout needs no installation
 
-from passl.cli.main import run
+from passl.cli.dispatch import run
 
 
 def main() -> None:

@@ -111,7 +111,9 @@ def test_the_stopwatch_needs_the_standard_library_alone(root):
 def test_machine(tmp_path):
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor\t: 0\nmodel name\t: Some 9000 CPU @ 1 GHz\nflags\t: a\n")
-    assert machine.processor(cpuinfo) == f"Some 9000 CPU @ 1 GHz, {machine.usable()} usable"
+    assert (
+        machine.processor(cpuinfo) == f"Some 9000 CPU @ 1 GHz, {machine.usable_processors()} usable"
+    )
     assert set(machine.versions(["numpy", "no-such-package"])) == {"python", "numpy"}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl.deploy.batch import find_pictures, predict_files
+from passl.deploy.batch import find_images, predict_files
 from passl.deploy.exported import Description
 from passl.deploy.predictor import Classifier
 from passl.errors import ConfigError
@@ -24,10 +24,10 @@ def pictures(tmp_path):
 
 def test_files_folders_and_lists(pictures):
     names = [str(pictures / name) for name in ("a.JPG", "b.png", "sub/c.png")]
-    assert find_pictures([str(pictures)]) == names
+    assert find_images([str(pictures)]) == names
     listed = pictures / "list.txt"
     listed.write_text(f"{names[2]}\n{names[0]}\n")
-    assert find_pictures([names[1], f"@{listed}"]) == [names[1], names[2], names[0]]
+    assert find_images([names[1], f"@{listed}"]) == [names[1], names[2], names[0]]
 
 
 def test_links_are_followed_once_as_in_training(pictures, tmp_path, caplog):
@@ -38,19 +38,19 @@ def test_links_are_followed_once_as_in_training(pictures, tmp_path, caplog):
     os.symlink(pictures, pictures / "sub" / "circle")
     os.symlink(pictures / "gone.png", pictures / "gone.png")
     names = [str(pictures / name) for name in ("a.JPG", "b.png", "linked/d.png", "sub/c.png")]
-    assert find_pictures([str(pictures)]) == names
+    assert find_images([str(pictures)]) == names
     assert f"the first is {pictures}/gone.png" in caplog.text
 
 
 def test_what_is_not_there_is_all_told(pictures, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError) as error:
-        find_pictures([str(tmp_path / "empty"), str(tmp_path / "no.jpg")])
+        find_images([str(tmp_path / "empty"), str(tmp_path / "no.jpg")])
     first, second = error.value.problems
-    assert "empty: the folder has no picture" in first
-    assert "no.jpg: there is no such picture or folder" in second
-    with pytest.raises(ConfigError, match="no picture is named"):
-        find_pictures([])
+    assert "empty: the folder has no image" in first
+    assert "no.jpg: there is no such image or folder" in second
+    with pytest.raises(ConfigError, match="no image is named"):
+        find_images([])
 
 
 def test_a_bad_picture_is_left_out_of_its_batch(pictures):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from passl.deploy.engines import available_threads, check_engine, load_engine
+from passl.deploy.engines import check_engine, load_engine
 from passl.errors import ConfigError, RunError
 
 
@@ -49,7 +49,3 @@ def test_a_graph_that_is_none(tmp_path):
     (tmp_path / "model.pdiparams").write_bytes(b"")
     with pytest.raises(RunError, match="paddle cannot load it"):
         load_engine(tmp_path, "paddle", "fp32", 1)
-
-
-def test_threads():
-    assert available_threads() >= 1

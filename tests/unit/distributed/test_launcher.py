@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import argparse
 import json
 import os
 import signal
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from passl.cli.launch import add_options
 from passl.distributed import launcher
 from passl.distributed.launcher import Job
 from passl.utils.config import get_config, leaves
@@ -335,7 +336,7 @@ def jobset_job() -> tuple[dict, str]:
 
 
 @pytest.mark.parametrize("manifest", [kubernetes_job, jobset_job])
-def test_the_manifests_call_the_launcher_rightly(monkeypatch, manifest):
+def test_the_manifests_call_the_launcher_rightly(manifest):
     job, first_pod = manifest()
     pod = job["template"]["spec"]
     (container,) = pod["containers"]
@@ -343,9 +344,10 @@ def test_the_manifests_call_the_launcher_rightly(monkeypatch, manifest):
     assert (bash, script) == ("bash", "tools/dist_train.sh")
     assert (ROOT / config).is_file()
     options = [option.replace("$(JOB_COMPLETION_INDEX)", "1") for option in options]
-    call = ["launch.py", "train.py", "--nproc_per_node", processes, "-c", config, *options]
-    monkeypatch.setattr(sys, "argv", call)
-    args, rest = importlib.import_module("passl.cli.launch").parse()
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_options(parser)
+    call = ["train", "--nproc_per_node", processes, "-c", config, *options]
+    args, rest = parser.parse_known_args(call)
     assert (args.nproc_per_node, args.nnodes, args.rank) == (8, job["completions"], 1)
     assert job["parallelism"] == job["completions"]
     assert args.grace < pod["terminationGracePeriodSeconds"]

@@ -16,7 +16,8 @@ import pytest
 import passl
 from passl.distributed.ranks import Ranks
 from passl.engine.progress import Progress
-from passl.engine.starts import STARTS, commit_of, record_start
+from passl.engine.starts import STARTS, record_start
+from passl.machine import commit_of
 
 
 def lines(folder: Path) -> list[str]:

@@ -180,8 +180,8 @@ def test_files_that_cannot_be_written(tmp_path):
     assert caught.value.problems == (
         f"--per-class {tmp_path / 'none' / 'c.csv'}: the folder {tmp_path / 'none'} does not "
         "exist; make it first",
-        f"--confusion {tmp_path / 'm.png'}: is there already, and is not written over; choose "
-        "another name",
+        f"--confusion {tmp_path / 'm.png'}: is there already and is not overwritten; "
+        "choose another name",
         f"--predictions {tmp_path / 'p.txt'}: must end in .csv or .jsonl",
     )
     twice = Options(per_class=tmp_path / "a.csv", predictions=tmp_path / "." / "a.csv")

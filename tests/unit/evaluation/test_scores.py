@@ -214,7 +214,7 @@ def with_valid_labels(section, labels):
     dataset = loader.dataset.dataset
     kept = [index for index in range(360) if dataset.labels[index] in labels]
     dataset.labels = dataset.labels[kept]
-    dataset.pictures = [dataset.pictures[index] for index in kept]
+    dataset.images = [dataset.images[index] for index in kept]
     dataset.valid_labels = list(labels)
     loader.sampler.length = len(kept)
     return loader, np.array(kept)

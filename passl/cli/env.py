@@ -1,0 +1,77 @@
+"""Print what a bug report needs: versions, processor, devices and settings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from passl import __version__
+from passl.machine import commit_of, cpu_features, processor, versions
+
+EXAMPLES = """\
+passl env
+passl env --json
+"""
+_PACKAGES = (
+    *("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "pyyaml", "pydantic", "safetensors"),
+    *("visualdl", "matplotlib", "paddle2onnx", "onnxruntime", "openvino"),
+)
+_FEATURES = ("avx", "fma", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd")
+"""The instruction sets that decide which kernels run."""
+_SETTINGS = ("CUDA_VISIBLE_DEVICES", "FLAGS_", "GLOG_", "MKL_", "OMP_", "PADDLE_", "PASSL_")
+"""Beginnings of the environment variables that are shown. No other ones are: they may be secret."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def main(args: argparse.Namespace) -> None:
+    package = Path(__file__).resolve().parents[1]
+    features = cpu_features()
+    found = {
+        "passl": __version__,
+        "folder": str(package),
+        **commit_of(package.parent),
+        "system": platform.platform(),
+        "versions": versions(_PACKAGES),
+        "processor": processor(),
+        "cpu_features": [name for name in _FEATURES if name in features],
+        "paddle": _paddle(),
+        "settings": {
+            name: value for name, value in sorted(os.environ.items()) if name.startswith(_SETTINGS)
+        },
+    }
+    if args.json:
+        print(json.dumps(found))
+        return
+    for name, value in found.items():
+        print(f"{name}: {_shown(value)}")
+
+
+def _paddle() -> dict[str, Any]:
+    """Build and devices of Paddle, or why it cannot be imported."""
+    try:
+        import paddle
+    except Exception as error:  # the report is wanted above all where Paddle is broken
+        return {"error": f"{type(error).__name__}: {error}"}
+    gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+    return {
+        "commit": paddle.version.commit,
+        "cuda": str(paddle.version.cuda()),
+        "cudnn": str(paddle.version.cudnn()),
+        "device": paddle.get_device(),
+        "gpus": [paddle.device.cuda.get_device_name(index) for index in range(gpus)],
+    }
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return "unknown" if value is None else str(value)

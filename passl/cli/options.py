@@ -1,0 +1,153 @@
+"""The options that several commands have, and what they mean."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from passl.errors import ConfigError
+from passl.utils.paths import expand
+
+if TYPE_CHECKING:
+    from passl.deploy.exported import Description
+    from passl.modeling.classifier import Model
+    from passl.utils.config import Config
+
+TRANSFORMS = "dataloader.val.dataset.transforms"
+
+
+def path_or_name(text: str) -> str:
+    """Type of an option that may be a path: `~` and environment variables are expanded, since no
+    shell does so in `--weights=~/w.pth` or in a job's `command:`.
+    """
+    try:
+        return text if "://" in text else expand(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def as_path(text: str) -> Path:
+    """Type of an option that is a path."""
+    return Path(path_or_name(text))
+
+
+class _OneConfig(argparse.Action):
+    """Stores a config that is named either by position or by -c."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if values is None:  # no positional argument
+            return
+        if namespace.config is not None:
+            parser.error(f"two configs: {namespace.config} and {values}; name one")
+        namespace.config = values
+
+
+def add_config_options(parser: argparse.ArgumentParser, positional: bool = True) -> None:
+    """CONFIG or -c CONFIG, and -o KEY=VALUE.
+
+    Args:
+        positional: whether a config can be named without -c.
+    """
+    kinds: dict[str, Any] = {"type": path_or_name, "action": _OneConfig, "metavar": "CONFIG"}
+    named = "config file, or the name of a shipped one such as digits/convit"
+    if positional:
+        argument = parser.add_argument("config", nargs="?", help=named, **kinds)
+        argument.completer = complete_config  # type: ignore[attr-defined]  # of argcomplete
+        named = "the same"
+    option = parser.add_argument("-c", "--config", help=named, **kinds)
+    option.completer = complete_config  # type: ignore[attr-defined]
+    parser.add_argument(
+        "-o",
+        "--override",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a value, e.g. -o epochs=10 optimizer.lr=5e-4 or "
+        "dataloader.train.dataset.transforms.0.size=224; may be repeated",
+    )
+
+
+def complete_config(prefix: str, **unused: Any) -> list[str]:
+    """Names of shipped configs and files, for a shell's completion."""
+    from argcomplete.completers import FilesCompleter
+
+    from passl.utils.config import shipped_names
+
+    shipped = [name for name in shipped_names() if name.startswith(prefix)]
+    return [*shipped, *FilesCompleter(["yaml"])(prefix)]
+
+
+def read_config(args: argparse.Namespace, before: Sequence[str] = ()) -> Config:
+    """The config that the options name.
+
+    Args:
+        before: overrides that are applied before those of -o.
+    """
+    from passl.utils.config import get_config
+
+    if args.config is None:
+        raise ConfigError(
+            "no config is named; name one before -o (CONFIG -o KEY=VALUE), or by -c CONFIG"
+        )
+    return get_config(args.config, [*before, *overrides(args)])
+
+
+def overrides(args: argparse.Namespace) -> list[str]:
+    """Every KEY=VALUE of -o, in order."""
+    return [pair for pairs in args.override for pair in pairs]
+
+
+def changes_transforms(cfg: Config) -> bool:
+    """Whether -o changes the transforms of the validation images."""
+    from passl.utils.config import COMMAND_LINE, dotted
+
+    changed = [dotted(keys) for keys, origin in cfg.origins.items() if origin == COMMAND_LINE]
+    return any(f"{name}.".startswith(f"{TRANSFORMS}.") for name in changed)
+
+
+def add_weights_option(parser: Any, text: str, required: bool = True) -> None:
+    """--weights FILE, with that text as its help."""
+    options = {"type": path_or_name, "required": required, "metavar": "FILE", "help": text}
+    parser.add_argument("--weights", **options)
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """-c CONFIG, -o KEY=VALUE and --size, none of which is needed if the weights name their
+    network.
+    """
+    add_config_options(parser, positional=False)
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the input, if the transforms do not fix it",
+    )
+
+
+def load_network(args: argparse.Namespace) -> tuple[Model, Description]:
+    """The model that --weights, -c and -o name, and its description.
+
+    Weights of the model zoo use the transforms of their published score, unless -o changes them.
+    """
+    if args.override and args.config is None:
+        raise ConfigError("-o changes a value of a config; name one by -c")
+    cfg = None if args.config is None else read_config(args)
+
+    from passl.deploy.source import load
+    from passl.evaluation.preset import transforms_of
+    from passl.porting.resolve import zoo_entry
+
+    entry = zoo_entry(args.weights)
+    is_chosen = cfg is not None and changes_transforms(cfg)
+    transforms = None if entry is None or is_chosen else transforms_of(entry.preset)
+    return load(args.weights, cfg, transforms, args.size)
