@@ -115,7 +115,7 @@ def test_find():
 
 
 def test_table():
-    lines = table().splitlines()
+    lines = table(entries()).splitlines()
     assert len(lines) == len(entries()) + 2
     assert lines[0].split() == [
         "name",
