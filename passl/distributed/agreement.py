@@ -19,20 +19,40 @@ _OF_A_HOST = ("num_workers", "prefetch_factor", "use_shared_memory", "warn_after
 _SHOWN = 5
 _PART = 10_000
 
+Lists = Mapping[str, Callable[[], Sequence[str]]]
+"""Name of a fact that is the hash of a list -> what makes the list."""
 
-def agree(
+
+def agree_on_run(
     ranks: Ranks,
-    facts: Mapping[str, Any],
-    advice: str,
-    lists: Mapping[str, Callable[[], Sequence[str]]] | None = None,
+    cfg: Config,
+    resume: str | None,
+    data: Mapping[str, Mapping[str, Any]],
+    lists: Mapping[str, Lists],
 ) -> None:
-    """Compare what each rank has with what rank 0 has. All ranks call it.
+    """Compare the config and the data of all ranks. Paths of datasets, and options of loaders that
+    do not change what is read, may differ between hosts.
+
+    Args:
+        resume: the option `--resume`.
+        data: fingerprint of each part, see `data.datasets.fingerprint`.
+        lists: of each part, the lists whose hashes the fingerprint has.
+
+    Raises:
+        ConfigError: a rank differs from rank 0. All ranks raise it.
+    """
+    options = {dotted(keys): value for keys, value in leaves(cfg.to_dict()) if not _of_a_host(keys)}
+    advice = "Start all of them with the same config and command line, on the same data"
+    agree(ranks, {"--resume": resume, **options, **_flat(data)}, advice, _flat(lists))
+
+
+def agree(ranks: Ranks, facts: Mapping[str, Any], advice: str, lists: Lists | None = None) -> None:
+    """Compare the facts of each rank with those of rank 0. All ranks call it.
 
     Args:
         facts: name -> value, as JSON has it.
         advice: what to do about a difference.
-        lists: name of a fact that is the hash of a list -> what makes the list. Of the first fact
-            that differs the first item that does is named.
+        lists: if such a fact differs, the first item of the list that does is named.
 
     Raises:
         ConfigError: a rank differs; the ranks, their hosts and both values are named. All ranks
@@ -40,9 +60,9 @@ def agree(
     """
     if ranks.world == 1:
         return
-    ranks.wait()  # one that reads longer than Gloo waits
-    told = ranks.gather_texts([socket.gethostname(), json.dumps(facts)])
-    hosts, found = [host for host, _ in told], [json.loads(text) for _, text in told]
+    ranks.wait()  # one rank may have read its data for longer than Gloo waits
+    gathered = ranks.gather_texts([socket.gethostname(), json.dumps(facts)])
+    hosts, found = zip(*((host, json.loads(text)) for host, text in gathered), strict=True)
     problems = [
         f"rank {rank} on {hosts[rank]} differs from rank 0 on {hosts[0]}: {difference}"
         for rank in range(1, ranks.world)
@@ -55,18 +75,24 @@ def agree(
         raise ConfigError(f"the processes do not agree; {'; '.join(shown)}. {advice}")
 
 
-def _first_items(
-    ranks: Ranks,
-    found: Sequence[Mapping[str, Any]],
-    lists: Mapping[str, Callable[[], Sequence[str]]],
-) -> list[str]:
-    """What a rank and rank 0 have at the first place where their lists differ, in a line. All ranks
-    call it.
+def _difference(own: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    def show(facts: Mapping[str, Any], name: str) -> str:
+        return repr(facts[name]) if name in facts else "unset"
+
+    names = [name for name in {**first, **own} if own.get(name) != first.get(name)]
+    shown = names[:_SHOWN]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(f"{n} is {show(own, n)} instead of {show(first, n)}" for n in shown) + more
+
+
+def _first_items(ranks: Ranks, found: Sequence[Mapping[str, Any]], lists: Lists) -> list[str]:
+    """Of the first list that differs, a line that names its first item that does. All ranks call
+    it.
     """
-    for name in lists:
+    for name, make in lists.items():
         for rank, facts in enumerate(found):
             if facts.get(name) != found[0].get(name):
-                number, there, here = _first_item(ranks, lists[name](), rank)
+                number, there, here = _first_item(ranks, make(), rank)
                 return [
                     f"number {number} of the {name} is {there} on rank {rank}, {here} on rank 0"
                 ]
@@ -75,19 +101,21 @@ def _first_items(
 
 def _first_item(ranks: Ranks, items: Sequence[str], rank: int) -> tuple[int, str, str]:
     """The first place, from 1, where the list of a rank differs from that of rank 0, and what both
-    have there. Hashes say in which part of the lists it is, so that only that part is sent.
+    have there. Hashes show in which part of the lists it is, so that only that part is sent.
     """
-    parts = [range(at, min(at + _PART, len(items))) for at in range(0, len(items), _PART)]
-    texts = (json.dumps([items[index] for index in part]) for part in parts)
-    hashes = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+
+    def part(start: int) -> list[str]:
+        return [items[index] for index in range(start, min(start + _PART, len(items)))]
+
+    texts = (json.dumps(part(start)) for start in range(0, len(items), _PART))
+    own = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
     ranks.wait()
-    told = ranks.gather_texts(hashes)
-    start = _PART * _first_place(told[rank], told[0])
-    own = range(start, min(start + _PART, len(items)))
-    told = ranks.gather_texts([items[index] for index in own])
-    place = _first_place(told[rank], told[0])
+    hashes = ranks.gather_texts(own)
+    start = _PART * _first_place(hashes[rank], hashes[0])
+    gathered = ranks.gather_texts(part(start))
+    place = _first_place(gathered[rank], gathered[0])
     there, here = (
-        repr(one[place]) if place < len(one) else "none" for one in (told[rank], told[0])
+        repr(part[place]) if place < len(part) else "none" for part in (gathered[rank], gathered[0])
     )
     return start + place + 1, there, here
 
@@ -98,48 +126,12 @@ def _first_place(one: Sequence[str], other: Sequence[str]) -> int:
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
-def _difference(own: Mapping[str, Any], first: Mapping[str, Any]) -> str:
-    names = [name for name in {**first, **own} if own.get(name) != first.get(name)]
-    shown = names[:_SHOWN]
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(f"{n} is {_shown(own, n)} instead of {_shown(first, n)}" for n in shown) + more
-
-
-def _shown(facts: Mapping[str, Any], name: str) -> str:
-    return repr(facts[name]) if name in facts else "unset"
-
-
-def agree_on_run(
-    ranks: Ranks,
-    cfg: Config,
-    resume: str | None,
-    data: Mapping[str, Mapping[str, Any]],
-    lists: Mapping[str, Mapping[str, Callable[[], Sequence[str]]]],
-) -> None:
-    """Compare what the ranks have been told, and their data. Where the data lies and how many
-    workers read it may be another on each host.
-
-    Args:
-        resume: the option `--resume`.
-        data: fingerprint of each part, see `data.datasets.fingerprint`.
-        lists: of each part, what makes the lists whose hashes the fingerprint has.
-
-    Raises:
-        ConfigError: a rank differs from rank 0. All ranks raise it.
-    """
-    told = {dotted(keys): value for keys, value in leaves(cfg.to_dict()) if not _of_a_host(keys)}
-    found = {
+def _flat(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {
         f"{name} of the {part} data": value
-        for part, values in data.items()
+        for part, values in parts.items()
         for name, value in values.items()
     }
-    advice = "Start all of them with the same config and command line, on the same data"
-    made = {
-        f"{name} of the {part} data": make
-        for part, makes in lists.items()
-        for name, make in makes.items()
-    }
-    agree(ranks, {"--resume": resume, **told, **found}, advice, made)
 
 
 def _of_a_host(keys: Keys) -> bool:

@@ -1,7 +1,7 @@
-"""The processes of a run. One process takes the same path as many, with operations that do nothing.
+"""The ranks of a run, and what they compute together. One process runs the same code as many, with
+operations that do nothing.
 
-Processes are started from outside, by `tools/launch.py`, Paddle's launcher, MPI or Slurm; they talk
-over NCCL on GPUs and Gloo on CPUs.
+Processes are started from outside (`environment.py`); they talk over NCCL on GPUs and Gloo on CPUs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from paddle import distributed as dist
 from paddle import nn
 from safetensors import numpy as safetensors
 
-from passl.distributed import environment as cluster
+from passl.distributed import environment
 from passl.distributed.liveness import Liveness, Timeouts
 from passl.errors import ConfigError, RunError, Stopped
 from passl.logging import name_process
@@ -31,22 +31,23 @@ from passl.logging import name_process
 _SELECTED = "FLAGS_selected_gpus"
 _FLAGS = re.compile(r"=+ Modified FLAGS detected =+\n(FLAGS\(.*\n)*=+\n")
 _CHUNK = 2**26
-"""Bytes of one broadcast, so that none takes long: Gloo gives up after 30 s."""
+"""Bytes of one broadcast: few enough for Gloo's 30 s."""
 STATISTICS = ("._mean", "._variance")
-"""How the names of BatchNorm's running statistics end."""
+"""Endings of the names of BatchNorm's running statistics."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which process this is, of how many. As a context it ends the run of all: when this process
-    fails, the others are told; when another one is gone, this one ends with a message that names
-    it.
+    """Which process this is, of how many. Used as a context: when this process fails, the others
+    are told, and when another one is gone, this one raises a RunError that names it.
+
+    Attributes:
+        local_world: number of processes on this machine; null where it is unknown.
     """
 
     rank: int = 0
     world: int = 1
     local_world: int | None = None
-    """How many of them this machine has; null where that is not known."""
     liveness: Liveness | None = None
 
     def __enter__(self) -> Ranks:
@@ -87,13 +88,13 @@ class Ranks:
         return self.sum([float(bool(value))])[0] > 0
 
     def wrap(self, model: nn.Layer) -> nn.Layer:
-        """The model as training calls it: gradients are averaged over the ranks, weights start as
-        rank 0 has them.
+        """The model as training calls it: all ranks start from rank 0's weights, and gradients are
+        averaged over the ranks.
         """
         return model if self.world == 1 else paddle.DataParallel(model)
 
     def synchronised(self, wrapped: nn.Layer, last: bool) -> AbstractContextManager:
-        """The context of one forward and backward pass. Gradients of several passes add up, and are
+        """The context of one forward and backward pass. Gradients of several passes are summed, and
         averaged over the ranks with the last.
         """
         return wrapped.no_sync() if self.world > 1 and not last else nullcontext()
@@ -104,8 +105,8 @@ class Ranks:
         """The named arrays of every rank, in order of rank: numbers and booleans of any shape.
 
         Args:
-            to_all: false gives them to the first rank alone, and nothing to the others, which must
-                call this too: the arrays may be too large for all.
+            to_all: if false, only rank 0 gets them and the others, which must call this too, get an
+                empty list: the arrays may be too large for all.
         """
         if self.world == 1:
             return [dict(arrays)]
@@ -114,16 +115,16 @@ class Ranks:
         return [safetensors.load(part) for part in parts]
 
     def gather_texts(self, texts: Sequence[str]) -> list[list[str]]:
-        """The texts of every rank, in order of rank. Names of files that are no text (surrogate
-        escapes) stay what they are.
+        """The texts of every rank, in order of rank. Surrogate escapes, of file names that are not
+        UTF-8, are kept.
         """
         own = json.dumps(list(texts)).encode()
         return [json.loads(part) for part in self._gather_bytes(own, True)]
 
     def _gather_bytes(self, own: bytes, is_kept: bool) -> list[bytes]:
-        """What every rank has, in order of rank; nothing where it is not kept. (Paddle's
-        `all_gather_object` unpickles what comes in, which would let anyone who reaches the ranks'
-        store run code.)
+        """The bytes of every rank, in order of rank; none if they are not kept. (Paddle's
+        `all_gather_object` unpickles what it receives, so anyone who reaches the ranks' store could
+        run code.)
         """
         if self.world == 1:
             return [own]
@@ -143,11 +144,10 @@ class Ranks:
         return found if is_kept else []
 
     def average_statistics(self, state: Mapping[str, Any]) -> None:
-        """Give every rank the mean of the ranks' BatchNorm statistics, which DataParallel leaves
-        apart.
+        """Average BatchNorm's running statistics over the ranks, which DataParallel does not.
 
         Args:
-            state: tensors by name, of which those of BatchNorm are changed.
+            state: tensors by name; statistics among them are changed in place.
         """
         if self.world == 1:
             return
@@ -157,7 +157,7 @@ class Ranks:
                 statistic.set_value(statistic / self.world)
 
     def check_same(self, model: nn.Layer, step: int) -> None:
-        """Stop the run if the ranks' weights have drifted apart. Running statistics may differ.
+        """Stop the run if the ranks' weights differ. Running statistics may.
 
         Raises:
             RunError: a parameter differs; it is named.
@@ -170,25 +170,23 @@ class Ranks:
                 weights = parameter.numpy().astype(np.float64)
                 names.append(name)
                 sums.append([weights.sum(), np.abs(weights).sum(), np.square(weights).sum()])
-        own = paddle.to_tensor(np.asarray(sums))
-        highest, lowest = own.clone(), own.clone()
-        dist.all_reduce(highest, op=dist.ReduceOp.MAX)
-        dist.all_reduce(lowest, op=dist.ReduceOp.MIN)
-        # Updates of the same gradients may round differently on different processors.
-        far = (highest - lowest).numpy().max(1) > 1e-6 * own.numpy()[:, 1] + 1e-12
-        if not far.any() and np.isfinite(sums).all():
-            return
-        name = names[int(np.argmax(far))] if far.any() else names[0]
-        raise RunError(
-            f"the {self.world} processes no longer have the same weights after step {step}: "
-            f"{name} differs (rank {self.rank}); the last checkpoint is kept. Go on from it by "
-            "--resume auto, and look for a process with other software, data or a broken device"
-        )
+        own = np.asarray(sums)
+        bounds = paddle.to_tensor(np.stack([own, -own]))
+        dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
+        spread = bounds.numpy().sum(0).max(1)
+        # Updates by the same gradients may round differently on different processors.
+        near = (spread <= 1e-6 * own[:, 1] + 1e-12) & np.isfinite(own).all(1)
+        if not near.all():
+            name = names[int(np.argmin(near))]
+            raise RunError(
+                f"the {self.world} processes no longer have the same weights after step {step}: "
+                f"{name} differs (rank {self.rank}); the last checkpoint is kept. Go on from it by "
+                "--resume auto, and look for a process with other software, data or a broken device"
+            )
 
     def wait(self) -> None:
-        """Wait for the others, however long they need within `timeouts.wait`: Gloo gives up on a
-        collective operation after 30 s, and a checkpoint, or an evaluation's last images, may take
-        longer.
+        """Wait for the others, up to `timeouts.wait`. Call it where they may be late, before a
+        collective operation, on which Gloo gives up after 30 s.
 
         Raises:
             RunError: another rank is gone, has failed, or does not arrive in time.
@@ -212,8 +210,8 @@ def start(device: str, timeouts: Mapping[str, float] | None = None) -> Ranks:
             environment does not say which process this is.
         RunError: another process listens where rank 0 must, or a process does not come.
     """
-    place = cluster.join(os.environ)
-    cluster.remove_environment_dumps(os.environ)
+    place = environment.join(os.environ)
+    environment.remove_environment_dumps(os.environ)
     gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
     if device == "gpu" and not gpus:
         raise ConfigError(
@@ -229,13 +227,13 @@ def start(device: str, timeouts: Mapping[str, float] | None = None) -> Ranks:
     if place.world == 1 or dist.is_initialized():
         return Ranks(place.rank, place.world)
     limits = Timeouts(**(timeouts or {}))
-    address = cluster.parse_address(cluster.MASTER, os.environ[cluster.MASTER])
+    address = environment.parse_address(environment.MASTER, os.environ[environment.MASTER])
     liveness = Liveness(place, address, limits)
     liveness.meet()
     is_spread = len(set(liveness.hosts.values())) > 1
     name_process(f"rank {place.rank}" + f" on {liveness.hosts[place.rank]}" * is_spread)
-    if name := cluster.interface_of(liveness.own_address):
-        for variable in cluster.INTERFACES:
+    if name := environment.interface_of(liveness.own_address):
+        for variable in environment.INTERFACES:
             os.environ.setdefault(variable, name)
     # If one dies now: Paddle waits for it in compiled code that lets no other thread run.
     faulthandler.dump_traceback_later(limits.silence + 60, exit=True)
@@ -247,46 +245,42 @@ def start(device: str, timeouts: Mapping[str, float] | None = None) -> Ranks:
 
 @contextmanager
 def _without_flags() -> Iterator[None]:
-    """Without the list of changed flags that Paddle writes to stderr; other lines come when it is
-    done.
-    """
-    said = io.StringIO()
+    """Remove the list of changed flags from what Paddle writes to stderr."""
+    written = io.StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(written):
             yield
     finally:
-        sys.stderr.write(_FLAGS.sub("", said.getvalue()))
+        sys.stderr.write(_FLAGS.sub("", written.getvalue()))
 
 
 def gpu_of(local_rank: int, gpus: int, selected: str = "") -> int:
     """The GPU of a process.
 
     Args:
-        local_rank: which process of this machine it is, from 0.
-        gpus: how many it can see. A single one is its own, since Slurm may show each process just
+        local_rank: index of the process on this machine, from 0.
+        gpus: how many GPUs it can see. A single one is its own: Slurm may show each process just
             that.
-        selected: value of FLAGS_selected_gpus: numbers divided by commas, of this process, or of
-            all processes of this machine in order of rank.
+        selected: value of FLAGS_selected_gpus: a GPU's number, or those of all processes of this
+            machine in order of rank, separated by commas.
 
     Raises:
         ConfigError: there is no GPU for it, or `selected` is not such a list.
     """
     numbers = [number.strip() for number in selected.split(",")] if selected.strip() else []
-    wrong = [number for number in numbers if not number.isdecimal() or int(number) >= gpus]
-    if wrong:
+    for number in numbers:
+        if not number.isdecimal() or int(number) >= gpus:
+            raise ConfigError(
+                f"{_SELECTED}={selected}: {number!r} is not the number of a GPU, from 0 to "
+                f"{gpus - 1}; unset it, and choose GPUs by CUDA_VISIBLE_DEVICES"
+            )
+    choice = [int(number) for number in numbers] or list(range(gpus))
+    if len(choice) == 1:
+        return choice[0]
+    if local_rank >= len(choice):
+        setting = f"; {_SELECTED}={selected}" if numbers else ""
         raise ConfigError(
-            f"{_SELECTED}={selected}: {wrong[0]!r} is not the number of a GPU, from 0 to "
-            f"{gpus - 1}; unset it, and choose GPUs by CUDA_VISIBLE_DEVICES"
+            f"process {local_rank + 1} of this machine has no GPU, there are {len(choice)}"
+            f"{setting}; start as many processes as GPUs, or set device to cpu"
         )
-    if len(numbers) == 1:
-        return int(numbers[0])
-    available = len(numbers) or gpus
-    if available > 1 and local_rank >= available:
-        said = f"; {_SELECTED}={selected}" if numbers else ""
-        raise ConfigError(
-            f"process {local_rank + 1} of this machine has no GPU, there are {available}{said}; "
-            "start as many processes as GPUs, or set device to cpu"
-        )
-    if numbers:
-        return int(numbers[local_rank])
-    return 0 if gpus == 1 else local_rank
+    return choice[local_rank]
