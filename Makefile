@@ -12,45 +12,48 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
 .DEFAULT_GOAL := help
 .PHONY: help setup demo study chaos bench test test-cpus test-parity lint format clean
 
-help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help:
+	@echo "To use passl:"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "To develop it:"
+	@awk -F ':.*#dev ' '/^[a-z-]+:.*#dev / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/run.stamp  ## make .venv and install what passl runs on
+setup: .venv/run.stamp  ## make .venv and install what passl needs
 
 demo: .venv/run.stamp  ## train on real digits, evaluate, draw the curves (MODEL=convit or cvt)
 	@bash tools/demo.sh $(BIN) $(MODEL) $(PORT)
 
-study: .venv/run.stamp  ## ConViT and plain attention on parts of the digits: studies/sample_efficiency (under an hour)
-	$(BIN)/python studies/sample_efficiency/run.py
+clean:  ## remove the environments and caches; runs/ stays
+	rm -rf .venv .venv-parity .venv-bench .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	find passl tools tests benchmarks studies -name __pycache__ -prune -exec rm -rf {} +
 
-chaos: .venv/run.stamp  ## kill runs and single ranks, resume, compare (KILLS=50 FAULTS=40 SEED=0)
-	$(BIN)/python tests/stress/chaos.py --kills $(KILLS) --seed $(SEED)
-	$(BIN)/python tests/stress/ranks.py --faults $(FAULTS) --seed $(SEED)
-
-bench: .venv/bench.stamp .venv-bench/stamp  ## speed and memory beside timm, transformers, OpenVINO
-	$(BIN)/python benchmarks/peers.py --write docs/benchmarks.md
-
-test: .venv/dev.stamp  ## run every test, a process per core (or JOBS=N)
+test: .venv/dev.stamp  #dev run every test, a process per core (or JOBS=N)
 	$(PYTEST)
 
-test-cpus: .venv/dev.stamp  ## run the numerical tests as other processors compute
-	bash tests/cpus.sh $(PYTEST) -q
-
-test-parity: .venv-parity/stamp  ## compare full-size networks with timm and transformers
-	.venv-parity/bin/python -m pytest tests/parity
-
-lint: .venv/dev.stamp  ## check style and types
+lint: .venv/dev.stamp  #dev check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: .venv/dev.stamp  ## put the code into the house style
+format: .venv/dev.stamp  #dev format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## remove .venv and caches; runs/ stays
-	rm -rf .venv .venv-parity .venv-bench .pytest_cache .ruff_cache .mypy_cache build *.egg-info
-	find passl tools tests benchmarks studies -name __pycache__ -prune -exec rm -rf {} +
+test-cpus: .venv/dev.stamp  #dev run the numerical tests under the instruction sets of other processors
+	bash tests/cpus.sh $(PYTEST) -q
+
+test-parity: .venv-parity/stamp  #dev compare full-size networks with timm and transformers
+	.venv-parity/bin/python -m pytest tests/parity
+
+chaos: .venv/run.stamp  #dev kill runs and single ranks, resume, compare (KILLS=50 FAULTS=40 SEED=0)
+	$(BIN)/python tests/stress/chaos.py --kills $(KILLS) --seed $(SEED)
+	$(BIN)/python tests/stress/ranks.py --faults $(FAULTS) --seed $(SEED)
+
+bench: .venv/bench.stamp .venv-bench/stamp  #dev measure speed and memory beside timm, transformers, OpenVINO
+	$(BIN)/python benchmarks/peers.py --write docs/benchmarks.md
+
+study: .venv/run.stamp  #dev train ConViT and plain attention on parts of the digits (under an hour)
+	$(BIN)/python studies/sample_efficiency/run.py
 
 .venv/run.stamp: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 10) <= v < (3, 13) else f"passl needs Python 3.10 to 3.12, not {v[0]}.{v[1]}; name one by make PYTHON=python3.11")'
