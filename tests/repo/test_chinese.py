@@ -32,4 +32,4 @@ def test_links_exist(page):
     assert missing <= PENDING
 
 
-PENDING = {"training.md", "data.md", "deploy.md"}
+PENDING = {"training.md", "data.md"}
