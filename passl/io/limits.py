@@ -1,4 +1,4 @@
-"""What every reader checks: files, names, sizes; and the bounds that a hostile file meets."""
+"""Checks that every reader makes: files, names and sizes, and the bounds for hostile files."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import numpy as np
 from passl.errors import CheckpointError, no_file
 
 GROWTH = 8
-"""Arrays of a file may together take at most this multiple of its size: strides of zero and a text
-that is encoded again and again would take any.
+"""The arrays of a file may together take at most this multiple of its size. Without the limit,
+strides of zero, or one text that is encoded many times, could take any amount of memory.
 """
 DIMS = 32
-"""Most dimensions of an array."""
+"""Maximum number of dimensions of an array."""
 LARGEST = 2**48
-"""Sizes, strides and offsets are below this, so that no product of them takes time."""
+"""Sizes, strides and offsets are below this, so that their products are computed fast."""
 
-_NAME = 1000  # characters of a weight's name
+_NAME = 1000  # characters of the name of a weight
 
 
 def opened(path: Path) -> BinaryIO:
-    """A file to read.
+    """Open a file to read.
 
     Raises:
         CheckpointError: it is missing, empty, not a file, or may not be read.
     """
-    if not path.is_file():  # opening a pipe would wait for ever
+    if not path.is_file():  # opening a pipe would wait forever
         raise CheckpointError(f"{path}: {no_file(path, 'weight file')}")
     if not path.stat().st_size:
         raise CheckpointError(f"{path}: an empty file; fetch it again")
@@ -39,18 +39,18 @@ def opened(path: Path) -> BinaryIO:
 
 
 def in_line(error: Exception) -> str:
-    """What an error says, in one line that can be printed."""
+    """Return the text of an error as one printable line."""
     text = " ".join(str(error)[:300].split())
     if not text or not isinstance(error, (ValueError, zipfile.BadZipFile)):
-        text = f"{type(error).__name__} {text}"  # a KeyError says no more than the key
+        text = f"{type(error).__name__} {text}"  # the text of a KeyError is only the key
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def check_name(name: Any) -> str:
-    """The name of a weight, which messages will show.
+    """Return the name of a weight, which messages show.
 
     Raises:
-        ValueError: it is no line of text.
+        ValueError: it is not a line of text.
     """
     if type(name) is not str or not name or len(name) > _NAME or not name.isprintable():
         shown = f"{name[:40]!r}" if type(name) is str else type(name).__name__
@@ -59,10 +59,10 @@ def check_name(name: Any) -> str:
 
 
 def check_sizes(sizes: Any, lowest: int = 0) -> tuple[int, ...]:
-    """A shape, strides or offsets.
+    """Return a shape, strides or offsets.
 
     Raises:
-        ValueError: it is no tuple of at most `DIMS` numbers, or one is negative or absurd.
+        ValueError: it is not a tuple of at most `DIMS` numbers, or one of them is out of range.
     """
     if type(sizes) not in (tuple, list) or len(sizes) > DIMS:
         raise ValueError(f"a shape is a tuple of at most {DIMS} numbers")
@@ -72,5 +72,5 @@ def check_sizes(sizes: Any, lowest: int = 0) -> tuple[int, ...]:
 
 
 def widened(bf16: np.ndarray) -> np.ndarray:
-    """Float32 of bfloat16, which is its upper half, given as uint16."""
+    """Convert bfloat16, given as uint16, to float32, of which it is the upper half."""
     return (bf16.astype(np.uint32).reshape(-1) << 16).view(np.float32).reshape(bf16.shape)

@@ -1,5 +1,5 @@
-"""Pickles with numpy arrays. numpy's own constructors trust their arguments, so stand-ins that
-check them take their place.
+"""Pickles with NumPy arrays. NumPy's constructors trust their arguments, so stand-ins that check
+them take their place.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NDARRAY = object()
 
 
 class _Dtype:
-    """Stands in for numpy.dtype: plain numbers only."""
+    """Stand-in for numpy.dtype: plain numbers only."""
 
     def __init__(self, code: Any):
         if code not in _DTYPES:
@@ -27,7 +27,7 @@ class _Dtype:
         self.dtype = np.dtype(code)
 
     def build(self, state: Any) -> None:
-        """Take the state of a dtype: version, byte order, subarray, names, fields, sizes, flags."""
+        """Check the state: version, byte order, subarray, names, fields, sizes, flags."""
         _, order, *structure = state
         if order not in ("<", "|", "="):
             raise ValueError("an array in big-endian; save it on another machine")
@@ -36,10 +36,10 @@ class _Dtype:
 
 
 class Array:
-    """Stands in for a numpy.ndarray, which `build` fills.
+    """Stand-in for a numpy.ndarray, which `build` fills.
 
     Attributes:
-        array: null until then.
+        array: None until then.
     """
 
     array: np.ndarray | None = None
@@ -48,7 +48,7 @@ class Array:
         self.spend = unpickler.spend
 
     def build(self, state: Any) -> None:
-        """Take the state of an array: version, shape, dtype, whether in Fortran's order, bytes."""
+        """Read the state of an array: version, shape, dtype, whether in Fortran order, bytes."""
         _, shape, dtype, fortran, content = state
         self.array = _filled(check_sizes(shape), dtype, content, bool(fortran))
         self.spend(self.array.nbytes)
@@ -69,7 +69,7 @@ def _filled(shape: tuple[int, ...], dtype: Any, content: Any, fortran: bool = Fa
 
 
 class ArrayUnpickler(PlainUnpickler):
-    """A pickle of plain data and numpy arrays, which it gives as `Array`; by any protocol, of
+    """Reader of pickles of plain data and NumPy arrays, which become `Array`; of any protocol, from
     Python 2 or 3.
 
     Args:
@@ -103,7 +103,7 @@ class ArrayUnpickler(PlainUnpickler):
         return _filled((), dtype, content)
 
     def _from_buffer(self, buffer: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> Array:
-        """An array as protocol 5 has it."""
+        """Return an array that was written by protocol 5."""
         array = Array(self)
         array.build((1, shape, dtype, order == "F", buffer))
         return array
@@ -114,7 +114,7 @@ class ArrayUnpickler(PlainUnpickler):
         return items
 
     def _encode(self, text: Any, encoding: Any = "latin1") -> bytes:
-        """Bytes, which protocol 2 writes as text."""
+        """Return bytes, which protocol 2 writes as text."""
         if type(text) is not str or encoding not in ("latin1", "latin-1"):
             raise ValueError("bytes are written as latin-1")
         self.spend(len(text))

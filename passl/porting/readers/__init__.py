@@ -1,1 +1,1 @@
-"""One reader for each weight file format; nothing in a file is executed."""
+"""One reader for each format of weight files. Nothing in a file is executed."""

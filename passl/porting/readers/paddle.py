@@ -1,6 +1,6 @@
-"""Paddle weight files (`.pdparams`) read without `paddle.load`, which runs what a file carries.
+"""Paddle weight files (`.pdparams`), read without `paddle.load`, which executes code in a file.
 
-Such a file is one pickle of name -> numpy array, or name -> (name, array).
+Such a file is one pickle of name -> NumPy array, or name -> (name, array).
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from passl.io.limits import GROWTH, check_sizes, in_line, opened, widened
 from passl.io.plain_arrays import Array, ArrayUnpickler
 from passl.io.plain_pickle import weights_of
 
-_NAMES = "StructuredToParameterName@@"  # Paddle's own names of the parameters
-_SLICES = "UnpackBigParamInfor@@"  # arrays above 1 GB that pickle's protocols 2 and 3 take in parts
+_NAMES = "StructuredToParameterName@@"  # Paddle's internal names of the parameters
+_SLICES = "UnpackBigParamInfor@@"  # arrays above 1 GB, which protocols 2 and 3 write in slices
 _NESTS = ("state_dict", "model")
 
 
 def read_paddle(path: Path) -> dict[str, np.ndarray]:
-    """The parameters of a Paddle file: name -> array, in Paddle's layout; bfloat16 as float32.
+    """Read the parameters of a Paddle file: name -> array, in Paddle's layout; bfloat16 as float32.
 
     Paddle saves bfloat16 as its bits in uint16. Every uint16 in such a file is bfloat16, because
-    Paddle has no tensors of uint16: it takes the type's name and numpy arrays of it for bfloat16.
+    Paddle has no uint16 tensors: it uses NumPy arrays of that type for bfloat16.
 
-    It takes memory of `GROWTH` times the file for arrays, six times the file beside them (a text is
-    up to four times its UTF-8), and 100 MB.
+    This takes at most `GROWTH` times the memory of the file for arrays, six times that of the file
+    beside them (a text takes up to four times its UTF-8), and 100 MB.
 
     Raises:
         CheckpointError: the file is missing, damaged, holds no parameters, or carries code.
@@ -66,7 +66,7 @@ def _weights(content: Any) -> dict[str, np.ndarray] | None:
 
 
 def _array(value: Any) -> Any:
-    """The array of a parameter, where it is one."""
+    """Return the array of a parameter, or the value if it is none."""
     if type(value) is tuple and len(value) == 2 and type(value[0]) is str:
         value = value[1]
     if not isinstance(value, Array):
@@ -78,7 +78,7 @@ def _array(value: Any) -> Any:
 
 
 def _joined(arrays: dict[Any, Any], joins: Any) -> dict[Any, Any]:
-    """The arrays with those that lie in slices put together."""
+    """Concatenate the arrays that are saved in slices."""
     if type(joins) is not dict:
         raise ValueError(f"{_SLICES} is no dict")
     for name, join in joins.items():

@@ -1,5 +1,5 @@
-"""PyTorch weight files (`.pth`, `.pt`, `.bin`) read without PyTorch, and without running anything
-that they carry.
+"""PyTorch weight files (`.pth`, `.pt`, `.bin`), read without PyTorch and without executing anything
+from them.
 
 Since PyTorch 1.6 such a file is a zip of `ROOT/data.pkl`, a pickle of the structure, and
 `ROOT/data/KEY`, the bytes of each storage.
@@ -15,14 +15,7 @@ from typing import Any
 import numpy as np
 
 from passl.errors import CheckpointError
-from passl.io.limits import (
-    GROWTH,
-    LARGEST,
-    check_sizes,
-    in_line,
-    opened,
-    widened,
-)
+from passl.io.limits import GROWTH, LARGEST, check_sizes, in_line, opened, widened
 from passl.io.plain_pickle import PlainUnpickler, inert, weights_of
 
 _MEMBERS = 100_000  # of a zip
@@ -40,11 +33,11 @@ _DTYPES = {
     "BoolStorage": np.bool_,
 }
 _KINDS = {type(np.dtype(dtype)) for dtype in _DTYPES.values()}
-# Entries that may hold the state dict in a training checkpoint, in the order in which they are
-# looked for: facebookresearch/convit and timm write `model`, microsoft/CvT `state_dict` (its
-# `model` is the network's name).
+# Entries of a training checkpoint that may hold the state dict, in the order of the search:
+# facebookresearch/convit and timm write `model`, microsoft/CvT `state_dict` (its `model` is the
+# name of the network).
 _NESTS = ("state_dict", "model", "model_ema", "state_dict_ema")
-# What training checkpoints carry beside the weights. Nothing of it is built, so nothing of it runs.
+# What training checkpoints have beside the weights. It is not built, so nothing of it runs.
 _INERT = (
     "argparse.Namespace",
     "collections.Counter",
@@ -64,10 +57,11 @@ _INERT = (
 
 
 def read_torch(path: Path, nest: str | None = None) -> dict[str, np.ndarray]:
-    """The state dict of a PyTorch file: name -> array, in PyTorch's layout; bfloat16 as float32.
+    """Read the state dict of a PyTorch file: name -> array, in PyTorch's layout; bfloat16 as
+    float32.
 
-    It takes memory of at most twice the file, `GROWTH` times the file for arrays that are strided
-    or widened, and 100 MB; the directory of a zip, which is small, takes some 20 times its size.
+    This takes at most twice the memory of the file, `GROWTH` times that of the file for arrays
+    that are strided or widened, and 100 MB; the directory of a zip takes some 20 times its size.
 
     Args:
         path: the file.
@@ -157,7 +151,7 @@ class _TorchUnpickler(PlainUnpickler):
         return self.load(self.archive.read(f"{self.root}data.pkl"))
 
     def persistent(self, reference: Any) -> np.ndarray:
-        """The values of a storage."""
+        """Return the values of a storage."""
         kind, dtype, key, _, count = reference
         if (kind, type(key), type(count)) != ("storage", str, int) or type(dtype) not in _KINDS:
             raise ValueError("its pickle refers to something that is no storage")
