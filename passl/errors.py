@@ -5,6 +5,7 @@ and no traceback for any of them.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 EXIT_FAILED, EXIT_WRONG_CALL, EXIT_INTERRUPTED = 1, 2, 130
@@ -49,3 +50,9 @@ def no_file(path: str | Path, kind: str = "file") -> str:
     if os.path.exists(path):
         return "is not a regular file"  # reading a pipe would wait for ever
     return f"there is no such {kind}"
+
+
+def shortened(names: Sequence[str], shown: int = 5) -> str:
+    """Return the first of many names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{', '.join(names[:shown])}{more}"

@@ -23,7 +23,7 @@ from passl.logging import get_logger
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.classifier import Model
 from passl.porting import WeightFile, architecture_of, load_weights, locate, read_file
-from passl.porting.classes import imagenet_classes, order_in, told
+from passl.porting.classes import are_named, imagenet_classes, order_in
 from passl.utils.config import Config, get_config
 
 _CONFIG, _ARCHITECTURE = "config", "architecture"
@@ -225,7 +225,7 @@ def _classes(file: WeightFile, config: Mapping[str, Any], count: int, is_asked: 
     """
     candidates = (file.classes, _classes_of_data(config))
     theirs, data = (names if names and len(names) == count else None for names in candidates)
-    if is_asked and told(theirs) and told(data):
+    if is_asked and are_named(theirs) and are_named(data):
         try:
             order_in(theirs, data)
         except ValueError as error:
@@ -235,7 +235,7 @@ def _classes(file: WeightFile, config: Mapping[str, Any], count: int, is_asked: 
             ) from None
     known = [names for names in (theirs, data) if names is not None]
     if known:
-        return next((names for names in known if told(names)), known[0])
+        return next((names for names in known if are_named(names)), known[0])
     if count == len(imagenet_classes()):
         return list(imagenet_classes())
     get_logger().warning("the names of the %d classes are not known; they are numbered", count)

@@ -15,7 +15,7 @@ from passl.engine.run_folder import by_first, find_checkpoint, has_checkpoint, s
 from passl.errors import CheckpointError, ConfigError
 from passl.logging import get_logger
 from passl.modeling import Model
-from passl.porting.classes import order_in, told
+from passl.porting.classes import are_named, order_in
 from passl.utils.config import Config, dotted, leaves
 
 _SHARED = "All machines must see the same files in output_dir, on a disk that they share"
@@ -77,8 +77,8 @@ def _network(checkpoint: Checkpoint, cfg: Config, classes: list[str]) -> Model:
 
 
 def _check_classes(path: Path, before: list[str], classes: list[str]) -> None:
-    if not (told(before) and told(classes)):
-        if told(before):
+    if not (are_named(before) and are_named(classes)):
+        if are_named(before):
             get_logger().info("%s names its classes, the data numbers them: not compared", path)
         return
     anew = f"begin anew with model.pretrained: {path} in another output_dir"

@@ -15,7 +15,7 @@ from passl.errors import CheckpointError, ConfigError
 from passl.modeling import Model
 from passl.modeling.heads import HEADS
 from passl.porting import load_weights, read_file
-from passl.porting.classes import imagenet_classes, order_in, readable, told
+from passl.porting.classes import are_named, imagenet_classes, order_in, readable
 from passl.porting.weight_file import OURS, pack_classes
 
 ABC = ["ape", "bee", "cow"]
@@ -58,7 +58,7 @@ def test_readable():
     ],
 )
 def test_numbers_in_order_are_no_names(names, expected):
-    assert told(names) == expected
+    assert are_named(names) == expected
 
 
 SYNSETS = list(imagenet_classes())
