@@ -78,12 +78,12 @@ def pictures(cfg: Mapping[str, Any], part: str, count: int) -> Step:
     Args:
         part: `train` or `val`.
     """
-    dataset = build_loader(cfg["dataloader"][part], 0).dataset
+    samples = build_loader(cfg["dataloader"][part], 0).samples
     places = itertools.count()
 
     def step():
         for place in itertools.islice(places, count):
-            sample = dataset[(0, place, place % len(dataset))]
+            sample = samples[0, place, place % len(samples)]
             if isinstance(sample, Exception):
                 raise sample
 

@@ -66,14 +66,12 @@ def _look(cfg: Config, picture: Path, ranks: Ranks) -> None:
     paddle.seed(seed)
     pretrained, fit = cfg.model.get("pretrained", False), cfg.model.get("fit", ())
     model = Model(cfg, pretrained, fit, train.classes)
-    learner = build_learner(cfg, model, ranks, global_batch, len(train), train.dataset.dataset)
+    learner = build_learner(cfg, model, ranks, global_batch, len(train), train.dataset)
     learner.begin_epoch(0)
     if ranks.is_first:
         for part, loader in (("train", train), ("val", val)):
             _log_data(part, cfg.dataloader[part], loader)
-        remark = sizes_differ(
-            *((part.transforms, part.dataset) for part in (train.dataset, val.dataset))
-        )
+        remark = sizes_differ(train.samples, val.samples)
         if remark is not None:
             get_logger().warning(remark)
         _log_run(cfg, learner, len(train), global_batch)
@@ -82,7 +80,7 @@ def _look(cfg: Config, picture: Path, ranks: Ranks) -> None:
 
 
 def _log_data(part: str, section: Mapping[str, Any], loader: Loader) -> None:
-    log, dataset = get_logger().info, loader.dataset.dataset
+    log, dataset = get_logger().info, loader.dataset
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
     log("%s: %s", part, _written(section["dataset"], but=("transforms",)))
     log(
@@ -175,7 +173,7 @@ def draw_augmented(picture: Path, loader: Loader) -> None:
             break
     chosen = list(places.items())[:ROWS]
     rows = [(position, _sample(loader, (0, position, index))) for index, position in chosen]
-    names = [printable(loader.dataset.dataset.classes[first.label]) for _, first in rows]
+    names = [printable(loader.dataset.classes[first.label]) for _, first in rows]
     names = [name if len(name) <= 18 else f"{name[:17]}…" for name in names]
     with fonts_for(names):
         _draw_augmented(picture, loader, rows, names)
@@ -184,7 +182,7 @@ def draw_augmented(picture: Path, loader: Loader) -> None:
 def _draw_augmented(
     picture: Path, loader: Loader, rows: Sequence[tuple[int, Sample]], names: Sequence[str]
 ) -> None:
-    samples = loader.dataset
+    samples = loader.samples
     (norm,) = (transform for transform in samples.transforms if isinstance(transform, Normalize))
     figure, grid = plt.subplots(
         len(rows),
@@ -218,7 +216,7 @@ def _pixels(array: np.ndarray, norm: Normalize) -> np.ndarray:
 
 def _sample(loader: Loader, key: Key) -> Sample:
     """What the run would get for that key, bad samples told or raised as there."""
-    sample = loader.dataset[key]
+    sample = loader.samples[key]
     if isinstance(sample, Exception):
         raise sample
     for index, text in sample.bad:

@@ -1,4 +1,4 @@
-"""Classes of different sizes: how many samples each has, and orders that draw all equally often."""
+"""Classes of different sizes: their sizes, and orders that draw all classes equally often."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _SHOWN = 5
 
 
 def samples_per_class(dataset: ImageDataset) -> np.ndarray:
-    """int64 [classes]: the samples of each class.
+    """Return the number of samples of each class, int64 [classes].
 
     Raises:
-        ConfigError: a class has none, though the dataset's `valid_labels` do not leave it out.
+        ConfigError: a class has no sample, though `valid_labels` of the dataset includes it.
     """
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
     wanted = range(len(counts)) if dataset.valid_labels is None else dataset.valid_labels
@@ -33,22 +33,22 @@ def samples_per_class(dataset: ImageDataset) -> np.ndarray:
 def balanced_order(
     order: np.ndarray, labels: np.ndarray, count: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """`count` samples, as many of each class as of any other, or one more.
+    """Draw `count` samples, equally many of each class, or one more of some.
 
-    A class with more samples than that gives some of them, drawn anew each time; one with fewer
-    gives all of them equally often, or once more. All classes, and the copies of a sample, are
-    spread over the whole length: each copy is a walk through `order` that begins elsewhere, so what
-    is read fastest in that order is read in few such walks.
+    Some samples of larger classes are drawn at random; samples of smaller classes come equally
+    often, or once more. Classes, and the copies of a sample, are spread over the whole length: each
+    copy is a pass through `order` from another start, so the number of passes is small for data
+    that is read fastest in that order.
 
     Args:
-        order: int64 [N], of all samples: `ImageDataset.shuffled`.
-        labels: int64 [N], the class of each sample.
+        order: int64 [N], an order of all samples: `ImageDataset.shuffled`.
+        labels: int64 [N], the label of each sample.
 
     Returns:
         int64 [count], indices of samples.
     """
     samples = rng.permutation(len(labels))
-    by_class = samples[np.argsort(labels[samples], kind="stable")]  # in each class at random
+    by_class = samples[np.argsort(labels[samples], kind="stable")]  # random within each class
     present, starts, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
     draws = np.full(len(present), count // len(present))
     draws[rng.permutation(len(present))[: count % len(present)]] += 1
@@ -60,7 +60,7 @@ def balanced_order(
     copy = np.arange(len(drawn)) - np.repeat(np.cumsum(copies) - copies, copies)
     place = np.empty(len(order))
     place[order] = np.arange(len(order)) / len(order)
-    # Steps of the golden ratio on a circle: any number of them is spread evenly.
+    # Multiples of the golden ratio are spread evenly on a circle, for any number of them.
     drawn = drawn[np.argsort((place[drawn] + _GOLDEN * copy) % 1, kind="stable")]
-    # Cut anywhere, so that every place of the epoch is of every class equally often.
+    # Rotate at random, so that every class is equally likely at every place of the epoch.
     return np.roll(drawn, rng.integers(count))

@@ -1,4 +1,4 @@
-"""Datasets and transforms from their config nodes. Imports no paddle."""
+"""Build datasets and transforms from their config nodes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from passl.utils.schema import Section, problems_in
 
 
 def build_dataset(node: Mapping[str, Any]) -> ImageDataset:
-    """The dataset of a `dataset` node, without its transforms.
+    """Build the dataset of a `dataset` node, without its transforms.
 
     Raises:
-        ConfigError: the node is wrong, or the data is not there.
+        ConfigError: the node is wrong, or the data is missing.
     """
     options = dataset_options(node)
     problems = [
@@ -32,5 +32,5 @@ def build_dataset(node: Mapping[str, Any]) -> ImageDataset:
 
 
 def build_transforms(nodes: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """The transforms of a `transforms` list, in order."""
+    """Build the transforms of a `transforms` list."""
     return [TRANSFORMS.build(node) for node in nodes]

@@ -1,19 +1,20 @@
-"""Which samples a rank sees in which order.
+"""The order of the samples, and their distribution to ranks.
 
-A sample is asked for by a key (epoch, position, index): its place in the epoch's order over all
-ranks, and which sample it is. Whatever is random about it is drawn from a generator seeded with
-(seed, epoch, position), so that neither the number of workers nor that of ranks, nor where a run
-was resumed, changes what is drawn.
+A key (epoch, position, index) asks for a sample: its position in the epoch's order over all ranks,
+and its index in the dataset. Its random numbers come from a generator seeded with
+(seed, epoch, position), so they do not depend on the number of workers or ranks, or on where a run
+was resumed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from passl.data import rules
 from passl.data.balance import balanced_order
+from passl.data.datasets.base import ImageDataset
 
 Key = tuple[int, int, int]
 
@@ -21,41 +22,37 @@ Key = tuple[int, int, int]
 class BatchSampler:
     """Batches of keys for one rank.
 
-    Training (`shuffle`) deals the samples out evenly: every rank gets the same number of batches,
-    by leaving out the rest of the last global batch (`drop_last`) or by dealing some samples twice.
-    Evaluation deals each sample out exactly once.
+    In training (`shuffle`) every rank gets the same number of batches: the rest of the last global
+    batch is left out (`drop_last`), or some samples are used twice. In evaluation each sample is
+    used exactly once.
 
     Args:
-        length: samples of the dataset.
+        dataset: the samples.
         seed: of the run.
-        rank, world: which of how many processes this is.
-        even: every rank gets the same number of batches, also without `shuffle`.
-        shuffled: the dataset's own way to draw an order of its indices; null for any order.
-        labels: int64 [length], the class of each sample, for `balanced`.
-        batch_size: samples of one batch of one process.
-        shuffle: a new order for each epoch.
+        rank, world: index of this process, and their number.
+        even: give every rank the same number of batches also without `shuffle`.
+        batch_size: samples in a batch of one process.
+        shuffle: draw a new order for each epoch.
         drop_last: leave out the last global batch if it is not full.
-        repeats: repeated augmentation (Hoffer et al., arXiv 1901.09335): each sample stands that
-            often in a row in the order, so that the ranks, or one batch, see it under several
-            augmentations. An epoch keeps its length, and so sees 1 / repeats of the samples, as
-            with DeiT's sampler.
-        balanced: an epoch has equally many samples of each class, whatever the dataset has: of a
-            large class another part in each epoch, of a small one each sample several times. An
-            epoch keeps its length. Needs `shuffle`.
+        repeats: repeated augmentation (Hoffer et al., arXiv 1901.09335): each sample comes this
+            many times in a row in the order, so that the ranks, or one batch, see it with several
+            augmentations. As with DeiT's sampler, an epoch keeps its length and has 1 / repeats of
+            the samples.
+        balanced: draw equally many samples of each class: in each epoch another part of a large
+            class, and every sample of a small class several times. An epoch keeps its length. Needs
+            `shuffle`.
 
     Raises:
-        ValueError: there is not even one batch, or options do not go together.
+        ValueError: there is not one batch, or options do not go together.
     """
 
     def __init__(
         self,
-        length: int,
+        dataset: ImageDataset,
         seed: int,
         rank: int = 0,
         world: int = 1,
         even: bool = False,
-        shuffled: Callable[[np.random.Generator], np.ndarray] | None = None,
-        labels: np.ndarray | None = None,
         /,
         *,
         batch_size: int,
@@ -65,8 +62,7 @@ class BatchSampler:
         balanced: bool = False,
     ):
         rules.sampler(batch_size=batch_size, shuffle=shuffle, repeats=repeats, balanced=balanced)
-        if balanced and labels is None:
-            raise ValueError("sampler.balanced needs the labels of the samples")
+        length = len(dataset)
         if length < 1:
             raise ValueError("the dataset has 0 samples")
         if drop_last and length < world:
@@ -74,25 +70,23 @@ class BatchSampler:
         if drop_last and length < batch_size * world:
             raise ValueError(
                 f"sampler.batch_size {batch_size} on {world} processes is more than the {length} "
-                "samples, and drop_last leaves "
-                f"out what does not fill a batch; use batch_size {max(1, length // world)} or less"
+                "samples, and drop_last leaves out an incomplete batch; use batch_size "
+                f"{max(1, length // world)} or less"
             )
-        self.length, self.seed, self.rank, self.world = length, seed, rank, world
+        self.dataset, self.seed, self.rank, self.world = dataset, seed, rank, world
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
-        self.repeats, self.shuffled = repeats, shuffled
-        self.balanced, self.labels = balanced, labels
+        self.repeats, self.balanced = repeats, balanced
         self.even = even or shuffle
         self.epoch = 0
         self.start = 0
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch, and the batch of this rank to begin with."""
+        """Select the epoch, and the batch of this rank to start with."""
         self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
-        total = self._total()
-        own = len(range(self.rank, total, self.world))
+        """Return the batches of a whole epoch."""
+        own = len(range(self.rank, self._total(), self.world))
         return own // self.batch_size if self.drop_last else -(-own // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Key]]:
@@ -106,19 +100,20 @@ class BatchSampler:
             ]
 
     def _order(self) -> np.ndarray:
-        """The samples of the epoch, over all ranks."""
+        """Return the samples of the epoch, over all ranks."""
         if not self.shuffle:
-            return np.arange(self.length)
+            return np.arange(len(self.dataset))
         rng = np.random.default_rng((self.seed, self.epoch))
-        order = self.shuffled(rng) if self.shuffled else rng.permutation(self.length)
-        if self.balanced and self.labels is not None:
-            places = -(-self.length // self.repeats)
-            order = balanced_order(order, self.labels, places, rng)
+        order = self.dataset.shuffled(rng)
+        if self.balanced:
+            count = -(-len(self.dataset) // self.repeats)
+            order = balanced_order(order, self.dataset.labels, count, rng)
         return order
 
     def _total(self) -> int:
-        """Samples of an epoch over all ranks."""
+        """Return the samples of an epoch over all ranks."""
+        length = len(self.dataset)
         if self.drop_last:
-            return self.length - self.length % (self.batch_size * self.world)
-        # A rank with fewer batches than the others would leave them waiting for its gradients.
-        return -(-self.length // self.world) * self.world if self.even else self.length
+            return length - length % (self.batch_size * self.world)
+        # With fewer batches than the others, a rank would leave them waiting for its gradients.
+        return -(-length // self.world) * self.world if self.even else length

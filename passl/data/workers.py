@@ -1,8 +1,8 @@
-"""Paddle's loader with worker processes, which may be killed, stopped, or wait for a disk for ever.
+"""Worker processes that read batches ahead and may be killed, be stopped or wait for a disk.
 
-Paddle's own wait for a batch runs in compiled code, where no signal handler runs, and has no end.
-What a killed process had in shared memory stays there until the machine is restarted. Both are
-mended here.
+Paddle's own wait for a batch is in compiled code, where no signal handler runs, and never ends; and
+the shared memory of a killed process stays in use until the machine restarts. This module waits in
+Python and frees the memory.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from passl.errors import RunError
 from passl.io.shared_memory import mark_worker, remove_leftovers, remove_shared_memory
 from passl.logging import get_logger
 
-_LOOK = 0.001
-"""Seconds between two looks for a batch."""
-_LOOK_AFTER = 1.0
-"""Seconds between two looks after a worker's parent."""
+_POLL = 0.001
+"""Seconds between checks for a batch."""
+_POLL_PARENT = 1.0
+"""Seconds between a worker's checks of its parent."""
 _PATIENCE = 5.0
-"""Seconds that a batch may take although the run has been told to stop."""
+"""Seconds without a batch before `check` is called."""
 _STATES = {
     "T": "stopped by a signal",
     "t": "stopped by a debugger",
@@ -40,23 +40,23 @@ _STATES = {
     "Z": "dead",
     "X": "dead",
 }
-"""States of a process in /proc/PID/stat that explain a batch that does not come."""
+"""States of a process in /proc/PID/stat that explain a missing batch."""
 
 _READINGS: WeakSet[Any] = WeakSet()
-"""Paddle's iterators whose workers may run."""
+"""Paddle's iterators whose workers may be running."""
 
 
 class Workers:
     """Processes that read batches ahead.
 
     Args:
-        read: keys to arrays; called in a worker.
-        sampler: which samples make the batches.
-        count: how many processes.
-        prefetch_factor: batches that each of them reads ahead.
-        use_shared_memory: hand batches over in shared memory rather than through pipes.
-        warn_after: seconds without a batch after which the workers' state is logged.
-        timeout: seconds without a batch after which the run ends.
+        read: returns the arrays of a batch of keys; called in a worker.
+        sampler: the keys of each batch.
+        count: number of processes.
+        prefetch_factor: batches that each process reads ahead.
+        use_shared_memory: pass batches in shared memory rather than through pipes.
+        warn_after: seconds without a batch before the workers' state is logged.
+        timeout: seconds without a batch before the run ends.
     """
 
     def __init__(
@@ -84,39 +84,39 @@ class Workers:
         atexit.register(_end_all)  # runs before multiprocessing waits for them
 
     def batches(self, check: Callable[[], object]) -> Iterator[list[Any]]:
-        """The sampler's batches.
+        """Iterate over the batches of the sampler.
 
         Args:
-            check: called while a batch is late; what it raises ends the wait.
+            check: called while a batch is late; an exception that it raises ends the wait.
 
         Raises:
-            RunError: a worker has died, or does not answer.
+            RunError: a worker died or does not answer.
         """
         reading: Any = iter(self._loader)
         _READINGS.add(reading)
-        # Paddle would raise that a worker was killed wherever the main thread is, in the middle of
-        # a checkpoint too; `_wait` looks instead.
+        # Paddle would report a killed worker by an exception anywhere in the main thread, even in
+        # the middle of a checkpoint. `_wait` checks instead.
         paddle.base.core._erase_process_pids(id(reading))
         try:
             for taken in itertools.count():
                 self._wait(reading, taken, check)
                 if not reading._batches_outstanding:
-                    return  # `next` would wait for the workers' end, without end if one is stopped
+                    return  # `next` would wait for the workers to end, forever if one is stopped
                 yield next(reading)
         finally:
             _end(reading)
 
     def _wait(self, reading: Any, taken: int, check: Callable[[], object]) -> None:
-        """Return when Paddle has received more batches than were taken, or there will be none."""
-        start, looks, is_warned = time.monotonic(), 0, False
+        """Wait until Paddle has received more batches than were taken, or there are no more."""
+        start, polls, is_warned = time.monotonic(), 0, False
         while reading._batches_outstanding and reading._rcvd_idx <= taken:
-            time.sleep(_LOOK)
-            looks += 1
-            if looks % 100 and not reading._thread_done_event.is_set():
+            time.sleep(_POLL)
+            polls += 1
+            if polls % 100 and not reading._thread_done_event.is_set():
                 continue
             _check_alive(reading._workers)
             if reading._thread_done_event.is_set():
-                return  # Paddle's thread has failed, and `next` says why
+                return  # Paddle's thread has failed, and `next` raises its error
             late = time.monotonic() - start
             if late > _PATIENCE:
                 check()
@@ -130,48 +130,47 @@ class Workers:
                 )
             if late > self.timeout:
                 raise RunError(
-                    f"no batch for {late:.0f} s from {_described(reading._workers)}; look at the "
-                    "disk that the data is on, or raise loader.timeout. The last checkpoint is kept"
+                    f"no batch for {late:.0f} s from {_described(reading._workers)}; check the "
+                    "disk of the data, or increase loader.timeout. The last checkpoint is kept"
                 )
 
     def _init_worker(self, worker: int) -> None:
         mark_worker()
-        # A run that is told to stop, often with all of its process group, needs its workers until
-        # it has saved.
+        # A signal to stop often goes to the whole process group, but the run needs its workers
+        # until it has saved.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
-        # Paddle's generator in a worker, for transforms that use it. The other generators are
-        # seeded for each sample.
+        threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
+        # For transforms that use Paddle's generator. The others are seeded for each sample.
         rng = np.random.default_rng((self.sampler.seed, self.sampler.epoch, worker))
         paddle.seed(int(rng.integers(2**31)))
 
 
 class _Keys(Dataset):
-    """Gives Paddle's loader the keys themselves, for the function that it calls with a batch of
-    what it got: there each image is put into the batch while the cache still has it.
+    """Returns keys unchanged, so that `collate_fn` reads the samples, and copies each into the
+    batch while it is in the cache.
     """
 
     def __getitem__(self, key: Key) -> Key:
         return key
 
 
-def _follow(parent: int) -> None:
-    """End this worker when its parent says so by SIGTERM, or has died. Paddle's worker may then
-    wait for ever, for a batch that nobody asks for or for room in a pipe that nobody reads.
+def _follow_parent(parent: int) -> None:
+    """End this worker at a SIGTERM of its parent, or when the parent has died. Otherwise Paddle's
+    worker could wait forever, for a request or for space in a pipe.
     """
     while True:
-        told = signal.sigtimedwait([signal.SIGTERM], _LOOK_AFTER)
+        received = signal.sigtimedwait([signal.SIGTERM], _POLL_PARENT)
         if os.getppid() != parent:
             remove_shared_memory([os.getpid()])
             os._exit(1)
-        if told is not None and told.si_pid == parent:
+        if received is not None and received.si_pid == parent:
             os._exit(0)
 
 
 def _end(reading: Any) -> None:
-    """End an epoch's workers, stopped ones too, and free their memory."""
-    reading._try_shutdown_all(_LOOK_AFTER)
+    """End the workers of an epoch, also stopped ones, and free their memory."""
+    reading._try_shutdown_all(_POLL_PARENT)
     for worker in reading._workers:
         worker.kill()
         worker.join()
@@ -185,7 +184,7 @@ def _end_all() -> None:
 
 
 def _check_alive(workers: Sequence[Any]) -> None:
-    """Raise RunError if a worker has been killed, with the likely reason."""
+    """Raise RunError, with the likely reason, if a worker has died."""
     codes = {worker.pid: worker.exitcode for worker in workers if worker.exitcode}
     if not codes:
         return
@@ -194,14 +193,14 @@ def _check_alive(workers: Sequence[Any]) -> None:
         for pid, code in codes.items()
     )
     raise RunError(
-        f"a loader's worker has died: process {shown}; SIGKILL often means that the memory is used "
-        "up, SIGBUS that /dev/shm is full: use fewer loader.num_workers. The last checkpoint is "
-        "kept"
+        f"a loader worker has died: process {shown}; SIGKILL often means that the machine is out "
+        "of memory, SIGBUS that /dev/shm is full: reduce loader.num_workers. The last checkpoint "
+        "is kept"
     )
 
 
 def _described(workers: Sequence[Any]) -> str:
-    return "the loader's workers " + ", ".join(f"{w.pid} ({_state(w.pid)})" for w in workers)
+    return "the loader workers " + ", ".join(f"{w.pid} ({_state(w.pid)})" for w in workers)
 
 
 def _state(pid: int) -> str:

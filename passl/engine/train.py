@@ -93,8 +93,8 @@ def _set_up(cfg: Config, resume: str | None, ranks: Ranks) -> tuple[Run, Path | 
 
     classes = train_loader.classes
     parts = {"train": train_loader, "val": val_loader}
-    data = {part: fingerprint(loader.dataset.dataset) for part, loader in parts.items()}
-    lists = {part: hashed_lists(loader.dataset.dataset) for part, loader in parts.items()}
+    data = {part: fingerprint(loader.dataset) for part, loader in parts.items()}
+    lists = {part: hashed_lists(loader.dataset) for part, loader in parts.items()}
     agree_on_run(ranks, cfg, resume, data, lists)
     paddle.seed(seed)
     checkpoint, model = start_from(cfg, resume, classes, ranks) or (None, None)
@@ -102,7 +102,7 @@ def _set_up(cfg: Config, resume: str | None, ranks: Ranks) -> tuple[Run, Path | 
         pretrained, fit = cfg.model.get("pretrained", False), cfg.model.get("fit", ())
         model = Model(cfg, pretrained, fit, classes)
     learner = build_learner(
-        cfg, model, ranks, global_batch, len(train_loader), train_loader.dataset.dataset
+        cfg, model, ranks, global_batch, len(train_loader), train_loader.dataset
     )
 
     progress = Progress()
@@ -283,7 +283,7 @@ def _evaluate(run: Run) -> Scores:
         precision.autocast(),
         suppress(Stopped),
     ):
-        found = predict(learner.model, loader, run.val_loader.dataset.dataset.valid_labels)
+        found = predict(learner.model, loader, run.val_loader.dataset.valid_labels)
     # Here every rank comes by, at the end of its part or told to stop; in `score` they must meet.
     ranks.wait()
     if ranks.any(run.stop.name):
@@ -323,7 +323,7 @@ def _pass_over(run: Run, outcome: Outcome, batch: Batch) -> None:
     """
     cfg, progress, ranks = run.cfg, run.progress, run.learner.ranks
     progress.skipped += 1
-    names = [run.train_loader.dataset.dataset.name(int(index)) for index in batch.indices.tolist()]
+    names = [run.train_loader.dataset.name(int(index)) for index in batch.indices.tolist()]
     own = names if not np.isfinite(outcome.own_loss) else []
     gathered = ranks.gather_texts(own)
     # A recipe may take a picture several times.
@@ -367,8 +367,7 @@ def _introduce(run: Run) -> None:
         len(run.val_loader.dataset),
         len(run.train_loader.classes),
     )
-    parts = (run.train_loader.dataset, run.val_loader.dataset)
-    remark = sizes_differ(*((part.transforms, part.dataset) for part in parts))
+    remark = sizes_differ(run.train_loader.samples, run.val_loader.samples)
     if remark is not None:
         get_logger().warning(remark)
     log(

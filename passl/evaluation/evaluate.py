@@ -99,7 +99,7 @@ def evaluate_weights(
         ranks.world,
         local_world=ranks.local_world,
     )
-    dataset, classes = loader.dataset.dataset, loader.classes
+    dataset, classes = loader.dataset, loader.classes
     files = options.files(len(classes))
     valid = choose_valid_labels(options.valid_labels, dataset)
     real = None if options.real_labels is None else read_real_labels(options.real_labels, dataset)

@@ -78,7 +78,7 @@ def evaluate(model: nn.Layer, loader: Loader, ranks: Ranks = Ranks()) -> Scores:
     Raises:
         RunError: the outputs are not finite.
     """
-    found = predict(model, loader, loader.dataset.dataset.valid_labels)
+    found = predict(model, loader, loader.dataset.valid_labels)
     return score(found, len(loader.classes), ranks)
 
 

@@ -321,9 +321,9 @@ def test_pictures(name):
     assert built(cfg.dataloader.train.dataset.transforms) == row.train
     assert built(cfg.dataloader.val.dataset.transforms) == row.val
 
-    sampler = BatchSampler(IMAGENET, 0, **cfg.dataloader.train.sampler)
+    sampler = BatchSampler(range(IMAGENET), 0, **cfg.dataloader.train.sampler)
     assert (sampler.repeats, sampler.shuffle, sampler.drop_last) == (row.repeats, True, True)
-    val = BatchSampler(50_000, 0, **cfg.dataloader.val.sampler)
+    val = BatchSampler(range(50_000), 0, **cfg.dataloader.val.sampler)
     assert (val.repeats, val.shuffle, val.drop_last) == (1, False, False)
 
     assert options("passl.data.transforms.mixup:Mixup", cfg.dataloader.train.mixup) == {
@@ -457,7 +457,9 @@ def test_fine_tuning_of_cvt(name, pictures, steps):
     cfg = get_config(RECIPES[name])
     *_, batch = hardware(RECIPES[name])
     assert batch == 512
-    per_epoch = BatchSampler(pictures, 0, **{**cfg.dataloader.train.sampler, "batch_size": 512})
+    per_epoch = BatchSampler(
+        range(pictures), 0, **{**cfg.dataloader.train.sampler, "batch_size": 512}
+    )
     assert cfg.epochs == round(steps / len(per_epoch))
     assert f"{cfg.epochs} epochs" in " ".join(header(RECIPES[name]).replace("# ", "").split())
     halves = [0, cfg.epochs / 2, cfg.epochs]

@@ -242,7 +242,7 @@ def judge(fault: Fault, config: Path, straight: Path, folder: Path) -> list[str]
     named = f"rank {fault.rank}" in text or "waiting for" in text
     if any(codes) and fault.kind != "worker" and not named:
         wrong.append(f"no message names rank {fault.rank}: {text[-3000:]}")
-    if fault.kind == "worker" and any(codes) and "loader's workers" not in text:
+    if fault.kind == "worker" and any(codes) and "loader workers" not in text:
         wrong.append(f"no message names the worker: {text[-3000:]}")
     _mend()
     codes, _, text = run(fault, config, folder, False)

@@ -118,9 +118,7 @@ def test_the_sheet_shows_what_the_run_sees(tiny_config, tmp_path, monkeypatch, r
         image = batch.images.numpy()[row * repeats].transpose(1, 2, 0) * std + mean
         np.testing.assert_allclose(shown[row * COLUMNS + 1], np.clip(image, 0, 1), atol=1e-6)
         index = int(batch.indices[row * repeats])
-        np.testing.assert_array_equal(
-            shown[row * COLUMNS], np.asarray(loader.dataset.dataset[index][0])
-        )
+        np.testing.assert_array_equal(shown[row * COLUMNS], np.asarray(loader.dataset[index][0]))
     with Image.open(tmp_path / "augmented.png") as picture:
         assert picture.format == "PNG"
         assert picture.width > 100 * COLUMNS
@@ -156,7 +154,7 @@ def test_bad_samples_are_skipped_where_the_run_would(
     bad = [line for line in lines if line.startswith("bad sample")]
     for name in ("00.png", "06.png", "11.png"):  # once in each part
         train, val = (line for line in bad if name in line)
-        assert "another is taken instead" in train
+        assert "replaced by another" in train
         assert "left out" in val
     for part in ("train", "val"):
         assert "widths are 41 to 50 pixels" in the_line(lines, f"{part}: of 9 pictures")

@@ -1,4 +1,4 @@
-"""Samplers and loaders: every sample in its place, and the same batches however they are made."""
+"""Loaders return the same batches with any number of workers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,235 +19,14 @@ from PIL import Image
 
 from passl.data import TRANSFORMS
 from passl.data import workers as workers_module
+from passl.data.build import build_dataset, build_transforms
 from passl.data.datasets.digits import Digits
-from passl.data.loader import (
-    Sample,
-    Transformed,
-    _collate,
-    build_dataset,
-    build_loader,
-    build_transforms,
-)
-from passl.data.samplers import BatchSampler
+from passl.data.loader import build_loader
+from passl.data.samples import Report, Sample, Samples, collate, decode_report
 from passl.errors import ConfigError, RunError
 from passl.logging import get_logger
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-# -------------------------------------------------------------------------------------------------
-# Samplers
-# -------------------------------------------------------------------------------------------------
-def batches_of(sampler: BatchSampler, epoch: int = 0, start: int = 0) -> list[list[tuple]]:
-    sampler.set_epoch(epoch, start)
-    return list(sampler)
-
-
-def indices(batches) -> list[int]:
-    return [index for batch in batches for _, _, index in batch]
-
-
-def over_ranks(length: int, world: int, epoch: int = 0, **options) -> list[list[list[tuple]]]:
-    """The batches of each rank."""
-    return [
-        batches_of(BatchSampler(length, 7, rank, world, **options), epoch) for rank in range(world)
-    ]
-
-
-@pytest.mark.parametrize(("length", "sizes"), [(10, [4, 4, 2]), (8, [4, 4]), (3, [3]), (1, [1])])
-def test_evaluation_takes_the_samples_in_order(length, sizes):
-    sampler = BatchSampler(length, 0, batch_size=4)
-    batches = batches_of(sampler)
-    assert [len(batch) for batch in batches] == sizes
-    assert len(sampler) == len(sizes)
-    assert indices(batches) == list(range(length))
-
-
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
-@pytest.mark.parametrize("length", [1, 3, 10, 24, 25])
-def test_evaluation_deals_each_sample_once_over_all_ranks(world, length):
-    ranks = over_ranks(length, world, batch_size=3)
-    assert sorted(indices(batch for batches in ranks for batch in batches)) == list(range(length))
-    for rank, batches in enumerate(ranks):
-        assert len(batches) == len(BatchSampler(length, 7, rank, world, batch_size=3))
-
-
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_drop_last_leaves_out_what_does_not_fill_a_batch(shuffle):
-    sampler = BatchSampler(11, 0, batch_size=4, shuffle=shuffle, drop_last=True)
-    batches = batches_of(sampler)
-    assert [len(batch) for batch in batches] == [4, 4]
-    assert len(sampler) == 2
-    assert len(set(indices(batches))) == 8
-
-
-@pytest.mark.parametrize("epoch", [0, 1, 5])
-def test_training_takes_every_sample_once_in_a_new_order(epoch):
-    order = indices(batches_of(BatchSampler(100, 0, batch_size=8, shuffle=True), epoch))
-    assert sorted(order) == list(range(100))
-    assert order != list(range(100))
-
-
-def test_another_epoch_and_another_seed_are_another_order():
-    def order(seed, epoch):
-        return tuple(
-            indices(batches_of(BatchSampler(100, seed, batch_size=8, shuffle=True), epoch))
-        )
-
-    assert len({order(seed, epoch) for seed in range(4) for epoch in range(4)}) == 16
-    assert order(2, 3) == order(2, 3)
-
-
-@pytest.mark.parametrize("drop_last", [True, False])
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
-@pytest.mark.parametrize(("length", "size"), [(25, 5), (37, 5), (48, 5), (30, 2), (31, 3)])
-def test_training_gives_every_rank_as_many_batches_of_the_same_sizes(
-    length, size, world, drop_last
-):
-    ranks = over_ranks(length, world, batch_size=size, shuffle=True, drop_last=drop_last)
-    sizes = [[len(batch) for batch in batches] for batches in ranks]
-    assert sizes == [sizes[0]] * world
-    times = Counter(indices(batch for batches in ranks for batch in batches))
-    if drop_last:
-        assert set(times.values()) == {1}
-        assert len(times) == length // (size * world) * size * world
-    else:
-        assert set(times) == set(range(length))
-        assert sum(times.values()) - length == -length % world
-        assert max(times.values()) <= 2
-
-
-def test_more_ranks_than_samples_in_training():
-    ranks = over_ranks(2, 5, batch_size=1, shuffle=True)
-    assert [len(indices(batches)) for batches in ranks] == [1] * 5
-    assert set(indices(batch for batches in ranks for batch in batches)) == {0, 1}
-
-
-@pytest.mark.parametrize("options", [{"shuffle": True, "drop_last": True}, {"shuffle": True}, {}])
-def test_ranks_share_one_order(options):
-    """The n-th batches of all ranks are the n-th batch of one rank with a larger batch size."""
-    whole = batches_of(BatchSampler(48, 7, batch_size=12, **options), 3)
-    for world in (2, 3, 4):
-        ranks = over_ranks(48, world, 3, batch_size=12 // world, **options)
-        joined = [
-            sorted(key for batch in step for key in batch) for step in zip(*ranks, strict=True)
-        ]
-        assert joined == whole
-
-
-def test_a_key_is_the_epoch_the_position_and_the_sample():
-    keys = [key for batch in batches_of(BatchSampler(9, 0, batch_size=4), 5) for key in batch]
-    assert keys == [(5, position, position) for position in range(9)]
-    assert all(type(part) is int for key in keys for part in key)
-    ranks = over_ranks(7, 3, batch_size=1, shuffle=True)
-    positions = [position for batches in ranks for batch in batches for _, position, _ in batch]
-    assert sorted(positions) == list(range(9))  # also those that are dealt twice
-
-
-@pytest.mark.parametrize("start", range(5))
-@pytest.mark.parametrize("rank", [0, 1])
-def test_start_skips_exactly_that_many_batches(start, rank):
-    sampler = BatchSampler(21, 7, rank, 2, batch_size=3, shuffle=True)
-    whole = batches_of(sampler, 2)
-    assert len(whole) == 4
-    assert batches_of(sampler, 2, start) == whole[start:]
-    assert len(sampler) == 4
-    assert batches_of(sampler, 2) == whole
-
-
-def test_iterating_twice_gives_the_same():
-    sampler = BatchSampler(10, 0, batch_size=3, shuffle=True)
-    assert list(sampler) == list(sampler) != []
-
-
-def test_set_epoch_leaves_an_order_alone_that_has_begun():
-    sampler = BatchSampler(9, 0, batch_size=3, shuffle=True)
-    whole = batches_of(sampler, 0)
-    sampler.set_epoch(0)
-    begun = iter(sampler)
-    first = next(begun)
-    sampler.set_epoch(1)
-    assert [first, *begun] == whole
-
-
-@pytest.mark.parametrize(("length", "world", "fits"), [(10, 1, 10), (10, 3, 3), (7, 2, 3)])
-def test_a_batch_larger_than_the_data(length, world, fits):
-    with pytest.raises(ValueError, match=rf"11 on {world} .* {length} samples.*batch_size {fits} "):
-        BatchSampler(length, 0, 0, world, batch_size=11, shuffle=True, drop_last=True)
-    advised = BatchSampler(length, 0, 0, world, batch_size=fits, shuffle=True, drop_last=True)
-    assert len(advised) >= 1
-    assert len(BatchSampler(length, 0, 0, world, batch_size=11, shuffle=True)) == 1
-
-
-@pytest.mark.parametrize("batch_size", [0, -1])
-def test_a_batch_of_nothing(batch_size):
-    with pytest.raises(ValueError, match=rf"sampler\.batch_size {batch_size} must be at least 1"):
-        BatchSampler(10, 0, batch_size=batch_size)
-
-
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_not_even_one_batch(shuffle):
-    with pytest.raises(ValueError, match="0 samples"):
-        BatchSampler(0, 0, batch_size=1, shuffle=shuffle)
-
-
-def deit_order(length: int, repeats: int, rank: int, world: int, order: list[int]) -> list[int]:
-    """Repeated augmentation as its authors and DeiT deal it out: each index `repeats` times in a
-    row, every world-th of them to a rank, and of these as many as a rank has without repeats.
-    """
-    repeated = [index for index in order for _ in range(repeats)]
-    repeated += repeated[: -len(repeated) % world]
-    return repeated[rank::world][: length // world]
-
-
-@pytest.mark.parametrize("repeats", [1, 2, 3])
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_repeated_augmentation_is_dealt_out_as_deits(world, repeats):
-    def order(rng):
-        return np.roll(np.arange(24), 5)
-
-    for rank in range(world):
-        sampler = BatchSampler(
-            24, 7, rank, world, True, order, batch_size=3, shuffle=True, repeats=repeats
-        )
-        assert indices(batches_of(sampler)) == deit_order(
-            24, repeats, rank, world, order(None).tolist()
-        )
-        assert len(sampler) == -(-24 // world // 3)
-
-
-def test_repeats_of_a_sample_are_drawn_apart():
-    keys = [
-        key
-        for rank in range(2)
-        for batch in batches_of(BatchSampler(8, 7, rank, 2, batch_size=2, shuffle=True, repeats=2))
-        for key in batch
-    ]
-    assert sorted(Counter(index for _, _, index in keys).values()) == [2] * 4
-    assert len({position for _, position, _ in keys}) == len(keys) == 8
-
-
-@pytest.mark.parametrize(
-    ("options", "rule"),
-    [({"repeats": 0}, "repeats 0 must be at least 1"), ({"repeats": 3}, "repeats 3 needs shuffle")],
-)
-def test_repeats_that_make_no_sense(options, rule):
-    with pytest.raises(ValueError, match=rf"sampler\.{rule}"):
-        BatchSampler(10, 0, batch_size=2, **options)
-
-
-def test_a_data_set_may_shuffle_itself():
-    def order(rng):
-        return np.roll(np.arange(10), int(rng.integers(10)))
-
-    sampler = BatchSampler(10, 7, 0, 1, False, order, batch_size=4, shuffle=True)
-    orders = [indices(batches_of(sampler, epoch)) for epoch in range(4)]
-    for epoch, got in enumerate(orders):
-        assert got == order(np.random.default_rng((7, epoch))).tolist()
-    assert len(set(map(tuple, orders))) > 1
-    assert indices(batches_of(BatchSampler(10, 7, 0, 1, False, order, batch_size=4))) == list(
-        range(10)
-    )
 
 
 # -------------------------------------------------------------------------------------------------
@@ -292,7 +70,7 @@ def test_the_key_decides_what_is_random(transform, name):
     transforms = build_transforms([node, NORMALIZE])
 
     def read(seed, epoch, position, index=3):
-        dataset = Transformed(Digits(split="val"), transforms, seed)
+        dataset = Samples(Digits(split="val"), transforms, seed)
         return dataset[(epoch, position, index)].image.tobytes()
 
     keys = [
@@ -308,7 +86,7 @@ def test_the_key_decides_what_is_random(transform, name):
 def test_the_global_generators_differ_between_samples(transform):
     transform(draws_globally())
     transforms = build_transforms([{"name": "DrawsGlobally"}, NORMALIZE])
-    dataset = Transformed(Digits(split="val"), transforms, 0)
+    dataset = Samples(Digits(split="val"), transforms, 0)
     colours = np.array([dataset[(0, position, 0)].image[:, 0, 0] for position in range(60)])
     for channel in range(3):
         assert len(set(colours[:, channel].tolist())) > 40  # 60 of 256 greys meet a few times
@@ -341,9 +119,9 @@ def test_batches_are_stacked_samples(workers):
     for (images, labels, indices), batch in zip(batches, keys, strict=True):
         assert (images.dtype, labels.dtype, indices.dtype) == (np.float32, np.int64, np.int64)
         assert (images.shape, labels.shape) == ((len(batch), 3, 16, 16), (len(batch),))
-        np.testing.assert_array_equal(images, [loader.dataset[key].image for key in batch])
+        np.testing.assert_array_equal(images, [loader.samples[key].image for key in batch])
         np.testing.assert_array_equal(indices, [index for _, _, index in batch])
-        np.testing.assert_array_equal(labels, loader.dataset.dataset.labels[indices])
+        np.testing.assert_array_equal(labels, loader.dataset.labels[indices])
 
 
 def test_a_sample_is_in_the_batch_before_the_next_is_read():
@@ -357,27 +135,19 @@ def test_a_sample_is_in_the_batch_before_the_next_is_read():
             bad = ((index, f"no {index}"),) if left_out else ()
             yield Sample(None if left_out else image, 10 + index, index, bad)
 
-    images, labels, indices, report = _collate(samples(), 6)
+    images, labels, indices, report = collate(samples(), 6)
     assert images.dtype == np.float32
     np.testing.assert_array_equal(images, np.multiply.outer([1, 2, 4, 5], np.ones((3, 2, 5))))
     assert labels.tolist() == [11, 12, 14, 15]
     assert indices.tolist() == [1, 2, 4, 5]
-    assert json.loads(report.tobytes()) == {
-        "error": None,
-        "expected": False,
-        "bad": [[0, "no 0"], [3, "no 3"]],
-    }
+    assert decode_report(report) == Report(None, False, [[0, "no 0"], [3, "no 3"]])
 
 
 @pytest.mark.parametrize("error", [RunError("no image"), RuntimeError("a bug")])
 def test_nothing_is_read_behind_an_error(error):
     samples = iter([Sample(np.zeros((3, 2, 2), np.float32), 0, 0), error, None])
-    (report,) = _collate(samples, 3)
-    assert json.loads(report.tobytes()) == {
-        "error": str(error),
-        "expected": isinstance(error, RunError),
-        "bad": [],
-    }
+    (report,) = collate(samples, 3)
+    assert decode_report(report) == Report(str(error), isinstance(error, RunError), [])
     assert list(samples) == [None]
 
 
@@ -589,7 +359,7 @@ def test_training_takes_other_samples_instead(holes, caplog, even):
     assert len(replaced) > 5  # not always the same one
     assert set(loader.bad) == bad
     assert len(warnings_of(caplog)) == len(bad)
-    assert all("another is taken instead" in message for message in warnings_of(caplog))
+    assert all("replaced by another" in message for message in warnings_of(caplog))
 
 
 def test_what_is_taken_instead_depends_on_seed_and_place_only(holes):

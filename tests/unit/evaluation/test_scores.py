@@ -52,7 +52,7 @@ def section(tiny_config):
 def all_logits(section, mirror: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Logits [360, 10] and labels, picture by picture."""
     loader = build_loader(section, 0)
-    samples = [loader.dataset[(0, index, index)] for index in range(len(loader.dataset))]
+    samples = [loader.samples[(0, index, index)] for index in range(len(loader.dataset))]
     images = np.stack([image for image, *_ in samples])
     images = np.floor(8 * (images[..., ::-1] if mirror else images)).reshape(len(images), -1)
     terms = np.abs(images).max(0) @ np.abs(WEIGHTS_CK) * 2**13  # of the sums, in their last digit
@@ -211,7 +211,7 @@ VALID = [1, 3, 4, 6, 8, 9]
 def with_valid_labels(section, labels):
     """A loader of the samples of these classes, whose data set names them as the only ones."""
     loader = build_loader(section, 0)
-    dataset = loader.dataset.dataset
+    dataset = loader.dataset
     kept = [index for index in range(360) if dataset.labels[index] in labels]
     dataset.labels = dataset.labels[kept]
     dataset.images = [dataset.images[index] for index in kept]

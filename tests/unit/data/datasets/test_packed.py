@@ -141,8 +141,7 @@ def test_a_loader_has_no_python_object_for_each_sample(tmp_path, make):
     def loader(name: str, count: int) -> Loader:
         part = Subset(make(tmp_path / name, count), fraction=0.5)
         options = {"batch_size": 2, "shuffle": True, "balanced": True}
-        order = part.shuffled, part.labels
-        sampler = BatchSampler(len(part), 0, 0, 1, True, *order, **options)
+        sampler = BatchSampler(part, 0, 0, 1, True, **options)
         return Loader(part, [], sampler)
 
     few, many = objects(loader("few", 10)), objects(loader("many", 200))

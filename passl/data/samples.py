@@ -1,0 +1,157 @@
+"""From a dataset to arrays: samples by key, and batches of them."""
+
+from __future__ import annotations
+
+import json
+import random
+import traceback
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from passl.data.datasets.base import ImageDataset
+from passl.data.samplers import Key
+from passl.errors import ConfigError, RunError
+from passl.logging import printable
+
+
+class Sample(NamedTuple):
+    """The sample of a key.
+
+    Args:
+        image: float32 [channels, height, width]; None if the sample is left out.
+        label: its label.
+        index: its index in the dataset.
+        bad: index and error of each sample that could not be read before this one.
+    """
+
+    image: np.ndarray | None
+    label: int
+    index: int
+    bad: tuple[tuple[int, str], ...] = ()
+
+
+class Samples:
+    """The transformed samples of a dataset. The random numbers of each depend on its key alone.
+
+    Args:
+        dataset: the images.
+        transforms: applied in order.
+        seed: of the run.
+        draws: how many other samples may be drawn instead of one that cannot be read; None leaves
+            it out.
+    """
+
+    def __init__(
+        self, dataset: ImageDataset, transforms: Sequence[Any], seed: int, draws: int | None = 0
+    ):
+        self.dataset, self.transforms, self.seed, self.draws = dataset, transforms, seed, draws
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key) -> Sample | Exception:
+        """Return the sample of a key. Errors are returned, not raised: see `collate`."""
+        epoch, position, index = key
+        rng = np.random.default_rng((self.seed, epoch, position))
+        # A user's transform may use the global generators instead.
+        random.seed(int(rng.integers(2**63)))
+        np.random.seed(int(rng.integers(2**32)))  # noqa: NPY002
+        bad: list[tuple[int, str]] = []
+        try:
+            while True:
+                try:
+                    image, label = self.dataset[index]
+                    break
+                except RunError as error:
+                    if self.draws is not None and len(bad) >= self.draws:
+                        return error
+                    bad.append((index, str(error)))
+                if self.draws is None:
+                    return Sample(None, 0, index, tuple(bad))
+                # The number of tries is at least 1: numpy reads a missing number as 0.
+                other = np.random.default_rng((self.seed, epoch, position, len(bad)))
+                index = int(other.integers(len(self)))
+            for transform in self.transforms:
+                image = transform(image, rng)
+        except (RunError, ConfigError) as error:
+            return error
+        except Exception:
+            return RuntimeError(f"{self.dataset.name(index)}:\n{traceback.format_exc()}")
+        return Sample(image, label, index, tuple(bad))
+
+
+def collate(samples: Iterable[Sample | Exception], count: int) -> list[np.ndarray]:
+    """Stack samples into a batch.
+
+    Paddle can lose a worker's exception or hang, so errors are returned as data.
+
+    Args:
+        samples: at most `count`; each is copied into the batch before the next is read.
+
+    Returns:
+        Images, labels, indices and an encoded `Report`; the report alone if there is an error or
+        if all samples are left out.
+    """
+    images: np.ndarray | None = None
+    labels: list[int] = []
+    indices: list[int] = []
+    bad: list[tuple[int, str]] = []
+    for sample in samples:
+        if isinstance(sample, Exception):
+            return [_encode(sample)]
+        bad += sample.bad
+        if sample.image is None:
+            continue
+        if images is None:
+            images = np.empty((count, *sample.image.shape), np.float32)
+        if sample.image.shape != images.shape[1:]:
+            small, large = sorted((images.shape[1:], sample.image.shape))
+            error = RunError(
+                f"images of {small} and {large} cannot be in one batch; end the transforms with "
+                "one size, by RandomResizedCrop or by Resize and CenterCrop"
+            )
+            return [_encode(error)]
+        images[len(labels)] = sample.image
+        labels.append(sample.label)
+        indices.append(sample.index)
+    report = _encode(None, bad)
+    if images is None:
+        return [report]
+    return [
+        images[: len(labels)],
+        np.asarray(labels, dtype=np.int64),
+        np.asarray(indices, dtype=np.int64),
+        report,
+    ]
+
+
+class Report(NamedTuple):
+    """What `collate` reports besides a batch.
+
+    Args:
+        error: message of the error that there is instead of a batch.
+        expected: whether it is a RunError or ConfigError, rather than a bug.
+        bad: index and error of each sample that could not be read.
+    """
+
+    error: str | None
+    expected: bool
+    bad: Sequence[tuple[int, str]]
+
+
+def _encode(error: Exception | None, bad: Sequence[tuple[int, str]] = ()) -> np.ndarray:
+    """Return a `Report` as JSON in uint8."""
+    lines = map(printable, str(error).split("\n"))  # a traceback has several
+    report = Report(
+        None if error is None else "\n".join(lines),
+        isinstance(error, RunError | ConfigError),
+        [(index, printable(text)) for index, text in bad],
+    )
+    return np.frombuffer(json.dumps(report).encode(), dtype=np.uint8)
+
+
+def decode_report(encoded: np.ndarray) -> Report:
+    """Return the `Report` that `collate` has encoded."""
+    return Report(*json.loads(encoded.tobytes()))
