@@ -26,6 +26,7 @@ from safetensors.numpy import save_file
 import passl
 from passl.engine.learner import Learner
 from passl.engine.progress import (
+    ANEW,
     CONFIG,
     DATA,
     PROGRESS,
@@ -188,7 +189,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():  # opening a pipe would wait for ever
         raise CheckpointError(f"{path}: {no_file(path, 'checkpoint')}")
-    arrays, metadata = open_safetensors(path)
+    try:
+        arrays, metadata = open_safetensors(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}, or {ANEW}") from None
     if PROGRESS not in metadata:
         raise CheckpointError(
             f"{path}: weights without the state of a run; load them with model.pretrained instead "

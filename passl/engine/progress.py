@@ -29,7 +29,7 @@ _SCALER_RANGES = {
     "decr_count": (int, 0, _LARGEST),
     "use_dynamic_loss_scaling": (bool, False, True),
 }
-_ANEW = "go on from another checkpoint, or start anew with model.pretrained"
+ANEW = "go on from another checkpoint, or start anew with model.pretrained"
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Progress:
 
 def damaged(path: Path, what: str) -> CheckpointError:
     """The error of a checkpoint whose content cannot be that of a run."""
-    return CheckpointError(f"{path}: damaged: {what}; {_ANEW}")
+    return CheckpointError(f"{path}: damaged: {what}; {ANEW}")
 
 
 def read_json(path: Path, metadata: Mapping[str, str], key: str, kind: type) -> Any:

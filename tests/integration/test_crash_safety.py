@@ -177,13 +177,13 @@ def test_both_damaged_or_named(tiny_config, tmp_path):
     run(path, tmp_path / "run", "epochs=1")
     last, previous = (tmp_path / "run" / f"{name}.safetensors" for name in ("last", "previous"))
     replace(last, b"")
-    with pytest.raises(CheckpointError, match="last.safetensors: not a readable checkpoint"):
+    with pytest.raises(CheckpointError, match="last.*: an empty file.* another checkpoint"):
         run(path, tmp_path / "run", resume=str(last))
     replace(previous, b"")
     with pytest.raises(CheckpointError) as caught:
         run(path, tmp_path / "run", resume="auto")
     text = str(caught.value)
-    assert text.count("not a readable checkpoint") == 2
+    assert text.count("an empty file") == 2
     assert f"--resume {tmp_path / 'run' / 'best.safetensors'}" in text
     assert run(path, tmp_path / "run", resume=str(last.with_name("best.safetensors"))).epoch == 3
 
