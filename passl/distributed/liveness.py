@@ -27,10 +27,9 @@ import math
 import os
 import secrets
 import socket
-import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -148,8 +147,8 @@ class Liveness:
                 run.
         """
         self._thread.start()
-        for task in (self._watch(), self._connect() if self.place.rank else self._listen()):
-            asyncio.run_coroutine_threadsafe(task, self._loop)
+        for part in (self._watch(), self._connect() if self.place.rank else self._listen()):
+            asyncio.run_coroutine_threadsafe(self._run(part), self._loop)
         start, seconds = time.monotonic(), self.timeouts.join
         try:
             while not self._met.wait(min(_REPORT, seconds)):
@@ -252,6 +251,13 @@ class Liveness:
     # ----------------------------------------------------------------------------------------------
     # Run by the thread
     # ----------------------------------------------------------------------------------------------
+    async def _run(self, part: Coroutine[Any, Any, None]) -> None:
+        """Run a part of the work. If it fails, nobody watches: the run ends."""
+        try:
+            await part
+        except Exception as error:
+            self._judge(f"{self._name(self.place.rank)} cannot watch the other ranks: {error!r}")
+
     async def _listen(self) -> None:
         """Rank 0: wait for all other ranks."""
         try:
@@ -265,7 +271,7 @@ class Liveness:
             return
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = self._loop.create_task(self._welcome(reader, writer))
+            task = self._loop.create_task(self._run(self._welcome(reader, writer)))
             self._tasks.append(task)  # asyncio keeps no reference of its own
 
         with closing(await asyncio.start_server(accept, sock=listener, limit=_LONGEST)):
@@ -290,13 +296,15 @@ class Liveness:
 
     def _admits(self, rank: int, hello: dict[str, Any], nonce: str) -> bool:
         """Whether that rank is of this run. One with the right secret that is not ends the run."""
+        if self._met.is_set():
+            return False
         world, place = hello.get("world"), f"rank {rank} on {hello.get('host')}"
         proof = str(hello.get("proof")).encode(errors="replace")
         if not hmac.compare_digest(proof, self._proof(nonce, rank).encode()):
             get_logger().warning("%s is refused: it has another %s", place, SECRET)
             return False
         if world == self.place.world and 0 < rank < world and rank not in self._peers:
-            return not self._met.is_set()
+            return True
         what = "has joined already" if rank in self._peers else f"of {world} is not of this run"
         self._judge(
             f"{place} {what}, which has {self.place.world} processes; another run may use "
@@ -315,7 +323,7 @@ class Liveness:
         while True:
             with suppress(OSError, asyncio.TimeoutError):
                 opening = asyncio.open_connection(*self.address, limit=_LONGEST)
-                reader, writer = await asyncio.wait_for(opening, 2 * _BEAT)
+                reader, writer = await asyncio.wait_for(opening, _REPORT)
                 with closing(writer):
                     peer = _Peer(reader, writer)
                     greeting = await peer.receive() or {}
@@ -335,8 +343,9 @@ class Liveness:
                 self._take(rank, peer, message)
         del self._peers[rank]
         if rank not in self._left:
-            end = "did" if self._met.is_set() else "began"
-            self._judge(f"{self._name(rank)} has ended before the run {end}")
+            refused = " began, or has refused this process: see its log"
+            when = " did" if self._met.is_set() else refused if rank == 0 else " began"
+            self._judge(f"{self._name(rank)} has ended before the run{when}")
 
     def _take(self, rank: int, peer: _Peer, message: dict[str, Any]) -> None:
         if "hosts" in message:
@@ -389,7 +398,9 @@ class Liveness:
                     "or raise timeouts.wait"
                 )
             if now - self._verdict_at > _GRACE:
-                self._abort()
+                # The main thread is held in a call that does not return.
+                get_logger().error("%s", self.verdict)
+                self._end(1)
 
     def _judge(self, verdict: str) -> None:
         """The run cannot go on; the first reason counts, and all ranks are told."""
@@ -398,20 +409,12 @@ class Liveness:
             self._send(verdict=verdict)
             self._met.set()
 
-    def _abort(self) -> None:
-        """End the process: the main thread is held in a call that does not return."""
-        get_logger().error("%s", self.verdict)
-        for handler in get_logger().handlers:
-            with suppress(OSError, ValueError):
-                handler.flush()
-        if not get_logger().handlers:
-            sys.stderr.write(f"error: {self.verdict}\n")
-        self._end(1)
-
     async def _close(self) -> None:
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()  # each closes its connection
-        self._loop.call_later(_POLL, self._loop.stop)
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in tasks:  # each closes its connection
+                task.cancel()
+            await asyncio.sleep(_POLL)  # asyncio may lose a cancellation, so look again
+        self._loop.stop()
 
     def _send(self, **message: Any) -> None:
         for peer in self._peers.values():

@@ -221,6 +221,12 @@ def test_a_start_that_fails_ends_the_ranks_that_have_joined(address):
     assert "waiting for 1 of 3 processes: rank 2 has not joined" in str(errors[0])
 
 
+def test_an_address_that_is_no_name_is_reported():
+    limits = SimpleNamespace(silence=9.0, join=20.0, wait=9.0)
+    with pytest.raises(RunError, match="rank 1 on .* cannot watch the other ranks: UnicodeError"):
+        Liveness(Place(1, 2), ("no..name", 29500), limits).meet()
+
+
 def test_a_port_that_is_taken_is_named(meet, address):
     with socket.socket() as other:
         other.bind(address)
@@ -232,6 +238,20 @@ def test_a_port_that_is_taken_is_named(meet, address):
 @pytest.mark.parametrize("content", [b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b"{}\n", b"\xff\n", b""])
 def test_what_else_connects_is_left_out(meet, connect, content):
     ranks = meet(2, before=lambda: connect(content).close())
+    later(ranks[1].wait)
+    ranks[0].wait()
+
+
+def test_a_rank_that_comes_after_the_start_is_refused(meet, connect):
+    greetings, strangers = [], []
+
+    def wait(greeting: bytes) -> bytes:
+        greetings.append(greeting)
+        return b""
+
+    ranks = meet(2, before=lambda: strangers.append(connect(wait)))
+    strangers[0].sendall(hello(1, 2)(greetings[0]))
+    assert strangers[0].recv(100) == b""  # closed by rank 0
     later(ranks[1].wait)
     ranks[0].wait()
 
