@@ -476,3 +476,14 @@ def test_the_page_has_every_data_set_and_option():
     options = {key for name in DATASETS.names() for key in DATASETS.signature(name)}
     for option in options | set(DATASET_OPTIONS):
         assert option in PAGE, option
+
+
+def test_python_example_is_a_dataset(monkeypatch):
+    monkeypatch.setattr(DATASETS, "_registered", dict(DATASETS._registered))
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    exec(compile(example, "docs/data.md", "exec"), {"__name__": "example"})  # noqa: S102
+    dataset = DATASETS.build({"name": "Stripes", "count": 2})
+    columns, rows = (np.asarray(dataset[index][0]) for index in range(2))
+    assert [dataset[index][1] for index in range(2)] == [0, 1]
+    np.testing.assert_array_equal(columns, rows.swapaxes(0, 1))
+    assert (rows[::2] == 255).all()
