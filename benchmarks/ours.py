@@ -93,11 +93,12 @@ def describe(task: Task) -> Task:
 def modules(task: Task) -> Task:
     """Parameters, multiply-accumulates and time of each module."""
     from benchmarks.workloads import modules, random_images, time_of_modules
+    from passl.accelerate import accelerate
     from passl.analysis.flops import count_macs
     from passl.modeling import Model
 
     cfg = config_of(task)
-    model = Model(cfg)
+    model = accelerate(Model(cfg))
     macs = count_macs(model, task["size"], model_channels(task))
     images = random_images(cfg, task["batch"], tuple(task["size"]))
     times = time_of_modules(model, images, task["depth"], task["warmup"], task["repeats"])

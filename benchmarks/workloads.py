@@ -15,6 +15,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from passl.accelerate import accelerate
 from passl.data.loader import Batch, Loader, build_loader
 from passl.data.transforms.mixup import build_mixup
 from passl.distributed.ranks import Ranks
@@ -28,7 +29,7 @@ Step = Callable[[], Any]
 
 def inference(cfg: Mapping[str, Any], batch: int, size: tuple[int, int]) -> Step:
     """Images [batch, channels, *size] to logits, in evaluation mode and without gradients."""
-    model = Model(cfg)
+    model = accelerate(Model(cfg))
     model.eval()
     images = random_images(cfg, batch, size)
 

@@ -9,9 +9,9 @@ import os
 import sys
 import warnings
 from contextlib import suppress
+from pathlib import Path
 
-from passl.accelerate.switches import choose_mkl_path
-
+MKL_SWITCH = "MKL_DEBUG_CPU_TYPE"
 _ERROR = 2
 """Level of glog's errors, which are shown. Below are notes on each executor, and warnings such as
 `Paddle static graph(PIR) not support input out tensor` at Paddle's own calls.
@@ -48,3 +48,18 @@ def _quieten(paddle: object) -> None:
     with suppress(AttributeError, OSError, ValueError):  # no such variable: it goes on talking
         library = ctypes.CDLL(paddle.base.libpaddle.__file__)  # type: ignore[attr-defined]
         ctypes.c_int32.in_dll(library, "_ZN3fLI17FLAGS_minloglevelE").value = _ERROR
+
+
+def choose_mkl_path(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
+    """Let the MKL of Paddle's CPU wheel use AVX2 on AMD processors.
+
+    That MKL, of 2019, takes its slowest code path on a processor that is not Intel's; its own
+    variable MKL_DEBUG_CPU_TYPE=5 selects the AVX2 one. A value that is set already stays, so
+    `MKL_DEBUG_CPU_TYPE=0` switches this off. It changes nothing on other processors or on a GPU.
+    """
+    try:
+        text = cpuinfo.read_text(encoding="utf-8")
+    except OSError:
+        return  # not Linux
+    if "AuthenticAMD" in text and " avx2 " in text:
+        os.environ.setdefault(MKL_SWITCH, "5")

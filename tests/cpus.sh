@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Run the numerical tests as other processors compute: bash tests/cpus.sh python -m pytest [...]
 # MKL (products of matrices) and oneDNN (convolutions, activations, softmax) choose their code by the
-# processor's instruction sets, unless these variables say which; the last setting has Paddle's own
-# operations in place of ours.
+# processor's instruction sets, unless these variables say which; with the last setting
+# `accelerate` leaves Paddle's own operations in place.
 set -u
 trap 'exit 130' INT
 settings=(
@@ -13,7 +13,7 @@ settings=(
   "MKL_DEBUG_CPU_TYPE=5"
   "PASSL_CPU_OPS=0 FLAGS_use_stride_kernel=1"
 )
-numerical=(tests/golden tests/contract tests/unit/{analysis,data,deploy,engine,modeling,optim})
+numerical=(tests/golden tests/contract tests/unit/{accelerate,analysis,data,deploy,engine,modeling,optim})
 
 # What the caller has set would count in all of them.
 unset ONEDNN_MAX_CPU_ISA MKL_ENABLE_INSTRUCTIONS MKL_CBWR MKL_DEBUG_CPU_TYPE PASSL_CPU_OPS \

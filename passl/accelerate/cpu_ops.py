@@ -1,8 +1,7 @@
 """Operations whose plain Paddle form is slow or large in training on a CPU: the same values and
 gradients by other means.
 
-`on_cpu` says where they are used; elsewhere (a GPU, an exported graph) the callers take Paddle's
-own operations, and so they do with PASSL_CPU_OPS=0 in the environment. Ratios in the comments are
+`cpu_layers` says where they are used. Ratios in the comments are
 processor time, one thread, Paddle 3.3.1, at the sizes of convit_tiny and CvT-13.
 
 Shapes in names: G one head of one sample, N queries, M keys, D channels of a head, R rows, I and O
@@ -11,49 +10,16 @@ channels in and out, C channels, B batch, Y rows and X columns of a map, K side 
 
 from __future__ import annotations
 
-import os
-
 import paddle
 from paddle import _C_ops
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
 from passl.accelerate import onednn
-from passl.accelerate.switches import plain_ops_wanted
 
-STRIDE_FLAG = "FLAGS_use_stride_kernel"
 # Attention scores that are worked on at once, 4 MB of float32: of fewer there are more calls, and
 # more leave the caches.
 SCORES = 2**20
-
-
-def transpose_by_copying() -> None:
-    """Let `transpose` copy at once, as Paddle did before version 2.6.
-
-    Since then it is a view, which the next operation makes contiguous element by element on a CPU:
-    a training step of convit_tiny takes 1.8 times as long. A value of the flag in the environment
-    stays, and so does Paddle's default where there may be a GPU.
-    """
-    if STRIDE_FLAG not in os.environ and not paddle.is_compiled_with_cuda():
-        paddle.set_flags({STRIDE_FLAG: False})
-
-
-PLAIN = plain_ops_wanted()
-if not PLAIN:
-    transpose_by_copying()
-
-
-def on_cpu(x) -> bool:
-    """Whether x is a tensor on a CPU outside of a graph, and the operations here are wanted. They
-    leave bfloat16 (see `autocast`) to Paddle's.
-    """
-    is_wanted = not PLAIN and paddle.in_dynamic_mode() and x.place.is_cpu_place()
-    return is_wanted and x.dtype != paddle.bfloat16
-
-
-def trains_on_cpu(x) -> bool:
-    """The same, with gradients to be expected."""
-    return paddle.is_grad_enabled() and on_cpu(x)
 
 
 def _wanted(*tensors) -> list[bool]:
@@ -88,25 +54,6 @@ class Linear(PyLayer):
             if weight_wanted
             else None,
             column_sums(grad_RO) if bias_wanted else None,
-        )
-
-
-class ScaleChannels(PyLayer):
-    """x * w with w [C] along the last axis. The gradient of w is summed by a matrix product."""
-
-    @staticmethod
-    def forward(ctx, x, weight_C):
-        ctx.wanted = _wanted(x, weight_C)
-        ctx.save_for_backward(x, weight_C)
-        return x * weight_C
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, weight_C = ctx.saved_tensor()
-        x_wanted, weight_wanted = ctx.wanted
-        return (
-            grad * weight_C if x_wanted else None,
-            column_sums((grad * x).reshape([-1, x.shape[-1]])) if weight_wanted else None,
         )
 
 
@@ -202,7 +149,7 @@ class QuickGelu(PyLayer):
     @staticmethod
     def forward(ctx, x):
         ctx.save_for_backward(x)
-        return onednn.swish(x * 1.702).scale_(1 / 1.702)
+        return onednn.swish(x * 1.702) * (1 / 1.702)
 
     @staticmethod
     def backward(ctx, grad):

@@ -29,7 +29,7 @@ from passl.modeling.backbones.cvt import (
     to_map,
     to_tokens,
 )
-from passl.modeling.layers import Mlp, quick_gelu
+from passl.modeling.layers import Mlp, QuickGELU
 
 SCORES = 800_000
 """Attention weights of an image that are computed at once. CvT's first stage has three times as
@@ -165,7 +165,7 @@ class Block(nn.Layer):
         super().__init__()
         self.norm1, self.norm2 = block.norm1, block.norm2
         self.attn = attn
-        self.mlp = FoldedMlp(block.mlp) if block.mlp.act is quick_gelu else block.mlp
+        self.mlp = FoldedMlp(block.mlp) if isinstance(block.mlp.act, QuickGELU) else block.mlp
         self.only_first, self.pre_norm = only_first, pre_norm
 
     def forward(self, x_BNC):

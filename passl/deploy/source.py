@@ -11,6 +11,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from passl.accelerate import accelerate
 from passl.data import DATASETS, dataset_arguments
 from passl.data.build import build_transforms
 from passl.data.datasets.images import CHANNELS, check_mode
@@ -56,7 +57,7 @@ def load(
     if config is None:
         config = _shipped_config(section["architecture"])
     section["architecture"] = {**file.numerics, **section["architecture"]}
-    model = Model({"model": section})
+    model = accelerate(Model({"model": section}))
     load_weights(model, file)
     model.eval()
     mode, background = _mode(section, config)

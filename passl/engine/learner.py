@@ -9,6 +9,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
+from passl.accelerate import accelerate
 from passl.data.balance import samples_per_class
 from passl.data.datasets.base import ImageDataset
 from passl.distributed.ranks import Ranks
@@ -131,9 +132,9 @@ def build_learner(
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    precision.prepare(model)
+    precision.prepare(accelerate(model))
     if isinstance(learner.objective, Distilled):
-        precision.prepare(learner.objective.teacher)
+        precision.prepare(accelerate(learner.objective.teacher))
     model.backbone.recompute = cfg.get("recompute", False)
     if "sharding" in cfg and ranks.world > 1:
         learner.optimizer = ShardedOptimizer(learner.optimizer, ranks)

@@ -12,9 +12,9 @@ from paddle import nn
 from paddle.amp.auto_cast import need_keep_fp32
 
 from passl.engine import rules
+from passl.engine.rounding import autocast_on_cpu, replaced_parameters, round_layers
 from passl.errors import ConfigError
 from passl.logging import get_logger
-from passl.modeling.autocast import autocast_on_cpu, replaced_parameters, round_layers
 
 
 class Precision:
@@ -23,7 +23,7 @@ class Precision:
 
     Args:
         on_gpu: whether the run is on a GPU. On a CPU bfloat16 is computed in float32 and rounded
-            (see `modeling.autocast`), and float16 is off.
+            (see `engine.rounding`), and float16 is off.
         level: `O0` is float32 everywhere; `O1` casts for each operation, by Paddle's lists; `O2`
             computes with half-precision copies of the weights, those of norms excepted, and keeps
             nearly everything in between in half precision.

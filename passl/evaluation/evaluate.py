@@ -88,6 +88,7 @@ def evaluate_weights(
         ConfigError: the options do not fit each other or the data.
         RunError: the weights or a picture cannot be read.
     """
+    from passl.accelerate import accelerate
     from passl.data.loader import build_loader
     from passl.evaluation.scores import VIEWS, predict, score
     from passl.modeling import Model
@@ -103,7 +104,7 @@ def evaluate_weights(
     files = options.files(len(classes))
     valid = choose_valid_labels(options.valid_labels, dataset)
     real = None if options.real_labels is None else read_real_labels(options.real_labels, dataset)
-    model = Model(cfg, weights, classes=classes)
+    model = accelerate(Model(cfg, weights, classes=classes))
 
     found = predict(model, loader, valid, VIEWS[options.tta])
     scores = score(found, len(classes), ranks)

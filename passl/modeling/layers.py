@@ -9,54 +9,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import paddle
 from paddle import nn
-from paddle.distributed.fleet.utils import recompute as paddle_recompute
 from paddle.nn import functional as F
 
-from passl.accelerate import cpu_ops, onednn
-from passl.modeling.autocast import Autocast
 
-
-def gelu(x):
-    """GELU by erf."""
-    if cpu_ops.on_cpu(x):
-        return cpu_ops.Gelu.apply(x)
-    return F.gelu(x)
-
-
-def quick_gelu(x):
+class QuickGELU(nn.Layer):
     """x * sigmoid(1.702 x), the cheap GELU that microsoft/CvT was trained with
     (cls_cvt.py:48-50).
     """
-    if cpu_ops.on_cpu(x):
-        return cpu_ops.QuickGelu.apply(x)
-    return x * F.sigmoid(1.702 * x)
+
+    def forward(self, x):
+        return x * F.sigmoid(1.702 * x)
 
 
-def gelu_tanh(x):
-    """GELU by its tanh approximation, MindSpore's default."""
-    return F.gelu(x, approximate=True)
-
-
-ACTIVATIONS: dict[str, Callable] = {
-    "gelu": gelu,
-    "gelu_tanh": gelu_tanh,
-    "quick_gelu": quick_gelu,
-    "relu": F.relu,
+ACTIVATIONS: dict[str, Callable[[], nn.Layer]] = {
+    "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, approximate=True),  # MindSpore's default
+    "quick_gelu": QuickGELU,
+    "relu": nn.ReLU,
 }
 
 
-def activation(name: str) -> Callable:
-    """The activation function of that name.
+def activation(name: str) -> nn.Layer:
+    """The activation of that name.
 
     Raises:
         ValueError: there is none.
     """
     if name not in ACTIVATIONS:
         raise ValueError(f"act {name!r} is not one of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]
+    return ACTIVATIONS[name]()
 
 
 def norm(name: str, dim: int, eps: float) -> nn.Layer:
@@ -64,93 +49,10 @@ def norm(name: str, dim: int, eps: float) -> nn.Layer:
     variant of either network).
     """
     if name == "layer_norm":
-        return LayerNorm(dim, epsilon=eps)
+        return nn.LayerNorm(dim, epsilon=eps)
     if name == "rms_norm":
         return RMSNorm(dim, eps)
     raise ValueError(f"norm_layer {name!r} is not one of layer_norm, rms_norm")
-
-
-def run_block(block: nn.Layer, recompute: bool, *inputs):
-    """`block(*inputs)`; with `recompute`, in training, without keeping what is inside the block for
-    the backward pass, which makes it anew: less memory for a third more time.
-
-    Dropout repeats its draws. Running statistics take the batch in once, not twice.
-    """
-    if not (recompute and block.training):
-        return block(*inputs)
-    norms = [
-        layer for layer in block.sublayers() if isinstance(layer, nn.BatchNorm2D | nn.SyncBatchNorm)
-    ]
-    again, autocast = False, Autocast.now()
-
-    def run(*inputs):
-        nonlocal again
-        momenta = [layer._momentum for layer in norms]
-        for layer in norms if again else ():
-            layer._momentum = 1.0  # the statistics stay exactly as they are
-        again = True
-        try:
-            with autocast.applied():
-                return block(*inputs)
-        finally:
-            for layer, momentum in zip(norms, momenta, strict=True):
-                layer._momentum = momentum
-
-    # The other implementation, Paddle's default, gives no gradient to a block's parameters where
-    # its input needs none, and DataParallel overlooks its gradients. Autocast is brought back by
-    # `run`, since Paddle brings it back on GPUs alone.
-    with autocast.off().applied():
-        return paddle_recompute(run, *inputs, use_reentrant=False)
-
-
-class Linear(nn.Linear):
-    """Paddle's Linear, which trains faster on a CPU."""
-
-    def forward(self, x):
-        if self.bias is not None and cpu_ops.trains_on_cpu(x):
-            return cpu_ops.Linear.apply(x, self.weight, self.bias)
-        return super().forward(x)
-
-
-class Conv2D(nn.Conv2D):
-    """Paddle's Conv2D, faster on a CPU.
-
-    Args:
-        in_channels, out_channels: of the maps.
-        kernel, stride, padding: along both sides.
-        groups: as many as in_channels for a depthwise convolution.
-        bias_attr: false for no bias.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        stride: int,
-        padding: int,
-        groups: int = 1,
-        bias_attr: bool | None = None,
-    ):
-        super().__init__(
-            in_channels, out_channels, kernel, stride, padding, groups=groups, bias_attr=bias_attr
-        )
-        self.geometry = (stride, padding, groups)
-
-    def forward(self, x_BCYX):
-        if cpu_ops.on_cpu(x_BCYX) and x_BCYX.dtype == paddle.float32 and onednn.usable():
-            y_BOYX = cpu_ops.Conv2D.apply(x_BCYX, self.weight, *self.geometry)
-            return y_BOYX if self.bias is None else y_BOYX + self.bias.reshape([-1, 1, 1])
-        return super().forward(x_BCYX)
-
-
-class LayerNorm(nn.LayerNorm):
-    """Paddle's LayerNorm over the last axis, which trains faster on a CPU."""
-
-    def forward(self, x):
-        if cpu_ops.trains_on_cpu(x):
-            return cpu_ops.LayerNorm.apply(x, self.weight, self.bias, self._epsilon)
-        return super().forward(x)
 
 
 class RMSNorm(nn.Layer):
@@ -175,8 +77,8 @@ class DropPath(nn.Layer):
     """Drops the whole residual branch of a sample with probability `rate` and scales the others up
     (Huang et al. 2016).
 
-    A mask is multiplied, the branch is never skipped: under data parallelism every parameter must
-        be used on every rank.
+    The branch is multiplied by a mask rather than skipped: under data parallelism every parameter
+    must be used on every rank.
     """
 
     def __init__(self, rate: float):
@@ -184,15 +86,14 @@ class DropPath(nn.Layer):
         self.rate = rate
 
     def forward(self, x):
-        if self.rate == 0 or not self.training:
-            return x
+        return x * self.draw_scales(x) if self.training and self.rate > 0 else x
+
+    def draw_scales(self, x):
+        """A factor for each sample of x, [B, 1, ...]: 0, or 1 / keep with probability keep."""
         keep = 1 - self.rate
-        shape = [x.shape[0]] + [1] * (x.ndim - 1)
-        mask = (paddle.rand(shape, dtype="float32") < keep).astype(
-            x.dtype
-        )  # drawn in fp32 under mixed precision too
-        scale = mask / keep
-        return cpu_ops.ScaleSamples.apply(x, scale) if cpu_ops.trains_on_cpu(x) else x * scale
+        # Drawn in float32 under mixed precision too.
+        draws = paddle.rand([x.shape[0]] + [1] * (x.ndim - 1), dtype="float32")
+        return (draws < keep).astype(x.dtype) / keep
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"
@@ -203,39 +104,37 @@ class Mlp(nn.Layer):
 
     def __init__(self, dim: int, hidden: int, act: str, dropout: float):
         super().__init__()
-        self.fc1 = Linear(dim, hidden)
+        self.fc1 = nn.Linear(dim, hidden)
         self.act = activation(act)
-        self.fc2 = Linear(hidden, dim)
+        self.fc2 = nn.Linear(hidden, dim)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x_BNC):
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x_BNC)))))
 
 
-def attend(q_BNHD, k_BMHD, v_BMHD, scale: float, dropout: float = 0.0):
+class Attention(nn.Layer):
     """softmax(q k^T * scale) v -> [B, N, H, D], without handing out the weights.
 
-    Paddle's kernel is called with its own scale, D^-0.5, because on a GPU only that reaches the
-    flash kernel; what `scale` differs by is folded into q. On a CPU, more scores than are worked on
-    at once go in blocks that are not kept.
+    Args:
+        scale: factor of q k^T.
+        dropout: on the attention weights, in training.
     """
-    batch, queries, heads, _ = q_BNHD.shape
-    large = batch * heads * queries * k_BMHD.shape[1] > cpu_ops.SCORES
-    if large and not dropout and cpu_ops.on_cpu(q_BNHD):
-        return cpu_ops.Attention.apply(q_BNHD, k_BMHD, v_BMHD, scale)
-    ratio = scale * math.sqrt(q_BNHD.shape[-1])
-    if not math.isclose(ratio, 1.0, rel_tol=1e-12):
-        q_BNHD = q_BNHD * ratio
-    return F.scaled_dot_product_attention(
-        q_BNHD, k_BMHD, v_BMHD, dropout_p=dropout, training=dropout > 0
-    )
 
+    def __init__(self, scale: float, dropout: float = 0.0):
+        super().__init__()
+        self.scale = scale
+        self.dropout = dropout
 
-def scale_channels(x, weight_C):
-    """x * weight along the last axis."""
-    if cpu_ops.trains_on_cpu(x):
-        return cpu_ops.ScaleChannels.apply(x, weight_C)
-    return x * weight_C
+    def forward(self, q_BNHD, k_BMHD, v_BMHD):
+        # Only with its own scale, D^-0.5, does Paddle's function reach the flash kernel of a GPU;
+        # the remaining factor goes into q.
+        ratio = self.scale * math.sqrt(q_BNHD.shape[-1])
+        if not math.isclose(ratio, 1.0, rel_tol=1e-12):
+            q_BNHD = q_BNHD * ratio
+        return F.scaled_dot_product_attention(
+            q_BNHD, k_BMHD, v_BMHD, dropout_p=self.dropout, training=self.training
+        )
 
 
 def attention_weights(q_BNHD, k_BMHD, scale: float):

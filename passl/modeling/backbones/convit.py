@@ -19,19 +19,17 @@ from paddle.nn import functional as F
 from passl.modeling import rules
 from passl.modeling.backbones import build_backbone
 from passl.modeling.layers import (
+    Attention,
     DropPath,
-    Linear,
     Mlp,
     apply_weights,
-    attend,
     attention_weights,
     init_conv,
     init_linear,
     norm,
-    run_block,
-    scale_channels,
     trunc_normal_,
 )
+from passl.modeling.recompute import run_block
 
 
 class Offsets:
@@ -85,10 +83,11 @@ class GPSA(nn.Layer):
         bias = None if qkv_bias else False
         self.num_heads = num_heads
         self.scale = scale
-        self.qk = Linear(dim, 2 * dim, bias_attr=bias)
-        self.v = Linear(dim, dim, bias_attr=bias)
+        self.qk = nn.Linear(dim, 2 * dim, bias_attr=bias)
+        self.v = nn.Linear(dim, dim, bias_attr=bias)
+        self.attend = Attention(scale)
         self.attn_drop = nn.Dropout(attn_drop)
-        self.proj = Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim)
         self.pos_proj = nn.Linear(3, num_heads)
         # Half precision cannot tell squared distances apart: this layer keeps its weights' format.
         self.pos_proj._cast_to_low_precision = False
@@ -120,10 +119,10 @@ class GPSA(nn.Layer):
             attn_BHNN = self.attn_drop(self._weights(q_BNHD, k_BNHD, offsets))
             out_BNC = apply_weights(attn_BHNN, v_BNHD).flatten(2)
         else:
-            content_BNC = attend(q_BNHD, k_BNHD, v_BNHD, self.scale).flatten(2)
+            content_BNC = self.attend(q_BNHD, k_BNHD, v_BNHD).flatten(2)
             position_BNC = self._apply_positions(v_BNHD, offsets).flatten(2)
             gate_C = F.sigmoid(self.gating_param).repeat_interleave(v_BNHD.shape[-1])
-            out_BNC = content_BNC + scale_channels(position_BNC - content_BNC, gate_C)
+            out_BNC = content_BNC + (position_BNC - content_BNC) * gate_C
         return self.proj_drop(self.proj(out_BNC))
 
     def attention_map(self, x_BNC, offsets: Offsets):
@@ -194,17 +193,14 @@ class MHSA(nn.Layer):
         super().__init__()
         self.num_heads = num_heads
         self.scale = scale
-        self.qkv = Linear(dim, 3 * dim, bias_attr=None if qkv_bias else False)
-        self.attn_drop = attn_drop
-        self.proj = Linear(dim, dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias_attr=None if qkv_bias else False)
+        self.attend = Attention(scale, attn_drop)
+        self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x_BNC, offsets: Offsets):
         q_BNHD, k_BNHD, v_BNHD = self._qkv(x_BNC)
-        out_BNHD = attend(
-            q_BNHD, k_BNHD, v_BNHD, self.scale, self.attn_drop if self.training else 0.0
-        )
-        return self.proj_drop(self.proj(out_BNHD.flatten(2)))
+        return self.proj_drop(self.proj(self.attend(q_BNHD, k_BNHD, v_BNHD).flatten(2)))
 
     def attention_map(self, x_BNC, offsets: Offsets):
         """The attention weights [B, H, N, N], the class token first."""

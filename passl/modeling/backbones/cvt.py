@@ -16,18 +16,16 @@ from paddle import nn
 
 from passl.modeling import rules
 from passl.modeling.layers import (
-    Conv2D,
+    Attention,
     DropPath,
-    Linear,
     Mlp,
-    attend,
     attention_weights,
     init_conv,
     init_linear,
     norm,
-    run_block,
     trunc_normal_,
 )
+from passl.modeling.recompute import run_block
 
 T = TypeVar("T")
 
@@ -41,7 +39,7 @@ class ConvEmbed(nn.Layer):
         self, in_chans: int, dim: int, kernel: int, stride: int, padding: int, norm: nn.Layer
     ):
         super().__init__()
-        self.proj = Conv2D(in_chans, dim, kernel, stride, padding)
+        self.proj = nn.Conv2D(in_chans, dim, kernel, stride, padding)
         self.norm = norm
 
     def forward(self, x):
@@ -56,7 +54,7 @@ class ConvProjection(nn.Layer):
 
     def __init__(self, dim: int, kernel: int, stride: int, padding: int):
         super().__init__()
-        self.conv = Conv2D(dim, dim, kernel, stride, padding, groups=dim, bias_attr=False)
+        self.conv = nn.Conv2D(dim, dim, kernel, stride, padding, groups=dim, bias_attr=False)
         self.bn = nn.BatchNorm2D(dim, momentum=0.9, epsilon=1e-5)  # PyTorch calls this momentum 0.1
 
     def forward(self, x_BCYX):
@@ -113,19 +111,16 @@ class ConvAttention(nn.Layer):
         )
         self.conv_proj_k = projection(method, dim, kernel, stride_kv, padding_kv)
         self.conv_proj_v = projection(method, dim, kernel, stride_kv, padding_kv)
-        self.proj_q = Linear(dim, dim, bias_attr=bias)
-        self.proj_k = Linear(dim, dim, bias_attr=bias)
-        self.proj_v = Linear(dim, dim, bias_attr=bias)
-        self.attn_drop = attn_drop
-        self.proj = Linear(dim, dim)
+        self.proj_q = nn.Linear(dim, dim, bias_attr=bias)
+        self.proj_k = nn.Linear(dim, dim, bias_attr=bias)
+        self.proj_v = nn.Linear(dim, dim, bias_attr=bias)
+        self.attend = Attention(self.scale, attn_drop)
+        self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x_BNC, grid: Sequence[int]):
         q_BNHD, k_BMHD, v_BMHD = self._qkv(x_BNC, grid)
-        out_BNHD = attend(
-            q_BNHD, k_BMHD, v_BMHD, self.scale, self.attn_drop if self.training else 0.0
-        )
-        return self.proj_drop(self.proj(out_BNHD.flatten(2)))
+        return self.proj_drop(self.proj(self.attend(q_BNHD, k_BMHD, v_BMHD).flatten(2)))
 
     def attention_map(self, x_BNC, grid: Sequence[int]):
         """The attention weights [B, H, N, M] of N tokens over the M of the coarser grid."""

@@ -11,13 +11,14 @@ from paddle.base import core
 from paddle.nn import functional as F
 
 from passl.accelerate import cpu_ops, onednn
-from passl.modeling.autocast import autocast_on_cpu
-from passl.modeling.layers import Conv2D, gelu, quick_gelu
+from passl.accelerate.cpu_layers import GELU, Conv2D, QuickGELU
+from passl.engine.rounding import autocast_on_cpu
 from tests.numerics import Rounded
 
 pytestmark = pytest.mark.skipif(
     not core.is_compiled_with_onednn(), reason="this Paddle is built without oneDNN"
 )
+gelu, quick_gelu = GELU(), QuickGELU()
 GEOMETRIES = {  # channels in and out, kernel, stride, padding, groups, height, width
     "first patches of CvT": (3, 16, 7, 4, 2, 1, 32, 28),
     "later patches": (16, 32, 3, 2, 1, 1, 9, 8),

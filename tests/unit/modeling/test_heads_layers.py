@@ -9,7 +9,7 @@ import paddle
 import pytest
 
 from passl.modeling.heads import build_head
-from passl.modeling.layers import DropPath, activation, attend, norm
+from passl.modeling.layers import Attention, DropPath, activation, norm
 from tests.numerics import Rounded, attention, layer_norm
 
 
@@ -54,10 +54,10 @@ def test_drop_path_keeps_the_mean_and_drops_whole_samples():
 
 
 @pytest.mark.parametrize("scale", [8**-0.5, 0.1, 1.0])
-def test_attend_folds_the_scale(scale):
+def test_attention_with_any_scale(scale):
     q, k, v = normal(2, 5, 3, 8), normal(2, 7, 3, 8) * 2, normal(2, 7, 3, 8) + 1
     _, attended = attention(*(np.swapaxes(t.numpy(), 1, 2) for t in (q, k, v)), scale)
-    attended.map(lambda array: np.swapaxes(array, 1, 2)).check(attend(q, k, v, scale).numpy())
+    attended.map(lambda array: np.swapaxes(array, 1, 2)).check(Attention(scale)(q, k, v).numpy())
 
 
 def test_names_that_do_not_exist():

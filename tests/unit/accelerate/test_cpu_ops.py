@@ -1,4 +1,4 @@
-"""The CPU's own operations against formulas in numpy, and their gradients against differences of
+"""CPU operations against formulas in numpy, and their gradients against differences of
 those formulas.
 """
 
@@ -12,16 +12,12 @@ import pytest
 from paddle.distributed.fleet.utils import recompute
 
 from passl.accelerate import cpu_ops
-from passl.modeling.layers import LayerNorm, Linear, attend
+from passl.accelerate.cpu_layers import Attention
 from tests import numerics
 
 
 def linear(x, weight, bias):
     return x @ weight + bias
-
-
-def scale_channels(x, weight):
-    return x * weight
 
 
 def layer_norm(x, weight, bias):
@@ -45,7 +41,6 @@ def attention(q, k, v):
 
 CASES = {
     "linear": (linear, cpu_ops.Linear.apply, [(2, 3, 5), (5, 4), (4,)]),
-    "scale_channels": (scale_channels, cpu_ops.ScaleChannels.apply, [(2, 3, 5), (5,)]),
     "layer_norm": (
         layer_norm,
         lambda *inputs: cpu_ops.LayerNorm.apply(*inputs, 1e-6),
@@ -130,35 +125,17 @@ def test_recomputed_attention_has_the_same_gradients():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_large_heads_go_in_blocks(monkeypatch, training):
-    monkeypatch.setattr(cpu_ops, "PLAIN", False)  # whatever PASSL_CPU_OPS says
     monkeypatch.setattr(cpu_ops, "SCORES", 10)
     shapes = []
-    softmax = cpu_ops.F.softmax
+    softmax = cpu_ops.onednn.softmax
 
-    def watched(scores, axis):
+    def watched(scores):
         shapes.append(scores.shape)
-        return softmax(scores, axis=axis)
+        return softmax(scores)
 
-    monkeypatch.setattr(cpu_ops.F, "softmax", watched)
+    monkeypatch.setattr(cpu_ops.onednn, "softmax", watched)
     q, k, v = arrays_of(CASES["attention"][2])
     with paddle.set_grad_enabled(training):
-        out = attend(*(paddle.to_tensor(array) for array in (q, k, v)), scale=0.3)
+        out = Attention(0.3)(*(paddle.to_tensor(array) for array in (q, k, v)))
     numerics.check_forms(out.numpy(), attention(q, k, v))
     assert shapes and max(math.prod(shape) for shape in shapes) <= 10
-
-
-def test_plain_operations_on_request(monkeypatch):
-    """PASSL_CPU_OPS=0: the same network by Paddle's own operations."""
-    monkeypatch.setattr(cpu_ops, "PLAIN", True)
-    for name in ("Linear", "LayerNorm", "Attention"):
-        monkeypatch.delattr(cpu_ops, name)
-    monkeypatch.setattr(cpu_ops, "SCORES", 1)
-    x, *_ = arrays_of([(2, 3, 4)])
-    layer, norm = Linear(4, 2), LayerNorm(4, epsilon=1e-6)
-    tensor = paddle.to_tensor(x.astype("float32"))
-    found = layer(norm(tensor)).numpy()
-    normed = numerics.layer_norm(tensor.numpy(), 1e-6) * norm.weight.numpy() + norm.bias.numpy()
-    (normed @ layer.weight.numpy() + layer.bias.numpy()).check(found)
-    q, k, v = arrays_of(CASES["attention"][2])
-    out = attend(*(paddle.to_tensor(array) for array in (q, k, v)), scale=0.3)
-    numerics.check_forms(out.numpy(), attention(q, k, v))
