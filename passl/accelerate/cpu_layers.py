@@ -98,15 +98,12 @@ class DropPath(layers.DropPath):
 
 
 FAST_CLASSES: dict[type[nn.Layer], type[nn.Layer]] = {
-    fast.__base__: fast
-    for fast in (
-        Linear,
-        LayerNorm,
-        Conv2D,
-        GELU,
-        QuickGELU,
-        Attention,
-        DropPath,
-    )
+    nn.Linear: Linear,
+    nn.LayerNorm: LayerNorm,
+    nn.Conv2D: Conv2D,
+    nn.GELU: GELU,
+    layers.QuickGELU: QuickGELU,
+    layers.Attention: Attention,
+    layers.DropPath: DropPath,
 }
 """Plain class -> fast class."""
