@@ -9,7 +9,8 @@ from typing import Any
 
 from passl.data.datasets.class_file import read_lines
 from passl.data.datasets.walk import SUFFIXES, walk_images, warn_unusable
-from passl.deploy.predictor import Classifier, Prediction, check_several
+from passl.deploy.inputs import check_several
+from passl.deploy.predictor import Classifier, Prediction
 from passl.errors import ConfigError, RunError
 from passl.evaluation.tables import best_columns, write_csv
 from passl.io.files import to_json, write_text

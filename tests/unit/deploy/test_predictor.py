@@ -211,7 +211,7 @@ def test_the_background_that_the_network_was_trained_with(tmp_path):
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_a_picture_that_does_not_say_what_is_white(classifier, mode):
-    with pytest.raises(ConfigError, match=f"mode {mode}.* does not say what is white"):
+    with pytest.raises(ConfigError, match=f"mode {mode}.* does not define which value is white"):
         classifier.prepare(Image.new(mode, (4, 4)))
 
 
@@ -301,7 +301,7 @@ def test_a_batch_that_does_not_fit(error):
     def engine(images):
         raise error
 
-    with pytest.raises(RunError, match="batch of 2 pictures does not fit.*smaller batch size"):
+    with pytest.raises(RunError, match="batch of 2 images does not fit.*smaller batch size"):
         Classifier(engine, DESCRIBED).predict([flat(0, 0)] * 2)
 
 
@@ -317,7 +317,7 @@ def test_batch_sizes_that_cannot_be(classifier, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="batch size 0 must be at least 1"):
         classifier.predict([flat(0, 0)], batch_size=0)
     monkeypatch.setattr(predicting, "_free_memory", lambda: 1000.0)
-    with pytest.raises(ConfigError, match=r"batch size 4: its pictures alone.*smaller"):
+    with pytest.raises(ConfigError, match=r"batch size 4: its images alone.*smaller"):
         classifier.predict([flat(0, 0)], batch_size=4)  # 4 x 3 x 4 x 6 x 4 bytes are 1152
     assert len(classifier.predict([flat(0, 0)], batch_size=3)) == 1
 
