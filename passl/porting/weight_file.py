@@ -1,32 +1,33 @@
-"""Weight files of any kind, read into names and arrays, with whose they are."""
+"""Weight files of every format, read into names and arrays, with their source."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from passl.errors import CheckpointError, no_file
+from passl.errors import CheckpointError, no_file, shortened
 from passl.porting.names import DROPPED, SOURCES, Source, unwrapped
 from passl.porting.readers.mindspore import read_mindspore
 from passl.porting.readers.paddle import read_paddle
-from passl.porting.readers.safetensors import Array, read_safetensors
+from passl.porting.readers.safetensors import Array, open_safetensors
 from passl.porting.readers.torch import read_torch
 
 OURS = "passl_version"
-"""Key of a file's metadata that says that names and layouts are this package's."""
+"""Key of the metadata of files whose names and layouts are this package's."""
 NUMERICS = "numerics"
-"""Key of that metadata for what the weights want of the backbone's constructor, as JSON."""
+"""Key of the constructor arguments of the backbone that the weights need, as JSON."""
 OPTIMIZER = "optimizer/"
 TRAINED = "trained/"
 NAMES = "names/"
 NO_WEIGHTS = (OPTIMIZER, TRAINED, NAMES)
-"""Prefix of what our checkpoints carry beside the weights."""
+"""Prefixes of what our checkpoints have beside the weights."""
 CLASSES = "classes"
 """Key of the class names, in the metadata or under NAMES."""
 _LARGEST_NAMES = 64 * 2**20  # bytes; as objects they take up to some ten times that
@@ -40,7 +41,7 @@ _FRAMEWORKS = {
     ".pdparams": "paddle",
 }
 SUFFIXES = (".safetensors", *_FRAMEWORKS)
-"""Endings of the files that can be read."""
+"""Suffixes of the files that can be read."""
 
 
 @dataclass
@@ -49,12 +50,11 @@ class WeightFile:
 
     Args:
         path: the file.
-        weights: name -> array as the file has them, wrappers taken off.
-        source: whose names and layout they are; None for this package's own.
-        dropped: names that are no weights, and why.
-        metadata: what a .safetensors file says of itself.
-        classes: names of the labels that the classifier was trained with; None if the file does not
-            say.
+        weights: name -> array as in the file, without wrappers around the names.
+        source: the project whose names and layout they have; None for this package's own.
+        dropped: names that are not weights, and why.
+        metadata: of a .safetensors file.
+        classes: class names that the classifier was trained with; None if the file has none.
     """
 
     path: Path
@@ -66,22 +66,25 @@ class WeightFile:
 
     @property
     def numerics(self) -> dict[str, Any]:
-        """Constructor arguments of the backbone that these weights want and the config may not
-        have. A file of this package says what the file said that it was made from.
+        """Constructor arguments of the backbone that these weights need and a config may lack. A
+        file of this package keeps those of the file that it was made from.
+
+        Raises:
+            CheckpointError: they are damaged.
         """
         if self.source is not None:
             return dict(self.source.numerics)
         try:
-            told = json.loads(self.metadata.get(NUMERICS, "{}"))
+            numerics = json.loads(self.metadata.get(NUMERICS, "{}"))
         except ValueError:
             raise CheckpointError(f"{self.path}: damaged: its {NUMERICS} are not JSON") from None
-        if not isinstance(told, dict) or not told.keys() <= {"act", "norm_eps"}:
-            raise CheckpointError(f"{self.path}: damaged: its {NUMERICS} are {told!r}")
-        return told
+        if not isinstance(numerics, dict) or not numerics.keys() <= {"act", "norm_eps"}:
+            raise CheckpointError(f"{self.path}: damaged: its {NUMERICS} are {numerics!r}")
+        return numerics
 
 
 def read_file(path: str | Path) -> WeightFile:
-    """Read a weight file and recognise whose it is.
+    """Read a weight file and detect its source.
 
     Args:
         path: `.safetensors`, PyTorch's `.pth`, `.pt` or `.bin`, MindSpore's `.ckpt`, or Paddle's
@@ -98,9 +101,11 @@ def read_file(path: str | Path) -> WeightFile:
         raise CheckpointError(f"{path}: {no_file(path, 'weight file')}")
     metadata: dict[str, str] = {}
     if path.suffix == ".safetensors":
-        weights, metadata = read_safetensors(path)
+        stored, metadata = open_safetensors(path)
         if OURS in metadata:
-            return own_file(path, weights, metadata)
+            file = own_file(path, stored, metadata)
+            return replace(file, weights=_in_memory(file.weights))
+        weights = _in_memory(stored)
         framework = "torch"
     elif path.suffix in _FRAMEWORKS:
         framework = _FRAMEWORKS[path.suffix]
@@ -112,7 +117,7 @@ def read_file(path: str | Path) -> WeightFile:
     weights, dropped = _without_rest(weights)
     _check_floats(path, weights)
     source = recognise(weights, framework)
-    if source is None and all(name.startswith("backbone.") for name in weights):  # without its head
+    if source is None and all(name.startswith("backbone.") for name in weights):  # has no head
         weights = {name.removeprefix("backbone."): array for name, array in weights.items()}
         source = recognise(weights, framework)
     if source is None:
@@ -124,11 +129,15 @@ def read_file(path: str | Path) -> WeightFile:
     return WeightFile(path, weights, source, dropped, metadata)
 
 
+def _in_memory(arrays: Mapping[str, Array]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(array) for name, array in arrays.items()}
+
+
 def own_file(path: Path, arrays: Mapping[str, Array], metadata: dict[str, str]) -> WeightFile:
-    """The weights among the arrays of a checkpoint of this package.
+    """Return the weights among the arrays of a checkpoint of this package.
 
     Raises:
-        CheckpointError: they are no floating-point numbers, or the class names are damaged.
+        CheckpointError: they are not floating-point numbers, or the class names are damaged.
     """
     own = {name: array for name, array in arrays.items() if not name.startswith(NO_WEIGHTS)}
     _check_floats(path, own)
@@ -136,8 +145,8 @@ def own_file(path: Path, arrays: Mapping[str, Array], metadata: dict[str, str]) 
 
 
 def pack_classes(classes: Sequence[str]) -> dict[str, np.ndarray]:
-    """Class names as an array of a checkpoint: JSON in bytes. The metadata, where version 0.1 has
-    them, is bounded by what a reader can take from a hostile file, and there may be very many.
+    """Return class names as an array of a checkpoint: JSON in bytes. They are not in the metadata,
+    as in version 0.1, because readers limit its size.
     """
     return {NAMES + CLASSES: np.frombuffer(json.dumps(list(classes)).encode(), np.uint8)}
 
@@ -145,7 +154,7 @@ def pack_classes(classes: Sequence[str]) -> dict[str, np.ndarray]:
 def read_classes(
     path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]
 ) -> list[str] | None:
-    """The class names of a checkpoint, where it has some.
+    """Return the class names of a checkpoint, or None if it has none.
 
     Raises:
         CheckpointError: they are damaged.
@@ -154,42 +163,37 @@ def read_classes(
     text: Any = metadata.get(CLASSES)
     try:
         if packed is not None:
-            text = _text(np.asarray(packed))
+            if packed.dtype != np.uint8 or math.prod(packed.shape) > _LARGEST_NAMES:
+                raise ValueError("no bytes, or too many")
+            text = np.asarray(packed).tobytes()
         names = None if text is None else json.loads(text)
         if names is not None and not (
             type(names) is list and all(type(name) is str for name in names)
         ):
             raise ValueError("no list of texts")
     except (ValueError, RecursionError):
-        raise CheckpointError(f"{path}: damaged: its class names are not such") from None
+        raise CheckpointError(f"{path}: damaged: its class names are not a list of texts") from None
     return names
-
-
-def _text(packed: np.ndarray) -> bytes:
-    if packed.dtype != np.uint8 or packed.size > _LARGEST_NAMES:
-        raise ValueError("no bytes, or too many")
-    return packed.tobytes()
 
 
 def _check_floats(path: Path, weights: Mapping[str, Array]) -> None:
     """Refuse integers: bfloat16 saved as its bits, or quantised weights, whose scales are not read.
-    As float32 they would load without an error and compute nonsense.
+    As float32 they would load without an error and give wrong outputs.
     """
     wrong = [
         f"{name} ({array.dtype})" for name, array in weights.items() if array.dtype.kind != "f"
     ]
     if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise CheckpointError(
-            f"{path}: weights are floating-point numbers, not {', '.join(wrong[:3])}{more}; load "
-            "the file where it was made, convert the weights to float32 and save them again"
+            f"{path}: weights are floating-point numbers, not {shortened(wrong, 3)}; load the "
+            " file where it was made, convert the weights to float32 and save them again"
         )
 
 
 def _without_rest(
     weights: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Take out what is no weight, then the wrappers of the names."""
+    """Remove what is not a weight, then the wrappers around the names."""
     dropped = {
         name: DROPPED[leaf] for name in weights if (leaf := name.rsplit(".", 1)[-1]) in DROPPED
     }
@@ -201,17 +205,17 @@ def _without_rest(
     return {inner: weights[name] for name, inner in unwrapped(kept).items()}, dropped
 
 
-def recognise(weights: Mapping[str, np.ndarray], framework: str) -> Source | None:
-    """Whose names these are, or None."""
+def recognise(weights: Mapping[str, Array], framework: str) -> Source | None:
+    """Return the source that has such names, or None."""
     return next((s for s in SOURCES if s.framework == framework and s.anchor in weights), None)
 
 
 def architecture_of(file: WeightFile) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Backbone and head as far as the weights tell: depths, widths, heads, classes, and the
+    """Derive the backbone and head from the weights: depths, widths, heads, classes, and the
     numerics of the source.
 
-    CvT's weights do not tell its heads; they are 64 channels wide in every published variant, and
-    taken so.
+    The number of CvT's heads is not in its weights. They are assumed to be 64 channels wide, as in
+    every published variant.
 
     Returns:
         The `architecture` and the `head` node of a config.
@@ -234,8 +238,8 @@ def architecture_of(file: WeightFile) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def official_names(file: WeightFile) -> dict[str, tuple[int, ...]]:
-    """The authors' names of the weights, with the shapes that the file has. Parts of one weight
-    share its name.
+    """Return the authors' names of the weights, with their shapes in the file. Parts of one weight
+    have the same name.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for name, array in file.weights.items():
@@ -247,7 +251,7 @@ def official_names(file: WeightFile) -> dict[str, tuple[int, ...]]:
 
 
 def to_official(ours: str) -> str:
-    """backbone.X and head.fc_cls.X of a Model as the authors write them: X and head.X."""
+    """Convert a Model's names backbone.X and head.fc_cls.X to the authors': X and head.X."""
     return ours.removeprefix("backbone.").replace("head.fc_cls.", "head.", 1)
 
 

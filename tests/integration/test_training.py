@@ -414,7 +414,7 @@ def test_a_resume_reads_the_checkpoint_and_builds_the_network_once(
         monkeypatch.setattr(place, lambda *a, **k: (calls.append(name), original(*a, **k))[1])
 
     counted("passl.engine.checkpoint.open_safetensors")
-    counted("passl.porting.weight_file.read_safetensors")
+    counted("passl.porting.weight_file.open_safetensors")
     counted("passl.modeling.classifier.build_backbone")
     run(path, tmp_path / "run", "epochs=1", resume="auto")
     assert sorted(calls) == ["build_backbone", "open_safetensors"]

@@ -25,8 +25,15 @@ import numpy as np
 from passl.errors import CheckpointError
 from passl.porting.readers.mindspore import read_mindspore
 from passl.porting.readers.paddle import read_paddle
-from passl.porting.readers.safetensors import read_safetensors
+from passl.porting.readers.safetensors import open_safetensors
 from passl.porting.readers.torch import read_torch
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read all arrays of a file, and its metadata."""
+    arrays, metadata = open_safetensors(path)
+    return {name: np.asarray(array) for name, array in arrays.items()}, metadata
+
 
 SECONDS = 5
 """A file that takes longer to read hangs: each is of some kB."""

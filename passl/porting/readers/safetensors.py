@@ -91,20 +91,10 @@ class _Source:
             raise CheckpointError(f"{self._path}: cannot be read: {error.strerror}") from None
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read the arrays of a file, name -> array with bfloat16 as float32, and its metadata.
-
-    This takes the memory of the arrays, and 100 MB.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, or not in the format.
-    """
-    stored, metadata = open_safetensors(path)
-    return {name: np.asarray(array) for name, array in stored.items()}, metadata
-
-
 def open_safetensors(path: Path) -> tuple[dict[str, StoredArray], dict[str, str]]:
-    """Do what `read_safetensors` does, but leave the arrays in the file.
+    """Open the arrays of a file, name -> array with bfloat16 as float32, and read its metadata.
+
+    This takes 100 MB at most; the arrays take memory when they are read.
 
     Raises:
         CheckpointError: the file is missing, damaged, or not in the format.

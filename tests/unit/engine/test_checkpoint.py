@@ -20,8 +20,8 @@ from passl.engine.step import train_step
 from passl.errors import CheckpointError
 from passl.modeling import Model
 from passl.porting import load_weights, read_file
-from passl.porting.readers.safetensors import read_safetensors
 from passl.utils.config import get_config
+from tests.stress.fuzzing import read_safetensors
 
 
 def fresh(cfg) -> Learner:

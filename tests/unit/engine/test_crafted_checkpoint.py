@@ -22,8 +22,8 @@ from passl.engine.resume import compare
 from passl.engine.step import train_step
 from passl.errors import CheckpointError
 from passl.modeling import Model
-from passl.porting.readers.safetensors import read_safetensors
 from passl.utils.config import get_config
+from tests.stress.fuzzing import read_safetensors
 
 WEIGHT = "backbone.blocks.0.mlp.fc1.weight"
 MOMENT, POWER = f"optimizer/{WEIGHT}/moment1_0", f"optimizer/{WEIGHT}/beta2_pow_acc_0"

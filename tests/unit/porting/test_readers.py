@@ -20,7 +20,7 @@ from passl.errors import CheckpointError
 from passl.io.limits import widened
 from passl.porting.readers.mindspore import read_mindspore
 from passl.porting.readers.paddle import read_paddle
-from passl.porting.readers.safetensors import open_safetensors, read_safetensors
+from passl.porting.readers.safetensors import open_safetensors
 from passl.porting.readers.torch import read_torch
 from tests.stress.fuzzing import (
     READERS,
@@ -28,6 +28,7 @@ from tests.stress.fuzzing import (
     Tensor,
     mindspore_value,
     pickled,
+    read_safetensors,
     safetensors_bytes,
     tensor,
     torch_members,
