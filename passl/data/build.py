@@ -5,12 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from passl.data import DATASET_OPTIONS, DATASETS, TRANSFORMS, dataset_options
+from passl.data import DATASETS, TRANSFORMS
 from passl.data.datasets.base import ImageDataset
 from passl.data.datasets.subset import Subset
-from passl.errors import ConfigError
-from passl.utils.config import dotted
-from passl.utils.schema import Section, problems_in
+from passl.utils.schema import Option, options_of
+
+DATASET_OPTIONS: Mapping[str, Option] = options_of(Subset)
+"""What the node of every dataset may have beside the dataset's own options."""
+
+
+def dataset_arguments(node: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a dataset's constructor, and of its `class_names`: the node without its
+    name, its transforms, and what all datasets have.
+    """
+    others = ("name", "transforms", *DATASET_OPTIONS)
+    return {key: value for key, value in node.items() if key not in others}
+
+
+def dataset_options(node: Mapping[str, Any]) -> dict[str, Any]:
+    """What the node has of `DATASET_OPTIONS`: the keyword arguments of `Subset` and of
+    `subset.check_options`.
+    """
+    return {key: value for key, value in node.items() if key in DATASET_OPTIONS}
 
 
 def build_dataset(node: Mapping[str, Any]) -> ImageDataset:
@@ -20,14 +36,8 @@ def build_dataset(node: Mapping[str, Any]) -> ImageDataset:
         ConfigError: the node is wrong, or the data is missing.
     """
     options = dataset_options(node)
-    problems = [
-        f"dataset: {dotted(keys)}: {rule}"
-        for keys, rule in problems_in(Section(DATASET_OPTIONS), options)
-    ]
-    if problems:
-        raise ConfigError(*problems)
-    others = (*DATASET_OPTIONS, "transforms")
-    dataset = DATASETS.build({key: value for key, value in node.items() if key not in others})
+    own = {key: value for key, value in node.items() if key not in (*DATASET_OPTIONS, "transforms")}
+    dataset = DATASETS.build(own)
     return Subset(dataset, **options) if options else dataset
 
 

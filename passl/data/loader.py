@@ -11,7 +11,6 @@ import numpy as np
 import paddle
 from PIL import Image
 
-from passl.data import rules
 from passl.data.balance import samples_per_class
 from passl.data.build import build_dataset, build_transforms
 from passl.data.datasets.base import ImageDataset
@@ -21,6 +20,8 @@ from passl.data.workers import Workers
 from passl.errors import ConfigError, RunError
 from passl.io.shared_memory import fits_shared_memory
 from passl.logging import get_logger
+from passl.utils.schema import validated
+from passl.utils.types import NonNegativeInt, PositiveFloat, PositiveInt
 
 _PROBED = 4
 """Samples that are read to learn their size; some may be bad."""
@@ -40,6 +41,7 @@ class Batch(NamedTuple):
     indices: Any
 
 
+@validated
 class Loader:
     """Iterates over batches, one epoch at a time.
 
@@ -74,22 +76,14 @@ class Loader:
         local_world: int = 1,
         /,
         *,
-        num_workers: int = 0,
-        prefetch_factor: int = 2,
+        num_workers: NonNegativeInt = 0,
+        prefetch_factor: PositiveInt = 2,
         use_shared_memory: bool | None = None,
         on_bad_sample: Literal["error", "skip"] = "error",
-        max_bad_samples: int = 100,
-        warn_after: float = 60.0,
-        timeout: float = 600.0,
+        max_bad_samples: NonNegativeInt = 100,
+        warn_after: PositiveFloat = 60.0,
+        timeout: PositiveFloat = 600.0,
     ):
-        rules.loader(
-            num_workers=num_workers,
-            prefetch_factor=prefetch_factor,
-            on_bad_sample=on_bad_sample,
-            max_bad_samples=max_bad_samples,
-            warn_after=warn_after,
-            timeout=timeout,
-        )
         draws: int | None = 0
         if on_bad_sample == "skip":
             draws = max_bad_samples + 1 if sampler.even else None

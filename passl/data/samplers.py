@@ -9,16 +9,19 @@ was resumed.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from passl.data import rules
 from passl.data.balance import balanced_order
 from passl.data.datasets.base import ImageDataset
+from passl.utils.schema import validated
+from passl.utils.types import PositiveInt
 
 Key = tuple[int, int, int]
 
 
+@validated
 class BatchSampler:
     """Batches of keys for one rank.
 
@@ -55,13 +58,12 @@ class BatchSampler:
         even: bool = False,
         /,
         *,
-        batch_size: int,
+        batch_size: PositiveInt,
         shuffle: bool = False,
         drop_last: bool = False,
-        repeats: int = 1,
+        repeats: PositiveInt = 1,
         balanced: bool = False,
     ):
-        rules.sampler(batch_size=batch_size, shuffle=shuffle, repeats=repeats, balanced=balanced)
         length = len(dataset)
         if length < 1:
             raise ValueError("the dataset has 0 samples")
@@ -83,6 +85,19 @@ class BatchSampler:
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Select the epoch, and the batch of this rank to start with."""
         self.epoch, self.start = epoch, start
+
+    @staticmethod
+    def check_options(*, shuffle: bool, repeats: int, balanced: bool, **_: Any) -> None:
+        """Raise a ValueError for options that need `shuffle`."""
+        if repeats > 1 and not shuffle:
+            raise ValueError(
+                f"sampler.repeats {repeats} needs shuffle, since an epoch sees only 1 sample of "
+                f"{repeats}, which would be the same ones each time"
+            )
+        if balanced and not shuffle:
+            raise ValueError(
+                "sampler.balanced draws an order for each epoch; set shuffle: true beside it"
+            )
 
     def __len__(self) -> int:
         """Return the batches of a whole epoch."""

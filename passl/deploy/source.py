@@ -12,8 +12,8 @@ import paddle
 from paddle import nn
 
 from passl.accelerate import accelerate
-from passl.data import DATASETS, dataset_arguments
-from passl.data.build import build_transforms
+from passl.data import DATASETS
+from passl.data.build import build_transforms, dataset_arguments
 from passl.data.datasets.images import CHANNELS, check_mode
 from passl.data.transforms.sizes import channels_made, fixed_size
 from passl.deploy.convert import variant_of

@@ -32,11 +32,14 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge
 
 from passl.distributed.environment import MASTER, SECRET, Place
 from passl.errors import RunError
 from passl.logging import get_logger
+from passl.utils.schema import validated
 
 _BEAT = 1.0
 """Seconds between two heartbeats."""
@@ -49,6 +52,7 @@ _LONGEST = 2**20
 """Bytes of a message."""
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
     """How long the processes of a run wait for each other, in seconds.
@@ -60,16 +64,10 @@ class Timeouts:
         wait: for a process that is alive but does not arrive, because its data or disk is slow.
     """
 
-    join: float = 600.0
-    silence: float = 30.0
-    wait: float = 1800.0
-
-    def __post_init__(self) -> None:
-        # A heartbeat comes every second.
-        for name, least in (("join", 1), ("silence", 3), ("wait", 1)):
-            seconds = getattr(self, name)
-            if not seconds >= least:
-                raise ValueError(f"timeouts.{name} {seconds} must be at least {least} seconds")
+    join: Annotated[float, Ge(1)] = 600.0
+    # A heartbeat comes every second.
+    silence: Annotated[float, Ge(3)] = 30.0
+    wait: Annotated[float, Ge(1)] = 1800.0
 
 
 class _Peer:

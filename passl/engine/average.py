@@ -10,9 +10,11 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from passl.engine import rules
+from passl.utils.schema import validated
+from passl.utils.types import Rate
 
 
+@validated
 class WeightAverage:
     """average = decay * average + (1 - decay) * weights, after every step.
 
@@ -30,8 +32,7 @@ class WeightAverage:
         averages: tensors by the names of the state dict; none without an average.
     """
 
-    def __init__(self, model: nn.Layer, /, *, decay: float | None = None, warmup: bool = True):
-        rules.average(decay=decay)
+    def __init__(self, model: nn.Layer, /, *, decay: Rate | None = None, warmup: bool = True):
         self._model, self.decay, self.warmup = model, decay, warmup
         kept = self._weights() if decay is not None else {}
         self.averages = {name: weight.detach().clone() for name, weight in kept.items()}

@@ -1,5 +1,7 @@
-"""Everything that can be known to be wrong with a config before paddle is imported, all of it at
-once.
+"""Everything that can be known to be wrong with a config before a run begins, all of it at once.
+
+What one option may be is said where it is defined (see `passl.utils.schema`); here are the sections
+of a config and the rules between them.
 """
 
 from __future__ import annotations
@@ -7,102 +9,94 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
-from passl.data import DATASET_OPTIONS, DATASETS, TRANSFORMS, dataset_arguments, dataset_options
-from passl.data import rules as data_rules
-from passl.data.build import build_dataset
+from passl.data import DATASETS, TRANSFORMS
+from passl.data.build import (
+    DATASET_OPTIONS,
+    build_dataset,
+    dataset_arguments,
+    dataset_options,
+)
 from passl.data.datasets.images import CHANNELS
 from passl.data.datasets.subset import check_options
-from passl.data.transforms.mixup import build_mixup
+from passl.data.loader import Loader
+from passl.data.samplers import BatchSampler
+from passl.data.transforms.mixup import Mixup, build_mixup
 from passl.data.transforms.sizes import channels_made, sizes_made
 from passl.distributed.liveness import Timeouts
-from passl.engine import rules
+from passl.engine.average import WeightAverage
+from passl.engine.freezing import Freezing
+from passl.engine.precision import Precision
+from passl.engine.saver import Saver
 from passl.errors import ConfigError, RunError
 from passl.modeling import LOSSES
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.class_weights import BALANCED
 from passl.modeling.heads import HEADS
-from passl.modeling.rules import distilled
-from passl.optim import OPTIMIZER_SECTION, SCHEDULES
+from passl.modeling.losses import Distilled
+from passl.optim import SCHEDULES
+from passl.optim.optimizers import OPTIMIZER_SECTION
 from passl.utils.config import COMMAND_LINE, Config, dotted, get_config, shown_origin
 from passl.utils.schema import (
     Choice,
     Many,
-    Parameter,
+    Option,
     Problem,
-    Rule,
     Section,
+    options_of,
     problems_in,
-    read_signature,
+    section_of,
 )
+from passl.utils.types import NonNegativeInt, PositiveInt
 from passl.utils.yaml import Keys
 
-
-def _options_of(location: str, rule: Rule | None = None, required: bool = False) -> Section:
-    return Section(read_signature(location), required, rule)
-
-
-_SAMPLER = _options_of("passl.data.samplers:BatchSampler", data_rules.sampler, required=True)
-_LOADER = _options_of("passl.data.loader:Loader", data_rules.loader)
-_DATASET = Choice(DATASETS, {**DATASET_OPTIONS, "transforms": Many(Choice(TRANSFORMS))})
-_DATA = {"dataset": _DATASET, "sampler": _SAMPLER, "loader": _LOADER}
-_MODEL = Section(
-    {
-        "name": Parameter(
-            "Literal['Model', 'CvTWrapper']", "Model"
-        ),  # CvTWrapper is what PASSL calls the same thing
-        "architecture": Choice(BACKBONES),
-        "head": Choice(HEADS),
-        "pretrained": Parameter("str | bool | None", False),
-        "fit": Parameter("Sequence[Literal['classes', 'resolution', 'channels']]", ()),
-    }
-)
-_EVALUATION = {
-    "model": _MODEL,
-    "device": Parameter("Literal['auto', 'cpu', 'gpu']", "auto"),
-    "seed": Parameter("int", 0),
-    "timeouts": _options_of("passl.distributed.liveness:Timeouts", Timeouts),
+_DATA = {
+    "dataset": Choice(DATASETS, {**DATASET_OPTIONS, "transforms": Many(Choice(TRANSFORMS))}),
+    "sampler": section_of(BatchSampler, required=True),
+    "loader": section_of(Loader),
 }
 TRAINING = Section(
     {
-        **_EVALUATION,
-        "dataloader": Section(
+        "model": Section(
             {
-                "train": Section(
-                    {**_DATA, "mixup": _options_of("passl.data.transforms.mixup:Mixup")}
-                ),
-                "val": Section(_DATA),
+                # CvTWrapper is what PASSL calls the same thing.
+                "name": Option(Literal["Model", "CvTWrapper"], "Model"),
+                "architecture": Choice(BACKBONES),
+                "head": Choice(HEADS, derived=HEADS.required),
+                "pretrained": Option(str | bool | None, False),
+                "fit": Option(Sequence[Literal["classes", "resolution", "channels"]], ()),
             }
         ),
-        "epochs": Parameter("int"),
-        "eval_interval": Parameter("int", 1),
-        "deterministic": Parameter("bool", False),
-        "output_dir": Parameter("str"),
+        "dataloader": Section(
+            {"train": Section({**_DATA, "mixup": section_of(Mixup)}), "val": Section(_DATA)}
+        ),
         "loss": Choice(LOSSES),
         "distillation": Section(
-            {
-                "teacher": Parameter("str"),
-                "weights": Parameter("str"),
-                **read_signature("passl.modeling.losses:Distilled"),
-            },
+            {"teacher": Option(str), "weights": Option(str), **options_of(Distilled)},
             required=False,
-            rule=distilled,
         ),
-        "lr_scheduler": Choice(SCHEDULES),
         "optimizer": OPTIMIZER_SECTION,
-        "accumulate": Parameter("int", 1),
-        "amp": _options_of("passl.engine.precision:Precision", rules.precision),
-        "ema": _options_of("passl.engine.average:WeightAverage", rules.average),
-        "freeze": _options_of("passl.engine.freezing:Freezing", rules.freezing),
-        "recompute": Parameter("bool", False),
-        "checkpoint": _options_of("passl.engine.saver:Saver", rules.saver),
-        "on_nonfinite": Parameter("Literal['stop', 'skip']", "stop"),
-        "max_nonfinite": Parameter("int", 10),
-        "rank_check_interval": Parameter("int", 100),
-        "sync_bn": Parameter("bool", False),
-        "sharding": Section({"stage": Parameter("Literal[1]")}, required=False),
-        "log_config": Section({"interval": Parameter("int")}),
+        "lr_scheduler": Choice(SCHEDULES),
+        "epochs": Option(PositiveInt),
+        "eval_interval": Option(PositiveInt, 1),
+        "accumulate": Option(PositiveInt, 1),
+        "recompute": Option(bool, False),
+        "amp": section_of(Precision),
+        "ema": section_of(WeightAverage),
+        "freeze": section_of(Freezing),
+        "on_nonfinite": Option(Literal["stop", "skip"], "stop"),
+        "max_nonfinite": Option(PositiveInt, 10),
+        "device": Option(Literal["auto", "cpu", "gpu"], "auto"),
+        "seed": Option(NonNegativeInt, 0),
+        "deterministic": Option(bool, False),
+        "sync_bn": Option(bool, False),
+        "sharding": Section({"stage": Option(Literal[1])}, required=False),
+        "timeouts": section_of(Timeouts),
+        "rank_check_interval": Option(PositiveInt, 100),
+        "output_dir": Option(str),
+        "checkpoint": section_of(Saver),
+        "log_config": Section({"interval": Option(PositiveInt)}),
     }
 )
 """What a training config may have, and must."""
@@ -159,7 +153,7 @@ def datasets(cfg: Config, parts: Sequence[str]) -> dict[str, Any]:
         except (KeyError, TypeError):
             problems.append(((), f"{dotted(keys)} is missing"))
             continue
-        transforms = {"transforms": Parameter("Any", ())}  # no matter here
+        transforms = {"transforms": Option(Any, ())}  # no matter here
         choice = Choice(DATASETS, {**DATASET_OPTIONS, **transforms})
         problems += [(place, rule) for place, rule in problems_in(choice, nodes[part], keys)]
     if problems:
@@ -191,25 +185,13 @@ def _origin(cfg: Config, keys: Keys, rule: str) -> str:
 # --------------------------------------------------------------------------------------------------
 # Rules between values
 # --------------------------------------------------------------------------------------------------
-def _counts(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
-    """Counts that cannot be zero, and a seed that cannot be negative."""
-    for key in ("accumulate", "eval_interval", "max_nonfinite", "rank_check_interval"):
-        if cfg.get(key, 1) < 1:
-            yield (key,), f"must be at least 1, not {cfg[key]}"
-    for keys in (("epochs",), ("log_config", "interval")):
-        if _at(cfg, keys) < 1:
-            yield keys, f"must be at least 1, not {_at(cfg, keys)}"
-    if cfg.get("seed", 0) < 0:
-        yield ("seed",), f"must not be negative, not {cfg.seed}"
-
-
 def _head_fits_backbone(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     """Of our own networks. What others make of their arguments is known when they are built."""
     name, options = cfg.model.architecture.name, BACKBONES.arguments(cfg.model.architecture)
     if name not in ("ConViT", "CvT"):
         return
     width = options["embed_dim"] if name == "ConViT" else options["embed_dim"][-1]
-    if cfg.model.head.in_channels != width:
+    if cfg.model.head.get("in_channels", width) != width:
         rule = f"{cfg.model.head.in_channels} is not the backbone's width; set it to {width}"
         yield ("model", "head", "in_channels"), rule
 
@@ -414,7 +396,6 @@ def _data_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
 _RULES: tuple[
     tuple[tuple[tuple[str, ...], ...], Callable[[Config, Sequence[str]], Iterator[Problem]]], ...
 ] = (
-    ((("epochs",), ("log_config",), ("seed",)), _counts),
     ((("model",),), _head_fits_backbone),
     ((("lr_scheduler",), ("epochs",)), _schedule_fits),
     ((("dataloader", "train"), ("model", "head")), _mixup_fits),

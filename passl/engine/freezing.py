@@ -7,11 +7,13 @@ from fnmatch import fnmatchcase
 
 from paddle import nn
 
-from passl.engine import rules
 from passl.errors import ConfigError
 from passl.utils.config import closest
+from passl.utils.schema import validated
+from passl.utils.types import PositiveInt
 
 
+@validated
 class Freezing:
     """Freezes parameters for the first epochs (linear probing, then fine-tuning all), or for all.
 
@@ -24,8 +26,9 @@ class Freezing:
         ConfigError: no parameter is left to train, or a pattern matches none.
     """
 
-    def __init__(self, model: nn.Layer, /, *, names: Sequence[str] = (), epochs: int | None = None):
-        rules.freezing(epochs=epochs)
+    def __init__(
+        self, model: nn.Layer, /, *, names: Sequence[str] = (), epochs: PositiveInt | None = None
+    ):
         self._model, self._epochs = model, epochs
         trainable = {n: p for n, p in model.named_parameters() if not p.stop_gradient}
         for pattern in names:

@@ -11,12 +11,14 @@ import paddle
 from paddle import nn
 from paddle.amp.auto_cast import need_keep_fp32
 
-from passl.engine import rules
 from passl.engine.rounding import autocast_on_cpu, replaced_parameters, round_layers
 from passl.errors import ConfigError
 from passl.logging import get_logger
+from passl.utils.schema import validated
+from passl.utils.types import PositiveFloat
 
 
+@validated
 class Precision:
     """The number format of forward and backward passes. Parameters, their gradients, the
     optimizer's state and averages are float32 always.
@@ -44,10 +46,9 @@ class Precision:
         *,
         level: Literal["O0", "O1", "O2"] = "O0",
         dtype: Literal["float16", "bfloat16"] = "float16",
-        loss_scale: float = 65536.0,
+        loss_scale: PositiveFloat = 65536.0,
         dynamic_loss_scale: bool = True,
     ):
-        rules.precision(loss_scale=loss_scale)
         if level != "O0" and not on_gpu and dtype == "float16":
             text = "amp: %s in %s does nothing on a CPU; training in float32"
             get_logger().info(text, level, dtype)

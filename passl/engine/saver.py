@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from passl.engine import rules
 from passl.engine.checkpoint import gather_optimizer_state, save_checkpoint
 from passl.engine.learner import Learner
 from passl.engine.metrics import MetricLog
@@ -16,8 +15,11 @@ from passl.engine.progress import Progress
 from passl.engine.run_folder import BEST, LAST, PREVIOUS
 from passl.errors import RunError
 from passl.logging import get_logger
+from passl.utils.schema import validated
+from passl.utils.types import PositiveInt
 
 
+@validated
 class Saver:
     """Keeps the last checkpoint of a run, the one before it, and the best.
 
@@ -44,10 +46,9 @@ class Saver:
         data: Mapping[str, Mapping[str, Any]] | None = None,
         /,
         *,
-        interval: int | None = None,
+        interval: PositiveInt | None = None,
         on_error: Literal["stop", "continue"] = "stop",
     ):
-        rules.saver(interval=interval)
         self.folder, self.learner, self.metrics = folder, learner, metrics
         self.config, self.classes, self.data = config, classes, data
         self.interval, self.on_error = interval, on_error

@@ -2,14 +2,7 @@
 
 from passl.utils.registry import Registry
 
-LOSSES = Registry(
-    "loss",
-    {name: f"passl.modeling.losses:{name}" for name in ("BinaryCrossEntropy", "CrossEntropy")},
-    {
-        "BinaryCrossEntropy": "passl.modeling.rules:binary_cross_entropy",
-        "CrossEntropy": "passl.modeling.rules:cross_entropy",
-    },
-)
+LOSSES = Registry("loss", ["passl.modeling.losses"])
 """A loss is called with logits [B, classes] float32 and labels [B] int64, or targets [B, classes]
 float32 that mixup has made of them, and gives a scalar.
 """

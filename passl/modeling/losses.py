@@ -8,16 +8,32 @@ the whole batch, of all processes and parts (`accumulate`): how it is dealt out 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
+from pydantic import AfterValidator
 
-from passl.modeling import LOSSES, rules
+from passl.modeling import LOSSES
 from passl.modeling.class_weights import BALANCED, balanced_weights
+from passl.utils.schema import validated
+from passl.utils.types import PositiveFloat, Probability, Rate
 
+
+def _check_weights(weights: str | Sequence[float]) -> str | Sequence[float]:
+    if not isinstance(weights, str):
+        wrong = next((w for w in weights if not 0 <= w < math.inf), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong:g} must be finite and not negative")
+        if not any(weights):
+            raise ValueError("its weights are all 0, so that no class would count")
+    return weights
+
+
+ClassWeights = Annotated[Literal["balanced"] | Sequence[float], AfterValidator(_check_weights)]
 _LEAST = 1e-12
 """Of the weights of a batch's samples, so that a batch of classes without weight has loss 0."""
 
@@ -70,6 +86,7 @@ class Weighted(nn.Layer):
         return losses_B.mean() / max(mean_weight, _LEAST)
 
 
+@LOSSES.register
 class CrossEntropy(Weighted):
     """-sum(target * log_softmax(logits)), mean over the batch, for labels and soft targets alike.
 
@@ -87,10 +104,9 @@ class CrossEntropy(Weighted):
     def __init__(
         self,
         *,
-        label_smoothing: float = 0.0,
-        class_weights: Literal["balanced"] | Sequence[float] | None = None,
+        label_smoothing: Rate = 0.0,
+        class_weights: ClassWeights | None = None,
     ):
-        rules.cross_entropy(label_smoothing=label_smoothing, class_weights=class_weights)
         super().__init__(class_weights)
         self.label_smoothing = label_smoothing
 
@@ -104,6 +120,7 @@ class CrossEntropy(Weighted):
         return self.weighted_mean(losses_B, targets, mean_weight)
 
 
+@LOSSES.register
 class BinaryCrossEntropy(Weighted):
     """Every class is a yes-or-no question of its own (ResNet strikes back, arXiv 2110.00476).
 
@@ -123,16 +140,11 @@ class BinaryCrossEntropy(Weighted):
     def __init__(
         self,
         *,
-        label_smoothing: float = 0.0,
-        target_threshold: float | None = None,
+        label_smoothing: Rate = 0.0,
+        target_threshold: Rate | None = None,
         sum_classes: bool = False,
-        class_weights: Literal["balanced"] | Sequence[float] | None = None,
+        class_weights: ClassWeights | None = None,
     ):
-        rules.binary_cross_entropy(
-            label_smoothing=label_smoothing,
-            target_threshold=target_threshold,
-            class_weights=class_weights,
-        )
         super().__init__(class_weights)
         self.label_smoothing = label_smoothing
         self.target_threshold, self.sum_classes = target_threshold, sum_classes
@@ -170,6 +182,7 @@ class Supervised:
         return _called(self.loss, model(images), targets, mean_weight)
 
 
+@validated
 class Distilled:
     """What is minimised with a teacher, who sees the same images: (1 - alpha) * loss + alpha *
     distance from the teacher. The teacher is in evaluation mode and learns nothing.
@@ -193,10 +206,9 @@ class Distilled:
         /,
         *,
         kind: Literal["hard", "soft"] = "hard",
-        alpha: float = 0.5,
-        temperature: float = 3.0,
+        alpha: Probability = 0.5,
+        temperature: PositiveFloat = 3.0,
     ):
-        rules.distilled(kind=kind, alpha=alpha, temperature=temperature)
         teacher.eval()
         self.loss, self.teacher = loss, teacher
         self.kind, self.alpha, self.temperature = kind, alpha, temperature

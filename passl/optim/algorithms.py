@@ -15,15 +15,17 @@ from typing import Any
 import paddle
 from paddle.regularizer import L2Decay
 
-from passl.optim import rules
+from passl.optim import OPTIMIZERS
+from passl.utils.types import Betas, NonNegativeFloat, PositiveFloat, Rate
 
 
+@OPTIMIZERS.register("SGD")
 def sgd(
     parameters: Sequence[Any],
     decays: Callable[[str], bool],
     clip: Any,
     *,
-    weight_decay: float = 0.0,
+    weight_decay: NonNegativeFloat = 0.0,
 ) -> paddle.optimizer.Optimizer:
     """Stochastic gradient descent, w -= lr * g, with coupled decay. Momentum has an entry of its
     own.
@@ -31,19 +33,19 @@ def sgd(
     Args:
         weight_decay: for the parameters that are decayed at all.
     """
-    rules.algorithm(weight_decay=weight_decay)
     _couple(parameters, decays, weight_decay)
     return paddle.optimizer.SGD(learning_rate=0.0, parameters=list(parameters), grad_clip=clip)
 
 
+@OPTIMIZERS.register("Momentum")
 def momentum(
     parameters: Sequence[Any],
     decays: Callable[[str], bool],
     clip: Any,
     *,
-    momentum: float = 0.9,
+    momentum: Rate = 0.9,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
+    weight_decay: NonNegativeFloat = 0.0,
 ) -> paddle.optimizer.Optimizer:
     """SGD with momentum and coupled decay: v = momentum * v + g, w -= lr * v; with Nesterov's,
     w -= lr * (g + momentum * v) (Sutskever et al., ICML 2013).
@@ -53,7 +55,6 @@ def momentum(
         nesterov: whether the step looks ahead by one.
         weight_decay: for the parameters that are decayed at all.
     """
-    rules.algorithm(weight_decay=weight_decay, momentum=momentum)
     _couple(parameters, decays, weight_decay)
     return paddle.optimizer.Momentum(
         learning_rate=0.0,
@@ -64,16 +65,17 @@ def momentum(
     )
 
 
+@OPTIMIZERS.register("RMSProp")
 def rmsprop(
     parameters: Sequence[Any],
     decays: Callable[[str], bool],
     clip: Any,
     *,
-    alpha: float = 0.9,
-    eps: float = 1e-8,
-    momentum: float = 0.0,
+    alpha: Rate = 0.9,
+    eps: PositiveFloat = 1e-8,
+    momentum: Rate = 0.0,
     centered: bool = False,
-    weight_decay: float = 0.0,
+    weight_decay: NonNegativeFloat = 0.0,
 ) -> paddle.optimizer.Optimizer:
     """RMSProp (Tieleman and Hinton, 2012; centered: Graves, arXiv 1308.0850) with coupled decay:
     s = alpha * s + (1 - alpha) * g^2, v = momentum * v + lr * g / sqrt(s + eps), w -= v.
@@ -88,7 +90,6 @@ def rmsprop(
         centered: whether the square of g's own running mean is taken from s: its variance then.
         weight_decay: for the parameters that are decayed at all.
     """
-    rules.algorithm(weight_decay=weight_decay, alpha=alpha, momentum=momentum, eps=eps)
     _couple(parameters, decays, weight_decay)
     return paddle.optimizer.RMSProp(
         learning_rate=0.0,
@@ -101,14 +102,15 @@ def rmsprop(
     )
 
 
+@OPTIMIZERS.register("Adam")
 def adam(
     parameters: Sequence[Any],
     decays: Callable[[str], bool],
     clip: Any,
     *,
-    weight_decay: float = 0.0,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
+    weight_decay: NonNegativeFloat = 0.0,
+    betas: Betas = (0.9, 0.999),
+    eps: PositiveFloat = 1e-8,
 ) -> paddle.optimizer.Optimizer:
     """Adam (Kingma and Ba, arXiv 1412.6980) with coupled decay: m and v are running means of g and
     g^2, divided by 1 - beta^t, and w -= lr * m / (sqrt(v) + eps).
@@ -118,7 +120,6 @@ def adam(
         betas: decay of the running means of gradient and squared gradient.
         eps: added to the root of the latter.
     """
-    rules.algorithm(weight_decay=weight_decay, betas=betas, eps=eps)
     _couple(parameters, decays, weight_decay)
     return paddle.optimizer.Adam(
         learning_rate=0.0,
@@ -130,14 +131,15 @@ def adam(
     )
 
 
+@OPTIMIZERS.register("AdamW")
 def adamw(
     parameters: Sequence[Any],
     decays: Callable[[str], bool],
     clip: Any,
     *,
-    weight_decay: float = 0.05,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
+    weight_decay: NonNegativeFloat = 0.05,
+    betas: Betas = (0.9, 0.999),
+    eps: PositiveFloat = 1e-8,
 ) -> paddle.optimizer.Optimizer:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101): Adam with decoupled decay.
 
@@ -146,7 +148,6 @@ def adamw(
         betas: decay of the running means of gradient and squared gradient.
         eps: added to the root of the latter.
     """
-    rules.algorithm(weight_decay=weight_decay, betas=betas, eps=eps)
     return paddle.optimizer.AdamW(
         learning_rate=0.0,
         beta1=betas[0],
@@ -159,14 +160,15 @@ def adamw(
     )
 
 
+@OPTIMIZERS.register("Lamb")
 def lamb(
     parameters: Sequence[Any],
     decays: Callable[[str], bool],
     clip: Any,
     *,
-    weight_decay: float = 0.01,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-6,
+    weight_decay: NonNegativeFloat = 0.01,
+    betas: Betas = (0.9, 0.999),
+    eps: PositiveFloat = 1e-6,
     always_adapt: bool = False,
 ) -> paddle.optimizer.Optimizer:
     """LAMB (You et al., arXiv 1904.00962), for large batches: with Adam's m and v,
@@ -181,7 +183,6 @@ def lamb(
         eps: added to the root of the latter.
         always_adapt: whether parameters that are not decayed have the ratio too.
     """
-    rules.algorithm(weight_decay=weight_decay, betas=betas, eps=eps)
     return paddle.optimizer.Lamb(
         learning_rate=0.0,
         lamb_weight_decay=weight_decay,
@@ -195,13 +196,14 @@ def lamb(
     )
 
 
+@OPTIMIZERS.register("Lion")
 def lion(
     parameters: Sequence[Any],
     decays: Callable[[str], bool],
     clip: Any,
     *,
-    weight_decay: float = 0.0,
-    betas: tuple[float, float] = (0.9, 0.99),
+    weight_decay: NonNegativeFloat = 0.0,
+    betas: Betas = (0.9, 0.99),
 ) -> paddle.optimizer.Optimizer:
     """Lion (Chen et al., arXiv 2302.06675), which remembers m alone and steps by signs:
     w -= lr * (sign(beta1 * m + (1 - beta1) * g) + weight_decay * w), then
@@ -213,7 +215,6 @@ def lion(
         weight_decay: decoupled, for the parameters that are decayed at all.
         betas: weight of the past in the step, and in m.
     """
-    rules.algorithm(weight_decay=weight_decay, betas=betas)
     return Lion(parameters, decays, clip, weight_decay, betas)
 
 

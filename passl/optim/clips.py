@@ -9,27 +9,29 @@ import paddle
 from paddle import nn
 from paddle.nn.clip import ClipGradBase
 
-from passl.optim import rules
+from passl.optim import CLIPS
 from passl.optim.parameters import matching
+from passl.utils.types import PositiveFloat
 
 
-def global_norm(model: nn.Layer, *, value: float) -> nn.ClipGradByGlobalNorm:
+@CLIPS.register
+def global_norm(model: nn.Layer, *, value: PositiveFloat) -> nn.ClipGradByGlobalNorm:
     """Scale all gradients down together when their common norm is above `value`."""
-    rules.clip(value=value)
     return nn.ClipGradByGlobalNorm(value)
 
 
-def value(model: nn.Layer, *, value: float) -> nn.ClipGradByValue:
+@CLIPS.register
+def value(model: nn.Layer, *, value: PositiveFloat) -> nn.ClipGradByValue:
     """Limit each number of a gradient to the range from -`value` to `value`."""
-    rules.clip(value=value)
     return nn.ClipGradByValue(value)
 
 
+@CLIPS.register
 def adaptive(
     model: nn.Layer,
     *,
-    clip_factor: float = 0.01,
-    eps: float = 1e-3,
+    clip_factor: PositiveFloat = 0.01,
+    eps: PositiveFloat = 1e-3,
     exclude: Sequence[str] = ("head.fc_cls.*",),
 ) -> AdaptiveClip:
     """Adaptive gradient clipping (AGC; Brock et al., arXiv 2102.06171).
@@ -39,7 +41,6 @@ def adaptive(
         eps: the least norm that weights count with, so that those that start at 0 can leave it.
         exclude: patterns of parameters that are not clipped; the classifier, as in the paper.
     """
-    rules.clip(clip_factor=clip_factor, eps=eps)
     excluded = matching(model, exclude, "optimizer.grad_clip.exclude")
     parameters = dict(model.named_parameters())
     return AdaptiveClip(clip_factor, eps, {parameters[name].name for name in excluded})

@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import paddle
 from paddle import nn
 
 from passl.errors import ConfigError
-from passl.optim import CLIPS, OPTIMIZER_SECTION, OPTIMIZERS
+from passl.optim import CLIPS, OPTIMIZERS
 from passl.optim.parameters import decayed_names, layer_rates, trainable
-from passl.optim.rules import check_scaling
+from passl.utils.config import dotted
+from passl.utils.schema import Choice, Option, problems_in
+from passl.utils.types import Fraction, NonNegativeFloat, PositiveInt
 
 __all__ = ["build_optimizer", "decayed_names", "lr_rule", "scaled_lr", "trainable"]
+
+
+def check_scaling(*, lr_base_batch: int | None, lr_scale: str, **_: Any) -> None:
+    """Raise a ValueError for a scaling rule without a batch that it starts from."""
+    if lr_base_batch is None and lr_scale != "linear":
+        raise ValueError(
+            f"lr_scale {lr_scale} scales nothing without lr_base_batch; give the batch that lr is "
+            "meant for"
+        )
+
+
+OPTIMIZER_SECTION = Choice(
+    OPTIMIZERS,
+    {
+        "lr": Option(NonNegativeFloat),
+        "lr_base_batch": Option(PositiveInt | None, None),
+        "lr_scale": Option(Literal["linear", "sqrt"], "linear"),
+        "no_weight_decay": Option(Sequence[str] | None, None),
+        "layer_decay": Option(Fraction | None, None),
+        "grad_clip": Choice(CLIPS, required=False),
+    },
+    check=check_scaling,
+)
+"""What every optimizer section may have beside the options of its own; `build_optimizer` and
+`scaled_lr` say what it means.
+"""
 
 
 def build_optimizer(section: Mapping[str, Any], model: nn.Layer) -> paddle.optimizer.Optimizer:
@@ -32,15 +60,16 @@ def build_optimizer(section: Mapping[str, Any], model: nn.Layer) -> paddle.optim
     Raises:
         ConfigError: an option that is wrong, or does not fit the model.
     """
+    problems = problems_in(OPTIMIZER_SECTION, section, ("optimizer",))
+    lines = [f"{dotted(keys)}: {rule}" for keys, rule in problems]
+    if lines:
+        raise ConfigError(*lines)
     clip = CLIPS.build(section["grad_clip"], model) if "grad_clip" in section else None
     parameters = trainable(model)
     decayed_own = decayed_names(model, section.get("no_weight_decay"))
     # Paddle asks about its generated names, not about those of the model.
     decayed = {parameter.name for name, parameter in parameters if name in decayed_own}
-    try:
-        rates = layer_rates(model, section.get("layer_decay"))
-    except ValueError as error:
-        raise ConfigError(f"optimizer.{error}") from None
+    rates = layer_rates(model, section.get("layer_decay"))
     for name, parameter in parameters:  # what an earlier optimizer left there would count too
         parameter.optimize_attr = {"learning_rate": rates[name]}
         parameter.regularizer = None
@@ -52,15 +81,8 @@ def scaled_lr(section: Mapping[str, Any], global_batch: int) -> float:
     """The learning rate of a run: `lr` as it stands, or, where `lr_base_batch` says for how many
     samples `lr` is meant, in proportion to the global batch (`lr_scale` linear; Goyal et al., arXiv
     1706.02677) or to its square root (sqrt; usual for Lamb and other adaptive rates).
-
-    Raises:
-        ConfigError: there is a rule but no batch that it starts from, or one below 1.
     """
     base, rule = section.get("lr_base_batch"), section.get("lr_scale", "linear")
-    try:
-        check_scaling(base, rule)
-    except ValueError as error:
-        raise ConfigError(f"optimizer.{error}") from None
     if base is None:
         return section["lr"]
     ratio = global_batch / base

@@ -10,7 +10,6 @@ from typing import Any
 from paddle import nn
 
 from passl.errors import ConfigError
-from passl.optim.rules import check_layer_decay
 
 DEFAULT = "default"
 """What stands in a list of patterns for the default rule."""
@@ -56,12 +55,8 @@ def layer_rates(model: Any, layer_decay: float | None = None) -> dict[str, float
     layer a parameter belongs to; the head belongs to the last, with 1.
 
     Args:
-        layer_decay: null gives 1 to all.
-
-    Raises:
-        ValueError: it does not lie above 0 and up to 1.
+        layer_decay: above 0, up to 1; null gives 1 to all.
     """
-    check_layer_decay(layer_decay)
     if layer_decay is None:
         return {name: 1.0 for name, _ in trainable(model)}
     last, rates = model.backbone.num_layers, {}

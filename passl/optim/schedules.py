@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from passl.optim import SCHEDULES
+from passl.utils.types import Fraction, NonNegativeFloat, PositiveFloat
 
 
 class Schedule:
@@ -53,7 +54,6 @@ class Schedule:
                 f"lr_scheduler.warmup_epochs {warmup_epochs} must lie between 0 and the {epochs} "
                 f"epochs of the run{without}"
             )
-        _check_rate("warmup_lr", warmup_lr)
         self.lr = lr
         self.warmup_lr = min(warmup_lr, lr)
         self.warmup_steps = round(warmup_epochs * steps_per_epoch)
@@ -75,6 +75,7 @@ class Schedule:
         raise NotImplementedError
 
 
+@SCHEDULES.register
 class Constant(Schedule):
     """`lr` for good.
 
@@ -92,7 +93,7 @@ class Constant(Schedule):
         /,
         *,
         warmup_epochs: float = 0,
-        warmup_lr: float = 1e-6,
+        warmup_lr: NonNegativeFloat = 1e-6,
         cooldown_epochs: float = 0,
     ):
         super().__init__(lr, steps_per_epoch, epochs, warmup_epochs, warmup_lr, cooldown_epochs)
@@ -101,6 +102,7 @@ class Constant(Schedule):
         return self.lr
 
 
+@SCHEDULES.register
 class Cosine(Schedule):
     """Half a cosine from `lr` to `min_lr` (Loshchilov and Hutter, arXiv 1608.03983, without
     restarts).
@@ -124,18 +126,17 @@ class Cosine(Schedule):
         epochs: int,
         /,
         *,
-        min_lr: float = 1e-5,
+        min_lr: NonNegativeFloat = 1e-5,
         decay_epochs: float | None = None,
         warmup_prefix: bool = False,
         per_epoch: bool = False,
         warmup_epochs: float = 5,
-        warmup_lr: float = 1e-6,
+        warmup_lr: NonNegativeFloat = 1e-6,
         cooldown_epochs: float = 0,
     ):
         super().__init__(
             lr, steps_per_epoch, epochs, warmup_epochs, warmup_lr, cooldown_epochs, per_epoch
         )
-        _check_rate("min_lr", min_lr)
         first = warmup_epochs if warmup_prefix else 0
         last = self.epochs if decay_epochs is None else first + decay_epochs
         fits = first < last and warmup_epochs <= last <= self.epochs
@@ -156,6 +157,7 @@ class Cosine(Schedule):
         return self.min_lr + (self.lr - self.min_lr) * (1 + math.cos(math.pi * progress)) / 2
 
 
+@SCHEDULES.register
 class Polynomial(Schedule):
     """From `lr` to `min_lr` as (1 - progress) ** power, with progress from 0 to 1 over the run.
 
@@ -174,22 +176,20 @@ class Polynomial(Schedule):
         epochs: int,
         /,
         *,
-        power: float,
-        min_lr: float = 0.0,
+        power: PositiveFloat,
+        min_lr: NonNegativeFloat = 0.0,
         warmup_epochs: float = 0,
-        warmup_lr: float = 1e-6,
+        warmup_lr: NonNegativeFloat = 1e-6,
         cooldown_epochs: float = 0,
     ):
         super().__init__(lr, steps_per_epoch, epochs, warmup_epochs, warmup_lr, cooldown_epochs)
-        if not power > 0:
-            raise ValueError(f"lr_scheduler.power {power} must be above 0")
-        _check_rate("min_lr", min_lr)
         self.power, self.min_lr = power, min(min_lr, lr)
 
     def decayed(self, step: int) -> float:
         return self.min_lr + (self.lr - self.min_lr) * (1 - step / self.last_step) ** self.power
 
 
+@SCHEDULES.register
 class Linear(Polynomial):
     """A straight line from `lr` to `min_lr`.
 
@@ -207,9 +207,9 @@ class Linear(Polynomial):
         epochs: int,
         /,
         *,
-        min_lr: float = 0.0,
+        min_lr: NonNegativeFloat = 0.0,
         warmup_epochs: float = 0,
-        warmup_lr: float = 1e-6,
+        warmup_lr: NonNegativeFloat = 1e-6,
         cooldown_epochs: float = 0,
     ):
         super().__init__(
@@ -224,6 +224,7 @@ class Linear(Polynomial):
         )
 
 
+@SCHEDULES.register
 class MultiStep(Schedule):
     """`lr`, multiplied by `gamma` at every milestone.
 
@@ -244,13 +245,12 @@ class MultiStep(Schedule):
         /,
         *,
         milestones: Sequence[float],
-        gamma: float = 0.1,
+        gamma: Fraction = 0.1,
         warmup_epochs: float = 0,
-        warmup_lr: float = 1e-6,
+        warmup_lr: NonNegativeFloat = 1e-6,
         cooldown_epochs: float = 0,
     ):
         super().__init__(lr, steps_per_epoch, epochs, warmup_epochs, warmup_lr, cooldown_epochs)
-        _check_gamma(gamma)
         if list(milestones) != sorted(set(milestones)):
             raise ValueError(f"lr_scheduler.milestones {list(milestones)} must ascend")
         if milestones and not 0 < milestones[0] <= milestones[-1] <= self.epochs:
@@ -265,6 +265,7 @@ class MultiStep(Schedule):
         return self.lr * self.gamma ** bisect_right(self.milestone_steps, step)
 
 
+@SCHEDULES.register
 class Step(Schedule):
     """`lr`, multiplied by `gamma` every `decay_epochs` epochs.
 
@@ -284,13 +285,12 @@ class Step(Schedule):
         /,
         *,
         decay_epochs: float,
-        gamma: float = 0.1,
+        gamma: Fraction = 0.1,
         warmup_epochs: float = 0,
-        warmup_lr: float = 1e-6,
+        warmup_lr: NonNegativeFloat = 1e-6,
         cooldown_epochs: float = 0,
     ):
         super().__init__(lr, steps_per_epoch, epochs, warmup_epochs, warmup_lr, cooldown_epochs)
-        _check_gamma(gamma)
         if not 0 < decay_epochs <= self.epochs:
             raise ValueError(
                 f"lr_scheduler.decay_epochs {decay_epochs} must be above 0 and at most "
@@ -308,13 +308,3 @@ def build_schedule(
 ) -> Callable[[int], float]:
     """The schedule of an `lr_scheduler` section, for a run of that length."""
     return SCHEDULES.build(section, lr, steps_per_epoch, epochs)
-
-
-def _check_rate(name: str, rate: float) -> None:
-    if not rate >= 0:
-        raise ValueError(f"lr_scheduler.{name} {rate} must be at least 0")
-
-
-def _check_gamma(gamma: float) -> None:
-    if not 0 < gamma <= 1:
-        raise ValueError(f"lr_scheduler.gamma {gamma} must be above 0 and at most 1")

@@ -1,114 +1,141 @@
 """A constructor's signature is the schema of its config node.
 
-Signatures are read from the source text, not from the imported class: checking a config must not
-import paddle, which takes seconds. Only keyword-only arguments belong to the config; what comes
-before them is given by the code that builds.
+The options of a class or function are its keyword-only arguments; what stands before them is given
+by the code. An annotation says which values an option takes, ranges included, and pydantic checks
+it: `p: Probability`, `depth: PositiveInt | None`. Rules between several options are the static
+method `check_options` of the class, which raises a ValueError.
 """
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import inspect
-import re
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
-from typing import Any
+from functools import cache, cached_property, reduce, wraps
+from operator import or_
+from types import SimpleNamespace, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from pydantic import Strict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
+
+from passl.errors import ConfigError
 from passl.utils.config import closest, dotted
 from passl.utils.yaml import Keys
 
-REQUIRED = object()
+T = TypeVar("T", bound=Callable)
+REQUIRED = inspect.Parameter.empty
 Problem = tuple[Keys, str]
 """Where a value stands, and what is wrong with it."""
-Rule = Callable[..., object]
+Check = Callable[..., object]
+"""Takes options by name and raises a ValueError for values that do not go together."""
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """One key of a node.
+class Option:
+    """One option of an entry.
 
     Args:
-        annotation: the type as written, `Sequence[int] | None`.
-        default: its value, or REQUIRED. A default that is no literal is None here.
+        annotation: its type.
+        default: its default, or REQUIRED.
     """
 
-    annotation: str
+    annotation: Any
     default: Any = REQUIRED
 
+    @property
+    def required(self) -> bool:
+        return self.default is REQUIRED
 
-Signature = Mapping[str, Parameter]
+    @cached_property
+    def words(self) -> str:
+        """The type in words: `PositiveInt | None` is "a whole number of at least 1, or null"."""
+        try:
+            return _words(self._adapter.json_schema()) if self._adapter is not None else "anything"
+        except PydanticInvalidForJsonSchema:  # a function or an object, which no config can give
+            return inspect.formatannotation(self.annotation)
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with a value; null if nothing is. A whole number is a number; true and
+        false are none, and neither is text.
+        """
+        if self._adapter is None:
+            return None
+        try:
+            self._adapter.validate_python(value)
+        except ValidationError as error:
+            for own in error.errors(include_url=False, include_input=False):
+                if own["type"] == "value_error":  # an annotation's own rule says what is wrong
+                    return str(own["ctx"]["error"])
+            words = self.words
+            if "anything" in words:  # a type that no config can give, such as type[Layer]
+                words = inspect.formatannotation(self.annotation)
+            if isinstance(value, float) and not math.isfinite(value):
+                words = words.replace("a number", "a finite number")
+            return f"must be {words}, not {_shown(value)}"
+        return None
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter | None:
+        """Null for a class that pydantic does not know, such as a user's own: any value fits."""
+        try:
+            return TypeAdapter(_strict(self.annotation))
+        except PydanticSchemaGenerationError:
+            return None
 
 
 @cache
-def read_signature(location: str) -> Signature:
-    """The keyword-only parameters of "package.module:Name", a class, dataclass or function, without
-    importing it.
+def options_of(target: Callable) -> Mapping[str, Option]:
+    """The options of a class, dataclass or function, by name.
+
+    Raises:
+        ValueError: an annotation cannot be evaluated.
     """
-    module, _, name = location.partition(":")
-    spec = importlib.util.find_spec(module)
-    assert spec is not None and spec.origin is not None, location
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name == name:
-            return _of_function(node)
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            inits = [
-                item
-                for item in node.body
-                if isinstance(item, ast.FunctionDef) and item.name == "__init__"
-            ]
-            return _of_function(inits[0]) if inits else _of_fields(node)
-    raise AssertionError(f"{location} is not defined in {spec.origin}")
+    function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)  # type: ignore[misc]
+    names = getattr(function, "__globals__", {})
+    options = {}
+    for p in inspect.signature(target).parameters.values():
+        if p.kind is not p.KEYWORD_ONLY:
+            continue
+        annotation = Any if p.annotation is p.empty else p.annotation
+        holder: Any = SimpleNamespace(__annotations__={p.name: annotation})
+        try:
+            hints = get_type_hints(holder, names, include_extras=True)
+        except NameError as error:
+            raise ValueError(
+                f"{target.__name__}: the annotation of {p.name}, {annotation}, cannot be "
+                f"evaluated: {error}; import what it names at the top of the module"
+            ) from None
+        options[p.name] = Option(hints[p.name], p.default)
+    return options
 
 
-def signature_of(target: Callable) -> Signature:
-    """The same for a class or function that is imported already."""
-    parameters = inspect.signature(target).parameters.values()
-    return {
-        p.name: Parameter(_text(p.annotation), REQUIRED if p.default is p.empty else p.default)
-        for p in parameters
-        if p.kind is p.KEYWORD_ONLY
-    }
+def validated(target: T) -> T:
+    """A decorator: the class or function checks its options on each call, also a direct one.
 
+    Raises:
+        ConfigError: on a call, everything that is wrong with the options.
+    """
+    section = section_of(target)
+    needed = {name for name, option in section.options.items() if option.required}
+    call: Any = target.__init__ if inspect.isclass(target) else target  # type: ignore[misc]
 
-def _of_function(node: ast.FunctionDef) -> Signature:
-    pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-    return {
-        arg.arg: Parameter(_unparse(arg.annotation), _default(default)) for arg, default in pairs
-    }
+    @wraps(call)
+    def checked(*given: Any, **arguments: Any) -> Any:
+        if needed <= arguments.keys() <= section.options.keys():  # else Python says what is wrong
+            problems = problems_in(section, arguments)
+            lines = [f"{dotted((target.__name__, *keys))}: {rule}" for keys, rule in problems]
+            if lines:
+                raise ConfigError(*lines)
+        return call(*given, **arguments)
 
-
-def _of_fields(node: ast.ClassDef) -> Signature:
-    return {
-        item.target.id: Parameter(_unparse(item.annotation), _default(item.value))
-        for item in node.body
-        if isinstance(item, ast.AnnAssign)
-        and isinstance(item.target, ast.Name)
-        and "ClassVar" not in ast.unparse(item.annotation)
-    }
-
-
-def _unparse(annotation: ast.expr | None) -> str:
-    return "Any" if annotation is None else ast.unparse(annotation)
-
-
-def _text(annotation: Any) -> str:
-    if annotation is inspect.Parameter.empty:
-        return "Any"
-    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", text).replace("NoneType", "None")  # no module names
-
-
-def _default(node: ast.expr | None) -> Any:
-    if node is None:
-        return REQUIRED
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return None
+    if not section.options:
+        return target
+    if not inspect.isclass(target):
+        return checked  # type: ignore[return-value]
+    target.__init__ = checked  # type: ignore[misc,method-assign]
+    return target
 
 
 # --------------------------------------------------------------------------------------------------
@@ -116,34 +143,41 @@ def _default(node: ast.expr | None) -> Any:
 # --------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Section:
-    """A mapping with these keys: parameters (plain values) or further sections.
+    """A mapping with these keys.
 
     Args:
-        keys: key -> Parameter, Section, Choice or Many.
+        options: key -> Option, Section, Choice or Many.
         required: whether the section itself must be there.
-        rule: called with the values by name, and raises a ValueError for what is wrong with them.
+        check: for the values together.
     """
 
-    keys: Mapping[str, Any]
+    options: Mapping[str, Any]
     required: bool = True
-    rule: Rule | None = None
+    check: Check | None = None
+
+
+def section_of(target: Callable, required: bool = False) -> Section:
+    """The section whose keys are the options of a class."""
+    return Section(options_of(target), required, getattr(target, "check_options", None))
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A mapping whose `name` picks an entry of a registry; its other keys are that entry's
-    parameters.
+    """A mapping whose `name` picks an entry of a registry; its other keys are that entry's options.
 
     Args:
-        registry: has `kind`, `names()`, `signature(name)` and `rule(name)`.
+        registry: has `kind`, `names()` and `get(name)`.
         more: keys that belong to the place and not to the entry.
-        rule: for the values of these keys, as of a Section.
+        required: whether the mapping must be there.
+        check: for the values of `more` together.
+        derived: options that may be left out, since the code knows them.
     """
 
     registry: Any
     more: Mapping[str, Any] = field(default_factory=dict)
     required: bool = True
-    rule: Rule | None = None
+    check: Check | None = None
+    derived: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -156,9 +190,10 @@ class Many:
 
 def problems_in(spec: Any, data: Any, keys: Keys = ()) -> Iterator[Problem]:
     """Everything in `data` that the spec does not allow."""
-    if isinstance(spec, Parameter):
-        if not fits(spec.annotation, data):
-            yield keys, f"must be {describe(spec.annotation)}, not {_shown(data)}"
+    if isinstance(spec, Option):
+        rule = spec.problem(data)
+        if rule is not None:
+            yield keys, rule
     elif isinstance(spec, Many):
         if not isinstance(data, list | tuple):
             yield keys, f"must be a list, not {_shown(data)}"
@@ -170,7 +205,8 @@ def problems_in(spec: Any, data: Any, keys: Keys = ()) -> Iterator[Problem]:
     elif isinstance(spec, Choice):
         yield from _problems_in_choice(spec, data, keys)
     else:
-        yield from _problems_in_keys(spec.keys, data, keys, "a key", (spec.rule, spec.keys))
+        problems = list(_problems_in_keys(spec.options, data, keys, "a key"))
+        yield from problems or _problems_between(spec.options, data, keys, spec.check)
 
 
 def _problems_in_choice(spec: Choice, data: Mapping, keys: Keys) -> Iterator[Problem]:
@@ -181,147 +217,125 @@ def _problems_in_choice(spec: Choice, data: Mapping, keys: Keys) -> Iterator[Pro
     elif name not in names:
         yield (*keys, "name"), f"there is no {kind} {name!r}{closest(name, names)}"
     else:
-        signature = spec.registry.signature(name)
-        allowed = {"name": Parameter("str"), **signature, **spec.more}
-        rules = (spec.registry.rule(name), signature), (spec.rule, spec.more)
-        yield from _problems_in_keys(allowed, data, keys, f"an option of {name}", *rules)
+        entry = spec.registry.get(name)
+        own, check = options_of(entry), getattr(entry, "check_options", None)
+        allowed = {"name": Option(str), **own, **spec.more}
+        what = f"an option of {name}"
+        problems = list(_problems_in_keys(allowed, data, keys, what, spec.derived))
+        yield from problems
+        if not problems:
+            if all(key in data for key in spec.derived):
+                yield from _problems_between(own, data, keys, check)
+            yield from _problems_between(spec.more, data, keys, spec.check)
 
 
 def _problems_in_keys(
-    allowed: Mapping[str, Any],
-    data: Mapping,
-    keys: Keys,
-    what: str,
-    *rules: tuple[Rule | None, Mapping[str, Any]],
+    allowed: Mapping[str, Any], data: Mapping, keys: Keys, what: str, derived: Sequence[str] = ()
 ) -> Iterator[Problem]:
-    """What is wrong with keys and values; where nothing is, what the rules say.
+    """Keys that are unknown or missing, and values that are wrong.
 
     Args:
         what: what a key is, for messages.
-        rules: each with the keys whose values it takes.
     """
-    problems: list[Problem] = []
     for key, value in data.items():
         if key in allowed:
-            problems += problems_in(allowed[key], value, (*keys, key))
+            yield from problems_in(allowed[key], value, (*keys, key))
         else:
-            rule = f"{key!r} is not {what}{closest(str(key), list(allowed))}"
-            problems.append(((*keys, key), rule))
+            yield (*keys, key), f"{key!r} is not {what}{closest(str(key), list(allowed))}"
     for key, spec in allowed.items():
-        if key not in data and _is_required(spec):
-            problems.append((keys, f"{dotted((*keys, key))} is missing"))
-    yield from problems
-    for check, own in rules if not problems else ():
-        try:
-            if check is not None:
-                check(**{key: data.get(key, _default_of(spec)) for key, spec in own.items()})
-        except ValueError as error:
-            yield keys, str(error)
+        if spec.required and key not in data and key not in derived:
+            yield keys, f"{dotted((*keys, key))} is missing"
 
 
-def _default_of(spec: Any) -> Any:
-    return spec.default if isinstance(spec, Parameter) else None
-
-
-def _is_required(spec: Any) -> bool:
-    return spec.default is REQUIRED if isinstance(spec, Parameter) else spec.required
+def _problems_between(
+    options: Mapping[str, Any], data: Mapping, keys: Keys, check: Check | None
+) -> Iterator[Problem]:
+    """What the check finds in values that are right one by one, and in the defaults of others."""
+    try:
+        if check is not None:
+            check(**{k: data.get(k, getattr(spec, "default", None)) for k, spec in options.items()})
+    except ValueError as error:
+        yield keys, str(error)
 
 
 # --------------------------------------------------------------------------------------------------
-# Types, as annotations write them
+# Types
 # --------------------------------------------------------------------------------------------------
-_PLAIN: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "Any": ("anything", lambda value: True),
-    "None": ("null", lambda value: value is None),
-    "bool": ("true or false", lambda value: isinstance(value, bool)),
-    "int": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
-    "float": (
-        "a number",
-        lambda value: isinstance(value, int | float) and not isinstance(value, bool),
-    ),
-    "str": ("text", lambda value: isinstance(value, str)),
-    "Mapping": ("a mapping", lambda value: isinstance(value, Mapping)),
-    "dict": ("a mapping", lambda value: isinstance(value, Mapping)),
-    "Sequence": ("a list", lambda value: isinstance(value, list | tuple)),
-    "list": ("a list", lambda value: isinstance(value, list | tuple)),
-    "tuple": ("a list", lambda value: isinstance(value, list | tuple)),
-}
-_PLURAL = {
-    "whole number": "whole numbers",
-    "number": "numbers",
-    "true or false": "trues and falses",
-    "text": "texts",
-}
-
-
-def fits(annotation: str, value: Any) -> bool:
-    """Whether a value of a config is of the annotated type. A whole number is a number; true and
-    false are none.
+def _strict(annotation: Any) -> Any:
+    """The annotation without pydantic's conversions of scalars, such as of '1' to 1. Lists and
+    tuples stay interchangeable, since YAML has only lists.
     """
-    return _fits(ast.parse(annotation, mode="eval").body, value)
+    if annotation in (bool, int, float, str):
+        return Annotated[annotation, Strict()]
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if not parts or origin in (Literal, Callable):
+        return annotation
+    if origin is Annotated:
+        return Annotated[(_strict(parts[0]), *parts[1:])]  # type: ignore[return-value]
+    parts = tuple(map(_strict, parts))
+    return reduce(or_, parts) if origin in (Union, UnionType) else origin[parts]
 
 
-def _fits(node: ast.expr, value: Any) -> bool:
-    if isinstance(node, ast.BinOp):  # a | b
-        return _fits(node.left, value) or _fits(node.right, value)
-    if not isinstance(node, ast.Subscript):
-        return _plain(node)[1](value)
-    head, items = ast.unparse(node.value), _items(node.slice)
-    if head == "Literal":
-        return value in [ast.literal_eval(item) for item in items]
-    if head in ("Optional", "Union"):
-        return any(_fits(item, value) for item in items) or (head == "Optional" and value is None)
-    if head in ("Mapping", "dict"):
-        return isinstance(value, Mapping)
-    if head not in ("Sequence", "list", "tuple"):  # a type of a user's own
-        return True
-    if not isinstance(value, list | tuple):
-        return False
-    if head == "tuple" and ast.unparse(items[-1]) != "...":  # one type for each place
-        pairs = zip(items, value, strict=False)
-        return len(value) == len(items) and all(_fits(item, part) for item, part in pairs)
-    return all(_fits(items[0], part) for part in value)
+_SCALARS = {
+    "boolean": ("true or false", "trues and falses"),
+    "integer": ("a whole number", "whole numbers"),
+    "null": ("null", "nulls"),
+    "number": ("a number", "numbers"),
+    "object": ("a mapping", "mappings"),
+    "string": ("text", "texts"),
+}
 
 
-def _plain(node: ast.expr) -> tuple[str, Callable[[Any], bool]]:
-    """Of a type that is not known, such as a user's own, any value fits."""
-    return _PLAIN.get(ast.unparse(node), _PLAIN["Any"])
+def _words(schema: Mapping[str, Any], many: bool = False) -> str:
+    """A JSON schema in words, in the singular or the plural."""
+    if "description" in schema:
+        return schema["description"]
+    if "anyOf" in schema:
+        texts = [_words(part, many) for part in schema["anyOf"]]
+        return (" or " if many else ", or ").join(dict.fromkeys(texts))
+    if "enum" in schema or "const" in schema:
+        values = schema.get("enum", [schema.get("const")])
+        return ("one of " if len(values) > 1 else "") + ", ".join(map(str, values))
+    kind = schema.get("type")
+    if kind == "array":
+        return _words_of_list(schema, many)
+    if kind not in _SCALARS:
+        return "values" if many else "anything"
+    return _SCALARS[kind][many] + _range(schema)
 
 
-def describe(annotation: str) -> str:
-    """The annotated type in words: `Sequence[int] | None` is "a list of whole numbers, or null"."""
-    return _describe(ast.parse(annotation, mode="eval").body)
+def _words_of_list(schema: Mapping[str, Any], many: bool) -> str:
+    items = schema.get("prefixItems") or [schema.get("items", {})]
+    least, most = schema.get("minItems", 0), schema.get("maxItems")
+    count = f"{least} " if least == most else ""
+    same = all(item == items[0] for item in items)
+    each = _words(items[0], many=True) if same else ", ".join(map(_words, items))
+    text = f"{'lists' if many else 'a list'} of {count if same else ''}{each}"
+    return f"{text}, at least {least} of them" if least and least != most else text
 
 
-def _describe(node: ast.expr) -> str:
-    if isinstance(node, ast.BinOp):
-        return f"{_describe(node.left)}, or {_describe(node.right)}"
-    if not isinstance(node, ast.Subscript):
-        return _plain(node)[0]
-    head, items = ast.unparse(node.value), _items(node.slice)
-    if head == "Literal":
-        return "one of " + ", ".join(str(ast.literal_eval(item)) for item in items)
-    if head in ("Optional", "Union"):
-        return ", or ".join([*map(_describe, items), *(["null"] if head == "Optional" else [])])
-    if head in ("Mapping", "dict"):
-        return "a mapping"
-    each = [_describe(item) for item in items if ast.unparse(item) != "..."]
-    if len(set(each)) > 1:
-        return f"a list of {', '.join(each)}"
-    many = _PLURAL.get(each[0].removeprefix("a "), f"items, each {each[0]}")
-    fixed = head == "tuple" and len(each) == len(items)
-    return f"a list of {len(each)} {many}" if fixed else f"a list of {many}"
-
-
-def _items(node: ast.expr) -> list[ast.expr]:
-    return node.elts if isinstance(node, ast.Tuple) else [node]
+def _range(schema: Mapping[str, Any]) -> str:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    if above is not None and schema["type"] == "integer":
+        low, above = above + 1, None
+    parts = [
+        f"from {low:g} to {high:g}" if low is not None and high is not None else "",
+        f"of at least {low:g}" if low is not None and high is None else "",
+        f"above {above:g}" if above is not None else "",
+        f"{'of ' if above is None else ''}at most {high:g}"
+        if high is not None and low is None
+        else "",
+        f"below {below:g}" if below is not None else "",
+    ]
+    text = " and ".join(part for part in parts if part)
+    return f" {text}" if text else ""
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, list | tuple):
-        return (
-            f"[{', '.join(map(_shown, value))}]" if len(value) <= 6 else f"a list of {len(value)}"
-        )
+        texts = ", ".join(map(_shown, value))
+        return f"[{texts}]" if len(value) <= 6 else f"a list of {len(value)}"
     return repr(value)

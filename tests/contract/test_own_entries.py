@@ -128,6 +128,7 @@ class Saw:
 def own(monkeypatch, tmp_path):
     """A config of nothing but entries of a user's own; they are forgotten after the test."""
     for registry in REGISTRIES:
+        registry.names()  # which imports our own entries, and so keeps them
         monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     entries = (Patches, TwoLinear, Stripes, Roll, Squared, Plain, half, Saw)
     for registry, entry in zip(REGISTRIES, entries, strict=True):

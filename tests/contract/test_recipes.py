@@ -18,7 +18,8 @@ from paddle import nn
 
 from passl.data.loader import build_transforms
 from passl.data.samplers import BatchSampler
-from passl.data.transforms.mixup import build_mixup
+from passl.data.transforms.mixup import Mixup, build_mixup
+from passl.engine.precision import Precision
 from passl.modeling import Model
 from passl.modeling.layers import DropPath
 from passl.modeling.losses import build_loss
@@ -26,7 +27,7 @@ from passl.optim.optimizers import build_optimizer, scaled_lr
 from passl.optim.schedules import build_schedule
 from passl.porting.zoo import find
 from passl.utils.config import get_config, shipped_configs
-from passl.utils.schema import read_signature
+from passl.utils.schema import options_of
 from tests.numerics import Rounded
 
 RECIPES = {
@@ -229,10 +230,9 @@ def built(nodes: Any) -> list:
     ]
 
 
-def options(location: str, section: Any) -> dict[str, Any]:
+def options(target: Any, section: Any) -> dict[str, Any]:
     """All options of a section, defaults included."""
-    defaults = read_signature(location)
-    return {key: parameter.default for key, parameter in defaults.items()} | dict(section)
+    return {key: option.default for key, option in options_of(target).items()} | dict(section)
 
 
 def thin(cfg: Any) -> Model:
@@ -326,7 +326,7 @@ def test_pictures(name):
     val = BatchSampler(range(50_000), 0, **cfg.dataloader.val.sampler)
     assert (val.repeats, val.shuffle, val.drop_last) == (1, False, False)
 
-    assert options("passl.data.transforms.mixup:Mixup", cfg.dataloader.train.mixup) == {
+    assert options(Mixup, cfg.dataloader.train.mixup) == {
         "mixup_alpha": row.mixup_alpha,
         "cutmix_alpha": 1.0,
         "cutmix_minmax": None,
@@ -343,7 +343,7 @@ def test_regularisation_and_precision(name):
     loss = build_loss(cfg.loss)
     assert type(loss).__name__ == "CrossEntropy"
     assert loss.label_smoothing == 0.1
-    assert options("passl.engine.precision:Precision", cfg.amp) == row.amp
+    assert options(Precision, cfg.amp) == row.amp
     # Nobody clipped, averaged or accumulated.
     assert not {"ema", "accumulate", "freeze", "distillation"} & cfg.keys()
     assert not {"grad_clip", "layer_decay"} & cfg.optimizer.keys()

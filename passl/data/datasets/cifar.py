@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from passl.data import DATASETS
 from passl.data.datasets.base import ImageDataset
 from passl.errors import CheckpointError, ConfigError
 from passl.io.download import fetch_file
@@ -122,6 +123,7 @@ class _Cifar(ImageDataset):
             ]
 
 
+@DATASETS.register
 class CIFAR10(_Cifar):
     """60,000 images of 32x32 pixels in 10 classes: 50,000 for training, 10,000 for testing.
 
@@ -157,6 +159,7 @@ class CIFAR10(_Cifar):
         return CIFAR10_CLASSES.split()
 
 
+@DATASETS.register
 class CIFAR100(_Cifar):
     """60,000 images of 32x32 pixels in 100 classes, or in 20 groups of them: 50,000 for training,
     10,000 for testing.

@@ -8,12 +8,14 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from passl.data import DATASETS
 from passl.data.datasets.base import ImageDataset
 
 FILE = Path(__file__).with_name("digits.npz")
 SIDE = 32
 
 
+@DATASETS.register
 class Digits(ImageDataset):
     """1,797 handwritten digits of 13 people, 8x8 pixels (the test set of UCI's optical recognition
     of handwritten digits; `digits.md` has the source), enlarged to 32x32. 1,437 are for training

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from passl.data import DATASETS
 from passl.data.datasets.base import FileDataset
 from passl.data.datasets.class_file import read_class_file
-from passl.data.datasets.images import check_min_side
 from passl.data.datasets.packed import PackedPaths
 from passl.data.datasets.walk import (
     SUFFIXES,
@@ -22,8 +22,10 @@ from passl.data.datasets.walk import (
     warn_unusable,
 )
 from passl.errors import ConfigError
+from passl.utils.types import PositiveInt
 
 
+@DATASETS.register
 class ImageFolder(FileDataset):
     """Images in one folder per class, `dataroot/CLASS/**/IMAGE`, as in ImageNet's train and val.
 
@@ -49,9 +51,8 @@ class ImageFolder(FileDataset):
         dataroot: str,
         class_file: str | None = None,
         exif_turn: bool = False,
-        min_side: int | None = None,
+        min_side: PositiveInt | None = None,
     ):
-        check_min_side(min_side)
         self.exif_turn, self.min_side = exif_turn, min_side
         self.classes = self.class_names(dataroot=dataroot, class_file=class_file)
         self.paths = PackedPaths(dataroot)

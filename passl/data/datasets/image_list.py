@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from passl.data import DATASETS
 from passl.data.datasets.base import FileDataset
 from passl.data.datasets.class_file import read_class_file, read_lines
-from passl.data.datasets.images import check_min_side
 from passl.data.datasets.packed import PackedPaths
 from passl.errors import ConfigError
+from passl.utils.types import PositiveInt
 
 _SHOWN = 5
 _MAX_CLASSES = 1_000_000
@@ -24,6 +25,7 @@ could use up all memory.
 """
 
 
+@DATASETS.register
 class ImageList(FileDataset):
     """Images listed in a text file, one `PATH LABEL` per line, as in PaddleClas's `train_list.txt`.
 
@@ -56,9 +58,8 @@ class ImageList(FileDataset):
         class_file: str | None = None,
         delimiter: str | None = None,
         exif_turn: bool = False,
-        min_side: int | None = None,
+        min_side: PositiveInt | None = None,
     ):
-        check_min_side(min_side)
         self.exif_turn, self.min_side = exif_turn, min_side
         self.paths, labels, self.classes = _read(dataroot, list_file, class_file, delimiter)
         self.labels = np.array(labels, dtype=np.int64)

@@ -116,12 +116,6 @@ def convert_image(
     return image if image.mode == mode else image.convert(mode)
 
 
-def check_min_side(min_side: int | None) -> None:
-    """Raise ValueError if the option is out of range."""
-    if min_side is not None and min_side < 1:
-        raise ValueError(f"min_side {min_side} must be at least 1 pixel, or null")
-
-
 def check_mode(mode: str, background: Sequence[int] | None) -> None:
     """Raise ValueError if the options are out of range or do not go together."""
     if mode not in CHANNELS:

@@ -13,10 +13,13 @@ from passl.data.datasets.class_file import read_lines
 from passl.data.datasets.images import check_mode
 from passl.errors import ConfigError
 from passl.utils.config import closest
+from passl.utils.schema import validated
+from passl.utils.types import Fraction, NonNegativeInt
 
 PRESENT = "present"
 
 
+@validated
 class Subset(ImageDataset):
     """Some samples of a dataset. Labels do not change, so the network does not either.
 
@@ -43,8 +46,8 @@ class Subset(ImageDataset):
         dataset: ImageDataset,
         /,
         *,
-        fraction: float = 1.0,
-        fraction_seed: int = 0,
+        fraction: Fraction = 1.0,
+        fraction_seed: NonNegativeInt = 0,
         labels: str | Sequence[int | str] | None = None,
         mode: Literal["RGB", "L", "RGBA"] = "RGB",
         background: tuple[int, int, int] | None = None,
@@ -118,10 +121,6 @@ def check_options(
         check_mode(mode, background)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    if not 0 < fraction <= 1:
-        raise ConfigError(f"fraction {fraction} must be above 0 and at most 1")
-    if fraction_seed < 0:
-        raise ConfigError(f"fraction_seed {fraction_seed} must not be negative")
     return None if labels is None or labels == PRESENT else chosen_labels(labels, classes)
 
 

@@ -15,12 +15,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from passl.data import rules
+from passl.data import DATASETS
 from passl.data.datasets.base import FileDataset
 from passl.data.datasets.class_file import read_class_file
 from passl.data.datasets.packed import PackedPaths
 from passl.errors import ConfigError, RunError, no_file
 from passl.io.limits import in_line
+from passl.utils.types import PositiveInt
 
 _MAX_SHARDS = 100_000
 _MAX_LABEL_BYTES = 1 << 20
@@ -28,6 +29,7 @@ _MAX_LABEL_BYTES = 1 << 20
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
 
 
+@DATASETS.register
 class TarShards(FileDataset):
     """Images in tar files, in the layout of WebDataset: a sample is two members of one name,
     `KEY.jpg`, the image, and `KEY.cls`, its label as decimal text. Other members are ignored. The
@@ -63,15 +65,12 @@ class TarShards(FileDataset):
         class_file: str,
         image_keys: Sequence[str] = ("jpg", "jpeg", "png", "webp"),
         label_key: str = "cls",
-        buffer_size: int = 10_000,
+        buffer_size: PositiveInt = 10_000,
         exif_turn: bool = False,
-        min_side: int | None = None,
+        min_side: PositiveInt | None = None,
     ):
-        rules.tar_shards(
-            image_keys=image_keys, label_key=label_key, buffer_size=buffer_size, min_side=min_side
-        )
-        suffixes = {rules.ending_of(key) for key in image_keys}
-        label_key = rules.ending_of(label_key)
+        suffixes = {_ending_of(key) for key in image_keys}
+        label_key = _ending_of(label_key)
         self.buffer_size, self.exif_turn, self.min_side = buffer_size, exif_turn, min_side
         self.classes = read_class_file(class_file)
         self.shards = _find_shards(shards)
@@ -130,6 +129,16 @@ class TarShards(FileDataset):
         return np.concatenate([np.asarray(coming, dtype=np.int64), rng.permutation(buffer)])
 
     @staticmethod
+    def check_options(*, image_keys: Sequence[str], label_key: str, **_: Any) -> None:
+        """Raise a ValueError unless the keys are different endings."""
+        endings = {_ending_of(key) for key in image_keys}
+        if not endings or "" in endings or _ending_of(label_key) in ("", *endings):
+            raise ValueError(
+                f"image_keys {list(image_keys)} and label_key {label_key!r} must be endings, and "
+                "not the same ones"
+            )
+
+    @staticmethod
     def class_names(*, shards: str, class_file: str, **_: Any) -> list[str]:
         """Return the names in the class file if the shards exist, without opening them."""
         _find_shards(shards)
@@ -139,6 +148,11 @@ class TarShards(FileDataset):
 # --------------------------------------------------------------------------------------------------
 # Which files
 # --------------------------------------------------------------------------------------------------
+def _ending_of(key: str) -> str:
+    """Return the ending of a shard's members that a key stands for."""
+    return key.lower().lstrip(".")
+
+
 def _find_shards(pattern: str) -> list[str]:
     """Return the files of a path with braces and wildcards."""
     found: list[str] = []

@@ -17,8 +17,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from passl.data import TRANSFORMS
 from passl.data.transforms.augment_ops import OPS, Geometry
 from passl.data.transforms.color import blur, on_colors, to_gray
+from passl.utils.types import Colour, NonNegativeInt
 
 MAX_MAGNITUDE = 10  # which is level 1
 
@@ -304,11 +306,6 @@ def _read_numbers(policy: str, parts: Sequence[str], keys: Mapping[str, type]) -
 # --------------------------------------------------------------------------------------------------
 # Transforms
 # --------------------------------------------------------------------------------------------------
-def _check(fill: Sequence[int], translate_const: int | None) -> None:
-    if not all(0 <= value <= 255 for value in fill):
-        raise ValueError(f"fill {list(fill)} must lie between 0 and 255")
-    if translate_const is not None and translate_const < 0:
-        raise ValueError(f"translate_const {translate_const} must be at least 0 pixels")
 
 
 def _apply(
@@ -326,6 +323,7 @@ def _apply(
     return image
 
 
+@TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
 class RandAugment:
     """Apply a few randomly drawn operations, all with one magnitude.
@@ -354,13 +352,12 @@ class RandAugment:
     """
 
     policy: str
-    fill: tuple[int, int, int] = (124, 116, 104)
+    fill: Colour = (124, 116, 104)
     interpolation: Literal["nearest", "bilinear", "bicubic", "random"] = "bicubic"
-    translate_const: int | None = None
+    translate_const: NonNegativeInt | None = None
 
     def __post_init__(self):
         read_rand_policy(self.policy)
-        _check(self.fill, self.translate_const)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         layers, weights, count, noise = read_rand_policy(self.policy)
@@ -369,6 +366,7 @@ class RandAugment:
         return _apply([layers[index] for index in chosen], noise, geometry, image, rng)
 
 
+@TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
 class AutoAugment:
     """Apply one of 25 pairs of operations, drawn for each image, with searched magnitudes.
@@ -387,13 +385,12 @@ class AutoAugment:
     """
 
     policy: str
-    fill: tuple[int, int, int] = (124, 116, 104)
+    fill: Colour = (124, 116, 104)
     interpolation: Literal["nearest", "bilinear", "bicubic", "random"] = "bicubic"
-    translate_const: int | None = None
+    translate_const: NonNegativeInt | None = None
 
     def __post_init__(self):
         read_auto_policy(self.policy)
-        _check(self.fill, self.translate_const)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         pairs, noise = read_auto_policy(self.policy)
@@ -401,6 +398,7 @@ class AutoAugment:
         return _apply(pairs[rng.integers(len(pairs))], noise, geometry, image, rng)
 
 
+@TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
 class ThreeAugment:
     """Apply one of three operations, drawn uniformly: invert values of 128 and above, remove the

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from passl.data.transforms.geometry import check_probability
+from passl.data import TRANSFORMS
+from passl.utils.types import Probability
 
 
 def on_colors(change: Callable[[Image.Image], Image.Image], image: Image.Image) -> Image.Image:
@@ -64,6 +65,7 @@ _CHANGES: dict[str, tuple[Callable[[Image.Image, float], Image.Image], float, fl
 }
 
 
+@TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
 class ColorJitter:
     """Change brightness, contrast, saturation and hue in a random order, as in torchvision.
@@ -81,10 +83,9 @@ class ColorJitter:
     contrast: float | tuple[float, float] = 0.0
     saturation: float | tuple[float, float] = 0.0
     hue: float | tuple[float, float] = 0.0
-    p: float = 1.0
+    p: Probability = 1.0
 
     def __post_init__(self):
-        check_probability(self.p)
         for name, (_, _, smallest, largest) in _CHANGES.items():
             low, high = self.range_of(name)
             if not (smallest <= low <= high <= largest and math.isfinite(high)):
@@ -116,6 +117,7 @@ class ColorJitter:
         return amount[0], amount[1]
 
 
+@TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
 class RandomGrayscale:
     """Remove the colours, by the weights of ITU-R 601. Images in mode L do not change.
@@ -124,15 +126,13 @@ class RandomGrayscale:
         p: probability.
     """
 
-    p: float = 0.1
-
-    def __post_init__(self):
-        check_probability(self.p)
+    p: Probability = 0.1
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         return to_gray(image) if rng.random() < self.p else image
 
 
+@TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
 class GaussianBlur:
     """Blur by a Gaussian, as in DINO and DeiT III.
@@ -142,11 +142,10 @@ class GaussianBlur:
         radius: range of the standard deviation, in pixels.
     """
 
-    p: float = 0.5
+    p: Probability = 0.5
     radius: tuple[float, float] = (0.1, 2.0)
 
     def __post_init__(self):
-        check_probability(self.p)
         low, high = self.radius
         if not 0 <= low <= high < math.inf:
             raise ValueError(

@@ -15,7 +15,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from passl.data import TRANSFORMS
 from passl.errors import RunError
+from passl.utils.types import ImageSize, NonNegativeInt, Probability
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -25,6 +27,7 @@ RESAMPLING = {
 }
 
 
+@TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
 class Resize:
     """Resize the shorter side to `size` and keep the aspect ratio, or resize to exactly
@@ -35,11 +38,8 @@ class Resize:
         interpolation: Pillow's filter.
     """
 
-    size: int | Sequence[int]
+    size: ImageSize
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
-
-    def __post_init__(self):
-        _check_size(self.size)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         width, height = image.size
@@ -54,6 +54,7 @@ class Resize:
         )
 
 
+@TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
 class CenterCrop:
     """Crop the centre. Smaller images are first padded with black (RGBA: transparent).
@@ -62,10 +63,7 @@ class CenterCrop:
         size: in pixels.
     """
 
-    size: int | Sequence[int]
-
-    def __post_init__(self):
-        _check_size(self.size)
+    size: ImageSize
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         height, width = pair(self.size)
@@ -79,6 +77,7 @@ def _crop_start(length: int, wanted: int) -> int:
     return round((length - wanted) / 2) if length >= wanted else -((wanted - length) // 2)
 
 
+@TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
 class RandomResizedCrop:
     """Crop a random part and resize it to `size`: Inception's augmentation, as in torchvision.
@@ -90,13 +89,12 @@ class RandomResizedCrop:
         interpolation: Pillow's filter; `random` draws bilinear or bicubic for each image.
     """
 
-    size: int | Sequence[int]
+    size: ImageSize
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "random"] = "bicubic"
 
     def __post_init__(self):
-        _check_size(self.size)
         for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
             if not 0 < low <= high:
                 raise ValueError(f"{name} [{low}, {high}] must be above 0 and in ascending order")
@@ -122,6 +120,7 @@ class RandomResizedCrop:
         return (width - w) // 2, (height - h) // 2, w, h
 
 
+@TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
 class RandomCrop:
     """Crop a part at a random place.
@@ -134,13 +133,8 @@ class RandomCrop:
         RunError: the padded image is smaller than `size`.
     """
 
-    size: int | Sequence[int]
-    padding: int = 0
-
-    def __post_init__(self):
-        _check_size(self.size)
-        if self.padding < 0:
-            raise ValueError(f"padding {self.padding} must be at least 0")
+    size: ImageSize
+    padding: NonNegativeInt = 0
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         height, width = pair(self.size)
@@ -158,6 +152,7 @@ class RandomCrop:
         return image.crop((left, top, left + width, top + height))
 
 
+@TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
 class RandomHorizontalFlip:
     """Mirror left and right.
@@ -166,10 +161,7 @@ class RandomHorizontalFlip:
         p: probability.
     """
 
-    p: float = 0.5
-
-    def __post_init__(self):
-        check_probability(self.p)
+    p: Probability = 0.5
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < self.p else image
@@ -182,19 +174,6 @@ def draw_filter(interpolation: str, rng: np.random.Generator) -> Image.Resamplin
     return RESAMPLING[interpolation]
 
 
-def check_probability(p: float, name: str = "p") -> None:
-    """Raise ValueError if an option is not a probability."""
-    if not 0 <= p <= 1:
-        raise ValueError(f"{name} {p} must lie between 0 and 1")
-
-
 def pair(size: int | Sequence[int]) -> tuple[int, int]:
     """Return a size as (height, width)."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def _check_size(size: int | Sequence[int]) -> None:
-    sides = [size] if isinstance(size, int) else list(size)
-    if len(sides) != (1 if isinstance(size, int) else 2) or min(sides) < 1:
-        shown = size if isinstance(size, int) else sides
-        raise ValueError(f"size {shown} must be one number of pixels, or [height, width]")

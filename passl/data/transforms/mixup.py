@@ -7,16 +7,17 @@ batch: one, one for each pair or one for each image.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 
-from passl.data.transforms.geometry import check_probability
 from passl.errors import ConfigError
+from passl.utils.schema import validated
+from passl.utils.types import NonNegativeFloat, PositiveInt, Probability
 
 
+@validated
 class Mixup:
     """Mix each image of a batch with its opposite, the first with the last, and their labels in the
     same proportion.
@@ -42,29 +43,17 @@ class Mixup:
         num_classes: int,
         /,
         *,
-        mixup_alpha: float = 0.8,
-        cutmix_alpha: float = 1.0,
+        mixup_alpha: NonNegativeFloat = 0.8,
+        cutmix_alpha: NonNegativeFloat = 1.0,
         cutmix_minmax: tuple[float, float] | None = None,
-        prob: float = 1.0,
-        switch_prob: float = 0.5,
+        prob: Probability = 1.0,
+        switch_prob: Probability = 0.5,
         mode: Literal["batch", "pair", "elem"] = "batch",
-        off_epoch: int | None = None,
+        off_epoch: PositiveInt | None = None,
     ):
-        if not (0 <= mixup_alpha < math.inf and 0 <= cutmix_alpha < math.inf):
-            raise ValueError(
-                f"mixup_alpha {mixup_alpha} and cutmix_alpha {cutmix_alpha} must be at least 0 and "
-                "finite"
-            )
         if cutmix_minmax is not None and not 0 <= cutmix_minmax[0] < cutmix_minmax[1] <= 1:
             raise ValueError(
                 f"cutmix_minmax {list(cutmix_minmax)} must lie between 0 and 1, the smaller first"
-            )
-        check_probability(prob, "prob")
-        check_probability(switch_prob, "switch_prob")
-        if off_epoch is not None and off_epoch < 1:
-            raise ValueError(
-                f"off_epoch {off_epoch} must be at least 1; null mixes in every epoch, and prob 0 "
-                "in none"
             )
         self.num_classes, self.mode, self.off_epoch = num_classes, mode, off_epoch
         self.mixup_alpha, self.cutmix_minmax = mixup_alpha, cutmix_minmax

@@ -8,9 +8,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from passl.data.transforms.geometry import check_probability
+from passl.data import TRANSFORMS
+from passl.utils.types import PositiveInt, Probability
 
 
+@TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
 class RandomErasing:
     """Overwrite random boxes of the array that `Normalize` returns. A box that does not fit is
@@ -29,17 +31,16 @@ class RandomErasing:
     """
 
     on_arrays: ClassVar[bool] = True
-    p: float = 0.5
+    p: Probability = 0.5
     mode: Literal["const", "rand", "pixel"] = "const"
     min_area: float = 0.02
     max_area: float = 0.3333333333333333
     min_aspect: float = 0.3
     max_aspect: float | None = None
-    min_count: int = 1
-    max_count: int | None = None
+    min_count: PositiveInt = 1
+    max_count: PositiveInt | None = None
 
     def __post_init__(self):
-        check_probability(self.p)
         if not 0 < self.min_area <= self.max_area <= 1:
             raise ValueError(
                 f"min_area {self.min_area} and max_area {self.max_area} must be above 0 and at "

@@ -1,4 +1,4 @@
-"""Backbones: images to features. The registry is here; importing it does not import paddle."""
+"""Backbones: images to features. The registry is here."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ from typing import Any
 from passl.utils.registry import Registry
 
 BACKBONES = Registry(
-    "backbone",
-    {
-        "ConViT": "passl.modeling.backbones.convit:ConViT",
-        "CvT": "passl.modeling.backbones.cvt:CvT",
-    },
-    {"ConViT": "passl.modeling.rules:convit", "CvT": "passl.modeling.rules:cvt"},
+    "backbone", ["passl.modeling.backbones.convit", "passl.modeling.backbones.cvt"]
 )
 """A backbone is a `paddle.nn.Layer` whose constructor takes plain keyword-only data and that has
 
@@ -45,6 +40,6 @@ def build_backbone(cfg: Mapping[str, Any]):
 
 
 def __getattr__(name: str):
-    if name in BACKBONES:
+    if not name.startswith("_") and name in BACKBONES:
         return BACKBONES.get(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

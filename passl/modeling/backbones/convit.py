@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from passl.modeling import rules
-from passl.modeling.backbones import build_backbone
+from passl.modeling.backbones import BACKBONES, build_backbone
 from passl.modeling.layers import (
     Attention,
     DropPath,
@@ -30,6 +29,7 @@ from passl.modeling.layers import (
     trunc_normal_,
 )
 from passl.modeling.recompute import run_block
+from passl.utils.types import ImageSize, NonNegativeInt, NormEps, PositiveFloat, PositiveInt, Rate
 
 
 class Offsets:
@@ -276,6 +276,29 @@ class HybridEmbed(nn.Layer):
         return self.proj(map_BCYX.transpose([0, 2, 3, 1])).transpose([0, 3, 1, 2])
 
 
+def _heads(embed_dim: int, num_heads: int | None, head_dim: int | None) -> int:
+    """The number of heads; a ValueError if they do not divide the width."""
+    if num_heads is None:
+        num_heads = 4 if head_dim is None else max(1, embed_dim // head_dim)
+    if embed_dim % num_heads or (head_dim and num_heads * head_dim != embed_dim):
+        width = f"{num_heads} heads of {head_dim}" if head_dim else f"{num_heads} heads"
+        raise ValueError(
+            f"embed_dim {embed_dim} does not divide into {width}; embed_dim is num_heads * head_dim"
+        )
+    return num_heads
+
+
+def _check_patches(height: int, width: int, patch_size: int) -> None:
+    """Raise a ValueError unless patches of that size divide an image."""
+    if height % patch_size or width % patch_size or min(height, width) < patch_size:
+        near = [max(1, round(side / patch_size)) * patch_size for side in (height, width)]
+        raise ValueError(
+            f"an image of {height}x{width} does not divide into patches of {patch_size} pixels; "
+            f"use multiples of {patch_size}, for example {near[0]}x{near[1]}"
+        )
+
+
+@BACKBONES.register
 class ConViT(nn.Layer):
     """ConViT without its classification layer.
 
@@ -322,37 +345,36 @@ class ConViT(nn.Layer):
     def __init__(
         self,
         *,
-        img_size: int | Sequence[int] = 224,
-        patch_size: int = 16,
-        in_chans: int = 3,
-        embed_dim: int = 192,
-        depth: int = 12,
-        num_heads: int | None = None,
-        head_dim: int | None = None,
-        mlp_ratio: float = 4.0,
-        ff_dim: int | None = None,
+        img_size: ImageSize = 224,
+        patch_size: PositiveInt = 16,
+        in_chans: PositiveInt = 3,
+        embed_dim: PositiveInt = 192,
+        depth: PositiveInt = 12,
+        num_heads: PositiveInt | None = None,
+        head_dim: PositiveInt | None = None,
+        mlp_ratio: PositiveFloat = 4.0,
+        ff_dim: PositiveInt | None = None,
         qkv_bias: bool = False,
         qk_scale: float | None = None,
-        drop_rate: float = 0.0,
-        pos_drop_rate: float | None = None,
-        proj_drop_rate: float | None = None,
-        ff_dropout: float | None = None,
-        token_dropout: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.1,
+        drop_rate: Rate = 0.0,
+        pos_drop_rate: Rate | None = None,
+        proj_drop_rate: Rate | None = None,
+        ff_dropout: Rate | None = None,
+        token_dropout: Rate = 0.0,
+        attn_drop_rate: Rate = 0.0,
+        drop_path_rate: Rate = 0.1,
         norm_layer: Literal["layer_norm", "rms_norm"] = "layer_norm",
-        norm_eps: float = 1e-6,
+        norm_eps: NormEps = 1e-6,
         act: Literal["gelu", "gelu_tanh", "quick_gelu", "relu"] = "gelu",
         pre_norm: bool = True,
         global_pool: Literal["token", "avg"] = "token",
-        local_up_to_layer: int = 10,
+        local_up_to_layer: NonNegativeInt = 10,
         locality_strength: float | None = 1.0,
         use_pos_embed: bool = True,
         hybrid_backbone: Mapping | None = None,
     ):
         super().__init__()
-        rules.convit(**locals())
-        heads = rules.convit_heads(embed_dim, num_heads, head_dim)
+        heads = _heads(embed_dim, num_heads, head_dim)
         pos_drop_rate, proj_drop_rate, ff_dropout = (
             drop_rate if rate is None else rate
             for rate in (pos_drop_rate, proj_drop_rate, ff_dropout)
@@ -397,6 +419,41 @@ class ConViT(nn.Layer):
             self.blocks.append(block)
         self.norm = norm(norm_layer, embed_dim, norm_eps)
         self._init_weights(locality_strength)
+
+    @staticmethod
+    def check_options(
+        *,
+        img_size: int | Sequence[int],
+        patch_size: int,
+        embed_dim: int,
+        depth: int,
+        num_heads: int | None,
+        head_dim: int | None,
+        mlp_ratio: float,
+        ff_dim: int | None,
+        local_up_to_layer: int,
+        global_pool: str,
+        hybrid_backbone: Mapping | None,
+        **_: Any,
+    ) -> None:
+        """Raise a ValueError for options that do not go together."""
+        if local_up_to_layer > depth:
+            raise ValueError(
+                f"local_up_to_layer {local_up_to_layer} must lie between 0 and depth {depth}"
+            )
+        if local_up_to_layer == depth and global_pool == "token":
+            raise ValueError(
+                f"local_up_to_layer {local_up_to_layer} leaves no block for the class token to "
+                f"join; lower it below depth {depth}, or set global_pool: avg"
+            )
+        _heads(embed_dim, num_heads, head_dim)
+        if ff_dim is None and int(embed_dim * mlp_ratio) < 1:
+            raise ValueError(f"mlp_ratio {mlp_ratio} of width {embed_dim} leaves no feed-forward")
+        if hybrid_backbone is not None:
+            BACKBONES.check(hybrid_backbone)
+        else:
+            sides = (img_size, img_size) if isinstance(img_size, int) else img_size
+            _check_patches(*sides, patch_size)
 
     def forward(self, images):
         """Images [B, in_chans, height, width] -> features [B, embed_dim]."""
@@ -500,7 +557,7 @@ class ConViT(nn.Layer):
         return x_BNC if index < self.local_up_to_layer else x_BNC[:, 1:]
 
     def _grid_of(self, height: int, width: int) -> tuple[int, int]:
-        rules.check_patches(height, width, self.stride)
+        _check_patches(height, width, self.stride)
         return height // self.stride, width // self.stride
 
     def _block_indices(self, indices: Sequence[int]) -> list[int]:

@@ -9,12 +9,13 @@ microsoft/CvT.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import paddle
+from annotated_types import MinLen
 from paddle import nn
 
-from passl.modeling import rules
+from passl.modeling.backbones import BACKBONES
 from passl.modeling.layers import (
     Attention,
     DropPath,
@@ -26,6 +27,7 @@ from passl.modeling.layers import (
     trunc_normal_,
 )
 from passl.modeling.recompute import run_block
+from passl.utils.types import NonNegativeInt, NormEps, PositiveFloat, PositiveInt, Rate
 
 T = TypeVar("T")
 
@@ -205,6 +207,52 @@ class Stage(nn.Layer):
         return self.pos_drop(join_class_token(cls_B1C, to_tokens(x_BCYX))), x_BCYX.shape[-2:]
 
 
+Projection = Literal["dw_bn", "avg", "linear"]
+
+
+def _per_stage(name: str, value: T | Sequence[T], stages: int) -> Sequence[T]:
+    """One value for each stage, from one for all or from a list."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return [value] * stages  # type: ignore[list-item]
+    if len(value) != stages:
+        raise ValueError(
+            f"{name} {list(value)} has {len(value)} values for {stages} stages (the length of "
+            "embed_dim); give one for each"
+        )
+    return value
+
+
+def _check_stage(
+    stage: int,
+    embed_dim: int,
+    *,
+    num_heads: int,
+    mlp_ratio: float,
+    method: str,
+    kernel_size: int,
+    stride_q: int,
+    padding_q: int,
+    **_: Any,
+) -> None:
+    """Raise a ValueError for options of a stage that do not go together."""
+    if embed_dim % num_heads:
+        raise ValueError(
+            f"embed_dim {embed_dim} of stage {stage} does not divide into {num_heads} heads; "
+            "num_heads must divide it"
+        )
+    if int(embed_dim * mlp_ratio) < 1:
+        raise ValueError(f"mlp_ratio {mlp_ratio} of width {embed_dim} leaves no feed-forward")
+    if method == "dw_bn" and kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size {kernel_size} of stage {stage} must be odd, such as 3")
+    if method == "dw_bn" and (stride_q != 1 or 2 * padding_q != kernel_size - 1):
+        raise ValueError(
+            f"stage {stage}: stride_q {stride_q}, padding_q {padding_q} and kernel_size "
+            f"{kernel_size} change the number of tokens; use stride_q 1 and padding_q "
+            f"{(kernel_size - 1) // 2}"
+        )
+
+
+@BACKBONES.register
 class CvT(nn.Layer):
     """CvT without its classification layer. Defaults are CvT-13's.
 
@@ -243,37 +291,36 @@ class CvT(nn.Layer):
     def __init__(
         self,
         *,
-        in_chans: int = 3,
+        in_chans: PositiveInt = 3,
         act: Literal["gelu", "gelu_tanh", "quick_gelu", "relu"] = "quick_gelu",
         norm_layer: Literal["layer_norm", "rms_norm"] = "layer_norm",
-        norm_eps: float = 1e-5,
+        norm_eps: NormEps = 1e-5,
         init: Literal["trunc_norm", "xavier"] = "trunc_norm",
         num_stages: int | None = None,
-        embed_dim: Sequence[int] = (64, 192, 384),
-        patch_size: int | Sequence[int] = (7, 3, 3),
-        patch_stride: int | Sequence[int] = (4, 2, 2),
-        patch_padding: int | Sequence[int] = (2, 1, 1),
-        depth: int | Sequence[int] = (1, 2, 10),
-        num_heads: int | Sequence[int] = (1, 3, 6),
-        mlp_ratio: float | Sequence[float] = 4.0,
+        embed_dim: Annotated[Sequence[PositiveInt], MinLen(1)] = (64, 192, 384),
+        patch_size: PositiveInt | Sequence[PositiveInt] = (7, 3, 3),
+        patch_stride: PositiveInt | Sequence[PositiveInt] = (4, 2, 2),
+        patch_padding: NonNegativeInt | Sequence[NonNegativeInt] = (2, 1, 1),
+        depth: PositiveInt | Sequence[PositiveInt] = (1, 2, 10),
+        num_heads: PositiveInt | Sequence[PositiveInt] = (1, 3, 6),
+        mlp_ratio: PositiveFloat | Sequence[PositiveFloat] = 4.0,
         qkv_bias: bool | Sequence[bool] = True,
-        drop_rate: float | Sequence[float] = 0.0,
-        attn_drop_rate: float | Sequence[float] = 0.0,
-        drop_path_rate: float | Sequence[float] = (0.0, 0.0, 0.1),
+        drop_rate: Rate | Sequence[Rate] = 0.0,
+        attn_drop_rate: Rate | Sequence[Rate] = 0.0,
+        drop_path_rate: Rate | Sequence[Rate] = (0.0, 0.0, 0.1),
         with_cls_token: bool | Sequence[bool] = (False, False, True),
-        method: str | Sequence[str] = "dw_bn",
-        kernel_size: int | Sequence[int] = 3,
-        padding_q: int | Sequence[int] = 1,
-        padding_kv: int | Sequence[int] = 1,
-        stride_q: int | Sequence[int] = 1,
-        stride_kv: int | Sequence[int] = 2,
+        method: Projection | Sequence[Projection] = "dw_bn",
+        kernel_size: PositiveInt | Sequence[PositiveInt] = 3,
+        padding_q: NonNegativeInt | Sequence[NonNegativeInt] = 1,
+        padding_kv: NonNegativeInt | Sequence[NonNegativeInt] = 1,
+        stride_q: PositiveInt | Sequence[PositiveInt] = 1,
+        stride_kv: PositiveInt | Sequence[PositiveInt] = 2,
     ):
         super().__init__()
-        rules.cvt(**locals())
         self.num_stages = len(embed_dim)
 
         def each(name: str, value: T | Sequence[T]) -> Sequence[T]:
-            return rules.per_stage(name, value, self.num_stages)
+            return _per_stage(name, value, self.num_stages)
 
         patch_sizes, patch_paddings = (
             each("patch_size", patch_size),
@@ -335,6 +382,19 @@ class CvT(nn.Layer):
             channels = dim
         self.norm = norm(norm_layer, embed_dim[-1], norm_eps)
         self._init_weights(init)
+
+    @staticmethod
+    def check_options(*, embed_dim: Sequence[int], num_stages: int | None, **options: Any) -> None:
+        """Raise a ValueError for options that do not go together."""
+        stages = len(embed_dim)
+        if num_stages not in (None, stages):
+            raise ValueError(
+                f"num_stages {num_stages} is not the length of embed_dim {list(embed_dim)}"
+            )
+        each = {name: _per_stage(name, value, stages) for name, value in options.items()}
+        for stage, width in enumerate(embed_dim):
+            own = {name: values[stage] for name, values in each.items()}
+            _check_stage(stage, width, **own)
 
     @property
     def stages(self) -> list[Stage]:

@@ -1,4 +1,4 @@
-"""Heads: features to logits. The registry is here; importing it does not import paddle."""
+"""Heads: features to logits. The registry is here."""
 
 from __future__ import annotations
 
@@ -7,15 +7,7 @@ from typing import Any
 
 from passl.utils.registry import Registry
 
-HEADS = Registry(
-    "head",
-    {
-        "ClsHead": "passl.modeling.heads.cls_head:ClsHead",
-        "CvTClsHead": "passl.modeling.heads.cls_head:ClsHead",  # PASSL's name for the same layer
-    },
-    {name: "passl.modeling.rules:cls_head" for name in ("ClsHead", "CvTClsHead")},
-    options=("num_classes", "in_channels"),
-)
+HEADS = Registry("head", ["passl.modeling.heads.cls_head"], required=("num_classes", "in_channels"))
 """A head is a `paddle.nn.Layer` whose constructor takes plain keyword-only data, of which
 
 * `num_classes: int` and
@@ -40,6 +32,6 @@ def build_head(cfg: Mapping[str, Any]):
 
 
 def __getattr__(name: str):
-    if name in HEADS:
+    if not name.startswith("_") and name in HEADS:
         return HEADS.get(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

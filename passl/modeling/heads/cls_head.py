@@ -6,10 +6,12 @@ from typing import Literal
 
 from paddle import nn
 
-from passl.modeling import rules
+from passl.modeling.heads import HEADS
 from passl.modeling.layers import activation, init_linear
+from passl.utils.types import PositiveInt, Rate
 
 
+@HEADS.register
 class ClsHead(nn.Layer):
     """Dropout and one Linear; with `act`, a hidden layer before it: Linear, activation, LayerNorm
     (ComVEX's head).
@@ -24,13 +26,12 @@ class ClsHead(nn.Layer):
     def __init__(
         self,
         *,
-        num_classes: int,
-        in_channels: int,
-        drop_rate: float = 0.0,
+        num_classes: PositiveInt,
+        in_channels: PositiveInt,
+        drop_rate: Rate = 0.0,
         act: Literal["gelu", "gelu_tanh", "quick_gelu", "relu"] | None = None,
     ):
         super().__init__()
-        rules.cls_head(num_classes=num_classes, in_channels=in_channels, drop_rate=drop_rate)
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.drop = nn.Dropout(drop_rate)
@@ -45,6 +46,9 @@ class ClsHead(nn.Layer):
                 "head.in_channels to the backbone's width"
             )
         return self.fc_cls(self.hidden(self.drop(features_BC)))
+
+
+HEADS.register("CvTClsHead")(ClsHead)  # PASSL's name for the same layer
 
 
 class Hidden(nn.Layer):

@@ -176,7 +176,7 @@ def test_batch_larger_than_dataset_is_an_error_with_drop_last(length, world, fit
 
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_batch_size_must_be_positive(batch_size):
-    with pytest.raises(ValueError, match=rf"sampler\.batch_size {batch_size} must be at least 1"):
+    with pytest.raises(ValueError, match="batch_size: must be a whole number of at least 1"):
         BatchSampler(Samples(10), 0, batch_size=batch_size)
 
 
@@ -233,10 +233,10 @@ def test_repeats_of_a_sample_have_different_positions():
 
 @pytest.mark.parametrize(
     ("options", "rule"),
-    [({"repeats": 0}, "repeats 0 must be at least 1"), ({"repeats": 3}, "repeats 3 needs shuffle")],
+    [({"repeats": 0}, "repeats: must be"), ({"repeats": 3}, "repeats 3 needs shuffle")],
 )
 def test_wrong_repeats_are_an_error(options, rule):
-    with pytest.raises(ValueError, match=rf"sampler\.{rule}"):
+    with pytest.raises(ValueError, match=rule):
         BatchSampler(Samples(10), 0, batch_size=2, **options)
 
 

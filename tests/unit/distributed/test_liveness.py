@@ -296,5 +296,5 @@ def test_a_rank_that_dies_while_others_are_missing_is_named(meet, connect):
 
 @pytest.mark.parametrize("wrong", [{"join": 0}, {"silence": 0.2}, {"wait": float("nan")}])
 def test_timeouts_are_checked(wrong):
-    with pytest.raises(ValueError, match=f"timeouts.{next(iter(wrong))}"):
+    with pytest.raises(ValueError, match=f"Timeouts.{next(iter(wrong))}"):
         Timeouts(**wrong)

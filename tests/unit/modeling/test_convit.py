@@ -230,8 +230,8 @@ def test_resampling_is_bicubic(new):
         ({"embed_dim": 18}, "embed_dim 18 does not divide into 4 heads"),
         ({"num_heads": 2, "head_dim": 4}, "embed_dim 16 does not divide into 2 heads of 4"),
         ({"local_up_to_layer": 4}, "local_up_to_layer 4 must lie between 0 and depth 3"),
-        ({"drop_path_rate": 1.0}, "drop_path_rate 1.0 must be at least 0 and below 1"),
-        ({"token_dropout": -0.1}, "token_dropout -0.1 must be"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate: must be a number of at least 0 and below 1"),
+        ({"token_dropout": -0.1}, "token_dropout: must be a number of at least 0 and below 1"),
     ],
 )
 def test_options_that_do_not_go_together(options, rule):

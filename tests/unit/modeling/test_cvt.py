@@ -177,10 +177,10 @@ def test_drop_path_restarts_in_each_stage():
         ({"depth": [1, 2]}, r"depth \[1, 2\] has 2 values for 3 stages"),
         ({"num_stages": 4}, "num_stages 4 is not the length of embed_dim"),
         ({"num_heads": [1, 5, 4]}, "embed_dim 12 of stage 1 does not divide into 5 heads"),
-        ({"method": "conv"}, "method 'conv' of stage 0 is not one of dw_bn, avg, linear"),
+        ({"method": "conv"}, "method: must be one of dw_bn, avg, linear"),
         ({"stride_q": 2}, "stage 0: stride_q 2, .* use stride_q 1 and padding_q 1"),
         ({"kernel_size": 5}, "use stride_q 1 and padding_q 2"),
-        ({"drop_rate": 1.5}, "drop_rate 1.5 must be"),
+        ({"drop_rate": 1.5}, "drop_rate: must be a number of at least 0 and below 1"),
     ],
 )
 def test_options_that_do_not_go_together(options, rule):

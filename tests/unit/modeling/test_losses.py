@@ -171,8 +171,14 @@ def test_balanced_weights_are_scikit_learns():
     [
         ({"name": "CrossEntropy", "class_weights": "balanced"}, "needs the training data's counts"),
         ({"name": "CrossEntropy", "class_weights": [1, -1, 1, 1]}, "-1 must be finite and not"),
-        ({"name": "CrossEntropy", "label_smoothing": 1.0}, "label_smoothing 1.0 must be"),
-        ({"name": "BinaryCrossEntropy", "target_threshold": 1.0}, "target_threshold 1.0 must be"),
+        (
+            {"name": "CrossEntropy", "label_smoothing": 1.0},
+            "label_smoothing: must be a number of at least 0 and below 1",
+        ),
+        (
+            {"name": "BinaryCrossEntropy", "target_threshold": 1.0},
+            "target_threshold: must be a number of at least 0 and below 1",
+        ),
         ({"name": "CrossEntrpy"}, "no loss 'CrossEntrpy'; did you mean 'CrossEntropy'"),
     ],
 )

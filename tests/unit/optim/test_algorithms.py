@@ -232,14 +232,32 @@ def test_nothing_is_left_of_an_earlier_optimizer(make_model, give_gradients):
     ("section", "message"),
     [
         ({"name": "AdamX"}, "there is no optimizer 'AdamX'; did you mean 'Adam'"),
-        ({"name": "AdamW", "betas": [0.9, 1.0]}, "betas 1.0 must be at least 0 and below 1"),
-        ({"name": "Adam", "eps": 0}, "eps 0 must be above 0"),
-        ({"name": "Lion", "weight_decay": -0.1}, "weight_decay -0.1 must be at least 0"),
-        ({"name": "Lamb", "weight_decay": -0.1}, "weight_decay -0.1 must be at least 0"),
-        ({"name": "SGD", "weight_decay": -0.1}, "weight_decay -0.1 must be at least 0"),
+        (
+            {"name": "AdamW", "betas": [0.9, 1.0]},
+            "betas: must be a list of 2 numbers of at least 0 and below 1",
+        ),
+        ({"name": "Adam", "eps": 0}, "eps: must be a number above 0"),
+        (
+            {"name": "Lion", "weight_decay": -0.1},
+            "weight_decay: must be a number of at least 0",
+        ),
+        (
+            {"name": "Lamb", "weight_decay": -0.1},
+            "weight_decay: must be a number of at least 0",
+        ),
+        (
+            {"name": "SGD", "weight_decay": -0.1},
+            "weight_decay: must be a number of at least 0",
+        ),
         ({"name": "SGD", "momentum": 0.9}, "'momentum' is not an option of SGD"),
-        ({"name": "Momentum", "momentum": 1}, "momentum 1 must be at least 0 and below 1"),
-        ({"name": "RMSProp", "alpha": -1}, "alpha -1 must be at least 0 and below 1"),
+        (
+            {"name": "Momentum", "momentum": 1},
+            "momentum: must be a number of at least 0 and below 1",
+        ),
+        (
+            {"name": "RMSProp", "alpha": -1},
+            "alpha: must be a number of at least 0 and below 1",
+        ),
     ],
 )
 def test_refusals(make_model, section, message):

@@ -110,10 +110,10 @@ def norm_of(array: np.ndarray, axes) -> Rounded:
 @pytest.mark.parametrize(
     ("clip", "message"),
     [
-        ({"name": "global_norm", "value": 0}, "grad_clip.value 0 must be above 0"),
-        ({"name": "value", "value": -1}, "grad_clip.value -1 must be above 0"),
-        ({"name": "adaptive", "clip_factor": 0}, "grad_clip.clip_factor 0 must be above 0"),
-        ({"name": "adaptive", "eps": 0}, "grad_clip.eps 0 must be above 0"),
+        ({"name": "global_norm", "value": 0}, "value: must be a number above 0"),
+        ({"name": "value", "value": -1}, "value: must be a number above 0"),
+        ({"name": "adaptive", "clip_factor": 0}, "clip_factor: must be a number above 0"),
+        ({"name": "adaptive", "eps": 0}, "eps: must be a number above 0"),
         (
             {"name": "adaptive", "exclude": ["head.fc.*"]},
             "grad_clip.exclude: 'head.fc.*' matches no parameter; the closest name is 'head.fc_cls",

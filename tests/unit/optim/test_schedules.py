@@ -155,7 +155,7 @@ def test_cool_down_keeps_the_last_rate(name):
 @pytest.mark.parametrize("name", NEEDED)
 def test_a_rate_below_the_ends_does_not_rise_to_them(name):
     section = {"name": name, "warmup_epochs": 1, "warmup_lr": 1e-6, **NEEDED[name]}
-    if "min_lr" in SCHEDULES.signature(name):
+    if "min_lr" in SCHEDULES.options(name):
         section["min_lr"] = 1e-5
     schedule = build_schedule(section, 5e-7, 10, 3)
     assert all(schedule(step) <= 5e-7 for step in range(31))
@@ -190,7 +190,7 @@ def test_short_runs(section):
     """
     lowest, lr = 0.01, 0.7
     ends = section in ENDS_AT_MIN_LR
-    if "min_lr" in SCHEDULES.signature(section["name"]):
+    if "min_lr" in SCHEDULES.options(section["name"]):
         section = {**section, "min_lr": lowest}
     parts = (0, 0.1, 0.25, 0.5, 0.9, 1, 1.5, 2, 2.9, 3)
     tried = 0
@@ -233,12 +233,21 @@ def test_short_runs(section):
             {"name": "Linear", "warmup_epochs": 2, "cooldown_epochs": 2},
             "warmup_epochs 2 must lie between 0 and the 3 epochs of the run, less 2 of cool-down",
         ),
-        ({"name": "Linear", "warmup_lr": -1e-6}, "warmup_lr -1e-06 must be at least 0"),
-        ({"name": "Linear", "min_lr": -1e-6}, "min_lr -1e-06 must be at least 0"),
-        ({"name": "Polynomial", "power": 0}, "power 0 must be above 0"),
+        (
+            {"name": "Linear", "warmup_lr": -1e-6},
+            "warmup_lr: must be a number of at least 0",
+        ),
+        (
+            {"name": "Linear", "min_lr": -1e-6},
+            "min_lr: must be a number of at least 0",
+        ),
+        ({"name": "Polynomial", "power": 0}, "power: must be a number above 0"),
         ({"name": "Polynomial"}, "power is missing"),
         ({"name": "Step", "decay_epochs": 0}, "decay_epochs 0 must be above 0 and at most 3"),
-        ({"name": "Step", "decay_epochs": 1, "gamma": 0}, "gamma 0 must be above 0 and at most 1"),
+        (
+            {"name": "Step", "decay_epochs": 1, "gamma": 0},
+            "gamma: must be a number above 0 and at most 1",
+        ),
         ({"name": "MultiStep", "milestones": [2, 1]}, r"milestones \[2, 1\] must ascend"),
         ({"name": "MultiStep", "milestones": [1, 4]}, r"milestones \[1, 4\] must .* at most 3"),
         (

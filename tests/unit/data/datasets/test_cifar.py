@@ -379,10 +379,10 @@ def test_splits_and_label_modes_that_are_none(tmp_path):
     arguments = {"dataroot": str(tmp_path), "split": "train", "download": True}
     for kind in (CIFAR10, CIFAR100):
         for call in (kind, kind.class_names):
-            with pytest.raises(ConfigError, match="split 'dev' is none of train, val, test"):
+            with pytest.raises(ConfigError, match="split.* train, val, test"):
                 call(**(arguments | {"split": "dev"}))
     for call in (CIFAR100, CIFAR100.class_names):
-        with pytest.raises(ConfigError, match="label_mode 'all' is neither fine nor coarse"):
+        with pytest.raises(ConfigError, match="label_mode"):
             call(**arguments, label_mode="all")
 
 

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl.data import DATASET_OPTIONS, DATASETS
+from passl.data import DATASETS
+from passl.data.build import DATASET_OPTIONS
 from passl.data.datasets.digits import FILE, Digits
 from passl.data.datasets.image_folder import SUFFIXES, ImageFolder
+from passl.data.loader import Loader
+from passl.data.samplers import BatchSampler
 from passl.errors import ConfigError, RunError
-from passl.utils.schema import Choice, Section, problems_in, read_signature
+from passl.utils.schema import Choice, Section, problems_in, section_of
 from passl.utils.yaml import parse
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "transforms"
@@ -82,7 +85,7 @@ def test_digits_go_from_black_to_white_and_are_grown_by_cubic_convolution(digits
 
 
 def test_digits_of_another_split_than_train_and_val():
-    with pytest.raises(ValueError, match="'test' is neither train nor val"):
+    with pytest.raises(ValueError, match="split: must be one of train, val"):
         Digits(split="test")
     with pytest.raises(ConfigError, match="split: must be one of train, val, not 'test'"):
         DATASETS.build({"name": "Digits", "split": "test"})
@@ -465,15 +468,15 @@ NODES = [parse(block, "docs/data.md")[0] for block in re.findall(r"```yaml\n(.*?
 def test_what_the_page_shows_is_what_a_config_may_have(node):
     spec = Choice(DATASETS, DATASET_OPTIONS)
     if "name" not in node:
-        spec = Section(read_signature("passl.data.loader:Loader"))
+        spec = section_of(Loader)
     if "sampler" in node:
-        spec = Section({"sampler": Section(read_signature("passl.data.samplers:BatchSampler"))})
+        spec = Section({"sampler": section_of(BatchSampler)})
     assert list(problems_in(spec, node)) == []
 
 
 def test_the_page_has_every_data_set_and_option():
     assert {node["name"] for node in NODES if "name" in node} == set(DATASETS.names())
-    options = {key for name in DATASETS.names() for key in DATASETS.signature(name)}
+    options = {key for name in DATASETS.names() for key in DATASETS.options(name)}
     for option in options | set(DATASET_OPTIONS):
         assert option in PAGE, option
 

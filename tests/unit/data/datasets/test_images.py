@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from passl.data import DATASETS, dataset_arguments
+from passl.data import DATASETS
+from passl.data.build import dataset_arguments
 from passl.data.datasets.image_folder import ImageFolder
 from passl.data.datasets.images import read_image
 from passl.errors import ConfigError, RunError
@@ -134,7 +135,7 @@ def test_min_side_is_an_option_of_data_sets_of_files(tmp_path):
         DATASETS.get(node["name"]).class_names(**dataset_arguments(node | {"min_side": 20}))
         assert DATASETS.build(node | {"min_side": 20}).load_image(0).size == (48, 32)
         assert DATASETS.build(node).load_image(0).size == (96, 64)
-        with pytest.raises(ConfigError, match="min_side 0 must be at least 1 pixel, or null"):
+        with pytest.raises(ConfigError, match="min_side: must be a whole number of at least 1"):
             DATASETS.build(node | {"min_side": 0})
 
 

@@ -444,7 +444,7 @@ def test_links_to_shards(shards, tmp_path, class_file):
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
-        ({"buffer_size": 0}, "buffer_size 0 must be at least 1"),
+        ({"buffer_size": 0}, "buffer_size: must be a whole number of at least 1"),
         ({"image_keys": []}, "must be endings"),
         ({"image_keys": [""]}, "must be endings"),
         ({"label_key": ""}, "must be endings"),

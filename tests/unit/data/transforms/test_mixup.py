@@ -12,7 +12,7 @@ import pytest
 
 from passl.data.transforms.mixup import Mixup, build_mixup
 from passl.errors import ConfigError
-from passl.utils.schema import read_signature
+from passl.utils.schema import options_of
 
 CLASSES = 5
 
@@ -225,15 +225,15 @@ def test_build_mixup_is_the_sections(rng):
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"mixup_alpha": -1}, "mixup_alpha -1"),
-        ({"cutmix_alpha": -0.5}, "cutmix_alpha -0.5"),
-        ({"mixup_alpha": float("nan")}, "mixup_alpha nan"),
-        ({"cutmix_alpha": float("inf")}, "cutmix_alpha inf"),
+        ({"mixup_alpha": -1}, "mixup_alpha: must be a number of at least 0"),
+        ({"cutmix_alpha": -0.5}, "cutmix_alpha: must be a number of at least 0"),
+        ({"mixup_alpha": float("nan")}, "mixup_alpha: must be a finite number of at least 0"),
+        ({"cutmix_alpha": float("inf")}, "cutmix_alpha: must be a finite number of at least 0"),
         ({"cutmix_minmax": (0.8, 0.2)}, "cutmix_minmax [0.8, 0.2]"),
         ({"cutmix_minmax": (0.5, 1.2)}, "cutmix_minmax [0.5, 1.2]"),
-        ({"prob": 1.1}, "prob 1.1"),
-        ({"switch_prob": -0.1}, "switch_prob -0.1"),
-        ({"off_epoch": 0}, "off_epoch 0"),
+        ({"prob": 1.1}, "prob: must be a number from 0 to 1"),
+        ({"switch_prob": -0.1}, "switch_prob: must be a number from 0 to 1"),
+        ({"off_epoch": 0}, "off_epoch: must be a whole number of at least 1"),
     ],
 )
 def test_wrong_options(section, message):
@@ -243,7 +243,7 @@ def test_wrong_options(section, message):
 
 
 def test_the_schema_and_a_check_need_no_paddle(root):
-    assert set(read_signature("passl.data.transforms.mixup:Mixup")) == {
+    assert set(options_of(Mixup)) == {
         "mixup_alpha",
         "cutmix_alpha",
         "cutmix_minmax",

@@ -146,8 +146,8 @@ def test_what_is_given_stays_and_a_generator_decides(mode):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"p": 1.5}, "p 1.5"),
-        ({"p": -0.1}, "p -0.1"),
+        ({"p": 1.5}, "p: must be a number from 0 to 1"),
+        ({"p": -0.1}, "p: must be a number from 0 to 1"),
         ({"min_area": 0.5}, "min_area 0.5 and max_area 0.333"),
         ({"min_area": 0}, "min_area 0 "),
         ({"max_area": 1.5}, "max_area 1.5"),
@@ -156,7 +156,7 @@ def test_what_is_given_stays_and_a_generator_decides(mode):
         ({"max_aspect": 0.1}, "max_aspect, here 0.1"),
         ({"max_aspect": float("inf")}, "max_aspect, here inf"),
         ({"min_aspect": float("nan")}, "min_aspect nan "),
-        ({"min_count": 0}, "min_count 0 "),
+        ({"min_count": 0}, "min_count: must be a whole number of at least 1"),
         ({"min_count": 3, "max_count": 2}, "max_count 2 "),
         ({"mode": "mean"}, "mode: must be one of const, rand, pixel"),
     ],
