@@ -1,4 +1,4 @@
-"""What a loader's workers have in shared memory, and what is left of it when they are killed."""
+"""Shared memory of a loader's workers, which stays when they are killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 def fits_shared_memory(needed: int) -> bool:
-    """Whether so many bytes fit into shared memory; a warning says if they do not."""
+    """Whether so many bytes fit into shared memory; log a warning if not."""
     free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
     if needed > free:
         get_logger().warning(
@@ -28,7 +28,7 @@ def fits_shared_memory(needed: int) -> bool:
 
 
 def remove_shared_memory(pids: Iterable[int]) -> None:
-    """Remove the batches that workers which have ended had in shared memory."""
+    """Remove the batches of workers that have ended from shared memory."""
     for pid in pids:
         markers = SHARED_MEMORY.glob(_marker("*", pid).name)
         for path in [*SHARED_MEMORY.glob(f"paddle_{pid}_*"), *markers]:
@@ -37,8 +37,8 @@ def remove_shared_memory(pids: Iterable[int]) -> None:
 
 
 def remove_leftovers() -> None:
-    """Remove what workers have left that were killed together with the process that they read for,
-    which may still need the batches of a worker that has ended.
+    """Remove the batches of workers that were killed together with their parent, which else may
+    still need them.
     """
     for path in SHARED_MEMORY.glob(_marker("*", "*").name):
         pids = [int(number) for number in path.name.split("_")[-2:]]
@@ -47,14 +47,14 @@ def remove_leftovers() -> None:
 
 
 def mark_worker() -> None:
-    """Note that this process is a worker of its parent."""
+    """Mark this process as a worker of its parent."""
     if SHARED_MEMORY.is_dir():
         _marker(os.getppid(), os.getpid()).touch()
 
 
 def _marker(parent: int | str, pid: int | str) -> Path:
-    """A file that says that a process is, or was, a worker of that parent. Containers may share
-    memory without sharing process numbers, so these are told apart.
+    """The file that marks a process as a worker of that parent. Its name has the namespace of the
+    process numbers, because containers may share memory without sharing process numbers.
     """
     namespace = os.stat("/proc/self/ns/pid").st_ino if os.path.exists("/proc/self/ns/pid") else 0
     return SHARED_MEMORY / f"passl_worker_{namespace}_{parent}_{pid}"

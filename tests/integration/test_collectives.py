@@ -39,7 +39,7 @@ assert not found or found[1]["one"] == 7.5
 names = [["z.png", "caf\udce9.png", '"\n\\', "图"], []]
 assert ranks.gather_texts(names[ranks.rank]) == names
 
-# Samples 4, 0, 2 and 1, 3: in the data set's order, each with its own row.
+# Samples 4, 0, 2 and 1, 3: in the dataset's order, each with its own row.
 own = np.array([[4, 0, 2], [1, 3]][ranks.rank])
 rows = own.repeat(2).reshape(-1, 2)
 part = Predictions(own, own + 10, rows, np.float32(rows), np.float32(own) / 7, 1.5)

@@ -25,7 +25,7 @@ ONE_EPOCH = ("epochs=1", "lr_scheduler.warmup_epochs=0", *SMALL)
 @pytest.fixture
 def start(tmp_path):
     """Start a command: start("bash", "tools/dist_train.sh", ..., NAME="value") -> Popen. What still
-    runs at the end of the test is told to stop.
+    runs at the end of the test is stopped.
     """
     started = []
     # The scripts take `python` from the path; a scheduler's variables are the test's alone.
@@ -115,7 +115,7 @@ def test_two_processes_train_and_evaluate(start, tiny_config, run_tool, tmp_path
         assert result["loss"] == pytest.approx(val["loss"], rel=VALUES)
 
 
-def test_paddles_launcher_leaves_no_environment_behind(start, tiny_config, tmp_path):
+def test_environment_dumps_of_paddles_launcher_are_removed(start, tiny_config, tmp_path):
     """Started by the user, it writes the whole environment, passwords included, three times."""
     log = tmp_path / "log"
     command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
@@ -180,7 +180,7 @@ def test_processes_of_mpi_and_slurm(fork_tool, tiny_config, tmp_path):
     assert "top1" not in second
 
 
-def test_wrong_variables_are_a_wrong_call(start, tiny_config):
+def test_wrong_variables_have_exit_code_2(start, tiny_config):
     process = start(
         *(sys.executable, ROOT / "tools" / "train.py", "-c", tiny_config()),
         OMPI_COMM_WORLD_RANK="2",
@@ -193,7 +193,7 @@ def test_wrong_variables_are_a_wrong_call(start, tiny_config):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_killed_rank_ends_all_and_a_restart_goes_on(start, tiny_config, tmp_path):
+def test_restart_after_a_killed_rank(start, tiny_config, tmp_path):
     """With loader workers, which hold the killed process's connections."""
     folder = tmp_path / "run"
     options = ["-o", "epochs=12", "dataloader.train.loader={num_workers: 1}", *SMALL]
@@ -213,25 +213,25 @@ def test_a_killed_rank_ends_all_and_a_restart_goes_on(start, tiny_config, tmp_pa
     assert epochs == set(range(1, 13))
 
 
-def test_a_told_stop_saves_and_75_comes_through(start, tiny_config, tmp_path):
+def test_stop_saves_and_exit_code_is_75(start, tiny_config, tmp_path):
     job = start(*dist_train(tiny_config(), 2, "--restarts", 1, "-o", "epochs=1000"))
     wait_for(tmp_path / "run" / "last.safetensors", job)
     job.terminate()
     _, err = finish(job, expect=75)
     assert "continue with --resume auto" in err
-    assert "restart" not in err
+    assert "launch: restart" not in err
 
 
-def test_a_config_that_a_rank_refuses_is_not_tried_again(start, tiny_config, tmp_path):
+def test_no_restart_after_a_config_error(start, tiny_config, tmp_path):
     job = start(*dist_train(tiny_config(), 2, "--restarts", 3, "-o", "optimizer.lr=-1"))
     _, err = finish(job, expect=2)
     assert "lr -1 must not be negative" in err
-    assert "restart" not in err
+    assert "launch: restart" not in err
     assert "Traceback" not in err
 
 
-def test_every_rank_is_refused_a_folder_in_use(start, tiny_config, tmp_path):
-    """Only the first one asks for the lock."""
+def test_folder_in_use_is_an_error_of_every_rank(start, tiny_config, tmp_path):
+    """Only rank 0 takes the lock."""
     (tmp_path / "run").mkdir()
     lock = RunLock(tmp_path / "run")
     try:
@@ -243,7 +243,7 @@ def test_every_rank_is_refused_a_folder_in_use(start, tiny_config, tmp_path):
     for text in (err, log):
         assert f"in use by process {os.getpid()} on {socket.gethostname()}" in text
         assert "Traceback" not in text
-    assert "restart" not in err
+    assert "launch: restart" not in err
 
 
 @pytest.mark.parametrize("script", ["dist_train.sh", "dist_eval.sh"])

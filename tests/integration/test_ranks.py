@@ -65,17 +65,18 @@ def runs(folders, fork_ranks):
         folder = folders / name
         if folder.exists():
             return folder
-        told = [f"output_dir={folder}", "log_config.interval=1"]
-        told += [f"dataloader.train.sampler.batch_size={GLOBAL_BATCH // ranks}", *overrides]
+        options = [f"output_dir={folder}", "log_config.interval=1"]
+        options += [f"dataloader.train.sampler.batch_size={GLOBAL_BATCH // ranks}", *overrides]
         resume = None if resume is None else str(resume)
         if starter:
-            call = [*starter, "-c", config, "-o", *told, *(["--resume", resume] if resume else [])]
+            call = [*starter, "-c", config, "-o", *options]
+            call += ["--resume", resume] if resume else []
             done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
         elif ranks == 1:
-            train(get_config(config, told), resume)
+            train(get_config(config, options), resume)
         else:
-            script = TRAIN.format(config=str(config), overrides=told, resume=resume)
+            script = TRAIN.format(config=str(config), overrides=options, resume=resume)
             done = fork_ranks(script, ranks)
             assert not any(code for code, _ in done), done
         return folder
@@ -111,7 +112,7 @@ def config(tiny_config):
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_any_number_of_ranks_is_one_run(runs, config, ranks):
-    """3 ranks do not divide the 360 pictures of the evaluation in batches of 128."""
+    """3 ranks do not divide the 360 images of the evaluation in batches of 128."""
     alone, together = runs(config, "1", 1), runs(config, str(ranks), ranks)
     assert [row["samples"] for row in rows(together) if row["phase"] == "val"] == [360, 360]
     assert_same_run(together, alone)
@@ -120,9 +121,9 @@ def test_any_number_of_ranks_is_one_run(runs, config, ranks):
 def test_balanced_classes_are_one_run(runs, config):
     """A weighted mean is that of the whole batch, however it is dealt out to ranks and parts."""
     weights = "loss.class_weights=[1, 9, 1, 0, 2, 3, 0.1, 1, 5, 4]"
-    told = ("epochs=1", "dataloader.train.sampler.balanced=true", weights)
-    alone = runs(config, "balanced_1", 1, *told)
-    parts = runs(config, "balanced_2", 2, *told, "accumulate=3")
+    options = ("epochs=1", "dataloader.train.sampler.balanced=true", weights)
+    alone = runs(config, "balanced_1", 1, *options)
+    parts = runs(config, "balanced_2", 2, *options, "accumulate=3")
     assert_same_run(parts, alone)
 
 
@@ -142,8 +143,8 @@ def test_a_checkpoint_of_two_ranks_resumes_on_one_and_on_three(runs, config, ran
 
 def test_the_schedule_goes_on_at_its_place_with_fewer_ranks(runs, config):
     """From two ranks to one of the same `batch_size`, in the middle of an epoch."""
-    told = ("epochs=1", "rank_check_interval=2", "checkpoint.interval=7")
-    first = runs(config, "first", 2, *told) / "previous.safetensors"
+    options = ("epochs=1", "rank_check_interval=2", "checkpoint.interval=7")
+    first = runs(config, "first", 2, *options) / "previous.safetensors"
     one = ("dataloader.train.sampler.batch_size=60", "epochs=3")
     resumed = rows(runs(config, "fewer", 1, *one, resume=first))
     section = get_config(config).lr_scheduler
@@ -159,14 +160,14 @@ def test_sharded_state_is_the_same_run_and_resumes_without(runs, config):
     """ZeRO stage 1, whose state is whole in the checkpoint, with and without sharding behind it."""
     alone = runs(config, "1", 1)
     launcher = [sys.executable, "tools/launch.py", "train.py", "--nproc_per_node", "2"]
-    told = ("sharding.stage=1", "accumulate=2", "ema.decay=0.9")
-    sharded = runs(config, "sharded", 2, *told, starter=launcher)
+    options = ("sharding.stage=1", "accumulate=2", "ema.decay=0.9")
+    sharded = runs(config, "sharded", 2, *options, starter=launcher)
     arrays, expected = (load_file(folder / "last.safetensors") for folder in (sharded, alone))
     for key, array in expected.items():
         key_there = key if key.startswith(("optimizer/", "names/")) else f"trained/{key}"
         np.testing.assert_allclose(arrays[key_there], array, atol=TOLERANCE, err_msg=key)
-    told = ("epochs=1", "sharding.stage=1", "checkpoint.interval=7")
-    first = runs(config, "sharded_first", 2, *told) / "previous.safetensors"
+    options = ("epochs=1", "sharding.stage=1", "checkpoint.interval=7")
+    first = runs(config, "sharded_first", 2, *options) / "previous.safetensors"
     again = runs(config, "sharded_again", 2, "sharding.stage=1", resume=first)
     assert_same_run(again, alone, first_step=7)
     assert_same_run(runs(config, "unsharded", 1, resume=first), alone, first_step=7)
@@ -174,10 +175,10 @@ def test_sharded_state_is_the_same_run_and_resumes_without(runs, config):
 
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="mpirun is not installed")
 def test_sharding_under_mpirun(runs, config):
-    told = ("epochs=1", "sharding.stage=1")
+    options = ("epochs=1", "sharding.stage=1")
     mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2"]
     mpirun += [sys.executable, "tools/train.py"]
-    sharded = runs(config, "mpirun", 2, *told, starter=mpirun)
+    sharded = runs(config, "mpirun", 2, *options, starter=mpirun)
     assert_same_run(sharded, runs(config, "first", 2, *FIRST))
 
 
@@ -213,7 +214,7 @@ train(get_config({config!r}, overrides), "auto")
 
 
 @pytest.mark.parametrize(
-    ("stored", "lr", "told"),
+    ("stored", "lr", "difference"),
     [
         ([1, 1], 1, "optimizer.lr is 0.2 instead of 0.1"),
         ([1, None], 0, "last.safetensors: there is no such checkpoint"),
@@ -222,7 +223,7 @@ train(get_config({config!r}, overrides), "auto")
     ],
     ids=["config", "no last", "another last", "last on rank 1 only"],
 )
-def test_ranks_that_do_not_agree_do_not_begin(fork_ranks, tiny_config, tmp_path, stored, lr, told):
+def test_ranks_that_differ_do_not_start(fork_ranks, tiny_config, tmp_path, stored, lr, difference):
     """Two ranks in two folders, as machines without a shared disk."""
     config = tiny_config()
     cfg = get_config(config)
@@ -239,12 +240,12 @@ def test_ranks_that_do_not_agree_do_not_begin(fork_ranks, tiny_config, tmp_path,
         assert code != 0
         error = output[output.rindex("ConfigError") :]
         assert "rank 1 on " in error
-        assert told in error
+        assert difference in error
     assert [path.read_bytes() for path in sorted(tmp_path.rglob("last.safetensors"))] == before
     assert not list(tmp_path.rglob("metrics.jsonl"))
 
 
-def test_ranks_that_drift_apart_are_stopped(fork_ranks, config, tmp_path):
+def test_ranks_with_different_weights_are_stopped(fork_ranks, config, tmp_path):
     """Step 4 spoils a weight of one rank, and the look after step 6 finds it."""
     overrides = [f"output_dir={tmp_path / 'run'}", "rank_check_interval=3"]
     overrides.append("dataloader.train.sampler.batch_size=60")

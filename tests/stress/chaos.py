@@ -1,9 +1,9 @@
 """Kill training runs and go on with them: python tests/stress/chaos.py --kills 50 --seed 0
 
 Tiny networks train on the digits with everything that is random. Each run is killed by SIGKILL, or
-told to stop, again and again, at moments that the seed decides: after a time, during evaluation,
-and before or after each step of writing a file. In the end it must be the run that was never
-killed, bit for bit. Exit code 1 says that one was not.
+stopped by SIGTERM or SIGINT, several times, at moments that the seed decides: after a time, during
+evaluation, and before or after each step of writing a file. In the end it must equal the run that
+was never killed, bit for bit. The exit code is 1 if one does not.
 """
 
 import argparse
@@ -29,7 +29,7 @@ STARTED = "steps an epoch"
 """In the line of the log after which a run's first epoch begins."""
 TIMINGS = ("time", "batch_cost", "reader_cost", "ips")
 SECONDS = 120
-"""What a process may take to end, of itself or told to."""
+"""In which a process must end, by itself or after a signal."""
 LEAST = 12.0
 """Seconds in which the workers of a killed process must be gone."""
 
@@ -43,21 +43,21 @@ disk it does not outlive.
 
 
 def victim(arguments: list[str]) -> None:
-    """`tools/train.py` with those arguments, with a transform that spoils pictures, and a death."""
+    """`tools/train.py` with those arguments, with a transform that spoils images, and a death."""
     import numpy as np
 
     from passl.data import TRANSFORMS
 
     class Spoiled:
-        """Now and then a picture of infinities."""
+        """Replaces some images by infinities."""
 
         on_arrays = True
 
         def __init__(self, *, probability: float):
             self.probability = probability
 
-        def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-            return picture * np.float32("inf") if rng.random() < self.probability else picture
+        def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+            return image * np.float32("inf") if rng.random() < self.probability else image
 
     TRANSFORMS.register(Spoiled)
     if place := os.environ.get(DIE):
@@ -189,9 +189,9 @@ class Attempt:
     @classmethod
     def draw(cls, rng: random.Random) -> "Attempt":
         kind = rng.choice(["time", "time", "evaluation", "write", "write"])
-        told = kind != "write" and rng.random() < 0.3
-        number = rng.choice([signal.SIGTERM, signal.SIGINT]) if told else signal.SIGKILL
-        to_group = told and rng.random() < 0.5
+        is_stop = kind != "write" and rng.random() < 0.3
+        number = rng.choice([signal.SIGTERM, signal.SIGINT]) if is_stop else signal.SIGKILL
+        to_group = is_stop and rng.random() < 0.5
         return cls(kind, number, to_group, rng.random(), rng.choice(["before", "after"]))
 
 

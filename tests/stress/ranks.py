@@ -3,11 +3,11 @@
 Two to four ranks train a tiny network on the digits, started by our launcher, by Paddle's or by
 mpirun. At a moment that the seed decides, in a step, an evaluation, a checkpoint, at the start or
 at the end, one of them is killed, stopped (SIGSTOP) or cut off from the network, or its loader's
-worker is stopped. Then every process must be gone within the set time, a message must name the
-rank, and nothing may be left in shared memory. The run is resumed without a fault, and must be the
-run that had none, bit for bit. Exit code 1 says that one was not.
+worker is stopped. Then every process must end within LIMIT, a message must name the rank, and
+shared memory must be empty. The resumed run must equal a run without a fault, bit for bit. The exit
+code is 1 if one does not.
 
-To cut a rank off takes root and `ip` of iproute2: its machine is a network namespace.
+Cutting a rank off needs root and `ip` of iproute2: each machine is a network namespace.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-from chaos import configs, differences  # noqa: E402
+sys.path.insert(0, str(ROOT))  # a checkout needs no installation
+
+from tests.stress.chaos import configs, differences  # noqa: E402
 
 FAULT = "STRESS_FAULT"
-"""Of a rank's environment: RANK:PLACE:COUNT:KIND."""
+"""Environment variable of the ranks: RANK:PLACE:COUNT:KIND."""
 PLACES = ("start", "step", "evaluation", "checkpoint", "end")
 KINDS = ("kill", "stop", "worker", "cut")
 SILENCE, LATE = 4.0, 6.0
@@ -59,7 +60,7 @@ def rank(arguments: list[str]) -> None:
 
 
 def _arm(place: str, count: int, kind: str) -> None:
-    """Let the fault happen when that place is reached that often."""
+    """Let the fault happen when the place is reached for the COUNT-th time."""
     from passl.distributed import liveness
     from passl.engine import saver, train
 
@@ -109,14 +110,14 @@ def _happen(kind: str) -> None:
 # --------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Fault:
-    """What happens to which rank.
+    """One fault.
 
     Args:
         starter: `launch`, `paddle`, `mpirun`, or `machines` for our launcher on two hosts.
-        world: how many ranks.
-        rank: the one that it happens to.
+        world: number of ranks.
+        rank: the one that has the fault.
         place: one of PLACES.
-        count: when that place is reached that often.
+        count: how often the rank reaches the place, with the fault at the last time.
         kind: one of KINDS.
     """
 
@@ -146,7 +147,7 @@ class Fault:
 
 
 def commands(fault: Fault, config: Path, folder: Path, logs: Path) -> list[list[str]]:
-    """What starts the run, on each host."""
+    """The command that starts the run on each host."""
     train = [str(Path(__file__).resolve()), "rank", "-c", str(config), "--resume", "auto"]
     train += ["-o", f"output_dir={folder}"]
     if fault.starter == "mpirun":
@@ -173,7 +174,7 @@ sys.exit(launch(job))
 
 
 def run(fault: Fault, config: Path, folder: Path, armed: bool) -> tuple[list[int], float, str]:
-    """Exit codes of the starters, seconds from the fault to the end, and all that was said."""
+    """Exit codes of the starters, seconds from the fault to the end, and all output."""
     logs = folder.with_suffix(".logs")
     shutil.rmtree(logs, ignore_errors=True)
     logs.mkdir(parents=True)
@@ -198,15 +199,15 @@ def run(fault: Fault, config: Path, folder: Path, armed: bool) -> tuple[list[int
     happened, end = None, time.monotonic() + 240
     while any(process.poll() is None for process in processes) and time.monotonic() < end:
         time.sleep(0.05)
-        if armed and happened is None and "FAULT" in said(logs):
+        if armed and happened is None and "FAULT" in output_of(logs):
             happened = time.monotonic()
             end = happened + LIMIT
     codes = [-1 if process.poll() is None else process.returncode for process in processes]
     seconds = time.monotonic() - (happened or end)
-    return codes, seconds, said(logs)
+    return codes, seconds, output_of(logs)
 
 
-def said(logs: Path) -> str:
+def output_of(logs: Path) -> str:
     return "\n".join(p.read_text(errors="replace") for p in sorted(logs.rglob("*")) if p.is_file())
 
 
@@ -221,7 +222,7 @@ def alive(folder: Path) -> list[int]:
 
 
 def judge(fault: Fault, config: Path, straight: Path, folder: Path) -> list[str]:
-    """What is wrong with how the run takes the fault, and with its resume."""
+    """What is wrong with the run after the fault, and with its resume."""
     before = set(SHARED_MEMORY.iterdir())
     codes, seconds, text = run(fault, config, folder, True)
     if "FAULT" not in text:
@@ -255,14 +256,14 @@ def judge(fault: Fault, config: Path, straight: Path, folder: Path) -> list[str]
 
 
 fault_seconds: list[float] = []
-"""Of each fault, how long until all processes were gone."""
+"""Of each fault: seconds until all processes had ended."""
 
 
 # --------------------------------------------------------------------------------------------------
 # Hosts
 # --------------------------------------------------------------------------------------------------
 def make_hosts() -> bool:
-    """Two network namespaces that see each other; false where that is not allowed."""
+    """Make two connected network namespaces; false where that is not allowed."""
     remove_hosts()
     first, second = HOSTS
     calls = [f"ip netns add {host}" for host in HOSTS]
@@ -346,7 +347,7 @@ def main() -> int:
 
 
 def _take_own_shared_memory() -> None:
-    """Begin again where no other program uses /dev/shm, so that what is left there is ours."""
+    """Start this program again with a /dev/shm of its own, so that all files there are ours."""
     if os.environ.setdefault("STRESS_MOUNT", "outside") == "inside" or os.geteuid() != 0:
         return
     mount = 'mount -t tmpfs -o size=2g tmpfs /dev/shm && exec "$@"'
@@ -367,8 +368,6 @@ def _config() -> dict[str, Any]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["rank"]:
-        sys.path.insert(0, str(ROOT))
         rank(sys.argv[2:])
     else:
-        sys.path.insert(0, str(ROOT))
         sys.exit(main())

@@ -1,4 +1,4 @@
-"""What the ranks compare, and how a difference is told."""
+"""What the ranks compare, and what an error about a difference names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from passl.utils.config import get_config
 
 
 class Recorded(Ranks):
-    """Rank 1 of two; rank 0 has told what `first` did."""
+    """Rank 1 of two; rank 0 has the facts `first`."""
 
     first: list[str]
 
@@ -52,7 +52,7 @@ def test_one_process_agrees():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "options", "told"),
+    ("overrides", "options", "difference"),
     [
         (["optimizer.lr=0.5"], {}, "optimizer.lr is 0.5 instead of 0.002"),
         (
@@ -69,20 +69,20 @@ def test_one_process_agrees():
         ),
     ],
 )
-def test_a_difference_names_rank_host_and_values(config, overrides, options, told):
+def test_a_difference_names_rank_host_and_values(config, overrides, options, difference):
     with pytest.raises(ConfigError) as caught:
         run(config, *overrides, **options)
     assert "rank 1 on " in str(caught.value)
     assert "from rank 0 on host0: " in str(caught.value)
-    assert told in str(caught.value)
-    assert ", " not in str(caught.value).split(told)[1].split(". ")[0]  # nothing else differs
+    assert difference in str(caught.value)
+    assert ", " not in str(caught.value).split(difference)[1].split(". ")[0]  # nothing else differs
 
 
-def test_what_may_differ_between_hosts(config):
+def test_paths_and_loader_options_may_differ_between_hosts(config):
     run(config, "dataloader.train.loader.num_workers=3", "dataloader.val.dataset.dataroot=/there")
 
 
-def test_of_many_differences_some_are_shown():
+def test_only_the_first_differences_are_shown():
     Recorded.first = ["host0", "{}"]
     with pytest.raises(ConfigError, match="e is 1 instead of .* and 21 more"):
         agree(Recorded(1, 2), {letter: 1 for letter in "abcdefghijklmnopqrstuvwxyz"}, "")
@@ -93,7 +93,7 @@ class Meeting:
 
     def __init__(self, world: int):
         self.barrier = Barrier(world, timeout=20)
-        self.told: list = [None] * world
+        self.texts: list = [None] * world
 
     def rank(self, rank: int) -> Ranks:
         meeting = self
@@ -104,18 +104,18 @@ class Meeting:
 
             def gather_texts(self, texts):
                 meeting.barrier.wait()
-                meeting.told[rank] = list(texts)
+                meeting.texts[rank] = list(texts)
                 meeting.barrier.wait()
-                return list(meeting.told)
+                return list(meeting.texts)
 
-        return One(rank, len(self.told))
+        return One(rank, len(self.texts))
 
 
 NAMES = [f"cat/{number}.png" for number in range(10)]
 
 
 @pytest.mark.parametrize(
-    ("lists", "told"),
+    ("lists", "named"),
     [
         ([NAMES, [*NAMES[:7], "dog/7.png", *NAMES[8:]]], "8 .*'dog/7.png' on rank 1, 'cat/7.png' "),
         ([NAMES, NAMES, NAMES[1:]], "1 .*'cat/1.png' on rank 2, 'cat/0.png' on rank 0"),
@@ -124,7 +124,7 @@ NAMES = [f"cat/{number}.png" for number in range(10)]
         ([[], NAMES], "1 .*'cat/0.png' on rank 1, none on rank 0"),
     ],
 )
-def test_the_first_item_that_differs_is_named(monkeypatch, lists, told):
+def test_the_first_item_that_differs_is_named(monkeypatch, lists, named):
     """To all ranks, of lists that are compared in parts."""
     monkeypatch.setattr(agreement, "_PART", 3)
     meeting = Meeting(len(lists))
@@ -139,4 +139,4 @@ def test_the_first_item_that_differs_is_named(monkeypatch, lists, told):
     with ThreadPoolExecutor(len(lists)) as pool:
         refusals = set(pool.map(refusal, range(len(lists))))
     assert len(refusals) == 1
-    assert re.search(f"number {told}", refusals.pop())
+    assert re.search(f"number {named}", refusals.pop())

@@ -73,7 +73,7 @@ def test_one_machine(variables, local_world):
 
 
 @pytest.mark.parametrize("variables", [OPEN_MPI, MPICH, SRUN], ids=["openmpi", "mpich", "slurm"])
-def test_all_processes_come_to_the_same_address(variables):
+def test_all_processes_compute_the_same_address(variables):
     rank = next(
         name for name in ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID") if name in variables
     )
@@ -85,7 +85,7 @@ def test_all_processes_come_to_the_same_address(variables):
     assert len(found) == 1
 
 
-def test_two_jobs_come_to_two_addresses():
+def test_jobs_have_different_addresses():
     found = set()
     for job in ({"SLURM_JOB_ID": "4711"}, {"SLURM_JOB_ID": "4712"}, {"SLURM_STEP_ID": "1"}):
         environ = SRUN | job
@@ -127,7 +127,7 @@ def test_several_machines():
         assert "GLOO_SOCKET_IFNAME" not in environ
 
 
-def test_what_the_user_sets_stays():
+def test_variables_of_the_user_are_kept():
     environ = SRUN | {"PADDLE_MASTER": "127.0.0.1:1234", "GLOO_SOCKET_IFNAME": "eth0"}
     join(environ)
     assert environ["PADDLE_MASTER"] == "127.0.0.1:1234"
@@ -147,7 +147,7 @@ def test_what_the_user_sets_stays():
         OPEN_MPI | {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"},
     ],
 )
-def test_a_single_process_stays_one(variables):
+def test_single_process(variables):
     environ = dict(variables)
     place = join(environ)
     assert (place.rank, place.world) == (0, 1)
@@ -208,7 +208,7 @@ def test_first_host_of_a_slurm_list(nodes, first):
 
 
 def test_environment_dumps_are_removed(tmp_path):
-    """Those of this process, and nothing else; without Paddle's launcher nothing at all."""
+    """Only those of this process; without Paddle's launcher none."""
     names = ["envlog.1", "backup_env.3.json", "default.abcdef.log"]
     others = ["envlog.0", "workerlog.1", "backup_env.2.json", "default.other.log"]
     for name in names + others:

@@ -1,4 +1,4 @@
-"""Processes that are started, watched and ended together."""
+"""The launcher starts, watches and ends processes together."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def wait_until_gone(pid: int) -> None:
         time.sleep(0.05)
 
 
-def test_results_go_to_stdout_and_other_output_to_files_of_the_owner(start, tmp_path):
+def test_output_of_first_process_goes_to_stdout_and_others_to_private_files(start, tmp_path):
     old = os.umask(0)
     try:
         process = start("print('result' if rank == '0' else 'other', rank)", processes=3)
@@ -112,7 +112,7 @@ def test_results_go_to_stdout_and_other_output_to_files_of_the_owner(start, tmp_
     ]
 
 
-def test_every_process_is_told_its_place(start, tmp_path):
+def test_variables_of_each_process(start, tmp_path):
     names = [
         "PADDLE_TRAINER_ID",
         "PADDLE_TRAINERS_NUM",
@@ -132,7 +132,7 @@ def test_every_process_is_told_its_place(start, tmp_path):
     assert len(zero[5]) == 64
 
 
-def test_an_exception_of_one_ends_all_with_its_traceback(start, tmp_path):
+def test_exception_in_one_process_ends_all(start, tmp_path):
     process = start(
         "Path(sys.argv[1], rank).write_text(str(os.getpid()))\n"
         "if rank == '1': raise ValueError('the reason')\n"
@@ -147,10 +147,8 @@ def test_an_exception_of_one_ends_all_with_its_traceback(start, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_killed_process_takes_what_it_started_with_it(start, tmp_path):
-    """Loader workers of a killed process hold its connections; they must go first, and the rest is
-    killed even if it does not listen to SIGTERM.
-    """
+def test_workers_of_a_killed_process_are_killed(start, tmp_path):
+    """They hold its connections. The other processes are killed even if they ignore SIGTERM."""
     process = start(
         "import subprocess\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -179,7 +177,7 @@ time.sleep(100)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_all_save_and_75_comes_through(start, tmp_path, number):
+def test_after_a_signal_all_save_and_exit_code_is_75(start, tmp_path, number):
     process = start(STOPS, restarts=3)
     for rank in "01":
         wait_for(tmp_path / rank)
@@ -188,11 +186,11 @@ def test_a_signal_lets_all_save_and_75_comes_through(start, tmp_path, number):
     assert process.returncode == 75, err
     assert (tmp_path / "saved_0").exists()
     assert (tmp_path / "saved_1").exists()
-    assert "restart" not in err
+    assert "launch: restart" not in err
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
-def test_a_killed_launcher_stops_its_processes(start, tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signal")
+def test_processes_stop_when_launcher_is_killed(start, tmp_path):
     process = start(STOPS)
     for rank in "01":
         wait_for(tmp_path / rank)
@@ -202,7 +200,7 @@ def test_a_killed_launcher_stops_its_processes(start, tmp_path):
         wait_for(tmp_path / f"saved_{rank}")
 
 
-def test_a_stop_that_takes_too_long_is_a_failure(start, tmp_path):
+def test_second_signal_kills(start, tmp_path):
     process = start(
         "if rank == '1': signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
         "else: signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -213,13 +211,13 @@ def test_a_stop_that_takes_too_long_is_a_failure(start, tmp_path):
         wait_for(tmp_path / rank)
     process.terminate()
     time.sleep(0.5)
-    process.terminate()  # the second time it is meant at once
+    process.terminate()
     _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGKILL, err
 
 
-def test_a_wrong_config_of_one_is_not_tried_again(start, tmp_path):
-    """Exit code 2 comes through, though the others fail of losing that one."""
+def test_no_restart_after_a_wrong_config(start, tmp_path):
+    """The exit code is 2, though the other rank fails first."""
     process = start(
         "if rank == '1': sys.exit('lost rank 0')\n"
         "time.sleep(0.3)\n"
@@ -230,7 +228,7 @@ def test_a_wrong_config_of_one_is_not_tried_again(start, tmp_path):
     _, err = process.communicate(timeout=30)
     assert process.returncode == 2
     assert err.count("error: epochs") == 1
-    assert "restart" not in err
+    assert "launch: restart" not in err
 
 
 FAILS_TWICE = """
@@ -241,18 +239,18 @@ sys.exit(0 if text.count('\\n') == 3 else 5)
 """
 
 
-def test_a_failure_is_tried_again_with_resume_auto(start, tmp_path):
+def test_restart_after_a_failure_resumes(start, tmp_path):
     process = start(FAILS_TWICE, restarts=3)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
     assert (tmp_path / "tries_0").read_text() == "\n--resume auto\n--resume auto\n"
-    assert [line for line in err.splitlines() if "restart" in line] == [
+    assert [line for line in err.splitlines() if "launch: restart" in line] == [
         "launch: restart 1 of 3 in 0.1 s, with --resume auto",
         "launch: restart 2 of 3 in 0.2 s, with --resume auto",
     ]
 
 
-def test_the_last_failure_is_the_exit_code(start, tmp_path):
+def test_exit_code_is_that_of_the_last_failure(start, tmp_path):
     process = start(FAILS_TWICE, processes=1, restarts=1)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 5, err
@@ -278,18 +276,18 @@ def test_restarts_are_counted_from_the_last_checkpoint(start, tmp_path):
 
 def test_ranks_over_machines():
     job = Job(["x"], 4, Path("logs"), machines=2, machine=1, master="gpu07:29500")
-    told = [job.environment(local, "gpu07:29500") for local in range(4)]
-    assert [each["PADDLE_TRAINER_ID"] for each in told] == ["4", "5", "6", "7"]
-    assert {each["PADDLE_TRAINERS_NUM"] for each in told} == {"8"}
-    assert {each["PADDLE_LOCAL_SIZE"] for each in told} == {"4"}
+    variables = [job.environment(local, "gpu07:29500") for local in range(4)]
+    assert [each["PADDLE_TRAINER_ID"] for each in variables] == ["4", "5", "6", "7"]
+    assert {each["PADDLE_TRAINERS_NUM"] for each in variables} == {"8"}
+    assert {each["PADDLE_LOCAL_SIZE"] for each in variables} == {"4"}
 
 
 # --------------------------------------------------------------------------------------------------
 # The examples of docs/distributed.md
 # --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("code", "requeued"), [(0, False), (1, False), (75, True)])
-def test_the_slurm_script_goes_on_after_an_orderly_stop(tmp_path, code, requeued):
-    """With an srun that only notes its arguments and returns what the ranks would."""
+def test_slurm_script_requeues_after_exit_code_75(tmp_path, code, requeued):
+    """With a stub of srun that records its arguments and returns the exit code of the ranks."""
     for tool, exit_code in (("srun", code), ("scontrol", 0)):
         stub = tmp_path / tool
         stub.write_text(f'#!/bin/sh\necho "{tool} $@" >> {tmp_path}/calls\nexit {exit_code}\n')

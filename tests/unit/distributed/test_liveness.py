@@ -38,7 +38,7 @@ def address():
 
 @pytest.fixture
 def ended():
-    """Exit codes of processes that were ended by force."""
+    """Exit codes of processes that have been ended at once."""
     return []
 
 
@@ -134,7 +134,7 @@ def verdict_of(one: Liveness) -> str:
     return str(caught.value)
 
 
-def test_barriers_hold_every_rank_until_the_last_one_comes(meet):
+def test_barrier_waits_for_all_ranks(meet):
     ranks, order = meet(3), []
 
     def pass_barriers(one: Liveness):
@@ -155,7 +155,7 @@ def test_barriers_hold_every_rank_until_the_last_one_comes(meet):
 
 
 @pytest.mark.parametrize("gone", [0, 1, 2])
-def test_a_rank_that_dies_is_named_to_all(meet, gone):
+def test_rank_that_dies_is_named(meet, gone):
     ranks = meet(3)
     died = ranks.pop(gone)
     died.stop()
@@ -163,13 +163,13 @@ def test_a_rank_that_dies_is_named_to_all(meet, gone):
         assert f"rank {gone} on {HOST}" in verdict_of(one)
 
 
-def test_a_rank_that_no_longer_answers_is_named(meet, connect):
+def test_rank_that_no_longer_answers_is_named(meet, connect):
     later(connect, hello(2, 3))
     for one in meet(3, but=(2,)):
         assert "rank 2 on elsewhere has not answered" in verdict_of(one)
 
 
-def test_a_rank_whose_main_thread_is_held_in_a_call_is_ended(meet, connect, ended):
+def test_process_ends_when_its_main_thread_is_blocked(meet, connect, ended):
     later(connect, hello(1, 2))
     (one,) = meet(2, but=(1,))
     end = time.monotonic() + 20
@@ -179,31 +179,31 @@ def test_a_rank_whose_main_thread_is_held_in_a_call_is_ended(meet, connect, ende
     assert set(ended) == {1}
 
 
-def test_who_fails_tells_the_others_why(meet):
+def test_others_get_the_reason_of_a_failure(meet):
     ranks = meet(3)
     later(ranks[1].leave, RunError("x.png: cannot be read"))
     for one in (ranks[0], ranks[2]):
         assert verdict_of(one) == f"rank 1 on {HOST} has failed: x.png: cannot be read"
 
 
-def test_an_error_of_a_collective_is_explained(meet):
+def test_error_of_a_collective_is_replaced_by_the_reason(meet):
     ranks = meet(2)
     later(ranks[1].leave, RunError("x.png: cannot be read"))
     assert "x.png" in str(ranks[0].explain(RuntimeError("Connection closed by peer")))
 
 
-def test_an_error_without_a_late_rank_stays(meet):
+def test_error_without_a_late_rank_is_kept(meet):
     error = RuntimeError("a defect")
     assert meet(2)[0].explain(error) is error
 
 
-def test_who_is_alive_but_does_not_arrive_is_named(meet):
+def test_rank_that_does_not_arrive_at_a_barrier_is_named(meet):
     ranks = meet(3, wait=1.0)
     later(ranks[1].wait)
     assert f"rank 2 on {HOST} did not arrive within 1 s" in verdict_of(ranks[0])
 
 
-def test_a_start_names_the_machines_that_do_not_come(address, meet):
+def test_missing_machines_are_named(address, meet):
     with pytest.raises(RunError, match=r"waiting for 2 of 3 machines: rank 1, 2 has not joined"):
         meet(3, but=(1, 2), join=1.0)
     with pytest.raises(RunError, match=f"waiting for rank 0 at 127.0.0.1:{address[1]}"):
@@ -236,7 +236,7 @@ def test_a_port_that_is_taken_is_named(meet, address):
 
 
 @pytest.mark.parametrize("content", [b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b"{}\n", b"\xff\n", b""])
-def test_what_else_connects_is_left_out(meet, connect, content):
+def test_strangers_are_ignored(meet, connect, content):
     ranks = meet(2, before=lambda: connect(content).close())
     later(ranks[1].wait)
     ranks[0].wait()

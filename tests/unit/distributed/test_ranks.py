@@ -1,4 +1,4 @@
-"""Devices of processes, and what one process alone gathers."""
+"""Devices of processes, and collectives of one process."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from passl.errors import ConfigError
         (3, 4, "", 3),
         (5, 1, "", 0),  # Slurm shows each process its own
         (0, 4, "3", 3),
-        (1, 4, "3", 3),  # each process is told its own
+        (1, 4, "3", 3),  # of this process alone
         (0, 4, "2,3", 2),
         (1, 4, "2, 3", 3),
     ],
 )
-def test_the_gpu_of_a_process(local_rank, gpus, selected, expected):
+def test_gpu_of_a_process(local_rank, gpus, selected, expected):
     assert gpu_of(local_rank, gpus, selected) == expected
 
 
@@ -37,12 +37,12 @@ def test_the_gpu_of_a_process(local_rank, gpus, selected, expected):
         (0, 2, "gpu1", "'gpu1' is not the number of a GPU.*CUDA_VISIBLE_DEVICES"),
     ],
 )
-def test_a_gpu_that_is_not_there(local_rank, gpus, selected, message):
+def test_gpu_that_does_not_exist(local_rank, gpus, selected, message):
     with pytest.raises(ConfigError, match=message):
         gpu_of(local_rank, gpus, selected)
 
 
-def test_one_process_gathers_what_it_has():
+def test_gather_with_one_process():
     arrays = {"a": np.arange(3), "b": np.zeros((0, 5), np.float32)}
     (found,) = Ranks().gather(arrays)
     assert found.keys() == arrays.keys()
@@ -50,8 +50,8 @@ def test_one_process_gathers_what_it_has():
     assert Ranks().gather_texts(["x", "caf\udce9"]) == [["x", "caf\udce9"]]
 
 
-def test_other_lines_than_the_list_of_flags_are_kept(capsys):
-    """Those of an error too."""
+def test_only_the_list_of_flags_is_removed_from_stderr(capsys):
+    """Also when an error is raised."""
     listed = (
         f"{'=' * 23} Modified FLAGS detected {'=' * 23}\nFLAGS(name='a', value=1)\n{'=' * 71}\n"
     )
