@@ -1,11 +1,10 @@
-"""Optimizer state that is spread over the ranks (ZeRO stage 1, arXiv 1910.02054).
+"""Optimizer state that is divided among the ranks (ZeRO stage 1, arXiv 1910.02054).
 
-It stands on `paddle.DataParallel`, as PyTorch's ZeroRedundancyOptimizer does on its namesake: when
-`step` begins, every rank has the averaged gradients of all parameters. So each one clips them and
-judges an overflow of float16 exactly as without sharding. Paddle's own stage 1 (fleet) does not:
-its gradients are summed up within the step, where each rank has those of its share alone; it also
-refuses parameters with a decay of their own, and counts ranks by variables that only its launcher
-sets.
+It builds on `paddle.DataParallel`: when `step` begins, every rank has the averaged gradients of all
+parameters, so clipping and the overflow check of float16 are the same as without sharding. Paddle's
+own stage 1 (fleet) reduces gradients within the step, where each rank has only those of its share.
+It also refuses parameters with a weight decay of their own, and counts ranks by variables that only
+its launcher sets.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from passl.distributed.ranks import Ranks
 
 
 class ShardedOptimizer:
-    """An optimizer that keeps the state of this rank's share of the parameters, updates these, and
-    takes the others from the ranks that have updated them. Otherwise it is the given one.
+    """Keeps the state of this rank's share of the parameters, updates this share, and receives the
+    other parameters from the ranks that update them. Other attributes are the given optimizer's.
 
     Args:
         optimizer: of all parameters, new, the same on every rank.
@@ -34,14 +33,14 @@ class ShardedOptimizer:
         self._optimizer = optimizer
         self._shares = shares(optimizer._parameter_list, ranks.world)
         self._own = {parameter.name for parameter in self._shares[ranks.rank]}
-        # An optimizer makes state for what its clipping hands on, and updates that.
+        # An optimizer creates state for the parameters that its clipping returns, and updates them.
         optimizer._grad_clip = _OwnShare(optimizer._grad_clip, self._own)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._optimizer, name)
 
     def owns(self, parameter) -> bool:
-        """Whether its state is here."""
+        """Whether this rank has the state of the parameter."""
         return parameter.name in self._own
 
     @paddle.no_grad()
@@ -59,7 +58,7 @@ class ShardedOptimizer:
 
 
 class _OwnShare(ClipGradBase):
-    """Clips the gradients of all parameters, and hands on those of some."""
+    """Clips the gradients of all parameters, and returns those of some."""
 
     def __init__(self, clip: ClipGradBase | None, names: set[str]):
         super().__init__()
@@ -71,8 +70,8 @@ class _OwnShare(ClipGradBase):
 
 
 def shares(parameters: Sequence[Any], ranks: int) -> list[list[Any]]:
-    """The parameters of each rank: one after the other, the largest first, to the rank that has the
-    fewest numbers so far.
+    """The parameters of each rank: the largest first, each to the rank with the fewest elements so
+    far.
     """
     found: list[list[Any]] = [[] for _ in range(ranks)]
     sizes = [0] * ranks

@@ -26,24 +26,24 @@ from passl.cli.dispatch import run, run_command
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "tools" / "train.py"
 STARTED = "steps an epoch"
-"""In the line of the log after which a run's first epoch begins."""
+"""In the last line of the log before the first epoch."""
 TIMINGS = ("time", "batch_cost", "reader_cost", "ips")
 SECONDS = 120
 """In which a process must end, by itself or after a signal."""
-LEAST = 12.0
-"""Seconds in which the workers of a killed process must be gone."""
+ORPHANS = 12.0
+"""Seconds in which the workers of a killed process must end."""
 
 # --------------------------------------------------------------------------------------------------
 # The process that dies
 # --------------------------------------------------------------------------------------------------
 DIE = "CHAOS_DIE"
-"""Of the victim's environment: COUNT:before or COUNT:after; which call that changes files on the
-disk it does not outlive.
+"""Environment variable of the victim, COUNT:before or COUNT:after: it is killed before or after the
+COUNT-th call that changes files on the disk.
 """
 
 
 def victim(arguments: list[str]) -> None:
-    """`tools/train.py` with those arguments, with a transform that spoils images, and a death."""
+    """`tools/train.py` with those arguments, a transform that spoils images, and a kill."""
     import numpy as np
 
     from passl.data import TRANSFORMS
@@ -100,8 +100,8 @@ def _die_at(count: int, when: str) -> None:
 # The runs
 # --------------------------------------------------------------------------------------------------
 def configs(epochs: int) -> dict[str, dict[str, object]]:
-    """A small run of each family, with all that is random in a recipe, and one in which losses are
-    not finite.
+    """A small config of each network with everything random that recipes have, and one in which
+    losses are not finite.
     """
     networks = {
         "ConViT": {
@@ -170,13 +170,13 @@ def _config(name, network, epochs, transforms=(), **root) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Attempt:
-    """How one process of a run is ended.
+    """How one process of a run ends.
 
     Args:
         kind: `time`, `evaluation` or `write`.
         number: the signal.
-        to_group: whether its workers get it too, as Slurm and a terminal do.
-        fraction: of the time that the moment may be chosen from; of `write`, of the calls.
+        to_group: whether its workers get the signal too, as from Slurm and a terminal.
+        fraction: the moment, as a fraction of the time; of `write`, of the calls.
         when: `before` or `after` a call that writes.
     """
 
@@ -197,7 +197,7 @@ class Attempt:
 
 @dataclass
 class Family:
-    """One config, and what became of its runs."""
+    """One config, and the results of its runs."""
 
     name: str
     config: Path
@@ -211,7 +211,7 @@ class Family:
 
 
 class Process:
-    """A run's process, in a group of its own; what it says goes to `log`."""
+    """A run's process, in a process group of its own; its output goes to `log`."""
 
     def __init__(self, family: Family, folder: Path, log: Path, place: str | None = None):
         command = [sys.executable, "-W", "ignore", __file__, "victim", "-c", family.config]
@@ -230,7 +230,7 @@ class Process:
         return self.log.read_text(errors="replace")
 
     def wait_for(self, condition) -> bool:
-        """Until it holds; false if the process has ended before."""
+        """Wait until the condition holds; false if the process ends before."""
         while not condition():
             if self.process.poll() is not None:
                 return False
@@ -272,7 +272,7 @@ class Process:
 
     def orphans(self) -> int:
         """How many workers do not end by themselves, after which they are ended."""
-        end = time.monotonic() + LEAST
+        end = time.monotonic() + ORPHANS
         while (left := self.members()) and time.monotonic() < end:
             time.sleep(0.05)
         for pid in left:
@@ -343,7 +343,7 @@ def _ended(family: Family, process: Process, attempt: Attempt, code: int, phase:
 
 
 def differences(ours: Path, theirs: Path) -> list[str]:
-    """In what two finished runs differ."""
+    """The differences between two finished runs."""
     import numpy as np
 
     from passl.engine.checkpoint import read_checkpoint
@@ -394,7 +394,7 @@ def main() -> None:
 
 
 def chaos(kills: int, seed: int, epochs: int, folder: Path) -> None:
-    """Run it all, and print the table."""
+    """Run all attempts, and print the table."""
     from passl.errors import RunError
     from passl.utils.yaml import to_yaml
 
@@ -425,7 +425,7 @@ def chaos(kills: int, seed: int, epochs: int, folder: Path) -> None:
             family.runs += 1
         _print(family)
     if any(family.differences for family in families):
-        raise RunError("runs that were killed are not those that were not")
+        raise RunError("runs that were killed differ from runs that were not")
 
 
 def _print(family: Family) -> None:
