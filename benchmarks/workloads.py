@@ -44,7 +44,7 @@ def training(cfg: Mapping[str, Any], batch: int, size: tuple[int, int]) -> Step:
     """One update of the weights, as in a run, on a batch that is there already."""
     learner = _learner(cfg, batch)
     images = random_images(cfg, batch, size)
-    classes = cfg["model"]["head"]["num_classes"]
+    classes = learner.model.num_classes
     labels = paddle.to_tensor(np.random.default_rng(0).integers(classes, size=batch))
     steps = itertools.count()
     return lambda: train_step(learner, images, labels, next(steps))
@@ -61,7 +61,7 @@ def training_with_data(cfg: Mapping[str, Any]) -> Step:
     loader = _train_loader(cfg)
     learner = _learner(cfg, cfg["dataloader"]["train"]["sampler"]["batch_size"])
     section = cfg["dataloader"]["train"].get("mixup")
-    mixup = build_mixup(section, cfg["model"]["head"]["num_classes"])
+    mixup = build_mixup(section, len(loader.classes))
     endless, steps = _endless(loader), itertools.count()
 
     def step():

@@ -80,6 +80,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     cfg = read_evaluation(args)
 
+    from passl.data.build import class_names
     from passl.engine.check import check_config
     from passl.evaluation.evaluate import Options, evaluate_weights
 
@@ -92,7 +93,8 @@ def main(args: argparse.Namespace) -> None:
         confusion=args.confusion,
         predictions=args.predictions,
     )
-    options.files(cfg.model.head.num_classes)  # what cannot be written is reported before the work
+    classes = class_names(cfg.dataloader.val.dataset)
+    options.files(len(classes))  # what cannot be written is reported before the work
 
     from passl.distributed import ranks as distributed
     from passl.logging import log_to_console

@@ -41,6 +41,16 @@ def build_dataset(node: Mapping[str, Any]) -> ImageDataset:
     return Subset(dataset, **options) if options else dataset
 
 
+def class_names(node: Mapping[str, Any]) -> list[str]:
+    """The class names of the dataset of a `dataset` node, in the order of their labels. No samples
+    are read.
+
+    Raises:
+        ConfigError: the data is not there.
+    """
+    return DATASETS.get(node["name"]).class_names(**dataset_arguments(node))  # type: ignore[attr-defined]
+
+
 def build_transforms(nodes: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Build the transforms of a `transforms` list."""
     return [TRANSFORMS.build(node) for node in nodes]

@@ -12,8 +12,7 @@ import paddle
 from paddle import nn
 
 from passl.accelerate import accelerate
-from passl.data import DATASETS
-from passl.data.build import build_transforms, dataset_arguments
+from passl.data.build import build_transforms, class_names
 from passl.data.datasets.images import CHANNELS, check_mode
 from passl.data.transforms.sizes import channels_made, fixed_size
 from passl.deploy.convert import variant_of
@@ -57,7 +56,9 @@ def load(
     if config is None:
         config = _shipped_config(section["architecture"])
     section["architecture"] = {**file.numerics, **section["architecture"]}
-    model = accelerate(Model({"model": section}))
+    model = accelerate(Model({"model": section}, classes=file.classes or _classes_of_data(config)))
+    derived = {"in_channels": model.backbone.num_features, "num_classes": model.num_classes}
+    section["head"] = {**section["head"], **derived}
     load_weights(model, file)
     model.eval()
     mode, background = _mode(section, config)
@@ -66,7 +67,7 @@ def load(
         model=section,
         transforms=transforms,
         input=input_,
-        classes=_classes(file, config, section["head"]["num_classes"], cfg is not None),
+        classes=_classes(file, config, model.num_classes, cfg is not None),
         numerics=file.numerics,
         parameters=sum(p.size for p in model.parameters() if not p.stop_gradient),
         weights=str(weights).rpartition("/")[2],
@@ -246,7 +247,6 @@ def _classes(file: WeightFile, config: Mapping[str, Any], count: int, is_asked: 
 def _classes_of_data(config: Mapping[str, Any]) -> list[str] | None:
     """What the config's validation data calls its classes; null where the data is not here."""
     try:
-        node = config["dataloader"]["val"]["dataset"]
-        return DATASETS.get(node["name"]).class_names(**dataset_arguments(node))
+        return class_names(config["dataloader"]["val"]["dataset"])
     except (KeyError, TypeError, OSError, ConfigError):
         return None

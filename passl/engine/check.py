@@ -15,7 +15,7 @@ from passl.data import DATASETS, TRANSFORMS
 from passl.data.build import (
     DATASET_OPTIONS,
     build_dataset,
-    dataset_arguments,
+    class_names,
     dataset_options,
 )
 from passl.data.datasets.images import CHANNELS
@@ -191,8 +191,9 @@ def _head_fits_backbone(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     if name not in ("ConViT", "CvT"):
         return
     width = options["embed_dim"] if name == "ConViT" else options["embed_dim"][-1]
-    if cfg.model.head.get("in_channels", width) != width:
-        rule = f"{cfg.model.head.in_channels} is not the backbone's width; set it to {width}"
+    given = cfg.model.head.get("in_channels")
+    if given not in (None, width):
+        rule = f"{given} is not the backbone's width; set it to {width}, or leave it out"
         yield ("model", "head", "in_channels"), rule
 
 
@@ -229,7 +230,7 @@ def _mixup_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     keys = ("dataloader", "train", "mixup")
     section, sampler = cfg.dataloader.train.mixup, cfg.dataloader.train.sampler
     try:
-        build_mixup(section, cfg.model.head.num_classes)
+        build_mixup(section, cfg.model.head.get("num_classes") or 2)
     except ValueError as error:
         yield keys, str(error)
     if section.get("mode") == "pair" and (sampler.batch_size % 2 or not sampler.get("drop_last")):
@@ -251,12 +252,12 @@ def _training_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     if "distillation" in cfg:
         try:
             teacher = get_config(cfg.distillation.teacher)
-            classes, own = teacher.model.head.num_classes, cfg.model.head.num_classes
+            classes, own = _num_classes(teacher), _num_classes(cfg)
             channels, own_channels = _in_chans(teacher), _in_chans(cfg)
         except (ConfigError, AttributeError, KeyError) as error:
             yield ("distillation", "teacher"), str(error)
         else:
-            if classes != own:
+            if None not in (classes, own) and classes != own:
                 rule = f"its head has {classes} classes, but the student's {own}"
                 yield ("distillation", "teacher"), rule
             if None not in (channels, own_channels) and channels != own_channels:
@@ -270,8 +271,9 @@ def _classes_balance(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
         sampler, keys = cfg.dataloader[part].sampler, ("dataloader", part, "sampler")
         if sampler.get("balanced") and part == "val":
             yield (*keys, "balanced"), "is for training; an evaluation takes each sample once"
-    weights, classes = cfg.loss.get("class_weights"), cfg.model.head.num_classes
-    if isinstance(weights, Sequence) and weights != BALANCED and len(weights) != classes:
+    weights, classes = cfg.loss.get("class_weights"), _num_classes(cfg)
+    listed = isinstance(weights, Sequence) and weights != BALANCED
+    if listed and classes is not None and len(weights) != classes:
         rule = (
             f"{len(weights)} numbers are not one for each of the {classes} classes of the head; "
             "give as many, in the order of the labels, or balanced"
@@ -357,6 +359,14 @@ def _channels_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
         )
 
 
+def _num_classes(cfg: Config) -> int | None:
+    """The number of classes of the head, or else of the data; None where the data is not there."""
+    try:
+        return cfg.model.head.get("num_classes") or len(class_names(cfg.dataloader.val.dataset))
+    except ConfigError:
+        return None
+
+
 def _in_chans(cfg: Config) -> Any:
     """The backbone's input channels; null for a backbone that has no such option."""
     return BACKBONES.arguments(cfg.model.architecture).get("in_chans")
@@ -372,15 +382,18 @@ def _data_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     for part in parts:
         node = cfg.dataloader[part].dataset
         try:
-            classes[part] = DATASETS.get(node.name).class_names(**dataset_arguments(node))
+            classes[part] = class_names(node)
             check_options(classes[part], **dataset_options(node))
         except ValueError as error:  # ConfigError is one too
             place = ("dataloader", part, "dataset", *(["dataroot"] if "dataroot" in node else []))
             yield place, str(error)
-    head = cfg.model.head.num_classes
+    head = cfg.model.head.get("num_classes")
     odd = next(((part, len(names)) for part, names in classes.items() if len(names) != head), None)
-    if odd:
-        rule = f"{head} is not the {odd[1]} classes of dataloader.{odd[0]}; set it to {odd[1]}"
+    if odd and head is not None:
+        rule = (
+            f"{head} is not the {odd[1]} classes of dataloader.{odd[0]}; set it to {odd[1]}, or "
+            "leave it out"
+        )
         if cfg.model.get("pretrained") and "classes" not in cfg.model.get("fit", ()):
             rule += ", and model.fit: [classes] if model.pretrained has another number of classes"
         yield ("model", "head", "num_classes"), rule

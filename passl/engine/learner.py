@@ -174,7 +174,7 @@ def _objective(
         raise ConfigError(f"distillation: {error}") from None
     for parameter in teacher.parameters():
         parameter.stop_gradient = True
-    classes = cfg["model"]["head"]["num_classes"]
+    classes = model.num_classes
     if teacher.num_classes != classes:
         raise ConfigError(
             f"distillation.teacher: {teacher.num_classes} classes, but the student has "

@@ -92,6 +92,7 @@ def _set_up(cfg: Config, resume: str | None, ranks: Ranks) -> tuple[Run, Path | 
     global_batch = cfg.dataloader.train.sampler.batch_size * ranks.world
 
     classes = train_loader.classes
+    cfg = cfg.filled(("model", "head", "num_classes"), len(classes))
     parts = {"train": train_loader, "val": val_loader}
     data = {part: fingerprint(loader.dataset) for part, loader in parts.items()}
     lists = {part: hashed_lists(loader.dataset) for part, loader in parts.items()}
@@ -101,6 +102,7 @@ def _set_up(cfg: Config, resume: str | None, ranks: Ranks) -> tuple[Run, Path | 
     if model is None:
         pretrained, fit = cfg.model.get("pretrained", False), cfg.model.get("fit", ())
         model = Model(cfg, pretrained, fit, classes)
+    cfg = cfg.filled(("model", "head", "in_channels"), model.backbone.num_features)
     learner = build_learner(
         cfg, model, ranks, global_batch, len(train_loader), train_loader.dataset
     )
@@ -122,7 +124,7 @@ def _set_up(cfg: Config, resume: str | None, ranks: Ranks) -> tuple[Run, Path | 
         learner=learner,
         train_loader=train_loader,
         val_loader=val_loader,
-        mixup=build_mixup(cfg.dataloader.train.get("mixup"), cfg.model.head.num_classes),
+        mixup=build_mixup(cfg.dataloader.train.get("mixup"), len(classes)),
         global_batch=global_batch,
         metrics=metrics,
         saver=Saver(

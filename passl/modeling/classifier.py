@@ -21,7 +21,8 @@ class Model(nn.Layer):
 
     Args:
         cfg: a config file, or a mapping with a `model` section: `{architecture: {name: ...}, head:
-            {name: ...}}`.
+            {name: ...}}`. The head's `in_channels` may be left out: it is the backbone's width.
+            So may its `num_classes`, where `classes` are given.
         pretrained: weights to load: a file, an address, or a name of the model zoo; True for the
             zoo's weights of the variant that the config is named after; False for fresh weights.
             A `WeightFile` is one that has been read already.
@@ -59,14 +60,22 @@ class Model(nn.Layer):
             architecture = _with_numerics(architecture, file)
             self.numerics = {key: architecture[key] for key in file.numerics}
         self.backbone = build_backbone(architecture)
-        self.head = build_head(section["head"])
-        in_channels: int = section["head"]["in_channels"]
-        self.num_classes: int = section["head"]["num_classes"]
-        if in_channels != self.backbone.num_features:
+        derived = {"in_channels": self.backbone.num_features}
+        if classes is not None:
+            derived["num_classes"] = len(classes)
+        head = derived | {k: v for k, v in section["head"].items() if v is not None}
+        if "num_classes" not in head:
             raise ConfigError(
-                f"model.head.in_channels {in_channels} is not the backbone's width; "
-                f"set it to {self.backbone.num_features}"
+                "model.head.num_classes is missing; only training and evaluation can derive it, "
+                "from the dataset"
             )
+        if head["in_channels"] != self.backbone.num_features:
+            raise ConfigError(
+                f"model.head.in_channels {head['in_channels']} is not the backbone's width; "
+                f"set it to {self.backbone.num_features}, or leave it out"
+            )
+        self.head = build_head(head)
+        self.num_classes: int = head["num_classes"]
         if file is not None:
             load_weights(self, file, fit)
 

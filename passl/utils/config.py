@@ -21,6 +21,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # In a wheel the configs lie inside the package, in a checkout beside it.
 CONFIG_ROOT = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
 COMMAND_LINE = "-o"
+DERIVED = "derived"
+"""Origin of a value that follows from others."""
 
 Tree = tuple[dict[str, Any], dict[Keys, str]]
 """Data, and the origin of each of its leaves."""
@@ -79,6 +81,13 @@ class Config(Mapping):
 
     def __repr__(self) -> str:
         return f"Config({self.to_dict()!r})"
+
+    def filled(self, keys: Keys, value: Any) -> Config:
+        """The config with a value at a place without one (or with null); another value stays."""
+        if dict(leaves(self)).get(keys) is not None:
+            return self
+        origins = {**self.origins, keys: DERIVED}
+        return Config(_with(self.to_dict(), keys, value), origins, self.file)
 
     def to_dict(self) -> dict[str, Any]:
         """A deep copy as dicts and lists, for YAML, JSON or changes of one's own."""

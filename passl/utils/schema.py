@@ -170,7 +170,7 @@ class Choice:
         more: keys that belong to the place and not to the entry.
         required: whether the mapping must be there.
         check: for the values of `more` together.
-        derived: options that may be left out, since the code knows them.
+        derived: options that may be left out, or null, since the code knows them.
     """
 
     registry: Any
@@ -221,6 +221,7 @@ def _problems_in_choice(spec: Choice, data: Mapping, keys: Keys) -> Iterator[Pro
         own, check = options_of(entry), getattr(entry, "check_options", None)
         allowed = {"name": Option(str), **own, **spec.more}
         what = f"an option of {name}"
+        data = {k: v for k, v in data.items() if v is not None or k not in spec.derived}
         problems = list(_problems_in_keys(allowed, data, keys, what, spec.derived))
         yield from problems
         if not problems:

@@ -142,7 +142,7 @@ def own(monkeypatch, tmp_path):
         "output_dir": str(tmp_path / "run"),
         "model": {
             "architecture": {"name": "Patches"},
-            "head": {"name": "TwoLinear", "num_classes": 2, "in_channels": 6},
+            "head": {"name": "TwoLinear"},
         },
         "dataloader": {
             "train": {
@@ -163,7 +163,9 @@ def own(monkeypatch, tmp_path):
 
 
 def test_a_network_of_ones_own(own):
-    model = Model(own)
+    with pytest.raises(ConfigError, match="num_classes is missing"):
+        Model(own)
+    model = Model(own, classes=["a", "b"])
     assert model(paddle.zeros([2, 3, 16, 16])).shape == [2, 2]
     assert model.num_classes == 2
 
@@ -175,6 +177,8 @@ def test_from_the_check_to_a_prediction(own, tmp_path):
     first_look(cfg, tmp_path / "look.png")
     assert train(cfg).step == 4
     assert train(get_config(own, ["epochs=2"]), "auto").step == 8
+    stored = get_config(tmp_path / "run" / "config.yaml").model.head
+    assert dict(stored) == {"name": "TwoLinear", "in_channels": 6, "num_classes": 2}
     model, description = load(tmp_path / "run" / "last.safetensors", size=(16, 16))
     assert description.classes == ["columns", "rows"]
     export(model, description, tmp_path / "exported")
@@ -186,7 +190,7 @@ def test_a_width_that_does_not_fit(own):
     cfg = get_config(own, ["model.head.in_channels=5"])
     check_config(cfg)  # how wide a backbone of one's own is, is known when it is built
     with pytest.raises(ConfigError, match="in_channels 5 is not the backbone's width; set it to 6"):
-        Model(cfg)
+        Model(cfg, classes=["a", "b"])
 
 
 def test_wrong_options_are_found_by_the_check(own):

@@ -153,10 +153,20 @@ def test_one_problem(tiny_config, override, rule):
     assert len(message.splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["ConViT", "CvT"])
+def test_values_that_follow_from_others_may_be_left_out(tiny_config, name):
+    left_out = ["model.head.in_channels=null", "model.head.num_classes=null"]
+    check_config(get_config(tiny_config(name), left_out))
+    head = "model={head: {name: CvTClsHead}}"
+    check_config(get_config(tiny_config(name), [head]))
+    message = problems(tiny_config(name), *left_out, "loss.class_weights=[1, 2]")
+    assert "2 numbers are not one for each of the 10 classes" in message
+
+
 def test_a_class_count_that_pretrained_weights_may_not_have(tiny_config):
     other = ("model.head.num_classes=11", "model.pretrained=imagenet.pth")
-    assert "set it to 10, and model.fit: [classes] if" in problems(tiny_config(), *other)
-    assert problems(tiny_config(), *other, "model.fit=[classes]").endswith("set it to 10")
+    assert "leave it out, and model.fit: [classes] if" in problems(tiny_config(), *other)
+    assert problems(tiny_config(), *other, "model.fit=[classes]").endswith("or leave it out")
 
 
 @pytest.mark.parametrize(

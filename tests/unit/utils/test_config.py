@@ -791,3 +791,15 @@ def test_dotted_is_how_an_override_names_a_place(load):
 def test_config_root_is_found_from_the_package():
     assert (CONFIG_ROOT / "_base_" / "digits.yaml").is_file()
     assert os.path.isabs(CONFIG_ROOT)
+
+
+def test_a_value_is_filled_in_where_there_is_none(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("head: {name: A, width: null, classes: 3}\n")
+    cfg = get_config(path)
+    full = cfg.filled(("head", "width"), 8).filled(("head", "classes"), 4)
+    full = full.filled(("other", "key"), 1)
+    assert full.to_dict() == {"head": {"name": "A", "width": 8, "classes": 3}, "other": {"key": 1}}
+    assert full.origins["head", "width"] == "derived"
+    assert full.origins["head", "classes"] == f"{path}:1"
+    assert (full.file, cfg.head.width) == (path, None)
