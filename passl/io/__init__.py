@@ -1,1 +1,1 @@
-"""Bytes from disk and network: complete files, downloads, and hostile files as plain data."""
+"""Bytes from the disk and the network: atomic writes, downloads, hostile files as plain data."""

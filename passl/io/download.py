@@ -88,13 +88,9 @@ class _RefusedError(Exception):
     """A download that failed, or must not be made; another attempt would not help."""
 
 
-def fetch_url(url: str, home: str | Path | None = None) -> Path:
+def fetch_url(url: str) -> Path:
     """Return the file at an address, from the cache if it is there. Its folder in the cache is
     named by the hash of the address.
-
-    Args:
-        url: https address.
-        home: folder of the cache, by default that of `cache_folder`.
 
     Raises:
         ConfigError: the address is not https, or names no file.
@@ -107,15 +103,13 @@ def fetch_url(url: str, home: str | Path | None = None) -> Path:
             "file yourself and give its path"
         )
     key = hashlib.sha256(url.encode()).hexdigest()[:16]
-    return fetch_file(url, url, cache_folder(home) / "weights" / "urls" / key / name)
+    return fetch_file(url, url, cache_folder() / "weights" / "urls" / key / name)
 
 
-def cache_folder(home: str | Path | None = None) -> Path:
-    """Return the given folder, else PASSL_HOME, else `passl` in the user's cache folder."""
-    home = home or os.environ.get(HOME)
-    if not home:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "passl"
-    return Path(home).expanduser().absolute()
+def cache_folder() -> Path:
+    """Return PASSL_HOME, by default `passl` in the user's cache folder."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return Path(os.environ.get(HOME) or caches / "passl").expanduser().absolute()
 
 
 # --------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Files that are there complete, or not at all."""
+"""Atomic writes: a file is complete, or it is absent."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def write_atomically(
     first: Sequence[Path] = (),
     previous: Path | None = None,
 ) -> None:
-    """Let `write` fill a temporary file, flush it to the disk, and rename it to `path`.
+    """Write a temporary file, flush it to the disk, and rename it to `path`.
 
-    Whatever happens on the way, `path` holds either what it held before or all of the new content.
-    Who may read it follows from the umask, as with any new file.
+    Whatever happens, `path` has either its old content or all of the new one. Its mode follows the
+    umask, as that of any new file.
 
     Args:
         path: the file; its folder exists.
-        write: is given the temporary path, of the same name in a folder of its own beside `path`,
-            and creates that file.
+        write: creates the file at the path that it is called with, which has the same name and is
+            in a new folder beside `path`.
         first: other names in the same folder that get the same content before `path` does.
-        previous: another name in the same folder for what `path` held, once the new content is on
-            the disk.
+        previous: another name in the same folder for the old content of `path`, once the new
+            content is on the disk.
 
     Raises:
-        OSError: it cannot be written; the error names `path`.
+        OSError: the file cannot be written; the error names `path`.
     """
     try:
         with unfinished(path) as folder:
@@ -54,26 +54,26 @@ def write_atomically(
         if error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None  # not the temporary name
-    except UnicodeEncodeError:  # safetensors and Paddle take names of UTF-8 only
+    except UnicodeEncodeError:  # safetensors and Paddle accept UTF-8 names only
         raise OSError(errno.EILSEQ, "a name that is not UTF-8; choose another", str(path)) from None
 
 
 def _follow_umask(path: Path) -> None:
-    """Let the file have the mode of any new file. Some writers, such as safetensors', make one that
+    """Give the file the mode of any new file. Some writers, such as safetensors', create one that
     only its owner can read.
 
     Args:
-        path: in a folder that was made by this process.
+        path: in a folder that this process has created.
     """
     mode = path.parent.stat().st_mode & 0o666
     if path.stat().st_mode & 0o777 != mode:
-        with suppress(OSError):  # a file system that has no modes
+        with suppress(OSError):  # a file system without modes
             path.chmod(mode)
 
 
 def duplicate(source: Path, target: Path) -> None:
-    """Let `target` be the same file as `source`, or a copy where there are no hard links. It is
-    replaced at once, complete.
+    """Replace `target` atomically by a hard link to `source`, or by a copy if the file system has
+    no hard links.
     """
     with unfinished(target) as folder:
         temporary = folder / target.name
@@ -96,9 +96,8 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
-    """A new folder beside `path`, `.NAME.PID.tmp`, for what shall be moved there once it is
-    complete. The folder is removed at the end, and so is what processes that were killed have left
-    for the same `path`.
+    """Create a folder beside `path`, `.NAME.PID.tmp`, for what is moved there when it is complete.
+    The folder is removed at the end, and so are those that killed processes left for `path`.
     """
     remove_unfinished(path.parent, path.name)
     folder = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -110,11 +109,11 @@ def unfinished(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path, name: str | None = None) -> None:
-    """Remove what processes that were killed have left: files and folders called `.NAME.PID.tmp`
-    whose process this machine does not have any more, or is this one.
+    """Remove what killed processes left: files and folders called `.NAME.PID.tmp` whose process has
+    ended on this machine, or is this one.
 
     Args:
-        name: what was to be written; null for anything.
+        name: what was to be written; None for anything.
     """
     for path in folder.glob(".*.tmp"):
         match = _UNFINISHED.fullmatch(path.name)
@@ -123,12 +122,12 @@ def remove_unfinished(folder: Path, name: str | None = None) -> None:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            with suppress(OSError):  # another user's; it is in nobody's way
+            with suppress(OSError):  # another user's, which does no harm
                 path.unlink()
 
 
 def _is_another(pid: int) -> bool:
-    """Whether another process than this one has that number."""
+    """Return whether a process other than this one has that number."""
     if pid == os.getpid():
         return False
     try:
@@ -149,7 +148,7 @@ def obstacles(path: Path | None) -> Iterator[str]:
 
 
 def sha256_of(path: Path) -> str:
-    """The file's SHA-256, in hexadecimal."""
+    """Return the file's SHA-256, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -158,10 +157,10 @@ def sha256_of(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the file's content by the text, atomically.
+    """Replace the content of a file by the text in UTF-8, atomically.
 
-    In UTF-8; file names that are not UTF-8 keep their bytes (PEP 383), so that a list of files can
-    be read back.
+    File names that are not UTF-8 keep their bytes (PEP 383), so that a list of files can be read
+    back.
     """
     try:
         content = text.encode(errors="surrogateescape")
@@ -171,10 +170,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file, which is made if need be. A last line that was cut short stays alone.
+    """Append a line to a file, which is created if necessary. A last line that was cut short stays
+    a line of its own.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     with path.open("a+b") as file:
         if file.seek(0, os.SEEK_END):
@@ -184,8 +184,8 @@ def append_line(path: Path, line: str) -> None:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """The value as JSON that is always valid UTF-8: letters stand as they are, and the bytes of a
-    file name that is not UTF-8 as escapes, which `json.loads` and `os.fsencode` turn back.
+    """Return the value as JSON that is valid UTF-8. Letters are not escaped; the bytes of a file
+    name that is not UTF-8 are, and `json.loads` and `os.fsencode` restore them.
     """
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     return text.encode(errors="backslashreplace").decode()

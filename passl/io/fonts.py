@@ -1,5 +1,5 @@
-"""Fonts of plots. Names of classes and folders may be in any script, and matplotlib's own font has
-no Chinese, Japanese or Korean characters.
+"""Fonts of plots. Names of classes and folders may be in any script, and the font of matplotlib
+has no Chinese, Japanese or Korean characters.
 """
 
 from __future__ import annotations
@@ -22,31 +22,30 @@ _CJK = (
     *("Malgun Gothic", "Apple SD Gothic", "NanumGothic", "NanumBarunGothic", "UnDotum"),
     *("Droid Sans Fallback", "Arial Unicode MS", "SimSun", "Unifont"),
 )
-"""Beginnings of the names of fonts with such characters, in the order in which they are tried."""
+"""Prefixes of the names of fonts that have these characters, in order of preference."""
 
 
 @contextmanager
 def fonts_for(texts: Iterable[str]) -> Iterator[None]:
-    """A context to draw and save a plot in: texts are no formulas, and are drawn in installed fonts
-    that have their characters. What no font has is logged once, and drawn as boxes.
+    """Draw and save a plot in fonts that have the characters of `texts`, with no text as a formula.
+
+    Characters that no installed font has are logged once, and drawn as boxes.
 
     Args:
-        texts: that users have chosen.
+        texts: names that users have chosen.
     """
     with _quiet():
         families, missing = _chosen({ord(c) for text in texts for c in text if not c.isspace()})
         if missing:
-            _say("".join(map(chr, sorted(missing))))
-        # A dollar sign in a name would begin a formula.
+            _warn("".join(map(chr, sorted(missing))))
+        # A dollar sign in a name would start a formula.
         with matplotlib.rc_context({"font.family": families, "text.parse_math": False}):
             yield
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what matplotlib says of each missing character, and of a font that has no regular
-    weight.
-    """
+    """Suppress matplotlib's messages about missing characters and regular weights."""
     logger = logging.getLogger("matplotlib.font_manager")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -59,7 +58,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _chosen(characters: set[int]) -> tuple[list[str], set[int]]:
-    """The fonts to draw in, one after another, and which characters none of them has."""
+    """Return the fonts to use, in order, and the characters that none of them has."""
     families = list(matplotlib.rcParams["font.family"])
     missing = characters - _characters(tuple(families))
     for family in _installed():
@@ -76,7 +75,7 @@ def _installed() -> list[str]:
 
 @cache
 def _characters(families: tuple[str, ...]) -> set[int]:
-    """The codes of the characters that a font has."""
+    """Return the codes of the characters that fonts have."""
     try:
         return set(get_font(findfont(FontProperties(family=families))).get_charmap())
     except (OSError, RuntimeError, ValueError):  # a file that is gone or damaged
@@ -84,7 +83,7 @@ def _characters(families: tuple[str, ...]) -> set[int]:
 
 
 @cache
-def _say(characters: str) -> None:
+def _warn(characters: str) -> None:
     shown = characters if len(characters) <= 20 else f"{characters[:20]}…"
     get_logger().warning(
         "no installed font has the characters %s: plots show boxes for them; install a font that "

@@ -1,4 +1,4 @@
-"""What other people's code prints."""
+"""Output of other packages."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from tempfile import TemporaryFile
 
 @contextmanager
 def captured_stdout() -> Iterator[list[str]]:
-    """The lines that are printed to stdout meanwhile, by Python and by compiled code, instead of
-    showing them. The list is filled when it ends, after an error too; it has the lines of other
-    threads as well. Where stdout is closed, nothing is captured.
+    """Capture the lines that Python and compiled code print to stdout, of all threads.
+
+    The list is filled when the context ends, also after an error. If stdout is closed, nothing is
+    captured.
     """
     lines: list[str] = []
     if not _is_open():

@@ -1,4 +1,4 @@
-"""Weights from files: `load_weights(model, path)`. Only that needs paddle, and loads it."""
+"""Weights from files: `load_weights(model, path)`. Only that imports paddle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what a user calls weights to a file: a path, an address, or a name of the model zoo."""
+"""The file that a path, an address or a name of the model zoo means."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from passl.porting.zoo import Entry, find, is_known
 
 
 def locate(weights: str | Path) -> Path:
-    """The file of some weights; downloaded, verified and cached if it is not here.
+    """Return the file of weights, after downloading it if necessary.
 
     Args:
-        weights: a path (`~` is the home folder); an address, https only; or a name of the model
-            zoo, which comes before a file or folder of that name: `./NAME` means that one.
+        weights: a path (`~` is the home folder); an https address; or a name of the model zoo,
+            which has priority over a file or folder of that name: `./NAME` means the latter.
 
     Raises:
         ConfigError: it is none of them.
-        RunError: it cannot be had from here.
+        RunError: it cannot be downloaded.
     """
     if "://" in str(weights):
         return fetch_url(str(weights))
@@ -35,18 +35,17 @@ def locate(weights: str | Path) -> Path:
 
 
 def fetch_default(variant: str) -> Path:
-    """The file of a variant's default entry of the model zoo.
+    """Return the file of a variant's default entry of the model zoo.
 
     Raises:
         ConfigError: there is no such variant.
-        RunError: it cannot be had from here.
+        RunError: it cannot be downloaded.
     """
     return fetch(find(variant))
 
 
 def zoo_entry(weights: str | Path) -> Entry | None:
-    """The entry of the model zoo that is meant; None for a path or an address. No name of the zoo
-    ends as a readable file does, so a file or folder of that name is never what is meant.
+    """Return the entry of the model zoo that is meant, or None for a path or an address.
 
     Raises:
         ConfigError: it looks like a name of the zoo, but is none.
@@ -57,18 +56,17 @@ def zoo_entry(weights: str | Path) -> Entry | None:
     return find(text) if is_known(text) or not path.exists() else None
 
 
-def fetch(entry: Entry, home: str | Path | None = None) -> Path:
+def fetch(entry: Entry) -> Path:
     """Return the file of a zoo entry: from the cache, else downloaded.
 
     Args:
         entry: an entry of the model zoo. A file that was put by hand where this function's error
             says is used too.
-        home: folder of the cache, by default that of `cache_folder`.
 
     Raises:
         RunError: the file is not there and cannot be downloaded, or the download is not the file.
     """
-    path = cache_folder(home) / "weights" / entry.name / entry.file
+    path = cache_folder() / "weights" / entry.name / entry.file
     return fetch_file(
         entry.name, entry.url, path, sha256=entry.sha256, size=entry.size, note=entry.note
     )

@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from google.protobuf.descriptor_pb2 import (
-    DescriptorProto,
-    FieldDescriptorProto,
-    FileDescriptorProto,
-)
+from google.protobuf import text_format
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
@@ -35,38 +32,31 @@ _DTYPES = {
 _TEXT = "str"  # what save_checkpoint(append_dict=...) adds beside the weights
 _ENCRYPTED = tuple(bytes([last, 0x5E, 0x3A, 0x7F]) for last in (0xD8, 0xD9, 0xDA))  # a mode each
 _CRC, _CRC_END = b"crc_num", 17  # the word and 10 bytes of checksum
-# Messages of mindspore/ccsrc/utils/checkpoint.proto: name -> field, number, type. Values are bytes
-# here, parsed one after another, so that the memory of one of them is in use at a time.
-_MESSAGES = {
-    "Checkpoint": [("value", 1, "repeated bytes")],
-    "Value": [("tag", 1, "string"), ("tensor", 2, "Tensor"), ("maptensor", 3, "bytes")],
-    "Tensor": [("dims", 1, "repeated int64"), ("kind", 2, "string"), ("content", 3, "bytes")],
+# Messages of mindspore/ccsrc/utils/checkpoint.proto, as protobuf's text format has them. Values are
+# bytes here, parsed one after another, so that the memory of one of them is in use at a time.
+_MESSAGES = """
+name: "checkpoint.proto"
+message_type {
+  name: "Checkpoint"
+  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES }
 }
-
-
-def _message_classes() -> dict[str, Any]:
-    """protobuf's classes of the messages."""
-    field = FieldDescriptorProto
-    file = FileDescriptorProto(name="checkpoint.proto", syntax="proto2")
-    for name, fields in _MESSAGES.items():
-        message = DescriptorProto(name=name)
-        for label, number, kind in fields:
-            repeated = "repeated " in kind
-            kind = kind.removeprefix("repeated ")
-            message.field.add(
-                name=label,
-                number=number,
-                label=field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL,
-                type=getattr(field, f"TYPE_{kind.upper()}", field.TYPE_MESSAGE),
-                type_name=kind if kind in _MESSAGES else None,
-            )
-        file.message_type.append(message)
-    pool = DescriptorPool()
-    pool.Add(file)
-    return {name: GetMessageClass(pool.FindMessageTypeByName(name)) for name in _MESSAGES}
-
-
-_CLASSES = _message_classes()
+message_type {
+  name: "Value"
+  field { name: "tag" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+  field { name: "tensor" number: 2 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: "Tensor" }
+  field { name: "maptensor" number: 3 label: LABEL_OPTIONAL type: TYPE_BYTES }
+}
+message_type {
+  name: "Tensor"
+  field { name: "dims" number: 1 label: LABEL_REPEATED type: TYPE_INT64 }
+  field { name: "kind" number: 2 label: LABEL_OPTIONAL type: TYPE_STRING }
+  field { name: "content" number: 3 label: LABEL_OPTIONAL type: TYPE_BYTES }
+}
+"""
+_POOL = DescriptorPool()
+_POOL.Add(text_format.Parse(_MESSAGES, FileDescriptorProto()))
+_Checkpoint = GetMessageClass(_POOL.FindMessageTypeByName("Checkpoint"))
+_Value = GetMessageClass(_POOL.FindMessageTypeByName("Value"))
 
 
 def read_mindspore(path: Path) -> dict[str, np.ndarray]:
@@ -89,9 +79,9 @@ def read_mindspore(path: Path) -> dict[str, np.ndarray]:
             f"{path}: ends in a checksum; load it in MindSpore and save it without crc_check"
         )
     try:
-        checkpoint = _CLASSES["Checkpoint"].FromString(content)
+        checkpoint = _Checkpoint.FromString(content)
         del content  # protobuf has copied it
-        weights = _weights(_CLASSES["Value"].FromString(value) for value in checkpoint.value)
+        weights = _weights(map(_Value.FromString, checkpoint.value))
     except Exception as error:  # a damaged file can fail in any way
         raise CheckpointError(
             f"{path}: damaged, or not a MindSpore file: {in_line(error)}"

@@ -56,17 +56,15 @@ _INERT = (
 )
 
 
-def read_torch(path: Path, nest: str | None = None) -> dict[str, np.ndarray]:
+def read_torch(path: Path) -> dict[str, np.ndarray]:
     """Read the state dict of a PyTorch file: name -> array, in PyTorch's layout; bfloat16 as
     float32.
 
     This takes at most twice the memory of the file, `GROWTH` times that of the file for arrays
     that are strided or widened, and 100 MB; the directory of a zip takes some 20 times its size.
 
-    Args:
-        path: the file.
-        nest: the entry that holds the state dict, such as `model_ema`. None: the file itself, or
-            the first of `state_dict`, `model`, `model_ema`, `state_dict_ema` that holds one.
+    The state dict is the content of the file, or the first of its entries `state_dict`, `model`,
+    `model_ema` and `state_dict_ema` that is one.
 
     Raises:
         CheckpointError: the file is missing, damaged, older than PyTorch 1.6, holds no state dict,
@@ -80,7 +78,7 @@ def read_torch(path: Path, nest: str | None = None) -> dict[str, np.ndarray]:
             )
         try:
             with zipfile.ZipFile(stream) as archive:
-                return _state_dict(_TorchUnpickler(archive, path).content(), nest, path)
+                return _state_dict(_TorchUnpickler(archive, path).content(), path)
         except zipfile.BadZipFile as error:
             raise CheckpointError(
                 f"{path}: damaged, or no PyTorch file of version 1.6 or later: {in_line(error)}; "
@@ -92,18 +90,16 @@ def read_torch(path: Path, nest: str | None = None) -> dict[str, np.ndarray]:
             raise CheckpointError(f"{path}: damaged: {in_line(error)}") from None
 
 
-def _state_dict(content: Any, nest: str | None, path: Path) -> dict[str, np.ndarray]:
-    nests = _NESTS if nest is None else (nest,)
-    outer = [content] if nest is None else []
-    outer += [content.get(name) for name in nests] if isinstance(content, dict) else []
-    inner = [place.get(name) for place in outer if isinstance(place, dict) for name in _NESTS]
-    for place in outer + inner:
+def _state_dict(content: Any, path: Path) -> dict[str, np.ndarray]:
+    places = [content]
+    for _ in range(2):  # an entry may have entries
+        places += [place.get(name) for place in places if type(place) is dict for name in _NESTS]
+    for place in places:
         weights = weights_of(place)
         if weights is not None:
             return weights
     raise CheckpointError(
-        f"{path}: holds no state dict; it may lie {'under' if nest else 'bare, or under'} "
-        f"{' or '.join(nests)}"
+        f"{path}: holds no state dict; it may lie bare, or under {' or '.join(_NESTS)}"
     )
 
 

@@ -148,8 +148,9 @@ def server(authority) -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch, certificates):
-    """No proxies and mirrors, a server that is trusted, and no pauses between attempts."""
+def environment(monkeypatch, certificates, tmp_path):
+    """An empty cache, no proxies or mirrors, a trusted server, and no pauses between attempts."""
+    monkeypatch.setenv("PASSL_HOME", str(tmp_path))
     monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
     monkeypatch.setattr(download, "TIMEOUTS", (5.0, 5.0))
     for name in ("https_proxy", "http_proxy", "all_proxy", "no_proxy"):
@@ -178,7 +179,7 @@ def log() -> Iterator[list[str]]:
 @pytest.fixture
 def get(server, tmp_path) -> Callable[..., Path]:
     """get(sha256=..., size=...) fetches the server's file as an entry of the zoo."""
-    return lambda **values: fetch(entry(server.url, **values), tmp_path)
+    return lambda **values: fetch(entry(server.url, **values))
 
 
 @pytest.fixture
@@ -237,11 +238,11 @@ def test_download_in_chunks(get, server):
 
 
 def test_each_address_has_its_own_folder(server, tmp_path):
-    first = fetch_url(server.url, tmp_path)
-    second = fetch_url(server.url + "?v=2", tmp_path)
+    first = fetch_url(server.url)
+    second = fetch_url(server.url + "?v=2")
     assert first.parent != second.parent
     assert first.name == second.name == "weights.pth"
-    assert fetch_url(server.url, tmp_path) == first
+    assert fetch_url(server.url) == first
     assert len(server.requests) == 2
 
 
@@ -263,17 +264,17 @@ def test_cache_folder(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "x" / "passl"
     monkeypatch.setenv("PASSL_HOME", str(tmp_path / "h"))
     assert cache_folder() == tmp_path / "h"
-    assert cache_folder(tmp_path / "given") == tmp_path / "given"
 
 
-def test_mirror_replaces_the_beginning_of_an_address(server, tmp_path, monkeypatch):
+def test_mirror_replaces_the_beginning_of_an_address(server, monkeypatch, tmp_path):
     pairs = ["https://b.example/=https://127.0.0.1:9", f"https://hub.example={server.origin}/copy/"]
     monkeypatch.setenv("PASSL_MIRRORS", " ".join(pairs))
-    path = fetch(entry("https://hub.example/a/weights.pth"), tmp_path)
+    path = fetch(entry("https://hub.example/a/weights.pth"))
     assert path.read_bytes() == BODY
     assert [request["path"] for request in server.requests] == ["/copy/a/weights.pth"]
+    monkeypatch.setenv("PASSL_HOME", str(tmp_path / "other"))
     with pytest.raises(RunError, match=r"get https://hub\.example\.org/a/w\.pth by other means"):
-        fetch(entry("https://hub.example.org/a/w.pth"), tmp_path / "other")
+        fetch(entry("https://hub.example.org/a/w.pth"))
 
 
 @pytest.mark.parametrize(
@@ -282,7 +283,7 @@ def test_mirror_replaces_the_beginning_of_an_address(server, tmp_path, monkeypat
 def test_wrong_mirror_is_refused(tmp_path, monkeypatch, pair):
     monkeypatch.setenv("PASSL_MIRRORS", pair)
     with pytest.raises(ConfigError, match="PASSL_MIRRORS.*https://ORIGINAL=https://MIRROR"):
-        fetch(entry("https://127.0.0.1:9/weights.pth"), tmp_path)
+        fetch(entry("https://127.0.0.1:9/weights.pth"))
 
 
 @pytest.mark.parametrize("variable", ["https_proxy", "HTTPS_PROXY", "https_proxy_original"])
@@ -465,13 +466,13 @@ def test_redirects_end(fails, server):
 )
 def test_only_https_addresses_of_files(tmp_path, url):
     with pytest.raises(ConfigError, match="weights come from https://HOST"):
-        fetch_url(url, tmp_path)
+        fetch_url(url)
     assert not list(tmp_path.iterdir())
 
 
 def test_entry_with_an_http_address(tmp_path):
     with pytest.raises(RunError, match="over https only"):
-        fetch(entry("http://127.0.0.1:9/weights.pth"), tmp_path)
+        fetch(entry("http://127.0.0.1:9/weights.pth"))
 
 
 def test_untrusted_certificate(fails, server, monkeypatch):
@@ -491,7 +492,7 @@ def test_no_network_is_not_retried(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as free:  # a port where nobody listens afterwards
         url = f"https://127.0.0.1:{free.getsockname()[1]}/weights.pth"
     with pytest.raises(RunError) as error:
-        fetch(entry(url), tmp_path)
+        fetch(entry(url))
     message = str(error.value)
     assert "no connection to the server: [Errno 111] Connection refused" in message
     assert "PASSL_MIRRORS" in message
@@ -505,12 +506,12 @@ def test_unknown_host_is_not_retried(tmp_path, monkeypatch):
     monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: pytest.fail("waits"))
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(RunError, match="no connection.*hub.example.*Name or service not known"):
-        fetch(entry("https://hub.example/weights.pth"), tmp_path)
+        fetch(entry("https://hub.example/weights.pth"))
 
 
 def test_no_address(tmp_path):
     with pytest.raises(RunError) as error:
-        fetch(entry(None, note="in the authors' cupboard"), tmp_path)
+        fetch(entry(None, note="in the authors' cupboard"))
     for part in ("no address", "in the authors' cupboard", str(target(tmp_path))):
         assert part in str(error.value)
 
@@ -521,7 +522,7 @@ def test_no_address(tmp_path):
 @pytest.mark.parametrize("sha256", [None, SHA256[:8], SHA256])
 def test_file_put_there_by_hand_is_used(tmp_path, log, sha256):
     place(tmp_path, BODY)
-    assert fetch(entry(None, sha256=sha256), tmp_path) == target(tmp_path)
+    assert fetch(entry(None, sha256=sha256)) == target(tmp_path)
     assert not log
 
 
@@ -537,7 +538,7 @@ def test_wrong_file_is_moved_aside(get, tmp_path, content, log):
 def test_wrong_file_without_an_address_is_moved_aside(tmp_path):
     place(tmp_path, b"<html>Log in first")
     with pytest.raises(RunError, match="no address"):
-        fetch(entry(None), tmp_path)
+        fetch(entry(None))
     assert not target(tmp_path).exists()
 
 
@@ -548,10 +549,11 @@ def test_hash_that_became_known_counts_for_cached_files(get, tmp_path):
     assert target(tmp_path).with_name("weights.pth.rejected").read_bytes() == BODY
 
 
-def test_cache_that_cannot_be_made(tmp_path):
+def test_cache_that_cannot_be_made(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
+    monkeypatch.setenv("PASSL_HOME", str(tmp_path / "file"))
     with pytest.raises(RunError, match="cannot be written.*PASSL_HOME"):
-        fetch(entry("https://127.0.0.1:9/weights.pth"), tmp_path / "file")
+        fetch(entry("https://127.0.0.1:9/weights.pth"))
 
 
 @pytest.fixture
@@ -606,7 +608,7 @@ sys.path.insert(0, {str(ROOT)!r})
 from passl.io.download import fetch_url
 print("ready", flush=True)
 input()
-print(fetch_url({server.url!r}, {str(tmp_path / "home")!r}))
+print(fetch_url({server.url!r}))
 """
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(2)]

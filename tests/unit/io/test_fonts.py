@@ -49,7 +49,7 @@ def no_cjk(monkeypatch):
     """A machine with matplotlib's own fonts alone."""
     own = [font for font in fontManager.ttflist if "matplotlib" in font.fname]
     monkeypatch.setattr(fontManager, "ttflist", own)
-    fonts._say.cache_clear()
+    fonts._warn.cache_clear()
     fonts._characters.cache_clear()
 
 
