@@ -79,9 +79,11 @@ class Ranks:
         dist.all_reduce(total)  # SUM; Gloo has no average
         return total.tolist()
 
-    def mean(self, value: float) -> float:
-        """The mean of the ranks' values."""
-        return self.sum([value])[0] / self.world
+    def all_reduce(self, tensor: Any) -> Any:
+        """The tensor, added up over the ranks in place. On GPUs the host does not wait for it."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
 
     def any(self, value: object) -> bool:
         """Whether the value is true on any rank."""

@@ -258,9 +258,7 @@ def load_checkpoint(checkpoint: Checkpoint, learner: Learner) -> tuple[Progress,
     learner.average.restore(weights)
     _check_state(path, learner, arrays, metadata, progress, config)
     _restore_optimizer(path, learner, arrays)
-    scaler = read_scaler(path, metadata)
-    if scaler:
-        learner.precision.scaler.load_state_dict(scaler)
+    learner.precision.scaler.restore(read_scaler(path, metadata))
     return progress, config
 
 

@@ -1,5 +1,5 @@
-"""Operations that give the same bits each time, on GPUs too. Written from Paddle's and NVIDIA's
-documentation and not tested: no GPU was at hand.
+"""Operations that give the same bits each time on GPUs. Written from Paddle's and NVIDIA's
+documentation, untested: no GPU was at hand.
 """
 
 from __future__ import annotations
@@ -11,32 +11,21 @@ import paddle
 from passl.logging import get_logger
 
 _FLAGS = {"FLAGS_cudnn_deterministic": True, "FLAGS_embedding_deterministic": 1}
-"""Paddle's, which only its builds for GPUs know."""
 
 
-def ask_for_determinism() -> list[str]:
-    """Have Paddle, cuDNN and cuBLAS choose operations that do not depend on the order of threads.
-    Called before the device is chosen, since cuBLAS reads its variable when it starts.
-
-    Returns:
-        The flags that this build of Paddle does not know.
+def make_deterministic() -> None:
+    """Make Paddle, cuDNN and cuBLAS choose operations that do not depend on the order of threads.
+    It is called before the device is chosen, because cuBLAS reads its variable when it starts.
     """
+    if not paddle.is_compiled_with_cuda():
+        get_logger().info("deterministic: changes nothing on a CPU, where runs repeat anyway")
+        return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    unknown = []
     for name, value in _FLAGS.items():
         try:
             paddle.set_flags({name: value})
         except ValueError:
-            unknown.append(name)
-    return unknown
-
-
-def report(unknown: list[str]) -> None:
-    """Say what came of it on the device that was chosen."""
-    if not paddle.get_device().startswith("gpu"):
-        get_logger().info("deterministic: changes nothing on a CPU, where runs repeat anyway")
-    elif unknown:
-        get_logger().warning(
-            "deterministic: this Paddle does not know %s; runs may differ in their last bits",
-            " and ".join(unknown),
-        )
+            get_logger().warning(
+                "deterministic: this Paddle does not know %s; runs may differ in their last bits",
+                name,
+            )

@@ -65,7 +65,7 @@ class Freezing:
             parameter.stop_gradient = frozen
         return bool(changed)
 
-    def rest(self) -> None:
-        """Keep the running statistics of frozen norms too, in a model that trains."""
+    def keep_statistics(self) -> None:
+        """Keep the running statistics of frozen norms in a model in training mode."""
         for layer in self._norms:
             layer.training = not layer.weight.stop_gradient

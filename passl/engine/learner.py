@@ -1,4 +1,4 @@
-"""What learns: the network and everything that a step uses and changes."""
+"""The network and everything that a training step uses and changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from paddle import nn
 from passl.accelerate import accelerate
 from passl.data.balance import samples_per_class
 from passl.data.datasets.base import ImageDataset
-from passl.distributed.ranks import Ranks
+from passl.distributed.ranks import STATISTICS, Ranks
 from passl.distributed.sharding import ShardedOptimizer
 from passl.engine.average import WeightAverage
 from passl.engine.freezing import Freezing
@@ -28,29 +28,30 @@ from passl.optim.schedules import build_schedule
 
 @dataclass(kw_only=True)
 class Learner:
-    """What a step uses and changes.
+    """What a training step uses and changes.
 
     Args:
         model: the network.
-        wrapped: the same as training calls it, `Ranks.wrap(model)`; null before the first epoch.
         objective: (model, images, targets, mean weight) -> loss; see `modeling.losses`.
         optimizer: of the model's parameters.
-        schedule: step -> learning rate, where all epochs have as many steps as this run's.
-        schedule_shift: what the schedule's step has ahead of the run's, which counts the steps that
-            were made: epochs before a resume may have had more or fewer.
+        schedule: step -> learning rate, if all epochs have as many steps as this run's.
         average: of the model's weights.
         precision: number format and loss scaling.
-        freezing: which parameters rest.
-        accumulate: the batch goes through the network in that many parts, whose gradients are
-            added up: the memory of a part, the update of the whole. (Of BatchNorm each part has its
-            own statistics.)
+        freezing: which parameters are frozen in an epoch.
+        accumulate: parts that the batch is split into; their gradients are added up. BatchNorm
+            takes statistics of each part.
+        skip_nonfinite: whether to skip a step whose loss is not finite, rather than end the run.
         seed: of the run.
         ranks: the processes.
-        retired: earlier values of `wrapped`.
+        schedule_shift: steps that the schedule is ahead of the run, whose epochs before a resume
+            may have had more or fewer steps.
+
+    Attributes:
+        wrapped: the model as a training step calls it, `Ranks.wrap(model)`.
+        statistics: BatchNorm's running statistics.
     """
 
     model: nn.Layer
-    wrapped: nn.Layer | None = None
     objective: Supervised | Distilled
     optimizer: Any
     schedule: Callable[[int], float]
@@ -58,38 +59,43 @@ class Learner:
     precision: Precision
     freezing: Freezing
     accumulate: int
+    skip_nonfinite: bool
     seed: int
     ranks: Ranks
     schedule_shift: int = 0
-    retired: list[Any] = field(default_factory=list)
+    _replaced: list[nn.Layer] = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        self.freezing.apply(0)
+        self.wrapped = self.ranks.wrap(self.model)
+        named = self.model.named_parameters()
+        self.statistics = [tensor for name, tensor in named if name.endswith(STATISTICS)]
 
     @property
     def is_sharded(self) -> bool:
         """Whether each rank has the optimizer's state of some parameters only."""
         return isinstance(self.optimizer, ShardedOptimizer)
 
-    def mean_weight(self, targets) -> float | None:
-        """The mean of the class weights of the batch's samples, over all ranks; null where the loss
-        has none.
+    def mean_weight(self, targets: Any) -> Any:
+        """The mean of the class weights of the batch's samples over all ranks, a scalar tensor;
+        null where the loss has none.
         """
         loss = self.objective.loss
         weights_B = loss.sample_weights(targets) if isinstance(loss, Weighted) else None
-        return None if weights_B is None else self.ranks.mean(weights_B.mean().item())
+        if weights_B is None:
+            return None
+        total = self.ranks.all_reduce(weights_B.mean().astype("float64"))
+        return (total / self.ranks.world).astype("float32")
 
     def begin_epoch(self, epoch: int) -> None:
-        """Training mode, with those parameters frozen that rest in this epoch, from 0.
-
-        Weights and state are loaded before the first one: what copies them to other ranks is done
-        here.
-        """
-        changed = self.freezing.apply(epoch)
-        if changed or self.wrapped is None:
-            # The hooks of an earlier wrapper stay at the parameters and do nothing any more, but
-            # Paddle crashes if it is freed.
-            self.retired.append(self.wrapped)
+        """Set training mode, and freeze or thaw parameters for the epoch, from 0."""
+        if self.freezing.apply(epoch):
+            # DataParallel ignores parameters that thaw after it was built. Paddle crashes when the
+            # old one is freed, because its hooks stay on the parameters, so it is kept.
+            self._replaced.append(self.wrapped)
             self.wrapped = self.ranks.wrap(self.model)
         self.wrapped.train()
-        self.freezing.rest()
+        self.freezing.keep_statistics()
 
 
 def build_learner(
@@ -100,11 +106,11 @@ def build_learner(
     steps_per_epoch: int,
     dataset: ImageDataset | None = None,
 ) -> Learner:
-    """The learner of a training config.
+    """Build the learner of a training config.
 
     Args:
         cfg: checked by `engine.check.check_config`.
-        model: as the run starts from it, on its device.
+        model: on its device. The first rank's weights are sent to all.
         global_batch: samples of one step over all ranks.
         dataset: of the training, whose samples `class_weights: balanced` counts.
 
@@ -113,18 +119,27 @@ def build_learner(
     """
     if cfg.get("sync_bn", False):
         model = _synchronised(model, ranks)
+    model.backbone.recompute = cfg.get("recompute", False)
     try:
-        lr = scaled_lr(cfg["optimizer"], global_batch)
         precision = Precision(paddle.get_device().startswith("gpu"), **cfg.get("amp", {}))
-        learner = Learner(
+        objective = _objective(cfg, model, ranks, dataset)
+        precision.prepare(accelerate(model))
+        if isinstance(objective, Distilled):
+            precision.prepare(accelerate(objective.teacher))
+        optimizer: Any = build_optimizer(cfg["optimizer"], model)
+        if "sharding" in cfg and ranks.world > 1:
+            optimizer = ShardedOptimizer(optimizer, ranks)
+        lr = scaled_lr(cfg["optimizer"], global_batch)
+        return Learner(
             model=model,
-            objective=_objective(cfg, model, ranks, dataset),
-            optimizer=build_optimizer(cfg["optimizer"], model),
+            objective=objective,
+            optimizer=optimizer,
             schedule=build_schedule(cfg["lr_scheduler"], lr, steps_per_epoch, cfg["epochs"]),
             average=WeightAverage(model, **cfg.get("ema", {})),
             precision=precision,
             freezing=Freezing(model, **cfg.get("freeze", {})),
             accumulate=cfg.get("accumulate", 1),
+            skip_nonfinite=cfg.get("on_nonfinite", "stop") == "skip",
             seed=cfg.get("seed", 0),
             ranks=ranks,
         )
@@ -132,24 +147,17 @@ def build_learner(
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    precision.prepare(accelerate(model))
-    if isinstance(learner.objective, Distilled):
-        precision.prepare(accelerate(learner.objective.teacher))
-    model.backbone.recompute = cfg.get("recompute", False)
-    if "sharding" in cfg and ranks.world > 1:
-        learner.optimizer = ShardedOptimizer(learner.optimizer, ranks)
-    return learner
 
 
 def _synchronised(model: nn.Layer, ranks: Ranks) -> nn.Layer:
-    """The model whose BatchNorm has the statistics of the whole batch of all ranks. (Not tested: no
-    GPU was at hand, and Paddle has none for CPUs.)
+    """The model with BatchNorm statistics of the batch of all ranks. (Untested: no GPU was at hand,
+    and Paddle has no such kernel for CPUs.)
     """
     if ranks.world > 1 and paddle.get_device().startswith("gpu"):
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     get_logger().info(
-        "sync_bn: does nothing %s; each process has statistics of its own, which are averaged "
-        "before they are used or saved",
+        "sync_bn: does nothing %s; each process has its own statistics, which are averaged before "
+        "they are used or saved",
         "with one process" if ranks.world == 1 else "on a CPU",
     )
     return model
@@ -162,12 +170,12 @@ def _objective(
     if cfg["loss"].get("class_weights") == BALANCED and dataset is not None:
         own = samples_per_class(dataset)
         counts = [int(n) for n in ranks.sum((own * ranks.is_first).tolist())]  # the first rank's
-        _tell_weights(cfg, counts, dataset.classes)
+        _log_weights(cfg, counts, dataset.classes)
     loss = build_loss(cfg["loss"], counts)
     if "distillation" not in cfg:
         return Supervised(loss)
     options = dict(cfg["distillation"])
-    names = getattr(model, "classes", None)  # the teacher's logits come in their order
+    names = getattr(model, "classes", None)  # the teacher's logits are put in their order
     try:
         teacher = Model(options.pop("teacher"), options.pop("weights"), classes=names)
     except ConfigError as error:
@@ -180,17 +188,17 @@ def _objective(
             f"distillation.teacher: {teacher.num_classes} classes, but the student has "
             f"{classes}; a teacher must know the same ones"
         )
-    get_logger().info("taught by %s", cfg["distillation"]["teacher"])
+    get_logger().info("distillation from %s", cfg["distillation"]["teacher"])
     return Distilled(loss, teacher, **options)
 
 
-def _tell_weights(cfg: Mapping[str, Any], counts: Sequence[int], classes: Sequence[str]) -> None:
+def _log_weights(cfg: Mapping[str, Any], counts: Sequence[int], classes: Sequence[str]) -> None:
     weights = balanced_weights(counts)
     named = sorted((w, n, name) for w, n, name in zip(weights, counts, classes, strict=True) if n)
     shown = [f"{weight:.3g} ({name}, {count} samples)" for weight, count, name in named]
     get_logger().info("class weights from %s to %s", shown[0], shown[-1])
     if cfg["dataloader"]["train"]["sampler"].get("balanced"):
         get_logger().warning(
-            "the sampler is balanced, and class_weights too: rare classes count twice as much as "
-            "either would make them; leave one of them out"
+            "the sampler is balanced, and class_weights too: rare classes are corrected twice; "
+            "leave one of them out"
         )

@@ -4,8 +4,9 @@ kernels; not on a GPU, since none was at hand.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import paddle
 from paddle import nn
@@ -106,14 +107,25 @@ def is_kept(layer: nn.Layer) -> bool:
 
 
 class LossScaler(paddle.amp.GradScaler):
-    """Paddle's, which tells of an overflow by a print that fails under numpy 2.4."""
+    """Paddle's, whose message of an overflow fails under numpy 2.4."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue with the scale and the counts of a run. Its settings are not taken over: a scale
+        that stays as configured does so.
+
+        Args:
+            state: a `state_dict`; empty for a run without loss scaling.
+        """
+        if state and self.is_enable() and self._use_dynamic_loss_scaling:
+            kept = {key: state[key] for key in ("scale", "incr_count", "decr_count")}
+            self.load_state_dict({**self.state_dict(), **kept})
 
     def update(self) -> None:
-        """Behind each step."""
+        """Adapt the scale after a step."""
         if self._enable and self._cache_found_inf:
             scale = self._scale.item()
             get_logger().info(
-                "amp: a gradient has overflowed with loss scale %g; the step is passed over", scale
+                "amp: a gradient has overflowed with loss scale %g; the step is skipped", scale
             )
         super().update()
 

@@ -8,10 +8,17 @@ from typing import Any
 
 from passl.distributed.agreement import agree
 from passl.distributed.ranks import Ranks
-from passl.engine.checkpoint import Checkpoint, read_checkpoint
+from passl.engine.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
 from passl.engine.learner import Learner
 from passl.engine.progress import Progress, damaged
-from passl.engine.run_folder import by_first, find_checkpoint, has_checkpoint, set_aside
+from passl.engine.run_folder import (
+    BEST,
+    by_first,
+    find_checkpoint,
+    has_checkpoint,
+    make_last,
+    set_aside,
+)
 from passl.errors import CheckpointError, ConfigError
 from passl.logging import get_logger
 from passl.modeling import Model
@@ -23,9 +30,10 @@ _SHARED = "All machines must see the same files in output_dir, on a disk that th
 
 def start_from(
     cfg: Config, resume: str | None, classes: list[str], ranks: Ranks
-) -> tuple[Checkpoint, Model] | None:
-    """The checkpoint that the run goes on from, which the first rank finds for all, and the network
-    with its weights; null for a new run. Every rank reads the file, once.
+) -> tuple[Checkpoint | None, Model]:
+    """The checkpoint that a run continues from, null for a new run, and the network with the
+    weights that it starts with. The first rank finds the checkpoint for all; every rank reads it,
+    once.
     """
     folder, opened = Path(cfg.output_dir), []
 
@@ -40,7 +48,8 @@ def start_from(
     found = by_first(ranks, find)
     if found is None:
         agree(ranks, {f"a checkpoint in {folder}": has_checkpoint(folder)}, _SHARED)
-        return None
+        pretrained, fit = cfg.model.get("pretrained", False), cfg.model.get("fit", ())
+        return None, Model(cfg, pretrained, fit, classes)
     checkpoint = None
     try:
         checkpoint = opened[0][0] if opened else read_checkpoint(Path(found))
@@ -53,6 +62,40 @@ def start_from(
         opened.append((checkpoint, _network(checkpoint, cfg, classes)))
     ranks.wait()
     return opened[0]
+
+
+def continue_run(
+    checkpoint: Checkpoint,
+    learner: Learner,
+    cfg: Config,
+    data: Mapping[str, Mapping[str, Any]],
+    global_batch: int,
+    steps: int,
+) -> Progress:
+    """Put the learner into the state of a checkpoint, and warn of what differs from that run.
+
+    Args:
+        data: fingerprints of the parts of the data.
+        global_batch: samples of a step over all ranks.
+        steps: of an epoch.
+
+    Returns:
+        How far the run has come.
+
+    Raises:
+        CheckpointError, ConfigError: the run cannot continue from it.
+    """
+    folder = Path(cfg.output_dir)
+    progress, old = load_checkpoint(checkpoint, learner)
+    compare(old, cfg, checkpoint.path)
+    _compare_data(checkpoint, data, progress)
+    _continue_schedule(learner, progress, global_batch, steps, checkpoint.path)
+    if progress.best_epoch and not (folder / BEST).exists():
+        get_logger().info("%s is not there: the best score begins again", folder / BEST)
+        progress.best_top1, progress.best_epoch = -1.0, 0
+    if learner.ranks.is_first:
+        make_last(folder, checkpoint.path)
+    return progress
 
 
 def _open(path: Path, cfg: Config, classes: list[str]) -> tuple[Checkpoint, Model]:
@@ -98,7 +141,7 @@ def _check_classes(path: Path, before: list[str], classes: list[str]) -> None:
         )
 
 
-def compare_data(
+def _compare_data(
     checkpoint: Checkpoint, data: Mapping[str, Mapping[str, Any]], progress: Progress
 ) -> None:
     """Say which parts of the data are others than the run had before.
@@ -149,7 +192,7 @@ def compare(old: dict, cfg: Config, checkpoint: Path) -> None:
             )
 
 
-def continue_schedule(
+def _continue_schedule(
     learner: Learner, progress: Progress, global_batch: int, steps: int, checkpoint: Path
 ) -> None:
     """Let the learning rate go on at the same epoch and the same part of it, however many steps the

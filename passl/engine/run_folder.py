@@ -149,8 +149,7 @@ def _check_unused(folder: Path) -> None:
         )
     metrics = folder / METRICS
     if metrics.exists():
-        rows = [row for row in read_metrics(folder) if isinstance(row, dict)]
-        has_results = any(row.get("phase") == "val" for row in rows)
+        has_results = any(row["phase"] == "val" for row in read_metrics(folder))
         found = f"{METRICS} with results" if has_results else ""
     else:
         left = [*folder.glob(VISUALDL), *sorted(folder.glob(NONFINITE.format("*")))]

@@ -1,107 +1,135 @@
-"""How a batch becomes an update. The only place that knows."""
+"""How a batch becomes an update of the weights. This is the only place that knows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import paddle
 
-from passl.distributed.ranks import STATISTICS
+from passl.distributed.ranks import Ranks
 from passl.engine.learner import Learner
 
 
-@dataclass(frozen=True)
 class Outcome:
-    """What came of a step.
+    """Loss and stop flag of a step, over all ranks.
+
+    They are reduced in one operation and copied to the host while the device goes on. The host
+    waits for the device when a value is first read, so a step whose outcome is read after the next
+    one has been queued costs no wait.
 
     Args:
-        loss: mean over the batch of all ranks.
-        own_loss: of this rank's part.
-        gradient_norm: of all gradients of this rank together; only where the loss is not finite.
+        own_loss: scalar tensor, the mean over this rank's part of the batch.
+        stop: whether this rank was asked to stop.
+        lr: learning rate of the step.
     """
 
-    loss: float
-    own_loss: float
-    gradient_norm: float | None = None
+    def __init__(self, own_loss: Any, stop: bool, lr: float, ranks: Ranks):
+        self.lr, self._world = lr, ranks.world
+        own = paddle.stack([own_loss.astype("float64"), paddle.full([], float(stop), "float64")])
+        self._copy = _HostCopy(paddle.concat([ranks.all_reduce(own.clone()), own[:1]]))
+
+    @property
+    def loss(self) -> float:
+        """Mean over the batch of all ranks."""
+        return self._copy.values()[0] / self._world
+
+    @property
+    def own_loss(self) -> float:
+        """Mean over this rank's part."""
+        return self._copy.values()[2]
 
     @property
     def is_finite(self) -> bool:
-        """Whether the weights were updated, on this rank and on all others."""
+        """Whether the loss of every rank is finite."""
         return math.isfinite(self.loss)
 
+    @property
+    def stop(self) -> bool:
+        """Whether any rank was asked to stop."""
+        return self._copy.values()[1] > 0
 
-def train_step(learner: Learner, images, targets, step: int) -> Outcome:
-    """One update of the model's weights, unless the loss of any rank is not finite.
 
-    What is random in the network (dropout, drop path) is drawn anew from (seed, rank, step): a
-    resumed run needs no generator's state, and what happened between two steps, such as an
-    evaluation, cannot change it.
+class _HostCopy:
+    """A tensor on its way to the host. (The path for GPUs is untested: no GPU was at hand.)"""
+
+    def __init__(self, tensor: Any):
+        self._event: Any = None
+        if tensor.place.is_gpu_place():
+            # `numpy()` would wait for everything that is queued, the event waits for this copy.
+            tensor = tensor.pin_memory(blocking=False)
+            self._event = paddle.device.Event()
+            self._event.record()
+        self._tensor = tensor
+
+    def values(self) -> list[float]:
+        if self._event is not None:
+            self._event.synchronize()
+        return self._tensor.numpy().tolist()
+
+
+def train_step(
+    learner: Learner, images: Any, targets: Any, step: int, stop: bool = False
+) -> Outcome:
+    """Make one update of the model's weights.
+
+    Dropout and drop path draw from (seed, rank, step), so a resumed run needs no generator's state,
+    and an evaluation between two steps changes nothing.
+
+    With `learner.skip_nonfinite` the update is left out if the loss of any rank is not finite, and
+    nothing changes. That needs the loss on the host before the update, while the device computes
+    the backward pass. Without it the update is always made: the caller reads the outcome later, and
+    must end the run, without saving it, if the loss is not finite.
 
     Args:
         learner: its model is in training mode.
-        images, targets: of this rank's batch.
+        images: [B, channels, height, width], of this rank.
+        targets: labels [B] or targets [B, classes].
         step: steps made before this one.
-
-    Returns:
-        The loss before the update, and whether there was one.
+        stop: whether this rank was asked to stop.
     """
-    paddle.seed(step_seed(learner.seed, learner.ranks.rank, step))
-    learner.optimizer.set_lr(learner.schedule(step + learner.schedule_shift))
-    scaler, total = learner.precision.scaler, paddle.zeros([])
-    statistics, mean_weight = _running_statistics(learner.model), learner.mean_weight(targets)
+    ranks, precision, scaler = learner.ranks, learner.precision, learner.precision.scaler
+    paddle.seed(step_seed(learner.seed, ranks.rank, step))
+    lr = learner.schedule(step + learner.schedule_shift)
+    learner.optimizer.set_lr(lr)
+    # The forward pass takes the batch into the statistics, before its loss is known.
+    statistics = [s.detach().clone() for s in learner.statistics] if learner.skip_nonfinite else []
+    mean_weight = learner.mean_weight(targets)
+    total = paddle.zeros([])
     for share, images_part, targets_part, is_last in _parts(images, targets, learner.accumulate):
-        synchronised = learner.ranks.synchronised(learner.wrapped, is_last)
-        with synchronised, learner.precision.weights(learner.model):
-            with learner.precision.autocast():
+        with ranks.synchronised(learner.wrapped, is_last), precision.weights(learner.model):
+            with precision.autocast():
                 loss = share * learner.objective(
                     learner.wrapped, images_part, targets_part, mean_weight
                 )
+            total = total + loss.detach()
+            if is_last:
+                outcome = Outcome(total, stop, lr, ranks)
             scaler.scale(loss).backward()
-        total = total + loss.detach()
-    own_loss = total.item()
-    # Every rank must know, so that all of them make the update, or none does.
-    outcome = Outcome(learner.ranks.mean(own_loss), own_loss)
-    if outcome.is_finite:
+    if learner.skip_nonfinite and not outcome.is_finite:
+        for statistic, before in zip(learner.statistics, statistics, strict=True):
+            statistic.set_value(before)
+    else:
         scaler.step(learner.optimizer)
         scaler.update()
         learner.average.update(step)
-    else:
-        # The forward pass has taken the batch into them already.
-        for statistic, before in statistics:
-            statistic.set_value(before)
-        norm = _gradient_norm(learner.model) / learner.precision.loss_scale
-        outcome = replace(outcome, gradient_norm=norm)
-    # A zero would still decay and move a parameter that was not used.
+    # Clear to None: with zero gradients, unused parameters would still decay.
     learner.optimizer.clear_grad(set_to_zero=False)
     return outcome
 
 
-def _running_statistics(model) -> list[tuple[Any, Any]]:
-    """Those of BatchNorm, each with a copy."""
-    return [
-        (tensor, tensor.detach().clone())
-        for name, tensor in model.named_parameters()
-        if name.endswith(STATISTICS)
-    ]
-
-
-def _gradient_norm(model) -> float:
-    squares = [(p.grad**2).sum() for p in model.parameters() if p.grad is not None]
-    return math.sqrt(sum(square.item() for square in squares))
-
-
 def step_seed(seed: int, rank: int, step: int) -> int:
-    """A seed for Paddle's generator that no other step or rank has but by chance."""
+    """A seed for Paddle's generator, different for each step and rank (but for hash collisions)."""
     return int(np.random.SeedSequence((seed, rank, step)).generate_state(1)[0])
 
 
-def _parts(images, targets, count: int) -> Iterator[tuple[float, Any, Any, bool]]:
-    """The batch in `count` parts, or fewer if it is smaller, each with its share of the batch and
-    whether it is the last.
+def _parts(images: Any, targets: Any, count: int) -> Iterator[tuple[float, Any, Any, bool]]:
+    """The batch in `count` parts, or one for each sample if there are fewer.
+
+    Yields:
+        The part's share of the batch, its images, its targets, and whether it is the last.
     """
     size = images.shape[0]
     count = min(count, size)

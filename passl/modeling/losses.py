@@ -75,15 +75,16 @@ class Weighted(nn.Layer):
             return self.class_weights.gather(targets)
         return (targets * self.class_weights).sum(-1)  # a matrix product is in half precision (amp)
 
-    def weighted_mean(self, losses_B, targets, mean_weight: float | None):
+    def weighted_mean(self, losses_B, targets, mean_weight: Any):
         """The mean of losses that have their samples' weights in them already.
 
         Args:
-            mean_weight: of the whole batch, of which these samples may be a part; null for theirs.
+            mean_weight: of the whole batch, of which these samples may be a part, a scalar tensor;
+                null for theirs.
         """
         if mean_weight is None:
             return losses_B.mean() / self.sample_weights(targets).mean().clip(min=_LEAST)
-        return losses_B.mean() / max(mean_weight, _LEAST)
+        return losses_B.mean() / mean_weight.clip(min=_LEAST)
 
 
 @LOSSES.register
@@ -110,7 +111,7 @@ class CrossEntropy(Weighted):
         super().__init__(class_weights)
         self.label_smoothing = label_smoothing
 
-    def forward(self, logits_BK, targets, mean_weight: float | None = None):
+    def forward(self, logits_BK, targets, mean_weight: Any = None):
         """Logits [B, classes] and labels [B] or targets [B, classes] -> loss, a scalar."""
         targets_BK = smoothed_targets(targets, logits_BK.shape[-1], self.label_smoothing)
         logs_BK = F.log_softmax(logits_BK.astype("float32"), axis=-1)
@@ -149,7 +150,7 @@ class BinaryCrossEntropy(Weighted):
         self.label_smoothing = label_smoothing
         self.target_threshold, self.sum_classes = target_threshold, sum_classes
 
-    def forward(self, logits_BK, targets, mean_weight: float | None = None):
+    def forward(self, logits_BK, targets, mean_weight: Any = None):
         """Logits [B, classes] and labels [B] or targets [B, classes] -> loss, a scalar."""
         targets_BK = smoothed_targets(targets, logits_BK.shape[-1], self.label_smoothing)
         if self.target_threshold is not None:
@@ -173,11 +174,12 @@ class Supervised:
     def __init__(self, loss: nn.Layer):
         self.loss = loss
 
-    def __call__(self, model: nn.Layer, images, targets, mean_weight: float | None = None):
+    def __call__(self, model: nn.Layer, images, targets, mean_weight: Any = None):
         """Images [B, 3, height, width] and targets, as the loss takes them -> loss, a scalar.
 
         Args:
-            mean_weight: of the samples of the whole batch; null where the loss has no weights.
+            mean_weight: of the samples of the whole batch, a scalar tensor; null where the loss has
+                no weights.
         """
         return _called(self.loss, model(images), targets, mean_weight)
 
@@ -213,7 +215,7 @@ class Distilled:
         self.loss, self.teacher = loss, teacher
         self.kind, self.alpha, self.temperature = kind, alpha, temperature
 
-    def __call__(self, model: nn.Layer, images, targets, mean_weight: float | None = None):
+    def __call__(self, model: nn.Layer, images, targets, mean_weight: Any = None):
         """As for Supervised."""
         student_BK = model(images)
         with paddle.no_grad():
@@ -247,7 +249,7 @@ def build_loss(cfg: Mapping[str, Any], counts: Sequence[int] | None = None) -> n
     return LOSSES.build(cfg)
 
 
-def _called(loss: nn.Layer, logits_BK, targets, mean_weight: float | None):
+def _called(loss: nn.Layer, logits_BK, targets, mean_weight: Any):
     """A loss of one's own need not know of weights. In float32, also under amp."""
     with paddle.amp.auto_cast(enable=False):
         logits_BK = logits_BK.astype("float32")

@@ -288,11 +288,10 @@ def test_a_loss_that_is_not_finite_is_told_in_full(tiny_config, tmp_path, spoile
     (file,) = (tmp_path / "run").glob("nonfinite_step_*.txt")
     step = int(file.stem.rsplit("_", 1)[1])
     assert f"the loss is nan at step {step} (epoch {(step - 1) // 11 + 1}, learning rate " in text
-    assert "gradient norm nan" in text
-    pictures = os.fsdecode(file.read_bytes()).splitlines()
-    assert pictures[0].startswith("\udcff ")
-    assert len(set(pictures)) == len(pictures) > 3
-    assert f"{', '.join(pictures[:3])}, ..., all in {file}" in text
+    images = os.fsdecode(file.read_bytes()).splitlines()
+    assert images[0].startswith("\udcff ")
+    assert len(set(images)) == len(images) > 3
+    assert f"{', '.join(images[:3])}, ..., all in {file}" in text
     for path in (tmp_path / "run").glob("*.safetensors"):
         assert all(np.isfinite(array).all() for array in read_checkpoint(path).arrays.values())
 

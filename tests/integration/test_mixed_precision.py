@@ -45,10 +45,10 @@ def test_train_kill_resume_evaluate_export(
     run(path, tmp_path / "straight", *options)
     assert seen == [paddle.bfloat16] * 2
 
-    def killing(learner, images, targets, number):
+    def killing(learner, images, targets, number, stop):
         if number == 13:  # in the second epoch, after the checkpoint of step 12
             raise Killed
-        return step(learner, images, targets, number)
+        return step(learner, images, targets, number, stop)
 
     folder = tmp_path / "killed"
     monkeypatch.setattr(train_module, "train_step", killing)

@@ -188,8 +188,8 @@ from passl.utils.config import get_config
 
 step = module.train_step
 
-def drifting(learner, images, targets, number):
-    outcome = step(learner, images, targets, number)
+def drifting(learner, images, targets, number, stop):
+    outcome = step(learner, images, targets, number, stop)
     if learner.ranks.rank == 1 and number == 3:
         weight = dict(learner.model.named_parameters())["backbone.blocks.1.mlp.fc1.weight"]
         weight.set_value(weight + 1e-3)

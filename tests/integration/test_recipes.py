@@ -103,12 +103,12 @@ def first_epoch(cfg: Config) -> dict[str, np.ndarray]:
     start: dict[str, np.ndarray] = {}
     step = train_module.train_step
 
-    def watched(learner, images, targets, number):
+    def watched(learner, images, targets, number, stop):
         if number == STEPS:
             raise EnoughError
         if number == 0:
             start.update({k: v.numpy().copy() for k, v in learner.model.state_dict().items()})
-        return step(learner, images, targets, number)
+        return step(learner, images, targets, number, stop)
 
     check_config(cfg)
     with mock.patch.object(train_module, "train_step", watched), pytest.raises(EnoughError):

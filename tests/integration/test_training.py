@@ -173,7 +173,9 @@ def test_more_epochs_and_a_checkpoint_by_path(tiny_config, tmp_path):
     assert run(path, tmp_path / "one", "epochs=2", resume="auto").epoch == 2
     assert (tmp_path / "one" / "config.from_epoch_2.yaml").is_file()
     last = tmp_path / "one" / "last.safetensors"
-    assert run(path, tmp_path / "two", "epochs=3", resume=str(last)).epoch == 3
+    progress = run(path, tmp_path / "two", "epochs=3", resume=str(last))
+    assert progress.epoch == progress.best_epoch == 3  # there, no other epoch has a checkpoint
+    assert content(tmp_path / "two", "best.safetensors")[1]["epoch"] == 3
 
 
 @pytest.mark.parametrize("interval", ["null", 4])
@@ -233,7 +235,7 @@ def test_a_second_run_in_the_folder_is_refused(tiny_config, tmp_path, monkeypatc
     path, step, refusals = tiny_config(), train_module.train_step, []
 
     def stepping(*args):
-        if args[-1] in (2, 13):  # before the first checkpoint and behind it
+        if args[3] in (2, 13):  # before the first checkpoint and behind it
             for resume in (None, "auto"):
                 with pytest.raises(ConfigError, match=f"in use by process {os.getpid()} on ") as e:
                     run(path, tmp_path / "run", resume=resume)

@@ -44,6 +44,9 @@ class Second(Ranks):
     def sum(self, values):
         return [value + 7 for value in values]
 
+    def wrap(self, model):
+        return model
+
 
 def test_balanced_weights_are_the_first_ranks(tiny_config):
     cfg = get_config(tiny_config(), ["loss.class_weights=balanced"])

@@ -253,9 +253,20 @@ def test_the_loss_scale(tiny_config, scaler, caplog, capfd):
     assert learner.precision.loss_scale == 64.0
     # Through a checkpoint's JSON.
     state = {key: np.asarray(value).tolist() for key, value in scaler.state_dict().items()}
-    other = LossScaler(init_loss_scaling=8.0)
-    other.load_state_dict(json.loads(json.dumps(state)))
+    state = json.loads(json.dumps(state))
+    other = LossScaler(init_loss_scaling=8.0, incr_every_n_steps=2)
+    other.restore(state)
     assert other.state_dict() == scaler.state_dict()
+    # The settings are those of the config.
+    fixed = LossScaler(init_loss_scaling=8.0, use_dynamic_loss_scaling=False)
+    slower = LossScaler(incr_every_n_steps=500)
+    for one in (fixed, slower):
+        one.restore(state)
+        one.restore({})
+    assert fixed.state_dict()["scale"].item() == 8.0
+    assert not fixed.state_dict()["use_dynamic_loss_scaling"]
+    assert slower.state_dict()["scale"].item() == 64.0
+    assert slower.state_dict()["incr_every_n_steps"] == 500
 
 
 def overflowing(loss):

@@ -10,6 +10,7 @@ import pytest
 from passl.engine.metrics import Meter, MetricLog, read_metrics
 from passl.engine.run_folder import write_config
 from passl.engine.step import step_seed
+from passl.logging import get_logger
 
 
 def test_metrics_rows_and_curves(tmp_path):
@@ -53,6 +54,15 @@ def test_a_resumed_run_writes_each_step_once(tmp_path):
     ]
 
 
+def test_a_damaged_line_is_left_out(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(get_logger(), "propagate", True)
+    row = b'{"phase": "train", "step": %d}\n'
+    lines = [row % 1, b"\xff\xfe damaged\n", b"[1]\n", row % 2, b'{"phase": "tr\xff']
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join(lines))
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
+    assert [f"line {number}:" in caplog.text for number in (2, 3, 5)] == [True, True, False]
+
+
 def test_other_ranks_write_nothing(tmp_path):
     log = MetricLog(None)
     log.write("train", 5, loss=1.0)
@@ -64,8 +74,9 @@ def test_meter_reports(tmp_path):
     log = MetricLog(tmp_path)
     meter = Meter(log, epoch=1, epochs=3, first_step=10, steps=5, interval=2, shown=False)
     for value, samples in ((1.0, 8), (3.0, 8), (5.0, 8), (7.0, 8), (9.0, 3)):
+        meter.begin_reading()
         meter.batch_read()
-        meter.step_made(value, 0.1, samples)
+        meter.step_done(value, 0.1, samples)
     meter.close()
     rows = read_metrics(tmp_path)
     assert [(row["step"], row["epoch"], row["loss"]) for row in rows] == [
@@ -77,11 +88,11 @@ def test_meter_reports(tmp_path):
     for row, samples in zip(rows, (8, 8, 3), strict=True):
         assert row["ips"] == pytest.approx(samples / row["batch_cost"], rel=1e-5)
     assert all(0 <= row["reader_cost"] <= row["batch_cost"] for row in rows)
-    # Resumed in the middle of an interval, with a step that was passed over.
+    # Resumed in the middle of an interval, with a step that was skipped.
     meter = Meter(
         log,
-        2,
-        3,
+        epoch=2,
+        epochs=3,
         first_step=15,
         steps=5,
         interval=3,
@@ -90,9 +101,9 @@ def test_meter_reports(tmp_path):
         pending=[1.0, 2.0],
     )
     for value in (None, 4.0):
-        meter.step_made(value, 0.1, 8)
+        meter.step_done(value, 0.1, 8)
     assert meter.pending == [4.0]
-    meter.step_made(6.0, 0.1, 8)
+    meter.step_done(6.0, 0.1, 8)
     meter.close()
     assert [(row["step"], row["loss"]) for row in read_metrics(tmp_path)[3:]] == [
         (18, 1.5),
