@@ -10,7 +10,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study chaos bench test test-cpus test-parity lint format clean
+.PHONY: help setup demo study chaos bench test test-cpus test-parity docs lint format clean
 
 help:
 	@echo "To use passl:"
@@ -34,6 +34,9 @@ lint: .venv/dev.stamp  #dev check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/dev.stamp  #dev write docs/transforms.md and docs/datasets.md from docstrings
+	$(BIN)/python docs/entries.py
 
 format: .venv/dev.stamp  #dev format the code
 	$(BIN)/ruff check --fix .

@@ -11,22 +11,15 @@ from passl.data.datasets.subset import Subset
 from passl.utils.schema import Option, options_of
 
 DATASET_OPTIONS: Mapping[str, Option] = options_of(Subset)
-"""What the node of every dataset may have beside the dataset's own options."""
+"""Options that the node of every dataset can have besides those of the dataset."""
 
 
 def dataset_arguments(node: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a dataset's constructor, and of its `class_names`: the node without its
-    name, its transforms, and what all datasets have.
+    """Return the arguments of a dataset's constructor and of its `class_names`: the node without
+    its name, its transforms and `DATASET_OPTIONS`.
     """
     others = ("name", "transforms", *DATASET_OPTIONS)
     return {key: value for key, value in node.items() if key not in others}
-
-
-def dataset_options(node: Mapping[str, Any]) -> dict[str, Any]:
-    """What the node has of `DATASET_OPTIONS`: the keyword arguments of `Subset` and of
-    `subset.check_options`.
-    """
-    return {key: value for key, value in node.items() if key in DATASET_OPTIONS}
 
 
 def build_dataset(node: Mapping[str, Any]) -> ImageDataset:
@@ -35,18 +28,18 @@ def build_dataset(node: Mapping[str, Any]) -> ImageDataset:
     Raises:
         ConfigError: the node is wrong, or the data is missing.
     """
-    options = dataset_options(node)
-    own = {key: value for key, value in node.items() if key not in (*DATASET_OPTIONS, "transforms")}
+    options = {key: value for key, value in node.items() if key in DATASET_OPTIONS}
+    own = {key: value for key, value in node.items() if key not in (*options, "transforms")}
     dataset = DATASETS.build(own)
     return Subset(dataset, **options) if options else dataset
 
 
 def class_names(node: Mapping[str, Any]) -> list[str]:
-    """The class names of the dataset of a `dataset` node, in the order of their labels. No samples
-    are read.
+    """Return the class names of the dataset of a `dataset` node, in the order of their labels. No
+    samples are read.
 
     Raises:
-        ConfigError: the data is not there.
+        ConfigError: the data is missing.
     """
     return DATASETS.get(node["name"]).class_names(**dataset_arguments(node))  # type: ignore[attr-defined]
 

@@ -66,6 +66,9 @@ class Loader:
         samples: the transformed samples, by key.
         classes: names of the labels.
         bad: the samples that could not be read so far: index -> error.
+
+    Example:
+        loader: {num_workers: 8, on_bad_sample: skip}
     """
 
     def __init__(

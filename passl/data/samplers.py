@@ -47,6 +47,9 @@ class BatchSampler:
 
     Raises:
         ValueError: there is not one batch, or options do not go together.
+
+    Example:
+        sampler: {batch_size: 128, shuffle: true, drop_last: true}
     """
 
     def __init__(

@@ -16,10 +16,9 @@ from passl.data.build import (
     DATASET_OPTIONS,
     build_dataset,
     class_names,
-    dataset_options,
 )
 from passl.data.datasets.images import CHANNELS
-from passl.data.datasets.subset import check_options
+from passl.data.datasets.subset import Subset, chosen_labels
 from passl.data.loader import Loader
 from passl.data.samplers import BatchSampler
 from passl.data.transforms.mixup import Mixup, build_mixup
@@ -52,7 +51,11 @@ from passl.utils.types import NonNegativeInt, PositiveInt
 from passl.utils.yaml import Keys
 
 _DATA = {
-    "dataset": Choice(DATASETS, {**DATASET_OPTIONS, "transforms": Many(Choice(TRANSFORMS))}),
+    "dataset": Choice(
+        DATASETS,
+        {**DATASET_OPTIONS, "transforms": Many(Choice(TRANSFORMS))},
+        check=Subset.check_options,
+    ),
     "sampler": section_of(BatchSampler, required=True),
     "loader": section_of(Loader),
 }
@@ -154,7 +157,7 @@ def datasets(cfg: Config, parts: Sequence[str]) -> dict[str, Any]:
             problems.append(((), f"{dotted(keys)} is missing"))
             continue
         transforms = {"transforms": Option(Any, ())}  # no matter here
-        choice = Choice(DATASETS, {**DATASET_OPTIONS, **transforms})
+        choice = Choice(DATASETS, {**DATASET_OPTIONS, **transforms}, check=Subset.check_options)
         problems += [(place, rule) for place, rule in problems_in(choice, nodes[part], keys)]
     if problems:
         raise ConfigError(*(_line(cfg, *problem) for problem in problems))
@@ -383,7 +386,7 @@ def _data_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
         node = cfg.dataloader[part].dataset
         try:
             classes[part] = class_names(node)
-            check_options(classes[part], **dataset_options(node))
+            chosen_labels(node.get("labels"), classes[part])
         except ValueError as error:  # ConfigError is one too
             place = ("dataloader", part, "dataset", *(["dataroot"] if "dataroot" in node else []))
             yield place, str(error)

@@ -61,7 +61,7 @@ class _Cifar(ImageDataset):
     batches: Mapping[str, Sequence[str]]
 
     def __init__(self, dataroot: str, split: str, download: bool, key: str, classes: list[str]):
-        self._check(dataroot, split, download)
+        self._check(dataroot, download)
         if self._find(dataroot) is None:
             path = Path(dataroot) / self.archive
             fetch_file(type(self).__name__, self.url + self.archive, path, sha256=self.sha256)
@@ -83,10 +83,8 @@ class _Cifar(ImageDataset):
         return f"{type(self).__name__} {self.split} {index}"
 
     @classmethod
-    def _check(cls, dataroot: str, split: str, download: bool) -> None:
+    def _check(cls, dataroot: str, download: bool) -> None:
         """Raise ConfigError unless the data is there or can be downloaded."""
-        if split not in cls.batches:
-            raise ConfigError(f"split {split!r} is none of {', '.join(cls.batches)}")
         if not download and cls._find(dataroot) is None:
             raise ConfigError(
                 f"{dataroot}: has neither {cls.folder} nor {cls.archive}; put {cls.url}"
@@ -134,8 +132,11 @@ class CIFAR10(_Cifar):
         download: download the archive into `dataroot` if neither is there. Nothing is overwritten.
 
     Raises:
-        ConfigError: the split does not exist, or the data is missing or damaged.
+        ConfigError: the data is missing or damaged.
         RunError: the download fails.
+
+    Example:
+        {name: CIFAR10, dataroot: data, split: train, download: true}
     """
 
     archive = "cifar-10-python.tar.gz"
@@ -153,9 +154,9 @@ class CIFAR10(_Cifar):
         super().__init__(dataroot, split, download, "labels", CIFAR10_CLASSES.split())
 
     @staticmethod
-    def class_names(*, dataroot: str, split: str, download: bool = False) -> list[str]:
+    def class_names(*, dataroot: str, download: bool = False, **_: Any) -> list[str]:
         """Return the ten classes, without a download."""
-        CIFAR10._check(dataroot, split, download)
+        CIFAR10._check(dataroot, download)
         return CIFAR10_CLASSES.split()
 
 
@@ -172,8 +173,11 @@ class CIFAR100(_Cifar):
         label_mode: `fine` for the 100 classes, `coarse` for the 20 groups.
 
     Raises:
-        ConfigError: the split or label mode does not exist, or the data is missing or damaged.
+        ConfigError: the data is missing or damaged.
         RunError: the download fails.
+
+    Example:
+        {name: CIFAR100, dataroot: data, split: test, label_mode: coarse}
     """
 
     archive = "cifar-100-python.tar.gz"
@@ -189,19 +193,15 @@ class CIFAR100(_Cifar):
         download: bool = False,
         label_mode: Literal["fine", "coarse"] = "fine",
     ):
-        classes = self.class_names(
-            dataroot=dataroot, split=split, download=download, label_mode=label_mode
-        )
+        classes = self.class_names(dataroot=dataroot, download=download, label_mode=label_mode)
         super().__init__(dataroot, split, download, f"{label_mode}_labels", classes)
 
     @staticmethod
     def class_names(
-        *, dataroot: str, split: str, download: bool = False, label_mode: str = "fine"
+        *, dataroot: str, download: bool = False, label_mode: str = "fine", **_: Any
     ) -> list[str]:
         """Return the 100 classes or the 20 groups, without a download."""
-        if label_mode not in ("fine", "coarse"):
-            raise ConfigError(f"label_mode {label_mode!r} is neither fine nor coarse")
-        CIFAR100._check(dataroot, split, download)
+        CIFAR100._check(dataroot, download)
         return (CIFAR100_CLASSES if label_mode == "fine" else CIFAR100_COARSE_CLASSES).split()
 
 

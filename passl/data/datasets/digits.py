@@ -23,13 +23,14 @@ class Digits(ImageDataset):
 
     Args:
         split: `train` or `val`.
+
+    Example:
+        {name: Digits, split: train}
     """
 
     image_size = (SIDE, SIDE)
 
     def __init__(self, *, split: Literal["train", "val"]):
-        if split not in ("train", "val"):
-            raise ValueError(f"split {split!r} is neither train nor val")
         with np.load(FILE) as file:
             chosen = file["is_val"] == (split == "val")
             grey, self.labels = file["images"][chosen], file["labels"][chosen].astype(np.int64)

@@ -43,6 +43,9 @@ class ImageFolder(FileDataset):
         ValueError: min_side is below 1.
         ConfigError: the folder is missing or has no class; a class has no image, is not in
             `class_file`, or contains a link to images of another class.
+
+    Example:
+        {name: ImageFolder, dataroot: data/ILSVRC2012/train}
     """
 
     def __init__(

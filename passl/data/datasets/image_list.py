@@ -48,6 +48,12 @@ class ImageList(FileDataset):
         ValueError: min_side is below 1.
         ConfigError: the delimiter is empty, a file is missing, a line is wrong, or the first image
             does not exist.
+
+    Example:
+        name: ImageList
+        dataroot: data/flowers102
+        list_file: data/flowers102/train_list.txt
+        class_file: data/flowers102/flowers102_label_list.txt
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -14,7 +14,7 @@ from passl.data.datasets.images import check_mode
 from passl.errors import ConfigError
 from passl.utils.config import closest
 from passl.utils.schema import validated
-from passl.utils.types import Fraction, NonNegativeInt
+from passl.utils.types import Colour, Fraction, NonNegativeInt
 
 PRESENT = "present"
 
@@ -39,6 +39,9 @@ class Subset(ImageDataset):
     Raises:
         ConfigError: an option is out of range, a label is not a class, no sample is left, or mode
             and background do not go together.
+
+    Example:
+        {name: CIFAR10, dataroot: data, split: train, fraction: 0.1, labels: [cat, dog]}
     """
 
     def __init__(
@@ -50,16 +53,9 @@ class Subset(ImageDataset):
         fraction_seed: NonNegativeInt = 0,
         labels: str | Sequence[int | str] | None = None,
         mode: Literal["RGB", "L", "RGBA"] = "RGB",
-        background: tuple[int, int, int] | None = None,
+        background: Colour | None = None,
     ):
-        valid = check_options(
-            dataset.classes,
-            fraction=fraction,
-            fraction_seed=fraction_seed,
-            labels=labels,
-            mode=mode,
-            background=background,
-        )
+        valid = chosen_labels(labels, dataset.classes)
         self.mode, self.background = mode, background
         self.dataset, self.classes = dataset, dataset.classes
         self.image_size = dataset.image_size
@@ -67,15 +63,20 @@ class Subset(ImageDataset):
         self.valid_labels = dataset.valid_labels
         if labels == PRESENT:
             self.valid_labels = np.unique(dataset.labels).tolist()
-        elif labels is not None:
+        elif valid is not None:
             self.valid_labels = valid
-            chosen = np.flatnonzero(np.isin(dataset.labels, self.valid_labels))
+            chosen = np.flatnonzero(np.isin(dataset.labels, valid))
         if not len(chosen):
             raise ConfigError("labels: the dataset has no sample of these classes; choose others")
         if fraction < 1:
             chosen = _balanced(chosen, dataset.labels[chosen], fraction, fraction_seed)
         self.indices = chosen
         self.labels = dataset.labels[chosen]
+
+    @staticmethod
+    def check_options(*, mode: str, background: Sequence[int] | None, **_: Any) -> None:
+        """Raise ValueError if the options do not go together."""
+        check_mode(mode, background)
 
     def load_image(self, index: int) -> Image.Image:
         return self.dataset.load_image(int(self.indices[index]))
@@ -96,36 +97,10 @@ class Subset(ImageDataset):
         return order[order >= 0]
 
 
-def check_options(
-    classes: Sequence[str],
-    *,
-    fraction: float = 1.0,
-    fraction_seed: int = 0,
-    labels: str | Sequence[int | str] | None = None,
-    mode: str = "RGB",
-    background: Sequence[int] | None = None,
+def chosen_labels(
+    labels: str | Sequence[int | str] | None, classes: Sequence[str]
 ) -> list[int] | None:
-    """Check the options without the data.
-
-    Args:
-        classes: names of all classes.
-
-    Returns:
-        The labels of the classes that `labels` names; None if it names none.
-
-    Raises:
-        ConfigError: an option is out of range, a label is not a class, or mode and background do
-            not go together.
-    """
-    try:
-        check_mode(mode, background)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    return None if labels is None or labels == PRESENT else chosen_labels(labels, classes)
-
-
-def chosen_labels(labels: str | Sequence[int | str], classes: Sequence[str]) -> list[int]:
-    """Return the labels of the named classes, in ascending order.
+    """Return the labels of the named classes, in ascending order; None for null and `present`.
 
     Args:
         labels: class names or numbers, or a file with one of them per line. A text that is both is
@@ -135,6 +110,8 @@ def chosen_labels(labels: str | Sequence[int | str], classes: Sequence[str]) -> 
     Raises:
         ConfigError: one is not a class, or there is none.
     """
+    if labels is None or labels == PRESENT:
+        return None
     where = f"{labels}: " if isinstance(labels, str) else "labels: "
     listed = read_lines(labels) if isinstance(labels, str) else labels
     numbers = {name: label for label, name in enumerate(classes)}

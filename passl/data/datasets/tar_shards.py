@@ -56,6 +56,11 @@ class TarShards(FileDataset):
         ValueError: image_keys, label_key, buffer_size or min_side are out of range.
         ConfigError: `shards` has wrong braces; a shard is missing, compressed, truncated or
             damaged; a sample does not have exactly one image and one label of a class.
+
+    Example:
+        name: TarShards
+        shards: data/imagenet-train-{000000..000146}.tar
+        class_file: data/LOC_synset_mapping.txt
     """
 
     def __init__(

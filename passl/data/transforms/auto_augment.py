@@ -308,24 +308,31 @@ def _read_numbers(policy: str, parts: Sequence[str], keys: Mapping[str, type]) -
 # --------------------------------------------------------------------------------------------------
 
 
-def _apply(
-    layers: Sequence[Layer],
-    noise: Noise,
-    geometry: Geometry,
-    image: Image.Image,
-    rng: np.random.Generator,
-) -> Image.Image:
-    for layer in layers:
-        if layer.p < 1 and rng.random() >= layer.p:  # like timm, draw nothing for p 1
-            continue
-        level = noise.draw(layer.magnitude, rng) / MAX_MAGNITUDE
-        image = OPS[layer.op](image, level, rng, geometry)
-    return image
+@dataclass(frozen=True, kw_only=True)
+class _Augment:
+    """The options of RandAugment and AutoAugment."""
+
+    policy: str
+    fill: Colour = (124, 116, 104)
+    interpolation: Literal["nearest", "bilinear", "bicubic", "random"] = "bicubic"
+    translate_const: NonNegativeInt | None = None
+
+    def apply(
+        self, layers: Sequence[Layer], noise: Noise, image: Image.Image, rng: np.random.Generator
+    ) -> Image.Image:
+        """Apply layers, each with its probability and a varied magnitude."""
+        geometry = Geometry(tuple(self.fill), self.interpolation, self.translate_const)
+        for layer in layers:
+            if layer.p < 1 and rng.random() >= layer.p:  # like timm, draw nothing for p 1
+                continue
+            level = noise.draw(layer.magnitude, rng) / MAX_MAGNITUDE
+            image = OPS[layer.op](image, level, rng, geometry)
+        return image
 
 
 @TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
-class RandAugment:
+class RandAugment(_Augment):
     """Apply a few randomly drawn operations, all with one magnitude.
 
     A policy is `rand` followed by any of these parts, joined by dashes:
@@ -349,12 +356,10 @@ class RandAugment:
             bicubic.
         translate_const: largest shift in pixels, at magnitude 10; null for 0.45 of the width or
             height, as in timm.
-    """
 
-    policy: str
-    fill: Colour = (124, 116, 104)
-    interpolation: Literal["nearest", "bilinear", "bicubic", "random"] = "bicubic"
-    translate_const: NonNegativeInt | None = None
+    Example:
+        {name: RandAugment, policy: rand-m9-mstd0.5-inc1}
+    """
 
     def __post_init__(self):
         read_rand_policy(self.policy)
@@ -362,13 +367,12 @@ class RandAugment:
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         layers, weights, count, noise = read_rand_policy(self.policy)
         chosen = rng.choice(len(layers), count, replace=weights is None, p=weights)
-        geometry = Geometry(tuple(self.fill), self.interpolation, self.translate_const)
-        return _apply([layers[index] for index in chosen], noise, geometry, image, rng)
+        return self.apply([layers[index] for index in chosen], noise, image, rng)
 
 
 @TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
-class AutoAugment:
+class AutoAugment(_Augment):
     """Apply one of 25 pairs of operations, drawn for each image, with searched magnitudes.
 
     Args:
@@ -382,20 +386,17 @@ class AutoAugment:
             bicubic.
         translate_const: largest shift in pixels, at magnitude 10; null for 0.45 of the width or
             height, as in timm.
-    """
 
-    policy: str
-    fill: Colour = (124, 116, 104)
-    interpolation: Literal["nearest", "bilinear", "bicubic", "random"] = "bicubic"
-    translate_const: NonNegativeInt | None = None
+    Example:
+        {name: AutoAugment, policy: original-mstd0.5}
+    """
 
     def __post_init__(self):
         read_auto_policy(self.policy)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         pairs, noise = read_auto_policy(self.policy)
-        geometry = Geometry(tuple(self.fill), self.interpolation, self.translate_const)
-        return _apply(pairs[rng.integers(len(pairs))], noise, geometry, image, rng)
+        return self.apply(pairs[rng.integers(len(pairs))], noise, image, rng)
 
 
 @TRANSFORMS.register
@@ -404,6 +405,9 @@ class ThreeAugment:
     """Apply one of three operations, drawn uniformly: invert values of 128 and above, remove the
     colours, or blur by a Gaussian with a radius from 0.1 to 2 pixels. DeiT III uses a ColorJitter
     of 0.3 after it.
+
+    Example:
+        {name: ThreeAugment}
     """
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:

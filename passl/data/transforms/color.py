@@ -77,6 +77,9 @@ class ColorJitter:
         hue: range of the shift in turns of the colour wheel, as [-0.1, 0.1], or its largest
             absolute value, as 0.1; at most 0.5.
         p: probability of any change.
+
+    Example:
+        {name: ColorJitter, brightness: 0.4, contrast: 0.4, saturation: 0.4}
     """
 
     brightness: float | tuple[float, float] = 0.0
@@ -124,6 +127,9 @@ class RandomGrayscale:
 
     Args:
         p: probability.
+
+    Example:
+        {name: RandomGrayscale, p: 0.2}
     """
 
     p: Probability = 0.1
@@ -140,6 +146,9 @@ class GaussianBlur:
     Args:
         p: probability.
         radius: range of the standard deviation, in pixels.
+
+    Example:
+        {name: GaussianBlur, p: 0.1}
     """
 
     p: Probability = 0.5

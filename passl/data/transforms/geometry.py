@@ -36,6 +36,9 @@ class Resize:
     Args:
         size: in pixels.
         interpolation: Pillow's filter.
+
+    Example:
+        {name: Resize, size: 256}
     """
 
     size: ImageSize
@@ -61,6 +64,9 @@ class CenterCrop:
 
     Args:
         size: in pixels.
+
+    Example:
+        {name: CenterCrop, size: 224}
     """
 
     size: ImageSize
@@ -87,6 +93,9 @@ class RandomResizedCrop:
         scale: range of the part's area, as a fraction of the image's.
         ratio: range of the part's width over height, drawn uniformly on a logarithmic scale.
         interpolation: Pillow's filter; `random` draws bilinear or bicubic for each image.
+
+    Example:
+        {name: RandomResizedCrop, size: 224, interpolation: random}
     """
 
     size: ImageSize
@@ -131,6 +140,9 @@ class RandomCrop:
 
     Raises:
         RunError: the padded image is smaller than `size`.
+
+    Example:
+        {name: RandomCrop, size: 32, padding: 4}
     """
 
     size: ImageSize
@@ -159,6 +171,9 @@ class RandomHorizontalFlip:
 
     Args:
         p: probability.
+
+    Example:
+        {name: RandomHorizontalFlip}
     """
 
     p: Probability = 0.5

@@ -36,6 +36,9 @@ class Mixup:
         switch_prob: probability of CutMix instead of Mixup, if both are on.
         mode: draw once for the `batch`, for each `pair` of opposites, or for each image (`elem`).
         off_epoch: first epoch, counted from 0, without mixing; null for none.
+
+    Example:
+        mixup: {mixup_alpha: 0.8, cutmix_alpha: 1.0, off_epoch: 280}
     """
 
     def __init__(

@@ -33,6 +33,9 @@ class Normalize:
 
     Raises:
         ConfigError: the image has another number of channels than mean or std.
+
+    Example:
+        {name: Normalize, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}
     """
 
     mean: Sequence[float] | None = None

@@ -28,6 +28,9 @@ class RandomErasing:
         max_aspect: largest height over width; null for 1 / min_aspect.
         min_count: smallest number of boxes.
         max_count: largest number of boxes; null for min_count.
+
+    Example:
+        {name: RandomErasing, p: 0.25, mode: pixel}
     """
 
     on_arrays: ClassVar[bool] = True

@@ -363,7 +363,7 @@ def test_a_mean_of_other_channels(tiny_config):
 
 def test_a_background_without_transparency(tiny_config):
     message = problems(tiny_config(), "dataloader.val.dataset.background=[0, 0, 300]")
-    assert "background [0, 0, 300] must be red, green and blue, each from 0 to 255" in message
+    assert "background: must be a list of 3 whole numbers from 0 to 255" in message
 
 
 def test_a_teacher_of_other_channels(tiny_config):

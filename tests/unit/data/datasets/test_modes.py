@@ -176,7 +176,7 @@ def test_an_image_that_cannot_be_converted_is_a_bad_sample():
     [
         ({"mode": "HSV"}, "mode: must be one of RGB, L, RGBA, not 'HSV'"),
         ({"background": [0, 0]}, "background: must be a list of 3 whole numbers"),
-        ({"background": [0, 0, 256]}, "background .* from 0 to 255"),
+        ({"background": [0, 0, 256]}, "background: .* from 0 to 255"),
         ({"background": [0, 0, 0], "mode": "RGBA"}, "background: .* set mode to RGB or L"),
     ],
 )

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from passl.data import DATASETS
-from passl.data.build import DATASET_OPTIONS, dataset_arguments, dataset_options
+from passl.data.build import DATASET_OPTIONS, dataset_arguments
 from passl.data.datasets.base import ImageDataset
-from passl.data.datasets.subset import Subset, check_options, chosen_labels
+from passl.data.datasets.subset import Subset, chosen_labels
 from passl.data.loader import build_dataset
 from passl.errors import ConfigError
 from passl.utils.schema import Section, problems_in
@@ -142,6 +142,7 @@ def test_a_file_of_classes(numbers, tmp_path, text):
 
 def test_a_text_that_is_a_name_and_a_number_is_a_name():
     classes = ["2", "1", "0"]
+    assert chosen_labels(None, classes) is chosen_labels("present", classes) is None
     assert chosen_labels(["2"], classes) == [0]
     assert chosen_labels([2], classes) == [2]
 
@@ -196,7 +197,6 @@ def test_the_options_are_those_of_the_constructor():
 def test_the_arguments_of_a_node():
     node = {"name": "Digits", "split": "val", "transforms": [], "fraction": 0.5, "labels": [1]}
     assert dataset_arguments(node) == {"split": "val"}
-    assert dataset_options(node) == {"fraction": 0.5, "labels": [1]}
     assert node["fraction"] == 0.5
 
 
@@ -209,14 +209,6 @@ def test_a_node_with_options():
         round(0.1 * count) if label in (3, 7) else 0 for label, count in enumerate(counts)
     ]
     assert dataset.valid_labels == [3, 7]
-
-
-def test_options_are_checked_without_the_data(numbers):
-    assert check_options(numbers.classes) is None
-    assert check_options(numbers.classes, fraction=0.5, fraction_seed=3, labels="present") is None
-    assert check_options(numbers.classes, labels=["many", 0]) == [0, 3]
-    with pytest.raises(ConfigError):
-        check_options(numbers.classes, labels=["x"])
 
 
 @pytest.mark.parametrize(
