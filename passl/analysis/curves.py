@@ -1,13 +1,10 @@
-"""The curves of a run as a picture."""
+"""The curves of a run as a PNG."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # no screen is needed
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from passl.engine.metrics import METRICS, read_metrics
 from passl.errors import ConfigError
@@ -16,12 +13,12 @@ from passl.io.fonts import fonts_for
 from passl.logging import printable
 
 
-def plot_curves(folder: Path, picture: Path) -> None:
+def plot_curves(folder: Path, out: Path) -> None:
     """Draw loss, accuracy and learning rate of a run over its epochs.
 
     Args:
         folder: of the run.
-        picture: the PNG to write.
+        out: the PNG to write.
 
     Raises:
         ConfigError: the folder holds no run, or one without a finished epoch.
@@ -34,10 +31,10 @@ def plot_curves(folder: Path, picture: Path) -> None:
         raise ConfigError(f"{folder}: the run has not finished an epoch yet")
     title = printable(folder.resolve().name)
     with fonts_for([title]):
-        _plot(train, val, title, picture)
+        _plot(train, val, title, out)
 
 
-def _plot(train: list[dict], val: list[dict], title: str, picture: Path) -> None:
+def _plot(train: list[dict], val: list[dict], title: str, out: Path) -> None:
     steps_per_epoch = val[0]["step"] / val[0]["epoch"]
 
     def draw(axes, rows, key, label):
@@ -45,7 +42,8 @@ def _plot(train: list[dict], val: list[dict], title: str, picture: Path) -> None
             [row["step"] / steps_per_epoch for row in rows], [row[key] for row in rows], label=label
         )
 
-    figure, (losses, accuracy, rate) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    losses, accuracy, rate = figure.subplots(1, 3)
     draw(losses, train, "loss", "training (as augmented and smoothed)")
     draw(losses, val, "loss", "validation")
     losses.set(title="Cross entropy", xlabel="epoch", ylim=(0, None))
@@ -68,5 +66,4 @@ def _plot(train: list[dict], val: list[dict], title: str, picture: Path) -> None
         axes.grid(alpha=0.3)
         axes.set_xlim(0, None)
     figure.suptitle(title, fontsize=9)
-    write_atomically(picture, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
-    plt.close(figure)
+    write_atomically(out, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))

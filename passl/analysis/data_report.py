@@ -20,7 +20,7 @@ def report(parts: Mapping[str, tuple[ImageDataset, Survey]]) -> dict[str, Any]:
     """Everything that was found, as plain data.
 
     Args:
-        parts: the data set of each part (train, val) and what its survey found.
+        parts: the dataset of each part (train, val) and what its survey found.
 
     Returns:
         `hash`: of what; `parts`: of each, `samples`, `unreadable`, `sizes`, `modes`, `classes`,

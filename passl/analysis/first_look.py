@@ -1,6 +1,4 @@
-"""A first look at a run before it is made: what it would find and do, and its pictures as the
-network would see them.
-"""
+"""The dry run: what a run would find and do, and its augmented images."""
 
 from __future__ import annotations
 
@@ -9,12 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import paddle
-
-matplotlib.use("Agg")  # no screen is needed
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from passl.data.loader import Loader, Sample, build_loader
 from passl.data.samplers import Key
@@ -34,30 +29,30 @@ from passl.optim.parameters import decayed_names, trainable
 from passl.utils.config import Config
 
 MEASURED = 64
-"""Pictures whose size is looked at."""
+"""Images whose size is read."""
 ROWS, COLUMNS = 8, 8
-"""Of the sheet: samples; the original and its augmentations."""
+"""Of the drawing: samples; the original and its augmentations."""
 
 
-def first_look(cfg: Config, picture: Path) -> None:
-    """Log what a training would find and do, and draw some augmented pictures.
+def first_look(cfg: Config, out: Path) -> None:
+    """Log what a run would find and do, and draw some augmented images.
 
-    Everything is built as the run would build it, weights and optimizer included, so that what the
-    run cannot start with is found here. Nothing is trained, and no run folder is made.
+    Everything is built as the run would build it, weights and optimizer included, so errors that
+    would stop the run at its start are found. Nothing is trained, and no run folder is created.
 
     Args:
         cfg: checked by `engine.check.check_config`.
-        picture: the PNG to write; its folder exists.
+        out: the PNG to write; its folder exists.
 
     Raises:
         ConfigError: the run cannot start as configured.
-        RunError: weights or a picture cannot be read.
+        RunError: weights or an image cannot be read.
     """
     with distributed.start(cfg.get("device", "auto"), cfg.get("timeouts")) as ranks:
-        _look(cfg, picture, ranks)
+        _look(cfg, out, ranks)
 
 
-def _look(cfg: Config, picture: Path, ranks: Ranks) -> None:
+def _look(cfg: Config, out: Path, ranks: Ranks) -> None:
     seed = cfg.get("seed", 0)
     place = {"rank": ranks.rank, "world": ranks.world, "local_world": ranks.local_world}
     train = build_loader(cfg.dataloader.train, seed, **place, even=True)
@@ -75,8 +70,8 @@ def _look(cfg: Config, picture: Path, ranks: Ranks) -> None:
         if remark is not None:
             get_logger().warning(remark)
         _log_run(cfg, learner, len(train), global_batch)
-        draw_augmented(picture, train)
-        get_logger().info("augmented pictures are in %s", picture)
+        draw_augmented(out, train)
+        get_logger().info("augmented images are in %s", out)
 
 
 def _log_data(part: str, section: Mapping[str, Any], loader: Loader) -> None:
@@ -84,7 +79,7 @@ def _log_data(part: str, section: Mapping[str, Any], loader: Loader) -> None:
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
     log("%s: %s", part, _written(section["dataset"], but=("transforms",)))
     log(
-        "%s: %d pictures of %d classes, %d to %d of each (median %g)",
+        "%s: %d images of %d classes, %d to %d of each (median %g)",
         part,
         len(dataset),
         len(counts),
@@ -99,12 +94,12 @@ def _log_data(part: str, section: Mapping[str, Any], loader: Loader) -> None:
         log("%s: only %d classes are compared", part, len(dataset.valid_labels))
     chosen = np.unique(np.linspace(0, len(dataset) - 1, MEASURED).astype(int))
     readable = filter(None, (loader.original(int(index)) for index in chosen))
-    sizes = np.array([picture.size for picture in readable])
+    sizes = np.array([image.size for image in readable])
     if not len(sizes):
-        raise RunError(f"{part}: none of {len(chosen)} pictures looked at can be read")
+        raise RunError(f"{part}: none of {len(chosen)} sampled images can be read")
     low, middle, high = np.percentile(sizes, [0, 50, 100], axis=0).astype(int)
     log(
-        "%s: of %d pictures looked at the widths are %d to %d pixels (median %d), the heights %d "
+        "%s: of %d sampled images the widths are %d to %d pixels (median %d), the heights %d "
         "to %d (median %d)",
         part,
         len(sizes),
@@ -138,7 +133,7 @@ def _log_run(cfg: Config, learner: Learner, steps: int, global_batch: int) -> No
         if key in cfg:
             log("%s: %s", key, _written({key: cfg[key]}))
     log(
-        "run: %d epochs of %d steps with %d pictures each, on %d process(es)",
+        "run: %d epochs of %d steps with %d images each, on %d process(es)",
         cfg.epochs,
         steps,
         global_batch,
@@ -153,7 +148,7 @@ def _log_run(cfg: Config, learner: Learner, steps: int, global_batch: int) -> No
     log("learning rate: %s; after epoch %s", cfg.lr_scheduler.name, ", ".join(rates))
 
 
-def draw_augmented(picture: Path, loader: Loader) -> None:
+def draw_augmented(out: Path, loader: Loader) -> None:
     """Draw the samples that an epoch begins with, and what augmentation makes of them.
 
     Each is drawn from the generators of the run: the second column is what the network sees in the
@@ -161,7 +156,7 @@ def draw_augmented(picture: Path, loader: Loader) -> None:
     comes after that and is not shown.
 
     Args:
-        picture: the PNG to write.
+        out: the PNG to write.
         loader: of the training data.
     """
     loader.sampler.set_epoch(0)
@@ -176,23 +171,18 @@ def draw_augmented(picture: Path, loader: Loader) -> None:
     names = [printable(loader.dataset.classes[first.label]) for _, first in rows]
     names = [name if len(name) <= 18 else f"{name[:17]}…" for name in names]
     with fonts_for(names):
-        _draw_augmented(picture, loader, rows, names)
+        _draw_augmented(out, loader, rows, names)
 
 
 def _draw_augmented(
-    picture: Path, loader: Loader, rows: Sequence[tuple[int, Sample]], names: Sequence[str]
+    out: Path, loader: Loader, rows: Sequence[tuple[int, Sample]], names: Sequence[str]
 ) -> None:
     samples = loader.samples
     (norm,) = (transform for transform in samples.transforms if isinstance(transform, Normalize))
-    figure, grid = plt.subplots(
-        len(rows),
-        COLUMNS,
-        figsize=(1.5 * COLUMNS, 1.6 * len(rows) + 0.5),
-        layout="constrained",
-        squeeze=False,
-    )
+    figure = Figure(figsize=(1.5 * COLUMNS, 1.6 * len(rows) + 0.5), layout="constrained")
+    grid = figure.subplots(len(rows), COLUMNS, squeeze=False)
     for axes, (position, first), name in zip(grid, rows, names, strict=True):
-        original, _ = samples.dataset[first.index]  # another one, where that of the index is bad
+        original, _ = samples.dataset[first.index]  # the replacement of a bad sample
         axes[0].imshow(original if original.mode == "RGBA" else original.convert("RGB"))
         axes[0].set_title(name, fontsize=8)
         axes[0].set_xlabel(f"{original.width} x {original.height}", fontsize=7)
@@ -203,12 +193,11 @@ def _draw_augmented(
                 place.set_title(f"epoch {epoch + 1}", fontsize=8)
         for place in axes:
             place.set(xticks=[], yticks=[])
-    write_atomically(picture, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
-    plt.close(figure)
+    write_atomically(out, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
 
 
 def _pixels(array: np.ndarray, norm: Normalize) -> np.ndarray:
-    """What `Normalize` has made, as pixels to draw: [height, width, 3 or 4], from 0 to 1."""
+    """The output of `Normalize` as pixels to draw: [height, width, 3 or 4], from 0 to 1."""
     mean, std = norm.mean_and_std(len(array))
     pixels = np.clip(array * std + mean, 0, 1).transpose(1, 2, 0)
     return np.repeat(pixels, 3, axis=2) if len(array) == 1 else pixels

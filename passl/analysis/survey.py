@@ -1,4 +1,4 @@
-"""Every sample of a data set read once: what cannot be read, sizes, modes and duplicates.
+"""Every sample of a dataset read once: what cannot be read, sizes, modes and duplicates.
 
 Imports no paddle, and holds 25 bytes of each sample.
 """
@@ -36,7 +36,7 @@ _AHEAD = 4
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found in a data set of N samples.
+    """What was found in a dataset of N samples.
 
     Args:
         bad: index -> why the sample cannot be read.
@@ -131,7 +131,7 @@ def _look(dataset: ImageDataset, index: int) -> _Look | str:
         digest.update(image.tobytes())
     except RunError as error:
         return str(error)
-    except Exception as error:  # a data set of one's own may fail in any way
+    except Exception as error:  # a dataset of one's own may fail in any way
         return f"{dataset.name(index)}: {in_line(error)}"
     return _Look(size, mode, digest.digest())
 
@@ -183,7 +183,7 @@ def _look_alone(dataset: ImageDataset, index: int) -> _Look | str:
 
 
 class _Pool(ProcessPoolExecutor):
-    """Workers that share the data set's memory, where processes can be forked; an error or Ctrl-C
+    """Workers that share the dataset's memory, where processes can be forked; an error or Ctrl-C
     drops what waits.
     """
 

@@ -1,4 +1,4 @@
-"""Weight files into other weight files, without building the network that they are for."""
+"""Converts weight files, without building the network at its full size."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from passl.porting.zoo import entries
 from passl.utils.config import get_config, shipped_configs
 
 TARGETS = {source.name: source for source in SOURCES if source.framework == "torch"}
-"""Projects whose files can be written."""
+"""Projects whose weight files can be written."""
 
 
 def plan_conversion(
     file: WeightFile, architecture: Mapping[str, Any], head: Mapping[str, Any]
 ) -> Plan:
-    """What becomes of each weight of a file in a model of that architecture.
+    """Plan where each weight of a file goes in a model of that architecture.
 
-    Names and kinds of layers are taken from a model of the same depths that is one channel wide for
-    each head, so that converting needs no memory but for the weights.
+    Names and kinds of layers are taken from a model of the same depth with one channel per head, so
+    that converting needs memory for the weights only.
 
     Raises:
         CheckpointError: a weight of the file is not used, or one of the model is not filled.
@@ -65,8 +65,8 @@ def plan_conversion(
 
 
 def coverage(plan: Plan) -> str:
-    """A table of every weight: its name in the file, ours, the shape, and whether it is transposed;
-    then what was left out.
+    """Return a table of all weights: the name in the file, the name here, the shape, and whether it
+    is transposed or joined; then what is left out.
     """
     rows = [("in the file", "here", "shape", "")]
     for row in plan.rows:
@@ -85,15 +85,15 @@ def coverage(plan: Plan) -> str:
 def write_converted(
     file: WeightFile, plan: Plan, architecture: Mapping[str, Any], out: Path
 ) -> None:
-    """Write the weights under our names, read them back and compare. The plan's arrays are given up
+    """Write the weights under our names, read them back and compare. The plan's arrays are released
     on the way.
 
     Args:
         out: `.safetensors`, or `.pdparams` for Paddle's own loading.
 
     Raises:
-        ConfigError: the file is there already, or has another ending.
-        CheckpointError: what was written is not what was read.
+        ConfigError: the file exists or has another suffix.
+        CheckpointError: the written file reads back differently.
     """
     _check_free(out, (".safetensors", ".pdparams"))
     file.weights.clear()  # a large file would be in memory twice
@@ -119,13 +119,13 @@ def write_converted(
 
 
 def write_for(target: str, file: WeightFile, plan: Plan, out: Path) -> None:
-    """Write the weights as another project has them, in its names and layout, as `.safetensors`.
+    """Write the weights in the names and layout of another project, as `.safetensors`.
 
     Args:
         target: one of TARGETS.
 
     Raises:
-        ConfigError: there is no such target, or the file is there already.
+        ConfigError: there is no such target, or the file exists.
     """
     _check_free(out, (".safetensors",))
     if target not in TARGETS:
@@ -138,7 +138,7 @@ def write_for(target: str, file: WeightFile, plan: Plan, out: Path) -> None:
 
 
 def as_source(source: Source, plan: Plan) -> dict[str, np.ndarray]:
-    """Our weights in the names and layout of a PyTorch project."""
+    """Return our weights in the names and layout of a PyTorch project."""
     linear = {row.ours for row in plan.rows if _is_matrix(row.ours, plan.weights[row.ours])}
     found: dict[str, np.ndarray] = {}
     for name, array in plan.weights.items():
@@ -154,13 +154,11 @@ def _warn_of_numerics(file: WeightFile, out: Path) -> None:
 
 
 def _is_matrix(name: str, array: np.ndarray) -> bool:
-    return (
-        name.endswith(".weight") and array.ndim == 2
-    )  # in both networks, all matrices are Linear's
+    return name.endswith(".weight") and array.ndim == 2  # in both networks only Linear has these
 
 
 def _owned(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Contiguous float32 copies; each original is let go as soon as it is copied."""
+    """Return contiguous float32 copies; each original is released as soon as it is copied."""
     owned = {}
     for name in list(weights):
         owned[name] = np.ascontiguousarray(weights.pop(name), dtype=np.float32)
@@ -184,27 +182,17 @@ def _check_free(out: Path, suffixes: tuple[str, ...]) -> None:
 
 
 def variant_of(architecture: Mapping[str, Any]) -> str | None:
-    """Which published variant an architecture is, from its widths and depths; None if it is none of
-    the eleven.
+    """Return the published variant of an architecture, from its widths and depths; null if it is
+    none of the eleven.
     """
-    told = (
-        "name",
-        "embed_dim",
-        "depth",
-        "num_heads",
-        "local_up_to_layer",
-        "patch_size",
-        "in_chans",
-    )
+    compared = {"name", "embed_dim", "depth", "num_heads", "local_up_to_layer", "patch_size"}
+    compared = {*compared, "in_chans"} & architecture.keys()
     for name in list_models():
         cfg = get_config(next(path for path in shipped_configs() if path.stem == name))
-        published = BACKBONES.arguments(cfg.model.architecture) | {
-            "name": cfg.model.architecture.name
-        }
-        same = all(
-            _plain(architecture[k]) == _plain(published[k]) for k in told if k in architecture
-        )
-        # cvt_13_384 and cvt_13_224 are one network; the weights do not tell the pictures.
+        node = cfg.model.architecture
+        published = {**BACKBONES.arguments(node), "name": node.name}
+        same = all(_plain(architecture[key]) == _plain(published[key]) for key in compared)
+        # cvt_13_384 and cvt_13_224 are one network; weights do not tell the image size.
         if same and not (name.startswith("cvt") and name.endswith("_384") and "w24" not in name):
             return name
     return None
@@ -215,7 +203,7 @@ def _plain(value: Any) -> Any:
 
 
 def describe(file: WeightFile, architecture: Mapping[str, Any]) -> str:
-    """One line: whose weights these are, of which network, with which numerics and pictures."""
+    """Describe weights in one line: network, source, numerics, and how they are scored."""
     source = file.source.name if file.source else "passl"
     variant = variant_of(architecture)
     network = variant or f"no published variant: {json.dumps(dict(architecture))}"
@@ -235,7 +223,5 @@ def _frame(crop: float | str) -> str:
 
 
 def _same_source(publisher: str, source: str) -> bool:
-    return publisher == source or (publisher, source) == (
-        "facebookresearch",
-        "timm",
-    )  # one set of names
+    # facebookresearch/convit and timm use the same names.
+    return publisher == source or (publisher, source) == ("facebookresearch", "timm")

@@ -1,4 +1,4 @@
-"""What runs an exported network: Paddle Inference, ONNX Runtime or OpenVINO, on a CPU.
+"""The engines that run an exported network on a CPU: Paddle Inference, ONNX Runtime, OpenVINO.
 
 An engine is a function from float32 images [B, channels, height, width] to float32 logits
 [B, classes]. Several threads may call it at the same time.
@@ -20,14 +20,15 @@ import numpy as np
 from passl.deploy.exported import GRAPH, ONNX, WEIGHTS
 from passl.errors import ConfigError, RunError
 from passl.io.stdout import captured_stdout
+from passl.machine import cpu_features
 
 Engine = Callable[[np.ndarray], np.ndarray]
 PRECISIONS = ("fp32", "bf16")
 _CHECK = "ReduceMeanCheckIfOneDNNSupport\n"
-"""Printed for each mean of a graph when it is run first."""
+"""Paddle prints this for each mean of a graph when the graph first runs."""
 _KEPT_SIZES = 2
-"""Sizes of batches that an engine keeps prepared: full batches, and the last one. Each takes as
-much memory as the weights.
+"""Batch sizes that an engine keeps prepared: full batches, and the last one. Each takes as much
+memory as the weights.
 """
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
@@ -44,8 +45,8 @@ def load_engine(
         threads: for the computation.
 
     Raises:
-        ConfigError: the engine is not installed, or it or this processor cannot compute so.
-        RunError: the engine refuses the network.
+        ConfigError: the engine is not installed, or precision or threads are not supported.
+        RunError: the engine cannot load the network.
     """
     check_engine(name, precision, threads, cpuinfo)
     try:
@@ -59,10 +60,10 @@ def load_engine(
 def check_engine(
     name: str, precision: str, threads: int, cpuinfo: Path = Path("/proc/cpuinfo")
 ) -> None:
-    """What is wrong with an engine's options, before anything is loaded.
+    """Check an engine's options before anything is loaded.
 
     Raises:
-        ConfigError: there is no such engine or precision, or they cannot be had here.
+        ConfigError: there is no such engine or precision, or this processor does not support it.
     """
     if name not in ENGINES:
         raise ConfigError(f"engine {name!r} is not one of {', '.join(ENGINES)}")
@@ -76,7 +77,7 @@ def check_engine(
             raise ConfigError(
                 f"precision bf16: {name} computes in fp32 on a CPU; use engine {' or '.join(able)}"
             )
-        if not _BF16_FLAGS & _flags(cpuinfo):
+        if not _BF16_FLAGS & cpu_features(cpuinfo):
             raise ConfigError(
                 "precision bf16: this processor has no bf16 instructions (avx512_bf16 or "
                 "amx_bf16), it would only be slower; use fp32"
@@ -89,9 +90,7 @@ def needed_files(name: str) -> tuple[str, ...]:
 
 
 def one_at_a_time(engine: Engine) -> Engine:
-    """An engine that threads may share, of one that keeps its input and output between the steps of
-    a call: they wait for each other.
-    """
+    """Make an engine that keeps state during a call safe for threads: they wait for each other."""
     lock = Lock()
 
     def run(images: np.ndarray) -> np.ndarray:
@@ -173,9 +172,9 @@ class Kind:
     """A kind of engine.
 
     Args:
-        load: from folder, precision and threads.
-        files: what of the folder it loads.
-        precisions: what it computes in.
+        load: (folder, precision, threads) -> engine.
+        files: the files of the folder that it loads.
+        precisions: that it supports.
     """
 
     load: Callable[[Path, str, int], Engine]
@@ -201,15 +200,7 @@ def _imported(module: str, package: str) -> ModuleType:
         ) from None
 
 
-def _flags(cpuinfo: Path) -> set[str]:
-    try:
-        text = cpuinfo.read_text(encoding="utf-8")
-    except OSError:
-        return set()  # not Linux: not known
-    return set(next((line for line in text.splitlines() if line.startswith("flags")), "").split())
-
-
 def _said(error: Exception) -> str:
-    """The last line of an engine's message that says something."""
+    """The last line of an engine's message that is not empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:300]

@@ -1,4 +1,4 @@
-"""A trained network into a folder that runs by itself."""
+"""Writes a network as a folder that runs without the code of the network."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from passl.io.stdout import captured_stdout
 from passl.logging import get_logger, printable
 
 TOLERANCE = 2e-5
-"""How far the logits of two forms of one network may be apart, in units of the largest logit: some
-dozen blocks' rounding in float32.
+"""Largest difference of the logits of two forms of a network, relative to the largest logit: the
+rounding of some dozen blocks in float32.
 """
 BATCHES = (1, 3)
-"""Sizes of the batches that are compared: one picture, where a lost axis shows, and several."""
+"""Sizes of the batches that are compared: one image, where a dropped axis shows, and several."""
 _OPSET = 17  # the first with LayerNormalization
 _PROGRESS = re.compile(r"^\[Paddle2ONNX\]|\[INFO\]\tONNX model saved in")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -35,21 +35,21 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 def export(model: nn.Layer, description: Description, out: str | Path, onnx: bool = False) -> Path:
     """Write a network as a folder. The folded network is compared with the model before anything
-    is written, and what was written is run and compared too.
+    is written, and the written network is run and compared too.
 
     Args:
         model: a `Model`. Its mode is restored.
         description: of the model; `input` is the size that the graph is made for.
-        out: the folder, which must not be there yet.
+        out: the folder, which must not exist.
         onnx: whether to write ONNX as well.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: the folder is there, its parent is not, the size does not suit the network, or
-            what ONNX needs is not installed.
-        RunError: two forms of the network differ, or one could not be written.
+        ConfigError: the folder exists or its parent does not, the network does not take the input
+            size, or what ONNX needs is not installed.
+        RunError: two forms of the network differ, or one cannot be written.
     """
     out = Path(out)
     _check_free(out)

@@ -1,4 +1,4 @@
-"""From weights of any kind to a model and what is known of it: its pictures and its classes."""
+"""From weights of any kind to a model and its description: network, transforms and classes."""
 
 from __future__ import annotations
 
@@ -26,9 +26,6 @@ from passl.porting import WeightFile, architecture_of, load_weights, locate, rea
 from passl.porting.classes import are_named, imagenet_classes, order_in
 from passl.utils.config import Config, get_config
 
-_CONFIG, _ARCHITECTURE = "config", "architecture"
-"""Keys of a file's metadata: a checkpoint has the first, a converted file the other."""
-
 
 def load(
     weights: str | Path,
@@ -36,51 +33,60 @@ def load(
     transforms: Sequence[Mapping[str, Any]] | None = None,
     size: Sequence[int] | None = None,
 ) -> tuple[Model, Description]:
-    """A model with its weights, in evaluation mode, and its description.
+    """Load a model in evaluation mode, and describe it.
 
     Args:
         weights: a file, an https address, or a name of the model zoo.
-        cfg: the config of the network; null for what the weights tell: a checkpoint its run's
-            config, other files their architecture.
-        transforms: the pictures; null for those of the config's validation data.
-        size: height and width of the input, for a list of transforms that does not fix it.
+        cfg: the config of the network; null for what the weights say: a checkpoint has its run's
+            config, other files determine their architecture.
+        transforms: of the images; null for those of the config's validation data.
+        size: height and width of the input, if the transforms do not fix it.
 
     Raises:
-        ConfigError: the network or its pictures are not known so far, or the data of `cfg` has
-            other classes than the weights.
-        RunError: the weights cannot be had, or are another network's.
+        ConfigError: the network or its transforms are not known, or the data of `cfg` has other
+            classes than the weights.
+        RunError: the weights cannot be loaded or belong to another network.
     """
     file = read_file(locate(weights))
-    config = _config(file) if cfg is None else _plain(cfg)
-    section = _model_section(file) if config is None else _given_section(config)
-    if config is None:
+    if cfg is not None:
+        config = cfg.to_dict() if isinstance(cfg, Config) else dict(cfg)
+    else:
+        config = _from_metadata(file, "config")  # of a checkpoint
+    if config is not None:
+        section = _model_section(config)
+    else:
+        architecture, head = architecture_of(file)
+        converted = _from_metadata(file, "architecture")  # of a converted file
+        section = {"architecture": converted or architecture, "head": head}
         config = _shipped_config(section["architecture"])
     section["architecture"] = {**file.numerics, **section["architecture"]}
-    model = accelerate(Model({"model": section}, classes=file.classes or _classes_of_data(config)))
+    dataset = _dataset(config, "val")
+    classes = file.classes or _classes_of_data(dataset)
+    model = accelerate(Model({"model": section}, classes=classes))
     derived = {"in_channels": model.backbone.num_features, "num_classes": model.num_classes}
     section["head"] = {**section["head"], **derived}
     load_weights(model, file)
     model.eval()
-    mode, background = _mode(section, config)
-    transforms, input_ = _pictures(section, config, mode, transforms, size)
+    mode, background = _mode(section, dataset)
+    nodes, input_shape = _transforms(section, config, mode, transforms, size)
     description = Description(
         model=section,
-        transforms=transforms,
-        input=input_,
-        classes=_classes(file, config, model.num_classes, cfg is not None),
+        transforms=nodes,
+        input=input_shape,
+        classes=_classes(file, dataset, model.num_classes, cfg is not None),
         numerics=file.numerics,
         parameters=sum(p.size for p in model.parameters() if not p.stop_gradient),
         weights=str(weights).rpartition("/")[2],
-        exif_turn=bool(_at(config, "dataloader", "val", "dataset", "exif_turn")),
+        exif_turn=bool(dataset.get("exif_turn")),
         mode=mode,
         background=background,
-        min_side=_at(config, "dataloader", "val", "dataset", "min_side"),
+        min_side=dataset.get("min_side"),
     )
     return model, description
 
 
 def as_engine(layer: nn.Layer) -> Engine:
-    """A layer in evaluation mode, run as it is, as an engine."""
+    """Return an engine that runs a layer in evaluation mode."""
 
     def run(images: np.ndarray) -> np.ndarray:
         with paddle.no_grad():
@@ -89,19 +95,7 @@ def as_engine(layer: nn.Layer) -> Engine:
     return one_at_a_time(run)
 
 
-# --------------------------------------------------------------------------------------------------
-# The network
-# --------------------------------------------------------------------------------------------------
-def _plain(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    return cfg.to_dict() if isinstance(cfg, Config) else dict(cfg)
-
-
-def _config(file: WeightFile) -> dict[str, Any] | None:
-    """The config that a checkpoint of a run carries."""
-    return _told(file, _CONFIG)
-
-
-def _told(file: WeightFile, key: str) -> Any:
+def _from_metadata(file: WeightFile, key: str) -> Any:
     text = file.metadata.get(key)
     try:
         return None if text is None else json.loads(text)
@@ -109,7 +103,7 @@ def _told(file: WeightFile, key: str) -> Any:
         raise CheckpointError(f"{file.path}: damaged: its {key} is not JSON") from None
 
 
-def _given_section(config: Mapping[str, Any]) -> dict[str, Any]:
+def _model_section(config: Mapping[str, Any]) -> dict[str, Any]:
     section = config.get("model")
     if not isinstance(section, Mapping) or not {"architecture", "head"} <= section.keys():
         raise ConfigError(
@@ -118,14 +112,8 @@ def _given_section(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"architecture": dict(section["architecture"]), "head": dict(section["head"])}
 
 
-def _model_section(file: WeightFile) -> dict[str, Any]:
-    architecture, head = architecture_of(file)
-    told = _told(file, _ARCHITECTURE)
-    return {"architecture": architecture if told is None else told, "head": head}
-
-
 def _shipped_config(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of the published variant that weights turn out to be; nothing for another."""
+    """The config of the published variant that has this architecture; empty if there is none."""
     variant = variant_of(architecture)
     if variant is None:
         return {}
@@ -133,19 +121,25 @@ def _shipped_config(architecture: Mapping[str, Any]) -> dict[str, Any]:
     return get_config(f"{folder}/{variant}.yaml").to_dict()
 
 
+def _dataset(config: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    """The dataset's node of the training or validation data; empty if there is none."""
+    node: Any = config
+    for key in ("dataloader", part, "dataset"):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node if isinstance(node, Mapping) else {}
+
+
 # --------------------------------------------------------------------------------------------------
-# Its pictures
+# Images
 # --------------------------------------------------------------------------------------------------
-def _mode(
-    section: Mapping[str, Any], config: Mapping[str, Any]
-) -> tuple[str, Sequence[int] | None]:
-    """Mode and background of the config's validation data. Where it says no mode, the one that has
-    as many channels as the network takes.
+def _mode(section: Mapping[str, Any], dataset: Mapping[str, Any]) -> tuple[str, list[int] | None]:
+    """Mode and background of the validation data. The default is the mode with as many channels as
+    the network takes.
     """
     in_chans = _in_chans(section)
     fitting = [mode for mode, channels in CHANNELS.items() if channels == in_chans]
-    mode = _at(config, "dataloader", "val", "dataset", "mode") or (fitting or ["RGB"])[0]
-    background = _at(config, "dataloader", "val", "dataset", "background")
+    mode = dataset.get("mode") or (fitting or ["RGB"])[0]
+    background = dataset.get("background")
     try:
         check_mode(mode, background)
     except ValueError as error:
@@ -157,23 +151,21 @@ def _in_chans(section: Mapping[str, Any]) -> int:
     return BACKBONES.arguments(section["architecture"]).get("in_chans", 3)
 
 
-def _pictures(
+def _transforms(
     section: Mapping[str, Any],
     config: Mapping[str, Any],
     mode: str,
     transforms: Sequence[Mapping[str, Any]] | None,
     size: Sequence[int] | None,
 ) -> tuple[list[dict[str, Any]], list[int]]:
-    """The transforms, and the input's channels, height and width."""
-    if transforms is None:
-        transforms = _transforms_of(config, "val")
+    """The transforms, and channels, height and width of the input."""
+    transforms = transforms or _dataset(config, "val").get("transforms")
     if not transforms:
         raise ConfigError(
-            "the weights do not tell which pictures they are for; name a config by -c, whose "
-            "dataloader.val.dataset.transforms does"
+            "the weights do not say which transforms their images need; name a config by -c that "
+            "has dataloader.val.dataset.transforms"
         )
     nodes = [dict(node) for node in transforms]
-    arguments = BACKBONES.arguments(section["architecture"])
     built, in_chans = build_transforms(nodes), _in_chans(section)
     channels = channels_made(built, mode)
     if channels is not None and channels != in_chans:
@@ -182,52 +174,44 @@ def _pictures(
             f"transforms make of images of mode {mode} is {channels}; set dataloader.val.dataset's "
             "mode and transforms to what it was trained with, by -c and -o"
         )
-    found_size = fixed_size(built, mode)
-    fixed = None if found_size is None else list(found_size)
-    if fixed is None:
-        trained = [n["size"] for n in _transforms_of(config, "train") if "size" in n]
-        found = size or (trained[-1] if trained else arguments.get("img_size"))
-        if found is None:
-            raise ConfigError(
-                "no transform says how large the pictures are; say it by --size HEIGHT WIDTH"
-            )
-        fixed = [found, found] if isinstance(found, int) else list(found)
-        get_logger().info("pictures are resized to %d x %d pixels", fixed[1], fixed[0])
-        nodes.insert(0, {"name": "Resize", "size": fixed})
-    elif size is not None and list(size) != fixed:
+    fixed = fixed_size(built, mode)
+    if fixed is not None and size is not None and list(size) != list(fixed):
         raise ConfigError(
-            f"--size {size[0]} {size[1]}: the transforms make pictures of {fixed[0]} {fixed[1]}; "
+            f"--size {size[0]} {size[1]}: the transforms make images of {fixed[0]} {fixed[1]}; "
             "change dataloader.val.dataset.transforms by -c and -o instead"
         )
+    if fixed is None:
+        fixed = size or _trained_size(section, config)
+        get_logger().info("images are resized to %d x %d pixels", fixed[1], fixed[0])
+        nodes.insert(0, {"name": "Resize", "size": list(fixed)})
     return nodes, [in_chans, *fixed]
 
 
-def _transforms_of(config: Mapping[str, Any], part: str) -> list[Mapping[str, Any]]:
-    return list(_at(config, "dataloader", part, "dataset", "transforms") or [])
-
-
-def _at(config: Mapping[str, Any], *keys: str) -> Any:
-    """The value at that place, or null."""
-    node: Any = config
-    for key in keys:
-        node = node.get(key) if isinstance(node, Mapping) else None
-    return node
+def _trained_size(section: Mapping[str, Any], config: Mapping[str, Any]) -> Sequence[int]:
+    """Height and width that the network was trained or made for."""
+    nodes = _dataset(config, "train").get("transforms") or []
+    sizes = [node["size"] for node in nodes if "size" in node]
+    size = sizes[-1] if sizes else BACKBONES.arguments(section["architecture"]).get("img_size")
+    if size is None:
+        raise ConfigError(
+            "no transform fixes the size of the images; set it by --size HEIGHT WIDTH"
+        )
+    return [size, size] if isinstance(size, int) else size
 
 
 # --------------------------------------------------------------------------------------------------
-# Its classes
+# Classes
 # --------------------------------------------------------------------------------------------------
-def _classes(file: WeightFile, config: Mapping[str, Any], count: int, is_asked: bool) -> list[str]:
-    """The checkpoint's names, whose order is that of the weights; else those of the config's data,
-    ImageNet's for a thousand; else numbers.
+def _classes(file: WeightFile, dataset: Mapping[str, Any], count: int, is_given: bool) -> list[str]:
+    """The checkpoint's names, whose order is that of the weights; else those of the validation
+    data; else ImageNet's for a thousand classes; else numbers.
 
     Args:
-        is_asked: whether somebody gave the config for these weights, so that both must know the
-            same classes.
+        is_given: whether the user named the config, which must then have the checkpoint's classes.
     """
-    candidates = (file.classes, _classes_of_data(config))
+    candidates = (file.classes, _classes_of_data(dataset))
     theirs, data = (names if names and len(names) == count else None for names in candidates)
-    if is_asked and are_named(theirs) and are_named(data):
+    if is_given and are_named(theirs) and are_named(data):
         try:
             order_in(theirs, data)
         except ValueError as error:
@@ -244,9 +228,9 @@ def _classes(file: WeightFile, config: Mapping[str, Any], count: int, is_asked: 
     return [str(label) for label in range(count)]
 
 
-def _classes_of_data(config: Mapping[str, Any]) -> list[str] | None:
-    """What the config's validation data calls its classes; null where the data is not here."""
+def _classes_of_data(dataset: Mapping[str, Any]) -> list[str] | None:
+    """The class names of the validation data; null if the data cannot be found."""
     try:
-        return class_names(config["dataloader"]["val"]["dataset"])
+        return class_names(dataset)
     except (KeyError, TypeError, OSError, ConfigError):
         return None

@@ -1,15 +1,12 @@
-"""Which classes are taken for which."""
+"""Confusion matrices: computed, written as a table, drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")  # no screen is needed
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from passl.evaluation.predictions import Predictions
 from passl.evaluation.tables import write_csv
@@ -19,40 +16,41 @@ from passl.logging import printable
 
 
 def confusion_matrix(found: Predictions, classes: int) -> np.ndarray:
-    """int64 [classes, classes]: how many samples of the row's class were taken for the column's."""
+    """Count samples by true class (row) and predicted class (column): int64 [classes, classes]."""
     matrix = np.zeros((classes, classes), np.int64)
     np.add.at(matrix, (found.labels, found.classes[:, 0]), 1)
     return matrix
 
 
 def write_confusion(path: Path, matrix: np.ndarray, classes: Sequence[str]) -> None:
-    """Write the matrix as a table. The first row and column are the class names; rows are true
-    classes, columns predictions.
+    """Write the matrix as CSV. The first row and column are the class names; rows are true classes,
+    columns are predictions.
     """
     rows = [[name, *row] for name, row in zip(classes, matrix.tolist(), strict=True)]
     write_csv(path, ["true class", *classes], rows)
 
 
-def draw_confusion(picture: Path, matrix: np.ndarray, classes: Sequence[str]) -> None:
-    """Draw the matrix: colours are parts of the true class, figures are counts.
+def draw_confusion(out: Path, matrix: np.ndarray, classes: Sequence[str]) -> None:
+    """Draw the matrix. Colours are fractions of the true class, numbers are counts.
 
     Args:
-        picture: the PNG to write.
+        out: the PNG to write.
     """
     shown = [printable(name) for name in classes]
     names = [name if len(name) <= 20 else f"{name[:19]}…" for name in shown]
     with fonts_for(names):
-        _draw_confusion(picture, matrix, names)
+        _draw_confusion(out, matrix, names)
 
 
-def _draw_confusion(picture: Path, matrix: np.ndarray, names: Sequence[str]) -> None:
+def _draw_confusion(out: Path, matrix: np.ndarray, names: Sequence[str]) -> None:
     count = len(names)
-    parts = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    fractions = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     side = 2.5 + 0.42 * max(count, 4)
-    figure, axes = plt.subplots(figsize=(side + 1, side), layout="constrained")
-    image = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.argwhere(matrix):
-        colour = "white" if parts[row, column] > 0.5 else "black"
+        colour = "white" if fractions[row, column] > 0.5 else "black"
         number = str(matrix[row, column])
         axes.text(column, row, number, ha="center", va="center", color=colour, fontsize=7)
     axes.set_xticks(range(count), names, rotation=90)
@@ -61,8 +59,7 @@ def _draw_confusion(picture: Path, matrix: np.ndarray, names: Sequence[str]) -> 
     axes.set(
         xlabel="prediction",
         ylabel="true class",
-        title=f"{matrix.sum()} pictures, top-1 {right:.2f} %",
+        title=f"{matrix.sum()} images, top-1 {right:.2f} %",
     )
-    figure.colorbar(image, ax=axes, label="part of the true class", shrink=0.8)
-    write_atomically(picture, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
-    plt.close(figure)
+    figure.colorbar(image, ax=axes, label="fraction of the true class", shrink=0.8)
+    write_atomically(out, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))

@@ -1,4 +1,4 @@
-"""An evaluation with its tables. What is checked before the work imports no paddle."""
+"""An evaluation with its tables. Checking the options imports no paddle."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from passl.distributed.ranks import Ranks
 
 MOST_DRAWN = 50
-"""Classes up to which a picture of the confusion is readable."""
+"""Classes up to which a drawing of the confusion matrix is readable."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What an evaluation does beside scoring.
+    """What an evaluation does besides scoring.
 
     Args:
-        tta: test-time augmentation, a key of `engine.evaluate.VIEWS`.
-        valid_labels: which classes are compared, see `labels.choose_valid_labels`.
+        tta: test-time augmentation, a key of `scores.VIEWS`.
+        valid_labels: the classes that are compared, see `labels.choose_valid_labels`.
         real_labels: ReaL's labels, see `labels.read_real_labels`.
         per_class: `.csv` for the scores of each class.
         confusion: `.csv` for the confusion matrix.
-        predictions: `.csv` or `.jsonl` for the best guesses.
+        predictions: `.csv` or `.jsonl` for the best predictions.
     """
 
     tta: Literal["none", "flip"] = "none"
@@ -41,12 +41,11 @@ class Options:
     predictions: Path | None = None
 
     def files(self, classes: int) -> list[Path]:
-        """What will be written, for data with that many classes. A file that exists is never
-        written over.
+        """The files that will be written, for data with that many classes. Existing files are never
+        overwritten.
 
         Raises:
-            ConfigError: a file is there already, has no folder, has another ending than its kind,
-                or is asked for twice.
+            ConfigError: a file exists, has no folder, has the wrong suffix, or is named twice.
         """
         kinds = (
             ("--per-class", self.per_class, (".csv",)),
@@ -64,7 +63,7 @@ class Options:
             for path in [table, table.with_suffix(".png")] if drawn else [table]:
                 problems += [f"{option} {path}: {rule}" for rule in obstacles(path)]
                 if path.resolve() in [file.resolve() for file in files]:
-                    problems.append(f"{option} {path}: is asked for twice; choose another name")
+                    problems.append(f"{option} {path}: is named twice; choose another name")
                 files.append(path)
         if problems:
             raise ConfigError(*problems)
@@ -82,11 +81,11 @@ def evaluate_weights(
         ranks: the first of them logs and writes.
 
     Returns:
-        Everything that was found, as plain data. What was not asked for is null.
+        All results as plain data; null for what was not asked for.
 
     Raises:
         ConfigError: the options do not fit each other or the data.
-        RunError: the weights or a picture cannot be read.
+        RunError: the weights or an image cannot be read.
     """
     from passl.accelerate import accelerate
     from passl.data.loader import build_loader
@@ -119,8 +118,8 @@ def evaluate_weights(
         "files": [str(file) for file in files],
     }
     if real is not None:
-        guesses, right = found.classes[:, 0], [real[index] for index in found.indices]
-        result["real_top1"], result["real_samples"] = real_top1(guesses, right)
+        labels = [real[index] for index in found.indices]
+        result["real_top1"], result["real_samples"] = real_top1(found.classes[:, 0], labels)
     if ranks.is_first:
         _log(result, len(classes))
         _write(options, found, dataset)
@@ -132,12 +131,12 @@ def evaluate_weights(
 def _log(result: dict[str, Any], classes: int) -> None:
     log = get_logger().info
     log(
-        "%(samples)d pictures: top1 %(top1).2f %%, top5 %(top5).2f %%, loss %(loss).4f; "
-        "%(ips).1f pictures/s",
+        "%(samples)d images: top1 %(top1).2f %%, top5 %(top5).2f %%, loss %(loss).4f; "
+        "%(ips).1f images/s",
         result,
     )
     there = sum(recall is not None for recall in result["recall"].values())
-    without = f"; {classes - there} of {classes} have no picture" if there < classes else ""
+    without = f"; {classes - there} of {classes} have no image" if there < classes else ""
     log(
         "balanced accuracy %.2f %%, macro F1 %.2f %%: means over %d classes%s",
         *(result["balanced_accuracy"], result["macro_f1"], there, without),
@@ -145,10 +144,10 @@ def _log(result: dict[str, Any], classes: int) -> None:
     if result["valid_labels"] is not None:
         log("compared among %d of %d classes (valid labels)", result["valid_labels"], classes)
     if result["tta"] == "flip":
-        log("each score is of the mean softmax of a picture and its mirror image")
+        log("each score is of the mean softmax of an image and its mirror image")
     if result["real_top1"] is not None:
         log(
-            "ReaL: top1 %(real_top1).2f %% of the %(real_samples)d pictures that have labels",
+            "ReaL: top1 %(real_top1).2f %% of the %(real_samples)d images that have labels",
             result,
         )
 

@@ -1,5 +1,5 @@
-"""Which answers an evaluation compares, and which it counts as right, where that is not simply the
-label.
+"""Options of an evaluation that replace the label: the classes that are compared, and the labels
+that count as right.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})[^/]*$")
 
 
 def choose_valid_labels(option: str | None, dataset: ImageDataset) -> list[int] | None:
-    """The only classes that are compared, in ascending order; null for all.
+    """Return the labels that are compared, in ascending order; null for all.
 
     Args:
-        option: `present` for the classes that the data set has samples of; a text file with one
-            class a line, by its number (as in timm's --valid-labels) or its name; or null for what
-            the data set says.
+        option: `present` for the classes that the dataset has samples of; a text file with one
+            class per line, by number (as in timm's --valid-labels) or name; or null for the
+            dataset's `valid_labels`.
 
     Raises:
-        ConfigError: the file cannot be read, names a class that is none, or leaves out a class that
-            the data set has samples of.
+        ConfigError: the file cannot be read, names an unknown class, or leaves out a class that the
+            dataset has samples of.
     """
     if option is None:
         return dataset.valid_labels
@@ -40,23 +40,23 @@ def choose_valid_labels(option: str | None, dataset: ImageDataset) -> list[int] 
     if left_out:
         shown = ", ".join(dataset.classes[label] for label in left_out[:5])
         raise ConfigError(
-            f"--valid-labels {option}: leaves out {len(left_out)} of the classes that the pictures "
+            f"--valid-labels {option}: leaves out {len(left_out)} of the classes that the images "
             f"have ({shown}), which could never be right; add them"
         )
     return valid
 
 
 def read_real_labels(path: str, dataset: ImageDataset) -> list[list[int]]:
-    """The right labels of each sample of ImageNet's validation set by ReaL (Beyer et al., arXiv
+    """Read ReaL's labels of each sample of ImageNet's validation set (Beyer et al., arXiv
     2006.07159): any number of them, also none.
 
     Args:
         path: real.json of google-research/reassessed-imagenet, a list with a list of labels for
             ILSVRC2012_val_00000001.JPEG and so on.
-        dataset: all or some of these pictures; the numbers in their names say which.
+        dataset: all or some of these images; the numbers in their names say which.
 
     Raises:
-        ConfigError: it is no such file, or the data set has other pictures.
+        ConfigError: it is no such file, or the dataset has other images.
     """
     try:
         if Path(path).exists() and not Path(path).is_file():  # a pipe would wait for ever
@@ -69,7 +69,7 @@ def read_real_labels(path: str, dataset: ImageDataset) -> list[list[int]]:
         ) from None
     if not isinstance(real, list) or not all(_are_labels(labels) for labels in real):
         raise ConfigError(
-            f"--real-labels {path}: is not a list with a list of labels for each picture; name the "
+            f"--real-labels {path}: is not a list with a list of labels for each image; name the "
             "real.json of github.com/google-research/reassessed-imagenet"
         )
     largest = max((label for labels in real for label in labels), default=-1)
@@ -84,26 +84,26 @@ def read_real_labels(path: str, dataset: ImageDataset) -> list[list[int]]:
         found = _NUMBER.search(name)
         if found is None or not 1 <= int(found[1]) <= len(real):
             raise ConfigError(
-                f"--real-labels {path}: {name} is none of its {len(real)} pictures, "
+                f"--real-labels {path}: {name} is none of its {len(real)} images, "
                 "ILSVRC2012_val_00000001.JPEG and so on; these labels are for ImageNet-1k's "
                 "validation set"
             )
         chosen.append(real[int(found[1]) - 1])
     if not any(chosen):
-        raise ConfigError(f"--real-labels {path}: has no label for any picture of the data")
+        raise ConfigError(f"--real-labels {path}: has no label for any image of the data")
     return chosen
 
 
-def real_top1(guesses: np.ndarray, real: Sequence[Sequence[int]]) -> tuple[float, int]:
-    """Per cent of the pictures whose best guess is one of the right labels, and how many pictures
-    count: those that have a right label.
+def real_top1(classes: np.ndarray, real: Sequence[Sequence[int]]) -> tuple[float, int]:
+    """Percentage of images whose predicted class is one of the right labels, and the number of
+    images that count: those that have a right label.
 
     Args:
-        guesses: int [N].
-        real: the right labels of each.
+        classes: int [N], the predictions.
+        real: the right labels of each image.
     """
-    pairs = zip(guesses.tolist(), real, strict=True)
-    right = [guess in labels for guess, labels in pairs if labels]
+    pairs = zip(classes.tolist(), real, strict=True)
+    right = [label in labels for label, labels in pairs if labels]
     return 100 * sum(right) / max(len(right), 1), len(right)
 
 

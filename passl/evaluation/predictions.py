@@ -1,6 +1,6 @@
-"""Predictions as arrays: what scores and tables are made of. Imports no paddle.
+"""Predictions as arrays, from which scores and tables are computed. Imports no paddle.
 
-K classes, k best guesses, N samples.
+N samples, k best predictions of each.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from passl.distributed.ranks import Ranks
 
 BEST = 5
-"""How many guesses are kept of each sample."""
+"""Predictions that are kept of each sample."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The best guesses for some samples.
+    """The best predictions for some samples.
 
     Args:
-        indices: int64 [N], which samples of the data set.
-        labels: int64 [N], their classes.
-        classes: int64 [N, k], the k best guesses, best first; k is 5, or less where there are less
-            classes to choose from.
-        probabilities: float32 [N, k], of these guesses.
+        indices: int64 [N], of the samples in the dataset.
+        labels: int64 [N], the true classes.
+        classes: int64 [N, k], the k predicted classes, best first; k is 5, or less if fewer classes
+            are compared.
+        probabilities: float32 [N, k], of these classes.
         losses: float32 [N], cross entropy.
-        seconds: what the predictions took, reading included.
+        seconds: how long the predictions took, reading included.
     """
 
     indices: np.ndarray
@@ -39,19 +39,18 @@ class Predictions:
     seconds: float
 
     def correct(self, k: int) -> np.ndarray:
-        """bool [N], whether the class is among the k best guesses."""
+        """bool [N], whether the true class is among the k best predictions."""
         return (self.classes[:, :k] == self.labels[:, None]).any(-1)
 
     def counts(self, classes: int) -> np.ndarray:
-        """int64 [3, classes]: samples of each class, those whose best guess is it rightly, and all
-        whose best guess is it.
+        """int64 [3, classes]: of each class the samples, those among them that are predicted
+        correctly, and all that are predicted to be of the class.
         """
-        guesses, right = self.classes[:, 0], self.correct(1)
-        counted = (self.labels, self.labels[right], guesses)
+        counted = (self.labels, self.labels[self.correct(1)], self.classes[:, 0])
         return np.stack([np.bincount(column, minlength=classes) for column in counted])
 
     def of_all(self, ranks: Ranks) -> Predictions:
-        """The predictions of all ranks, in the data set's order, each sample once."""
+        """The predictions of all ranks, in the dataset's order, each sample once."""
         names = ("indices", "labels", "classes", "probabilities", "losses")
         parts = ranks.gather({name: getattr(self, name) for name in names})
         found = {name: np.concatenate([part[name] for part in parts]) for name in names}

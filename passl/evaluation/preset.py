@@ -1,4 +1,4 @@
-"""The pictures that weights are scored on, as the transforms of a config."""
+"""The transforms of an evaluation: those of published scores, and another crop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from passl.porting.zoo import Preset
 
 
 def transforms_of(preset: Preset) -> list[dict[str, Any]]:
-    """The `transforms` list of a preset: squash, or resize the shorter side and crop the centre."""
+    """Return a preset as a list of transforms: squash, or resize the shorter side and crop the
+    centre.
+    """
     if preset.crop == "squash":
         size: list[int] | int = [preset.size, preset.size]
         frame = [{"name": "Resize", "size": size, "interpolation": preset.interpolation}]
@@ -28,17 +30,16 @@ def transforms_of(preset: Preset) -> list[dict[str, Any]]:
 def with_crop(
     transforms: Sequence[Mapping[str, Any]], crop: Literal["squash", "resize"]
 ) -> list[dict[str, Any]]:
-    """The same pictures with the other rule of framing; size, interpolation, mean and deviation
-    stay.
+    """Return the transforms with another crop; size, interpolation, mean and deviation stay.
 
     Args:
         transforms: the list of a config: Resize, CenterCrop and Normalize.
-        crop: `squash` resizes the whole picture to the square (microsoft/CvT's rule at 384 pixels);
-            `resize` resizes the shorter side and cuts out the centre (PASSL's and PaddleViT's).
-            The shorter side becomes what Resize says; where that squashes, the side of the square.
+        crop: `squash` resizes the whole image to the square (microsoft/CvT's rule at 384 pixels);
+            `resize` resizes the shorter side and crops the centre (PASSL's and PaddleViT's). The
+            shorter side gets the size of Resize or, if that squashes, the side of the square.
 
     Raises:
-        ConfigError: the list does not end in one known size, or does something else as well.
+        ConfigError: the list has other transforms, or no size.
     """
     place = "dataloader.val.dataset.transforms"
     frame = [node for node in transforms if node["name"] in ("Resize", "CenterCrop")]
@@ -46,8 +47,8 @@ def with_crop(
     if [node["name"] for node in others] != ["Normalize"]:
         names = ", ".join(node["name"] for node in transforms)
         raise ConfigError(
-            f"{place}: --crop {crop} knows lists of Resize, CenterCrop and Normalize, not {names}; "
-            f"write what is wanted by -o {place}=[...] instead"
+            f"{place}: --crop {crop} is for lists of Resize, CenterCrop and Normalize, not {names};"
+            f" set the transforms by -o {place}=[...] instead"
         )
     if not frame:
         raise ConfigError(

@@ -1,7 +1,6 @@
-"""Predictions of a model on a data set, and their scores. Training and `tools/eval.py` share the
-loop.
+"""Predictions of a model on a dataset, and their scores, for training and evaluation.
 
-B pictures of a batch, K classes, k best guesses, N pictures of all batches.
+Shapes in names: B images of a batch, K classes, k best predictions.
 """
 
 from __future__ import annotations
@@ -27,33 +26,34 @@ _RULED_OUT = -1e30  # finite, so that no infinity meets another; its probability
 
 
 def as_it_is(images_B3HW):
-    """The pictures themselves."""
+    """Return the images unchanged."""
     return images_B3HW
 
 
 def mirrored(images_B3HW):
-    """Left and right exchanged."""
+    """Flip left and right."""
     return images_B3HW.flip(-1)
 
 
 VIEWS: Mapping[str, tuple[View, ...]] = {"none": (as_it_is,), "flip": (as_it_is, mirrored)}
-"""Test-time augmentations: under which views of a picture its prediction is made."""
+"""Test-time augmentations: the views of an image whose softmax is averaged."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What an evaluation found.
+    """The scores of an evaluation.
 
     Args:
-        top1, top5: per cent of the samples whose class was the best guess, or among the five best.
+        top1, top5: percentage of samples whose class is the best prediction, or among the five
+            best.
         loss: mean cross entropy.
-        balanced_accuracy: mean of the classes' recalls, in per cent.
-        macro_f1: mean of the classes' F1 scores, in per cent. Classes without a sample count in
-            neither mean (scikit-learn's `balanced_accuracy_score`, and `f1_score` with `labels` of
-            those that have one).
-        samples: how many were scored, over all ranks.
+        balanced_accuracy: mean recall of the classes, in percent.
+        macro_f1: mean F1 score of the classes, in percent. Classes without a sample count in
+            neither mean (as in scikit-learn's `balanced_accuracy_score`, and `f1_score` with the
+            other classes as `labels`).
+        samples: number of samples, over all ranks.
         ips: images per second, over all ranks, reading included.
-        recall: of each class, per cent of its samples whose best guess it was; null without any.
+        recall: of each class in percent; null for a class without a sample.
     """
 
     top1: float
@@ -73,7 +73,7 @@ class Scores:
 def evaluate(model: nn.Layer, loader: Loader, ranks: Ranks = Ranks()) -> Scores:  # noqa: B008 (frozen)
     """Score the model, in evaluation mode, on every sample exactly once. Its mode is restored.
 
-    Only the classes that the data set names as `valid_labels`, where it does, are compared.
+    If the dataset has `valid_labels`, only these classes are compared.
 
     Raises:
         RunError: the outputs are not finite.
@@ -89,11 +89,11 @@ def predict(
     valid_labels: Sequence[int] | None = None,
     views: Sequence[View] = VIEWS["none"],
 ) -> Predictions:
-    """This rank's predictions, by the model in evaluation mode. Its mode is restored.
+    """Predict the samples of this rank, with the model in evaluation mode. Its mode is restored.
 
     Args:
-        valid_labels: the only classes that are compared; null for all.
-        views: a prediction is the mean of the softmax over them.
+        valid_labels: the classes that are compared; null for all.
+        views: whose softmax is averaged.
     """
     was_training = model.training
     model.eval()
@@ -116,31 +116,31 @@ def predict(
 
 
 def score(found: Predictions, classes: int, ranks: Ranks = Ranks()) -> Scores:  # noqa: B008 (frozen)
-    """The scores over all ranks, from the predictions of each. Counts are summed, so that the
-    scores do not depend on how many ranks there are.
+    """Compute the scores over all ranks. Counts are summed, so the scores do not depend on the
+    number of ranks.
 
     Args:
         classes: how many the data has.
 
     Raises:
-        RunError: the outputs are not finite, or no picture could be read.
+        RunError: the outputs are not finite, or no image could be read.
     """
-    ranks.wait()  # one may have read slower pictures than the others
+    ranks.wait()  # ranks finish at different times
     own = (found.correct(1).sum(), found.correct(BEST).sum(), found.losses.sum(dtype=np.float64))
     counts = found.counts(classes).ravel().tolist()
     totals = ranks.sum([*map(float, own), len(found.labels), found.seconds, *counts])
     top1, top5, loss, samples, seconds = totals[:5]
     if not samples:
-        raise RunError("no picture of the validation data could be read")
+        raise RunError("no image of the validation data could be read")
     if not math.isfinite(loss):
         raise RunError(
             "the network's outputs are not finite; the weights are damaged, or training has "
             "diverged"
         )
-    of_class, right, guessed = np.reshape(totals[5:], (3, classes))
+    of_class, right, predicted = np.reshape(totals[5:], (3, classes))
     there = of_class > 0
     recall = 100 * right[there] / of_class[there]
-    f1 = 200 * right[there] / (of_class[there] + guessed[there])
+    f1 = 200 * right[there] / (of_class[there] + predicted[there])
     recalls = iter(recall.tolist())
     return Scores(
         100 * top1 / samples,
@@ -155,25 +155,25 @@ def score(found: Predictions, classes: int, ranks: Ranks = Ranks()) -> Scores:  
 
 
 def averaged(logits_BK: Sequence[Any]):
-    """One [B, K] whose softmax is the mean of the softmax of each.
+    """Combine logits of several views: the softmax of the result is the mean of theirs.
 
-    VGG (arXiv 1409.1556, section 3.2) and GoogLeNet (arXiv 1409.4842, section 7) join the views of
-    a picture so.
+    As VGG (arXiv 1409.1556, section 3.2) and GoogLeNet (arXiv 1409.4842, section 7) do for the
+    views of an image.
     """
     if len(logits_BK) == 1:
-        return logits_BK[0]  # not its log-softmax, whose rounding could make two guesses equal
+        return logits_BK[0]  # not its log-softmax, whose rounding could make two classes equal
     logs = paddle.stack([F.log_softmax(logits, axis=-1) for logits in logits_BK])
     return logs.logsumexp(0) - math.log(len(logits_BK))
 
 
 def _nothing(k: int) -> tuple[np.ndarray, ...]:
-    """Indices, labels, classes, probabilities and losses of no sample."""
+    """Empty columns of `Predictions`."""
     whole, real = np.zeros(0, np.int64), np.zeros(0, np.float32)
     return whole, whole, whole.reshape(0, k), real.reshape(0, k), real
 
 
 def _barred(valid_labels: Sequence[int] | None, classes: int):
-    """What is added to logits [B, K] so that only these classes are compared."""
+    """What to add to logits [B, K] so that only these classes are compared."""
     if valid_labels is None:
         return paddle.zeros([1])
     barred = np.full(classes, _RULED_OUT, np.float32)

@@ -1,4 +1,4 @@
-"""Tables of an evaluation."""
+"""The tables of an evaluation, as CSV or JSON lines."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from passl.io.files import to_json, write_text
 
 
 def write_predictions(path: Path, found: Predictions, dataset: ImageDataset) -> None:
-    """One line for each sample, in the data set's order: its name, its label, and the best guesses
-    with their probabilities.
+    """Write a line per sample, in the dataset's order: its name, its label, and the best
+    predictions with their probabilities.
 
     Args:
         path: `.jsonl`, or `.csv`.
@@ -29,14 +29,14 @@ def write_predictions(path: Path, found: Predictions, dataset: ImageDataset) -> 
             "label_name": dataset.classes[label],
             "best": [
                 {
-                    "label": int(guess),
-                    "name": dataset.classes[guess],
+                    "label": int(predicted),
+                    "name": dataset.classes[predicted],
                     "probability": round(float(probability), 6),
                 }
-                for guess, probability in zip(guesses, probabilities, strict=True)
+                for predicted, probability in zip(classes, probabilities, strict=True)
             ],
         }
-        for index, label, guesses, probabilities in zip(
+        for index, label, classes, probabilities in zip(
             found.indices, found.labels, found.classes, found.probabilities, strict=True
         )
     ]
@@ -46,14 +46,16 @@ def write_predictions(path: Path, found: Predictions, dataset: ImageDataset) -> 
     head = best_columns(found.classes.shape[1])
     rows = [
         [sample["name"], sample["label"], sample["label_name"]]
-        + [value for guess in sample["best"] for value in guess.values()]
+        + [value for best in sample["best"] for value in best.values()]
         for sample in samples
     ]
     write_csv(path, ["name", "label", "label_name", *head], rows)
 
 
 def write_per_class(path: Path, found: Predictions, classes: Sequence[str]) -> None:
-    """Samples, top-1 and top-5 in per cent of each class; a class without samples has no scores."""
+    """Write samples, top-1 and top-5 in percent of each class; a class without samples has no
+    scores.
+    """
     samples, top1, top5 = (
         np.bincount(found.labels, weights, len(classes))
         for weights in (None, found.correct(1), found.correct(BEST))
@@ -71,7 +73,7 @@ def best_columns(k: int) -> list[str]:
 
 
 def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table, whole or not at all."""
+    """Write a table atomically."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)

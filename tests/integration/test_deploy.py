@@ -224,7 +224,7 @@ def test_a_size_that_the_patches_do_not_divide(network, tmp_path):
 
 
 def test_what_weights_tell(tmp_path):
-    """Weights of a published variant need no config: pictures and classes are the variant's."""
+    """Weights of a published variant need no config: images and classes are the variant's."""
     paddle.seed(0)
     model = Model("configs/cvt/cvt_13_224.yaml")
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
@@ -292,8 +292,10 @@ def test_export_and_predict_from_a_checkpoint_alone(checkpoint, tmp_path, run_to
     for row, probabilities in zip([rows[0], *rows[2:]], expected, strict=True):
         assert [g["label"] for g in row["best"]] == list(np.argsort(-probabilities)[:3])
         assert [g["name"] for g in row["best"]] == [f"digit {g['label']}" for g in row["best"]]
-        for guess in row["best"]:
-            assert guess["probability"] == pytest.approx(probabilities[guess["label"]], abs=1e-5)
+        for prediction in row["best"]:
+            assert prediction["probability"] == pytest.approx(
+                probabilities[prediction["label"]], abs=1e-5
+            )
     with table.open(newline="", errors="surrogateescape") as file:
         cells = list(csv.reader(file))
     assert cells[0][:4] == ["name", "label_1", "name_1", "probability_1"]
@@ -303,9 +305,9 @@ def test_export_and_predict_from_a_checkpoint_alone(checkpoint, tmp_path, run_to
 
     by_weights = run_tool("predict.py", "--weights", checkpoint, files[0], "--top-k", 1)
     best = rows[0]["best"][0]
-    name, guess = by_weights.stdout.splitlines()
+    name, prediction = by_weights.stdout.splitlines()
     assert name == str(tmp_path / "0") + r"\udcff.png"
-    assert guess.split() == [f"{100 * best['probability']:.2f}", "%", str(best["label"])] + [
+    assert prediction.split() == [f"{100 * best['probability']:.2f}", "%", str(best["label"])] + [
         "digit",
         str(best["label"]),
     ]

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A config of a CvT, and weights as initialised: its guesses are poor but its own."""
+    """A config of a CvT, and weights as initialised: its predictions are poor but its own."""
     import paddle
     from safetensors.numpy import save_file
 
@@ -62,20 +62,22 @@ def test_tables_agree_with_the_scores(run_tool, weights, tmp_path):
     assert result["samples"] == 360
     assert result["tta"] == "none"
     assert all(result[key] is None for key in ("crop", "valid_labels", "real_top1"))
-    assert "pictures/s" in done.stderr
+    assert "images/s" in done.stderr
 
     samples = [json.loads(line) for line in files["--predictions"].read_text().splitlines()]
     with np.load(ROOT / "passl" / "data" / "datasets" / "digits.npz") as file:
         labels = file["labels"][file["is_val"].astype(bool)]
     assert [sample["name"] for sample in samples] == [f"Digits val {i}" for i in range(360)]
     assert [sample["label"] for sample in samples] == labels.tolist()
-    guesses = np.array([[guess["label"] for guess in sample["best"]] for sample in samples])
+    predictions = np.array(
+        [[prediction["label"] for prediction in sample["best"]] for sample in samples]
+    )
     probabilities = np.array(
-        [[guess["probability"] for guess in sample["best"]] for sample in samples]
+        [[prediction["probability"] for prediction in sample["best"]] for sample in samples]
     )
     assert (np.diff(probabilities) <= 0).all()
     assert (probabilities.sum(-1) <= 1 + 1e-5).all()
-    right = guesses == labels[:, None]
+    right = predictions == labels[:, None]
     assert result["top1"] == pytest.approx(100 * right[:, 0].mean())
     assert result["top5"] == pytest.approx(100 * right.any(-1).mean())
     for name, count, top1, top5 in table(files["--per-class"])[1:]:
@@ -89,10 +91,10 @@ def test_tables_agree_with_the_scores(run_tool, weights, tmp_path):
     f1 = 2 * confusion.diagonal() / (confusion.sum(0) + confusion.sum(1))
     assert result["macro_f1"] == pytest.approx(100 * f1.mean())
     for row in range(10):
-        counts = np.bincount(guesses[labels == row, 0], minlength=10)
+        counts = np.bincount(predictions[labels == row, 0], minlength=10)
         assert confusion[row].tolist() == counts.tolist()
-    with Image.open(tmp_path / "confusion.png") as picture:
-        assert picture.format == "PNG"
+    with Image.open(tmp_path / "confusion.png") as image:
+        assert image.format == "PNG"
 
     before = {path: path.read_bytes() for path in names}
     failed = run_tool("eval.py", *weights, *options, expect=2)
@@ -125,7 +127,7 @@ def test_two_ranks_write_what_one_does(run_tool, fork_tool, weights, tmp_path):
 
 @pytest.fixture
 def val_folder(tmp_path):
-    """Ten classes with two pictures each, named as ImageNet's are."""
+    """Ten classes with two images each, named as ImageNet's are."""
     rng = np.random.default_rng(0)
     for number in range(1, 21):
         folder = tmp_path / "val" / f"n0000000{number % 10}"
@@ -141,15 +143,15 @@ def test_real_labels_valid_labels_and_crop(run_tool, weights, val_folder, tmp_pa
     data = ("-o", f"dataloader.val.dataset={val_folder}")
     predictions = tmp_path / "p.jsonl"
     run_tool("eval.py", *weights, *data, "--predictions", predictions)
-    guesses = {}
+    predictions = {}
     for line in predictions.read_text().splitlines():
         sample = json.loads(line)
         number = int(Path(sample["name"]).stem.split("_")[-1])
-        guesses[number] = [guess["label"] for guess in sample["best"]]
-    # By hand: the first twelve pictures have the guess among their labels, four have others, the
+        predictions[number] = [prediction["label"] for prediction in sample["best"]]
+    # By hand: the first twelve images have the prediction among their labels, four have others, the
     # last four none.
-    real = [[9 - guesses[n][0], guesses[n][0]] for n in range(1, 13)]
-    real += [[guesses[n][1]] for n in range(13, 17)] + [[]] * 4
+    real = [[9 - predictions[n][0], predictions[n][0]] for n in range(1, 13)]
+    real += [[predictions[n][1]] for n in range(13, 17)] + [[]] * 4
     (tmp_path / "real.json").write_text(json.dumps(real))
     (tmp_path / "valid.txt").write_text("\n".join(map(str, range(10))))
     done = run_tool(
@@ -168,7 +170,7 @@ def test_real_labels_valid_labels_and_crop(run_tool, weights, val_folder, tmp_pa
     assert result["real_samples"] == 16
     assert result["valid_labels"] == 10
     assert "compared among 10 of 10 classes" in done.stderr
-    assert "ReaL: top1 75.00 % of the 16 pictures" in done.stderr
+    assert "ReaL: top1 75.00 % of the 16 images" in done.stderr
 
 
 def test_crop(run_tool, weights, val_folder, tmp_path):
@@ -233,8 +235,8 @@ def test_a_dry_run_leaves_room_for_the_run(run_tool, tiny_config, tmp_path):
     config = tiny_config()
     done = run_tool("train.py", "-c", config, "--dry-run")
     (sheet,) = tmp_path.rglob("*.png")
-    assert f"augmented pictures are in {sheet}" in done.stderr
-    assert "train: 1437 pictures of 10 classes" in done.stderr
+    assert f"augmented images are in {sheet}" in done.stderr
+    assert "train: 1437 images of 10 classes" in done.stderr
     assert not list(tmp_path.rglob("*.safetensors"))
     run_tool("train.py", "-c", config, "-o", "epochs=1", "lr_scheduler.warmup_epochs=0")
     assert (tmp_path / "run" / "best.safetensors").is_file()

@@ -79,9 +79,9 @@ def test_curves(trained, run_tool, tmp_path):
     folder, _ = trained
     out = tmp_path / "curves.png"
     run_tool("visualize.py", "curves", folder, "--out", out)
-    with Image.open(out) as picture:
-        assert picture.width > 1000
-        assert len(picture.convert("RGB").getcolors(1 << 20)) > 50
+    with Image.open(out) as image:
+        assert image.width > 1000
+        assert len(image.convert("RGB").getcolors(1 << 20)) > 50
     done = run_tool("visualize.py", "curves", tmp_path, expect=2)
     assert "holds no metrics.jsonl" in done.stderr
 
@@ -249,7 +249,7 @@ def test_a_name_that_the_zoo_has_not(run_tool):
     assert "did you mean 'convit_small.mindcv_in1k'" in message
 
 
-def test_weights_of_the_zoo_bring_their_pictures():
+def test_weights_of_the_zoo_bring_their_images():
     """MindCV scored convit_small at 224 of 244 pixels; its weights are not scored at the config's
     224 of 256, unless the user says so. Files are scored as the config says.
     """

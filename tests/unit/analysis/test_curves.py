@@ -10,7 +10,7 @@ from passl.engine.metrics import MetricLog
 from passl.errors import ConfigError
 
 
-def test_a_picture_of_a_run(tmp_path):
+def test_a_image_of_a_run(tmp_path):
     log = MetricLog(tmp_path)
     for epoch in (1, 2, 3):
         log.write("train", 10 * epoch, epoch=epoch, loss=1 / epoch, lr=0.1)
@@ -19,9 +19,9 @@ def test_a_picture_of_a_run(tmp_path):
         )
     log.close()
     plot_curves(tmp_path, tmp_path / "curves.png")
-    with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.format == "PNG"
-        assert picture.width > 2 * picture.height
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.format == "PNG"
+        assert image.width > 2 * image.height
 
 
 def test_no_run_and_no_epoch(tmp_path):

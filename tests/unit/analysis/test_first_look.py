@@ -62,12 +62,11 @@ def test_what_is_said(tiny_config, tmp_path, lines):
     assert len(counts) == 10
     low, high = counts.min(), counts.max()
     assert the_line(lines, "train: 1437") == (
-        f"train: 1437 pictures of 10 classes, {low} to {high} of each "
-        f"(median {np.median(counts):g})"
+        f"train: 1437 images of 10 classes, {low} to {high} of each (median {np.median(counts):g})"
     )
     fewest = the_line(lines, "train: the classes with the fewest: ")
     assert f": {counts.argmin()} ({low})," in fewest
-    assert "widths are 32 to 32 pixels" in the_line(lines, "val: of 64 pictures")
+    assert "widths are 32 to 32 pixels" in the_line(lines, "val: of 64 sampled images")
     assert the_line(lines, "train: transform 1").endswith('RandomResizedCrop {"size": 32}')
     assert the_line(lines, "mixup") == "mixup: none"
 
@@ -88,7 +87,7 @@ def test_what_is_said(tiny_config, tmp_path, lines):
 
     peak = 2e-3 * 128 / 512
     assert the_line(lines, "run: ") == (
-        "run: 8 epochs of 11 steps with 128 pictures each, on 1 process(es)"
+        "run: 8 epochs of 11 steps with 128 images each, on 1 process(es)"
     )
     assert f"{peak:g} at its peak (0.002 x 128 / 512)" in text
     middle = 1e-5 + (peak - 1e-5) * (1 + math.cos(math.pi * 4 / 8)) / 2
@@ -110,7 +109,7 @@ def test_the_sheet_shows_what_the_run_sees(tiny_config, tmp_path, monkeypatch, r
     cfg = get_config(tiny_config(), [f"dataloader.train.sampler.repeats={repeats}", "seed=3"])
     first_look(cfg, tmp_path / "augmented.png")
     assert len(shown) == ROWS * COLUMNS
-    assert len({picture.tobytes() for picture in shown}) == ROWS * COLUMNS  # nothing is the same
+    assert len({image.tobytes() for image in shown}) == ROWS * COLUMNS  # nothing is the same
     loader = build_loader(cfg.dataloader.train, 3)
     batch = next(loader.epoch(0))
     std, mean = np.array([0.229, 0.224, 0.225]), np.array([0.485, 0.456, 0.406])
@@ -119,14 +118,14 @@ def test_the_sheet_shows_what_the_run_sees(tiny_config, tmp_path, monkeypatch, r
         np.testing.assert_allclose(shown[row * COLUMNS + 1], np.clip(image, 0, 1), atol=1e-6)
         index = int(batch.indices[row * repeats])
         np.testing.assert_array_equal(shown[row * COLUMNS], np.asarray(loader.dataset[index][0]))
-    with Image.open(tmp_path / "augmented.png") as picture:
-        assert picture.format == "PNG"
-        assert picture.width > 100 * COLUMNS
+    with Image.open(tmp_path / "augmented.png") as image:
+        assert image.format == "PNG"
+        assert image.width > 100 * COLUMNS
 
 
 @pytest.fixture
 def with_bad_samples(tmp_path):
-    """Overrides for a data set of twelve images in two classes, of which the first, the last and
+    """Overrides for a dataset of twelve images in two classes, of which the first, the last and
     one in the middle cannot be read.
     """
     for index in range(12):
@@ -157,7 +156,7 @@ def test_bad_samples_are_skipped_where_the_run_would(
         assert "replaced by another" in train
         assert "left out" in val
     for part in ("train", "val"):
-        assert "widths are 41 to 50 pixels" in the_line(lines, f"{part}: of 9 pictures")
+        assert "widths are 41 to 50 pixels" in the_line(lines, f"{part}: of 9 sampled images")
 
 
 def test_bad_samples_end_it_where_the_run_would_end(tiny_config, tmp_path, with_bad_samples):
@@ -210,7 +209,7 @@ def test_fewer_samples_than_rows(tiny_config, tmp_path, lines):
     overrides += ["model.head.num_classes=2", "dataloader.train.sampler.batch_size=2"]
     first_look(get_config(tiny_config(), overrides), tmp_path / "augmented.png")
     assert (tmp_path / "augmented.png").is_file()
-    assert "3 pictures of 2 classes, 1 to 2 of each (median 1.5)" in the_line(lines, "train: 3")
-    assert the_line(lines, "train: of 3 pictures").endswith(
+    assert "3 images of 2 classes, 1 to 2 of each (median 1.5)" in the_line(lines, "train: 3")
+    assert the_line(lines, "train: of 3 sampled images").endswith(
         "widths are 33 to 64 pixels (median 40), the heights 30 to 90 (median 48)"
     )

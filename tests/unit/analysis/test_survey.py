@@ -33,9 +33,9 @@ def image(width: int, height: int, mode: str = "RGB") -> Image.Image:
     return Image.fromarray(RNG.integers(0, 256, shape, np.uint8))
 
 
-def save(picture: Image.Image, path: Path, **options) -> None:
+def save(image: Image.Image, path: Path, **options) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, **options)
+    image.save(path, **options)
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_what_is_found(folders, workers):
 
 
 def test_clean_data_of_every_kind(tmp_path):
-    """A list, a part of a data set, and what is no file; a subset is read as it is."""
+    """A list, a part of a dataset, and what is no file; a subset is read as it is."""
     for number in range(4):
         save(image(8, 8), tmp_path / "data" / f"{number}.png")
     (tmp_path / "list.txt").write_text("".join(f"{n}.png {n % 2}\n" for n in range(4)))

@@ -13,36 +13,36 @@ from passl.errors import ConfigError
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     for index, name in enumerate(("b.png", "a.JPG", "sub/c.png")):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (4, 4), (index * 100, 0, 0)).save(path, "PNG")
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     return tmp_path
 
 
-def test_files_folders_and_lists(pictures):
-    names = [str(pictures / name) for name in ("a.JPG", "b.png", "sub/c.png")]
-    assert find_images([str(pictures)]) == names
-    listed = pictures / "list.txt"
+def test_files_folders_and_lists(images):
+    names = [str(images / name) for name in ("a.JPG", "b.png", "sub/c.png")]
+    assert find_images([str(images)]) == names
+    listed = images / "list.txt"
     listed.write_text(f"{names[2]}\n{names[0]}\n")
     assert find_images([names[1], f"@{listed}"]) == [names[1], names[2], names[0]]
 
 
-def test_links_are_followed_once_as_in_training(pictures, tmp_path, caplog):
+def test_links_are_followed_once_as_in_training(images, tmp_path, caplog):
     elsewhere = tmp_path.parent / f"{tmp_path.name}_elsewhere"
     elsewhere.mkdir()
     Image.new("RGB", (4, 4)).save(elsewhere / "d.png")
-    os.symlink(elsewhere, pictures / "linked")
-    os.symlink(pictures, pictures / "sub" / "circle")
-    os.symlink(pictures / "gone.png", pictures / "gone.png")
-    names = [str(pictures / name) for name in ("a.JPG", "b.png", "linked/d.png", "sub/c.png")]
-    assert find_images([str(pictures)]) == names
-    assert f"the first is {pictures}/gone.png" in caplog.text
+    os.symlink(elsewhere, images / "linked")
+    os.symlink(images, images / "sub" / "circle")
+    os.symlink(images / "gone.png", images / "gone.png")
+    names = [str(images / name) for name in ("a.JPG", "b.png", "linked/d.png", "sub/c.png")]
+    assert find_images([str(images)]) == names
+    assert f"the first is {images}/gone.png" in caplog.text
 
 
-def test_what_is_not_there_is_all_told(pictures, tmp_path):
+def test_what_is_not_there_is_all_told(images, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError) as error:
         find_images([str(tmp_path / "empty"), str(tmp_path / "no.jpg")])
@@ -53,7 +53,7 @@ def test_what_is_not_there_is_all_told(pictures, tmp_path):
         find_images([])
 
 
-def test_a_bad_picture_is_left_out_of_its_batch(pictures):
+def test_a_bad_image_is_left_out_of_its_batch(images):
     described = Description(
         model={},
         transforms=[{"name": "Normalize", "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}],
@@ -71,8 +71,8 @@ def test_a_bad_picture_is_left_out_of_its_batch(pictures):
         red = images[:, 0].mean((1, 2))
         return np.stack([0.3 - red, red - 0.3], 1)
 
-    (pictures / "bad.png").write_text("damaged")
-    files = [str(pictures / name) for name in ("a.JPG", "bad.png", "b.png", "sub/c.png")]
+    (images / "bad.png").write_text("damaged")
+    files = [str(images / name) for name in ("a.JPG", "bad.png", "b.png", "sub/c.png")]
     found = list(predict_files(Classifier(engine, described), files, 1, 2))
     assert [row.name for row in found] == files
     assert [[g.name for g in row.best] for row in found] == [["red"], [], ["dark"], ["red"]]

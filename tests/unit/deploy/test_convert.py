@@ -1,4 +1,4 @@
-"""A file's network is recognised from its weights alone, and which pictures belong to published
+"""A file's network is recognised from its weights alone, and which images belong to published
 ones is known.
 """
 
@@ -56,10 +56,10 @@ def test_presets_are_transforms():
     assert resize["convit_base.mindcv_in1k"] == 240
     assert any(size == [384, 384] for size in resize.values())
     for entry in entries():
-        picture = np.zeros((300, 400, 3), np.uint8)
+        image = np.zeros((300, 400, 3), np.uint8)
         from PIL import Image
 
-        result = Image.fromarray(picture)
+        result = Image.fromarray(image)
         for node in transforms_of(entry.preset):
             result = TRANSFORMS.build(node)(result, np.random.default_rng(0))
         assert result.shape == (3, entry.preset.size, entry.preset.size)

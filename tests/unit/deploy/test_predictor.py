@@ -69,35 +69,35 @@ def test_top_has_names_in_order(classifier):
     assert (second.label, second.name) == (0, "golden retriever")
     assert first.probability > second.probability
     (every,) = classifier.top([flat(255, 0)], k=9)
-    assert [guess.label for guess in every] == [1, 0, 2]
+    assert [prediction.label for prediction in every] == [1, 0, 2]
 
 
 def test_equal_guesses_go_by_label(classifier):
     assert [g.label for g in classifier.best(np.array([0.25, 0.5, 0.25]), 3)] == [1, 0, 2]
 
 
-def test_every_kind_of_picture_is_the_same(classifier, tmp_path):
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 5, 3), dtype=np.uint8))
-    path = tmp_path / "picture.png"
-    picture.save(path)
-    opaque = np.asarray(picture.convert("RGBA"))
+def test_every_kind_of_image_is_the_same(classifier, tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 5, 3), dtype=np.uint8))
+    path = tmp_path / "image.png"
+    image.save(path)
+    opaque = np.asarray(image.convert("RGBA"))
     content = path.read_bytes()
-    kinds = [picture, path, str(path), np.asarray(picture), opaque]
+    kinds = [image, path, str(path), np.asarray(image), opaque]
     kinds += [content, bytearray(content), memoryview(content), BytesIO(content)]
     with path.open("rb") as file:
         found = classifier.predict([*kinds, file])
     assert found.shape == (10, 3)
     np.testing.assert_array_equal(found, np.broadcast_to(found[0], (10, 3)))
     with path.open("rb") as file:
-        assert classifier.top([file], 1) == classifier.top([picture], 1)
+        assert classifier.top([file], 1) == classifier.top([image], 1)
 
 
 def test_anything_that_gives_images_one_by_one(classifier, tmp_path):
     """Read a batch at a time: a generator over a large folder takes no more memory than a list."""
-    pictures = [flat(50 * i, 0) for i in range(5)]
-    expected = classifier.predict(pictures)
-    np.testing.assert_array_equal(classifier.predict(picture for picture in pictures), expected)
-    stacked = np.stack([np.asarray(picture) for picture in pictures])
+    images = [flat(50 * i, 0) for i in range(5)]
+    expected = classifier.predict(images)
+    np.testing.assert_array_equal(classifier.predict(image for image in images), expected)
+    stacked = np.stack([np.asarray(image) for image in images])
     np.testing.assert_array_equal(classifier.predict(stacked), expected)
     asked = []
 
@@ -106,7 +106,7 @@ def test_anything_that_gives_images_one_by_one(classifier, tmp_path):
             asked.append(1)
             if len(asked) > 4:
                 raise RuntimeError("far enough")
-            yield pictures[0]
+            yield images[0]
 
     with pytest.raises(RuntimeError, match="far enough"):
         classifier.predict(endless(), batch_size=2)
@@ -178,7 +178,7 @@ GREY = 82  # 0.299 * 120 + 0.587 * 40 + 0.114 * 200
 @pytest.mark.parametrize(
     ("mode", "expected"), [("L", (GREY,)), ("RGB", (120, 40, 200)), ("RGBA", (120, 40, 200, 255))]
 )
-def test_every_kind_of_picture_becomes_the_networks_mode(tmp_path, mode, expected):
+def test_every_kind_of_image_becomes_the_networks_mode(tmp_path, mode, expected):
     normalize = {"name": "Normalize", "mean": [0.0] * len(expected), "std": [1.0] * len(expected)}
     told = {"mode": mode, "transforms": [normalize], "input": [len(expected), 7, 11]}
     classifier = Classifier(colours, Description(**{**vars(DESCRIBED), **told}))
@@ -186,15 +186,15 @@ def test_every_kind_of_picture_becomes_the_networks_mode(tmp_path, mode, expecte
     pixels = np.asarray(colour)
     colour.save(tmp_path / "x.png")
     opaque = np.dstack([pixels, np.full((7, 11), 255, np.uint8)])
-    for picture in (tmp_path / "x.png", colour, pixels, colour.convert("RGBA"), opaque):
-        image = classifier.prepare(picture)
+    for image in (tmp_path / "x.png", colour, pixels, colour.convert("RGBA"), opaque):
+        image = classifier.prepare(image)
         assert image.shape == (len(expected), 7, 11)
         np.testing.assert_allclose(255 * image[:, 0, 0], expected, rtol=0, atol=1e-4)
     grey = (GREY, *[GREY] * (len(expected) > 1) * 2, *expected[3:])
     pixels = np.full((7, 11), GREY, np.uint8)
     sixteen = Image.fromarray(pixels.astype(np.uint16) * 257)
-    for picture in (pixels, pixels[..., None], Image.fromarray(pixels), sixteen):
-        image = classifier.prepare(picture)
+    for image in (pixels, pixels[..., None], Image.fromarray(pixels), sixteen):
+        image = classifier.prepare(image)
         np.testing.assert_allclose(255 * image[:, 0, 0], grey, rtol=0, atol=1e-4)
 
 
@@ -204,22 +204,22 @@ def test_the_background_that_the_network_was_trained_with(tmp_path):
     for background, expected in ((None, (120, 40, 200)), ([10, 20, 30], (10, 20, 30))):
         described = Description(**{**vars(DESCRIBED), "background": background})
         classifier = Classifier(colours, described)
-        for picture in (clear, tmp_path / "x.png", np.asarray(clear)):
-            image = classifier.prepare(picture).mean((1, 2)) * 0.25 + 0.5
+        for image in (clear, tmp_path / "x.png", np.asarray(clear)):
+            image = classifier.prepare(image).mean((1, 2)) * 0.25 + 0.5
             np.testing.assert_allclose(255 * image, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
-def test_a_picture_that_does_not_say_what_is_white(classifier, mode):
+def test_a_image_that_does_not_say_what_is_white(classifier, mode):
     with pytest.raises(ConfigError, match=f"mode {mode}.* does not define which value is white"):
         classifier.prepare(Image.new(mode, (4, 4)))
 
 
 def test_batches_do_not_matter(classifier):
-    pictures = [flat(50 * i, 255 - 50 * i) for i in range(5)]
-    together = classifier.predict(pictures, batch_size=5)
+    images = [flat(50 * i, 255 - 50 * i) for i in range(5)]
+    together = classifier.predict(images, batch_size=5)
     for size in (1, 2, 99):
-        np.testing.assert_array_equal(classifier.predict(pictures, size), together)
+        np.testing.assert_array_equal(classifier.predict(images, size), together)
     assert classifier.predict([]).shape == (0, 3)
 
 
@@ -286,7 +286,7 @@ def test_wrong_images(classifier, shape):
         classifier.run(np.zeros(shape, np.float32))
 
 
-def test_a_file_that_is_no_picture(classifier, tmp_path):
+def test_a_file_that_is_no_image(classifier, tmp_path):
     path = tmp_path / "no.jpg"
     path.write_text("hello")
     with pytest.raises(RunError, match=r"no\.jpg: cannot be read as an image"):

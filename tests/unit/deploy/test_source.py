@@ -58,7 +58,7 @@ def weights(tmp_path):
     return write
 
 
-def test_the_config_says_pictures_and_size(weights):
+def test_the_config_says_images_and_size(weights):
     model, described = load(weights(), config(CROP, NORMALIZE, exif_turn=True, min_side=64))
     assert described.transforms == [CROP, NORMALIZE]
     assert described.input == [3, 32, 48]
@@ -100,7 +100,7 @@ def test_a_size_that_the_transforms_do_not_fix(weights, given, size, fixed):
 @pytest.mark.parametrize(
     ("given", "size", "message"),
     [
-        (config(NORMALIZE), None, "say it by --size"),
+        (config(NORMALIZE), None, "set it by --size"),
         (config(CROP, NORMALIZE), (64, 64), "--size 64 64: the transforms make .* 32 48"),
         (config(CROP), None, "add Normalize"),
         (config(), None, "name a config by -c"),
@@ -108,7 +108,7 @@ def test_a_size_that_the_transforms_do_not_fix(weights, given, size, fixed):
         ({"dataloader": {}}, None, "needs a section `model`"),
     ],
 )
-def test_pictures_that_are_not_known(weights, given, size, message):
+def test_images_that_are_not_known(weights, given, size, message):
     with pytest.raises(ConfigError, match=message):
         load(weights(), given, size=size)
 
@@ -158,7 +158,7 @@ def test_classes_without_names_are_numbered(weights, caplog):
 
 @pytest.fixture
 def folders(tmp_path):
-    """folders("ape", ...) -> a data set with these classes."""
+    """folders("ape", ...) -> a dataset with these classes."""
 
     def make(*names: str) -> dict:
         for name in names:

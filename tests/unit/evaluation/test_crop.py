@@ -1,4 +1,4 @@
-"""`--crop` changes how a picture is framed and nothing else."""
+"""`--crop` changes how a image is framed and nothing else."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def test_frames(before, squashed, cropped):
 
 
 def test_what_the_frames_show():
-    """A picture twice as wide as high, with a column of each colour: squashed, all of them are in;
+    """A image twice as wide as high, with a column of each colour: squashed, all of them are in;
     cropped, the outer ones are not.
     """
     columns = np.repeat(np.array([0, 85, 170, 255], np.uint8), 100)
-    picture = Image.fromarray(np.stack([np.tile(columns, (200, 1))] * 3, -1))
+    image = Image.fromarray(np.stack([np.tile(columns, (200, 1))] * 3, -1))
     plain = {"name": "Normalize", "mean": [0, 0, 0], "std": [1, 1, 1]}
 
     def greys(rule: str) -> list[int]:
-        array = picture
+        array = image
         for transform in build_transforms(with_crop([resize([100, 100]), plain], rule)):
             array = transform(array, np.random.default_rng(0))
         assert array.shape == (3, 100, 100)

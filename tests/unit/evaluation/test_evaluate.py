@@ -1,4 +1,4 @@
-"""Tables, labels and pictures of an evaluation, on examples counted by hand."""
+"""Tables, labels and images of an evaluation, on examples counted by hand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def dataset(labels, classes=CLASSES, names="picture_{}.png", valid_labels=None):
 
 
 class Val:
-    """Some pictures of ImageNet's validation set."""
+    """Some images of ImageNet's validation set."""
 
     def __init__(self, numbers, classes=10, name="data/val/n01440764/ILSVRC2012_val_{:08d}.JPEG"):
         self.numbers, self.classes, self.pattern = numbers, [str(i) for i in range(classes)], name
@@ -45,7 +45,7 @@ class Val:
 
 @pytest.fixture
 def found() -> Predictions:
-    """Four pictures, guessed among three classes: right, second, wrong by two, right."""
+    """Four images, predicted among three classes: right, second, wrong by two, right."""
     return Predictions(
         indices=np.array([0, 1, 2, 3]),
         labels=np.array([0, 0, 1, 1]),
@@ -64,7 +64,7 @@ def rows(path) -> list[list[str]]:
 
 
 def test_scores_of_each_class(found, tmp_path):
-    """Two of two and one of two; top-5 of three classes is always right; no picture, no score."""
+    """Two of two and one of two; top-5 of three classes is always right; no image, no score."""
     path = tmp_path / "c.csv"
     write_per_class(path, found, CLASSES)
     assert rows(path) == [
@@ -76,10 +76,10 @@ def test_scores_of_each_class(found, tmp_path):
 
 
 def test_top5_of_a_class(tmp_path):
-    """The label is the sixth guess of one picture, the fifth of the other."""
-    guesses = np.array([[1, 2, 3, 4, 5], [1, 2, 3, 4, 0]])
+    """The label is the sixth prediction of one image, the fifth of the other."""
+    predictions = np.array([[1, 2, 3, 4, 5], [1, 2, 3, 4, 0]])
     none = np.zeros((2, 5), np.float32)
-    found = Predictions(np.arange(2), np.zeros(2, int), guesses, none, none[:, 0], 1.0)
+    found = Predictions(np.arange(2), np.zeros(2, int), predictions, none, none[:, 0], 1.0)
     write_per_class(tmp_path / "c.csv", found, list("abcdef"))
     assert rows(tmp_path / "c.csv")[1] == ["a", "2", "0.0000", "50.0000"]
 
@@ -97,13 +97,13 @@ def test_confusion(found, tmp_path):
 
 
 @pytest.mark.parametrize("classes", [2, MOST_DRAWN])
-def test_the_picture_of_the_confusion(tmp_path, classes):
+def test_the_image_of_the_confusion(tmp_path, classes):
     """The diagonal is dark, the rest is light; names may have dollar signs."""
     names = [f"${index} of $" for index in range(classes)]
     draw_confusion(tmp_path / "m.png", np.eye(classes, dtype=int) * 3, names)
-    with Image.open(tmp_path / "m.png") as picture:
-        assert picture.format == "PNG"
-        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    with Image.open(tmp_path / "m.png") as image:
+        assert image.format == "PNG"
+        pixels = np.asarray(image.convert("RGB")).astype(int)
     dark_blue = np.abs(pixels - [8, 48, 107]).sum(-1) < 10  # the end of the scale of blues
     light = np.abs(pixels - [247, 251, 255]).sum(-1) < 4  # and its beginning
     parts = dark_blue.sum() / light.sum()
@@ -185,7 +185,7 @@ def test_files_that_cannot_be_written(tmp_path):
         f"--predictions {tmp_path / 'p.txt'}: must end in .csv or .jsonl",
     )
     twice = Options(per_class=tmp_path / "a.csv", predictions=tmp_path / "." / "a.csv")
-    with pytest.raises(ConfigError, match="a.csv: is asked for twice"):
+    with pytest.raises(ConfigError, match="a.csv: is named twice"):
         twice.files(10)
 
 
@@ -205,9 +205,9 @@ def test_valid_labels(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0\n1\n", r"leaves out 1 of the classes that the pictures have \(c\)"),
+        ("0\n1\n", r"leaves out 1 of the classes that the images have \(c\)"),
         ("0\n2\n4\n", "4 is not the number of a class"),
-        ("0\n2\nx\n", "'x' is no class"),
+        ("0\n2\nx\n", "'x' is not a class"),
     ],
 )
 def test_wrong_valid_labels(tmp_path, text, message):
@@ -220,8 +220,8 @@ def test_wrong_valid_labels(tmp_path, text, message):
 
 
 def test_real_labels(tmp_path):
-    """Pictures 4, 1, 3 and 2 of four. The third has no label and does not count: of the others, one
-    guess is the only label, one is the second of two, one is wrong.
+    """Images 4, 1, 3 and 2 of four. The third has no label and does not count: of the others, one
+    prediction is the only label, one is the second of two, one is wrong.
     """
     path = tmp_path / "real.json"
     path.write_text("[[7], [1, 5], [], [0, 2]]")
@@ -236,15 +236,15 @@ def test_real_labels(tmp_path):
     ("text", "data", "message"),
     [
         ("[[1]", Val([1]), "cannot be read as JSON"),
-        ('{"a": [1]}', Val([1]), "is not a list with a list of labels for each picture"),
+        ('{"a": [1]}', Val([1]), "is not a list with a list of labels for each image"),
         ("[[1], 2]", Val([1]), "is not a list with a list of labels"),
         ("[[true]]", Val([1]), "is not a list with a list of labels"),
         ("[[-1]]", Val([1]), "is not a list with a list of labels"),
         ("[[1], [10]]", Val([1]), "has label 10, but the data has 10 classes"),
-        ("[[1]]", Val([2]), "ILSVRC2012_val_00000002.JPEG is none of its 1 pictures"),
-        ("[[1]]", Val([0]), "ILSVRC2012_val_00000000.JPEG is none of its 1 pictures"),
-        ("[[1]]", Val([1], name="Digits val {}"), "Digits val 1 is none of its 1 pictures"),
-        ("[[], [1]]", Val([1]), "has no label for any picture"),
+        ("[[1]]", Val([2]), "ILSVRC2012_val_00000002.JPEG is none of its 1 images"),
+        ("[[1]]", Val([0]), "ILSVRC2012_val_00000000.JPEG is none of its 1 images"),
+        ("[[1]]", Val([1], name="Digits val {}"), "Digits val 1 is none of its 1 images"),
+        ("[[], [1]]", Val([1]), "has no label for any image"),
     ],
 )
 def test_wrong_real_labels(tmp_path, text, data, message):

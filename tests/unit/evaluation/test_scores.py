@@ -23,7 +23,7 @@ WEIGHTS_CK /= 2**13
 
 
 class Linear(paddle.nn.Layer):
-    """Fixed random weights, so that every picture has its own logits and a mirrored one others.
+    """Fixed random weights, so that every image has its own logits and a mirrored one others.
 
     Weights and pixels have few digits, so that float32 holds every product and every sum exactly:
     neither the batch nor the order of the sum, which a processor chooses, changes a logit.
@@ -50,7 +50,7 @@ def section(tiny_config):
 
 
 def all_logits(section, mirror: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Logits [360, 10] and labels, picture by picture."""
+    """Logits [360, 10] and labels, image by image."""
     loader = build_loader(section, 0)
     samples = [loader.samples[(0, index, index)] for index in range(len(loader.dataset))]
     images = np.stack([image for image, *_ in samples])
@@ -73,15 +73,15 @@ def expected(log_p: Rounded, labels: np.ndarray) -> dict[str, Any]:
     }
 
 
-def of_classes(guesses: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def of_classes(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """By definition: the means of recall, and of F1 from precision and recall, over the classes
     that have a sample.
     """
     recalls, scores = [], []
     for label in np.unique(labels):
-        right = ((guesses == label) & (labels == label)).sum()
+        right = ((predictions == label) & (labels == label)).sum()
         recall = right / (labels == label).sum()
-        precision = right / max((guesses == label).sum(), 1)
+        precision = right / max((predictions == label).sum(), 1)
         recalls.append(recall)
         scores.append(2 * precision * recall / (precision + recall) if right else 0.0)
     return {"balanced_accuracy": 100 * np.mean(recalls), "macro_f1": 100 * np.mean(scores)}
@@ -116,12 +116,12 @@ def test_scores_are_counts_over_ranks(section):
 
 
 LABELS = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 4, 4])
-GUESSES = np.array([0, 0, 0, 0, 1, 3, 1, 1, 0, 2, 2, 4])
+PREDICTIONS = np.array([0, 0, 0, 0, 1, 3, 1, 1, 0, 2, 2, 4])
 
 
-def guessed(rows: slice) -> Predictions:
-    labels, guesses = LABELS[rows], GUESSES[rows]
-    return Predictions(labels, labels, guesses[:, None], labels[:, None], labels * 0.0, 1.0)
+def predicted(rows: slice) -> Predictions:
+    labels, predictions = LABELS[rows], PREDICTIONS[rows]
+    return Predictions(labels, labels, predictions[:, None], labels[:, None], labels * 0.0, 1.0)
 
 
 class Two:
@@ -144,11 +144,11 @@ class Two:
 
 @pytest.mark.parametrize("split", [0, 1, 7, 12])
 def test_scores_of_imbalanced_classes_are_scikit_learns(split):
-    """Figures of scikit-learn 1.9.1: balanced_accuracy_score(labels, guesses), f1_score(labels,
-    guesses, labels=[0, 1, 2, 4], average="macro"), recall_score with the same labels and no
-    average. Class 3 has no sample, but is guessed once. However the samples lie on two ranks.
+    """Figures of scikit-learn 1.9.1: balanced_accuracy_score(labels, predictions), f1_score(labels,
+    predictions, labels=[0, 1, 2, 4], average="macro"), recall_score with the same labels and no
+    average. Class 3 has no sample, but is predicted once. However the samples lie on two ranks.
     """
-    found = score(guessed(slice(split)), 5, Two(guessed(slice(split, None))))
+    found = score(predicted(slice(split)), 5, Two(predicted(slice(split, None))))
     assert found.balanced_accuracy == pytest.approx(70.83333333333333)
     assert found.macro_f1 == pytest.approx(68.18181818181818)
     two_thirds = pytest.approx(66.66666666666666)
@@ -209,7 +209,7 @@ VALID = [1, 3, 4, 6, 8, 9]
 
 
 def with_valid_labels(section, labels):
-    """A loader of the samples of these classes, whose data set names them as the only ones."""
+    """A loader of the samples of these classes, whose dataset names them as the only ones."""
     loader = build_loader(section, 0)
     dataset = loader.dataset
     kept = [index for index in range(360) if dataset.labels[index] in labels]
@@ -222,8 +222,8 @@ def with_valid_labels(section, labels):
 
 @pytest.mark.parametrize("valid", [VALID, [2, 7, 9]])
 def test_only_valid_labels_are_compared(section, valid):
-    """Scores as if the network had these outputs only; guesses keep their numbers. With three
-    classes every picture is among the five best.
+    """Scores as if the network had these outputs only; predictions keep their numbers. With three
+    classes every image is among the five best.
     """
     loader, kept = with_valid_labels(section(50), valid)
     logits, labels = all_logits(section())
@@ -239,7 +239,7 @@ def test_only_valid_labels_are_compared(section, valid):
 
 
 def test_flip_is_the_mean_softmax(section):
-    """Of the picture and its mirror image, also among valid labels."""
+    """Of the image and its mirror image, also among valid labels."""
     (straight, labels), (mirrored, _) = all_logits(section()), all_logits(section(), mirror=True)
     assert not np.allclose(straight, mirrored)
     loader = build_loader(section(64), 0)
@@ -263,7 +263,7 @@ def test_mean_softmax_of_certain_and_opposite_views():
     np.testing.assert_allclose(found.numpy(), [[math.log(0.5)] * 2], rtol=0, atol=400 * 2**-24)
 
 
-def test_correct_guesses():
+def test_correct_predictions():
     labels, classes = np.array([1, 2, 0]), np.array([[1, 2, 0], [0, 2, 1], [3, 2, 1]])
     none = np.zeros(3, np.float32)
     found = Predictions(np.arange(3), labels, classes, none, none, 1.0)

@@ -47,5 +47,5 @@ def test_table_and_verdict():
 
 def test_plot(tmp_path):
     plot(SCORES, SAMPLES, tmp_path / "study.png")
-    with Image.open(tmp_path / "study.png") as picture:
-        assert min(picture.size) > 300
+    with Image.open(tmp_path / "study.png") as image:
+        assert min(image.size) > 300
