@@ -159,6 +159,7 @@ class Liveness:
                     )
                     self._loop.call_soon_threadsafe(self._judge, text)
             self.check()
+            os.register_at_fork(after_in_child=self._release)
             # Paddle itself would look for rank 0's store only every three seconds.
             while self.place.rank and not self._is_store_open():
                 self.check()
@@ -227,6 +228,17 @@ class Liveness:
             asyncio.run_coroutine_threadsafe(self._close(), self._loop)
             self._thread.join()
             self._loop.close()
+
+    def _release(self) -> None:
+        """Release the connections in a forked process, a loader's worker, so that they close when
+        this process dies.
+        """
+        null = os.open(os.devnull, os.O_RDWR)
+        for peer in self._peers.values():
+            connection = peer.writer.get_extra_info("socket")
+            if connection.fileno() >= 0:
+                os.dup2(null, connection.fileno())  # keeps the number, which asyncio may close
+        os.close(null)
 
     def _is_store_open(self) -> bool:
         with suppress(OSError), socket.create_connection(self.address, timeout=2 * _BEAT):
@@ -396,15 +408,15 @@ class Liveness:
                     "or raise timeouts.wait"
                 )
             if now - self._verdict_at > _GRACE:
-                # The main thread is held in a call that does not return.
-                get_logger().error("%s", self.verdict)
-                self._end(1)
+                self._end(1)  # the main thread is held in a call that does not return
 
     def _judge(self, verdict: str) -> None:
         """The run cannot go on; the first reason counts, and all ranks are told."""
         if self.verdict is None:
-            self.verdict, self._verdict_at = verdict, time.monotonic()
             self._send(verdict=verdict)
+            if self._met.is_set():  # the main thread may not come to raise it: Gloo may abort
+                get_logger().error("%s", verdict)
+            self.verdict, self._verdict_at = verdict, time.monotonic()
             self._met.set()
 
     async def _close(self) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import runpy
 import shutil
 import signal
@@ -43,6 +44,8 @@ LIMIT = 60.0
 """Seconds in which every process must be gone: Gloo gives up on a step after 30, a launcher ends
 what is left after some more.
 """
+SILENT = ("paddle", "start", "kill")
+"""The fault that nobody reports: Paddle's launcher ends the others, which know no rank so far."""
 SHARED_MEMORY = Path("/dev/shm")
 HOSTS = ("passl-stress-1", "passl-stress-2")
 
@@ -240,7 +243,9 @@ def judge(fault: Fault, config: Path, straight: Path, folder: Path) -> list[str]
                 os.kill(pid, signal.SIGKILL)
     if fault.kind != "worker" and fault.place != "end" and 0 in codes:
         wrong.append(f"exit codes {codes}")
-    named = f"rank {fault.rank}" in text or "waiting for" in text
+    # By another rank, by a launcher, or by the ranks that wait for it at the start.
+    name = rf"rank {fault.rank} (on|\(process|with PID|has not joined)|waiting for rank 0"
+    named = re.search(name, text) or (fault.starter, fault.place, fault.kind) == SILENT
     if any(codes) and fault.kind != "worker" and not named:
         wrong.append(f"no message names rank {fault.rank}: {text[-3000:]}")
     if fault.kind == "worker" and any(codes) and "loader workers" not in text:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hmac
 import json
+import os
+import signal
 import socket
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import SimpleNamespace
@@ -155,12 +158,30 @@ def test_barrier_waits_for_all_ranks(meet):
 
 
 @pytest.mark.parametrize("gone", [0, 1, 2])
-def test_rank_that_dies_is_named(meet, gone):
+def test_rank_that_dies_is_named(meet, gone, caplog):
     ranks = meet(3)
     died = ranks.pop(gone)
     died.stop()
     for one in ranks:
         assert f"rank {gone} on {HOST}" in verdict_of(one)
+    # The log has it at once, by both: a collective operation may abort the process.
+    assert caplog.messages == [f"rank {gone} on {HOST} has ended before the run did"] * 2
+
+
+def test_worker_of_a_dead_rank_does_not_hold_its_connection(meet):
+    ranks = meet(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork in a process with threads
+        worker = os.fork()
+    if worker == 0:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        ranks[1].stop()
+        assert "has ended before the run did" in verdict_of(ranks[0])
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        os.waitpid(worker, 0)
 
 
 def test_rank_that_no_longer_answers_is_named(meet, connect):
