@@ -61,6 +61,7 @@ _DATA = {
 }
 TRAINING = Section(
     {
+        "imports": Option(Sequence[str], ()),
         "model": Section(
             {
                 # CvTWrapper is what PASSL calls the same thing.

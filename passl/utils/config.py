@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from passl.errors import ConfigError
+from passl.utils.imports import import_modules
 from passl.utils.paths import escaped, expand, is_path
 from passl.utils.yaml import MAX_DEPTH, Keys, parse, read
 
@@ -98,6 +99,9 @@ def get_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a config file, its bases and the overrides, and expand `~` and environment variables in
     paths (see `passl.utils.paths`). What the values mean is checked later, where they are used.
 
+    The modules that the config names under `imports` are imported, that is, their code runs; they
+    are looked for in the file's folder and the current one first.
+
     Args:
         file: a path, absolute or relative to the current folder; failing that, relative to the
             configs that come with passl (`cvt/cvt_13_224.yaml`, with or without a leading
@@ -123,6 +127,13 @@ def get_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
                 problems.append(f"{shown_origin(origins[keys])}: {dotted(keys)}: {error}")
     if problems:
         raise ConfigError(*problems)
+    if tree.get("imports"):
+        places = {
+            keys[1]: shown_origin(origin)
+            for keys, origin in origins.items()
+            if keys[0] == "imports" and len(keys) == 2
+        }
+        import_modules(tree["imports"], (path.parent, Path.cwd()), places)
     return Config(tree, origins, path)
 
 

@@ -1,0 +1,58 @@
+"""Modules of a user's own: a config names them under `imports`, and its registries know their
+entries then.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from passl.errors import ConfigError
+
+
+def import_modules(names: Any, folders: Sequence[Path], origins: Mapping[int, str]) -> None:
+    """Import modules, which runs their code.
+
+    Args:
+        names: of modules, such as `my_package.my_module`.
+        folders: where modules are looked for first, before those on Python's path.
+        origins: where each name stands, for messages, by its index.
+
+    Raises:
+        ConfigError: all that cannot be imported, each with its reason.
+    """
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"{next(iter(origins.values()), 'imports')}: imports: {names!r} must be a list of "
+            "module names, such as [my_package.my_module]"
+        )
+    for folder in reversed([str(folder.resolve()) for folder in folders]):
+        if names and folder not in sys.path:
+            sys.path.insert(0, folder)  # it stays: a module may import others later
+    problems = []
+    for index, name in enumerate(names):
+        try:
+            importlib.import_module(name)
+        except (Exception, SystemExit) as error:
+            problems.append(f"{origins.get(index, 'imports')}: {_reason(name, error, folders)}")
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _reason(name: str, error: BaseException, folders: Sequence[Path]) -> str:
+    missing = isinstance(error, ModuleNotFoundError) and error.name is not None
+    if missing and f"{name}.".startswith(f"{error.name}."):
+        places = " and ".join(dict.fromkeys(str(folder) for folder in folders))
+        return (
+            f"imports: there is no module {error.name!r} in {places} or on Python's path; install "
+            "it, or set PYTHONPATH"
+        )
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"imports: {name} cannot be imported: {type(error).__name__}: {error} "
+        f"({last.filename}:{last.lineno})"
+    )
