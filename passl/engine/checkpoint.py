@@ -142,7 +142,7 @@ def save_checkpoint(
         if not np.isfinite(array).all():
             raise RunError(
                 f"{name} is not finite after step {progress.step}: training has diverged. The last "
-                "checkpoint is kept; a lower optimizer.lr, a longer warm-up or optimizer.grad_clip "
+                "checkpoint is kept; a lower optimizer.lr, a longer warmup or optimizer.grad_clip "
                 "can help"
             )
     metadata[_CHECKSUM] = _checksum(sorted(arrays.items()), metadata)

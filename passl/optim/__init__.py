@@ -1,4 +1,4 @@
-"""Gradients to updates, and the registries of optimizers, gradient clippings and schedules."""
+"""Optimizers, gradient clipping and learning-rate schedules, and their registries."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ optimizer calls what it returns with all parameters and gradients, before decay 
 SCHEDULES = Registry(
     "schedule", ["passl.optim.schedules"], given=("lr", "steps_per_epoch", "epochs")
 )
-"""A schedule is made with (lr, steps per epoch, epochs) and its options, and called with a step,
-from 0, for the learning rate of that step. It has no state: a resumed run needs only the step.
+"""A schedule is built from (lr, steps per epoch, epochs) and its options. Called with a step, from
+0, it returns the learning rate of that step. It has no state: a resumed run needs only the step.
 """

@@ -1,10 +1,10 @@
-"""How gradients change weights. Here g is a gradient, w its weight, t the step from 1, and lr the
-learning rate of the step.
+"""Optimizers. Below, g is a gradient, w its weight, t the step from 1, and lr the learning rate of
+the step.
 
 Weight decay is of two kinds: coupled, an L2 penalty whose gradient weight_decay * w is added to g
 and then goes through the algorithm like any gradient, and decoupled, which shrinks w itself by
-lr * weight_decay (Loshchilov and Hutter, arXiv 1711.05101). Formulas are PyTorch's or timm's where
-nothing else is said.
+lr * weight_decay (Loshchilov and Hutter, arXiv 1711.05101). Formulas are those of
+PyTorch or timm unless noted.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def sgd(
     *,
     weight_decay: NonNegativeFloat = 0.0,
 ) -> paddle.optimizer.Optimizer:
-    """Stochastic gradient descent, w -= lr * g, with coupled decay. Momentum has an entry of its
-    own.
+    """Stochastic gradient descent, w -= lr * g, with coupled decay and without
+    momentum.
 
     Args:
-        weight_decay: for the parameters that are decayed at all.
+        weight_decay: of the parameters that decay.
     """
     _couple(parameters, decays, weight_decay)
     return paddle.optimizer.SGD(learning_rate=0.0, parameters=list(parameters), grad_clip=clip)
@@ -52,8 +52,8 @@ def momentum(
 
     Args:
         momentum: decay of the running sum of gradients.
-        nesterov: whether the step looks ahead by one.
-        weight_decay: for the parameters that are decayed at all.
+        nesterov: whether to use Nesterov momentum.
+        weight_decay: of the parameters that decay.
     """
     _couple(parameters, decays, weight_decay)
     return paddle.optimizer.Momentum(
@@ -80,15 +80,15 @@ def rmsprop(
     """RMSProp (Tieleman and Hinton, 2012; centered: Graves, arXiv 1308.0850) with coupled decay:
     s = alpha * s + (1 - alpha) * g^2, v = momentum * v + lr * g / sqrt(s + eps), w -= v.
 
-    As in TensorFlow and timm's RMSpropTF, eps stands inside the root and the learning rate inside
-    the running sum v; in PyTorch both stand outside. The mean s starts at 0, in timm at 1.
+    As in TensorFlow and timm's RMSpropTF, eps is inside the root and the learning rate inside the
+    running sum v; in PyTorch both are outside. The mean s starts at 0, in timm at 1.
 
     Args:
         alpha: decay of the running mean of the squared gradient.
         eps: added to that mean, under the root.
         momentum: decay of the running sum of steps.
-        centered: whether the square of g's own running mean is taken from s: its variance then.
-        weight_decay: for the parameters that are decayed at all.
+        centered: whether to subtract the square of g's running mean from s, to get a variance.
+        weight_decay: of the parameters that decay.
     """
     _couple(parameters, decays, weight_decay)
     return paddle.optimizer.RMSProp(
@@ -116,7 +116,7 @@ def adam(
     g^2, divided by 1 - beta^t, and w -= lr * m / (sqrt(v) + eps).
 
     Args:
-        weight_decay: for the parameters that are decayed at all.
+        weight_decay: of the parameters that decay.
         betas: decay of the running means of gradient and squared gradient.
         eps: added to the root of the latter.
     """
@@ -144,7 +144,7 @@ def adamw(
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101): Adam with decoupled decay.
 
     Args:
-        weight_decay: for the parameters that are decayed at all.
+        weight_decay: of the parameters that decay.
         betas: decay of the running means of gradient and squared gradient.
         eps: added to the root of the latter.
     """
@@ -174,14 +174,14 @@ def lamb(
     """LAMB (You et al., arXiv 1904.00962), for large batches: with Adam's m and v,
     r = m / (sqrt(v) + eps) + weight_decay * w, and w -= lr * (|w| / |r|) * r for each parameter.
 
-    The ratio is 1 where a norm is 0, and for parameters that are not decayed. (timm's Lamb also
+    The ratio is 1 where a norm is 0, and for parameters that do not decay. (timm's Lamb also
     clips to a global norm of 1; here that is grad_clip.)
 
     Args:
-        weight_decay: for the parameters that are decayed at all.
+        weight_decay: of the parameters that decay.
         betas: decay of the running means of gradient and squared gradient.
         eps: added to the root of the latter.
-        always_adapt: whether parameters that are not decayed have the ratio too.
+        always_adapt: whether parameters that do not decay have the ratio too.
     """
     return paddle.optimizer.Lamb(
         learning_rate=0.0,
@@ -205,21 +205,21 @@ def lion(
     weight_decay: NonNegativeFloat = 0.0,
     betas: Betas = (0.9, 0.99),
 ) -> paddle.optimizer.Optimizer:
-    """Lion (Chen et al., arXiv 2302.06675), which remembers m alone and steps by signs:
+    """Lion (Chen et al., arXiv 2302.06675), which keeps m alone and steps by signs:
     w -= lr * (sign(beta1 * m + (1 - beta1) * g) + weight_decay * w), then
     m = beta2 * m + (1 - beta2) * g.
 
-    The paper takes AdamW's learning rate divided by 3 to 10, and its decay multiplied by as much.
+    The paper divides AdamW's learning rate by 3 to 10 and multiplies its decay by as much.
 
     Args:
-        weight_decay: decoupled, for the parameters that are decayed at all.
+        weight_decay: decoupled, of the parameters that decay.
         betas: weight of the past in the step, and in m.
     """
     return Lion(parameters, decays, clip, weight_decay, betas)
 
 
 class Lion(paddle.optimizer.Optimizer):
-    """What `lion` builds, in the form that Paddle's optimizers have."""
+    """The optimizer that `lion` builds, as a Paddle optimizer."""
 
     def __init__(
         self,
@@ -248,8 +248,8 @@ class Lion(paddle.optimizer.Optimizer):
 
 
 def _couple(parameters: Sequence[Any], decays: Callable[[str], bool], weight_decay: float) -> None:
-    """Coupled decay for some parameters and not for others: Paddle adds a parameter's own
-    regularizer to its gradient, behind the clipping.
+    """Set coupled decay for the parameters that decay: Paddle adds a parameter's own regularizer to
+    its gradient, after clipping.
     """
     for parameter in parameters:
         if weight_decay and decays(parameter.name):

@@ -1,4 +1,4 @@
-"""Gradient clipping. An optimizer clips in its step, so behind the unscaling of a GradScaler."""
+"""Gradient clipping. An optimizer clips in its step, so after a GradScaler has unscaled."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def adaptive(
     """Adaptive gradient clipping (AGC; Brock et al., arXiv 2102.06171).
 
     Args:
-        clip_factor: how long a unit's gradient may be, relative to its weights.
-        eps: the least norm that weights count with, so that those that start at 0 can leave it.
+        clip_factor: largest norm of a unit's gradient, relative to its weights' norm.
+        eps: lower bound of the weights' norm, so that weights that start at 0 can change.
         exclude: patterns of parameters that are not clipped; the classifier, as in the paper.
     """
     excluded = matching(model, exclude, "optimizer.grad_clip.exclude")
@@ -47,10 +47,9 @@ def adaptive(
 
 
 class AdaptiveClip(ClipGradBase):
-    """Where a unit's gradient G is longer than clip_factor * max(|W|, eps), it is shortened to
-    that.
+    """Scales a unit's gradient down to the norm clip_factor * max(|W|, eps) if it is larger.
 
-    A unit is what makes one output: a column of a Linear's weight (Paddle's are [in, out]), a
+    A unit computes one output: a column of a Linear's weight (Paddle's are [in, out]), a
     kernel of a convolution, else (biases, norms, embeddings) the whole parameter. That is timm's
     `adaptive_clip_grad`.
 

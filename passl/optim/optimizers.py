@@ -20,7 +20,7 @@ __all__ = ["build_optimizer", "decayed_names", "lr_rule", "scaled_lr", "trainabl
 
 
 def check_scaling(*, lr_base_batch: int | None, lr_scale: str, **_: Any) -> None:
-    """Raise a ValueError for a scaling rule without a batch that it starts from."""
+    """Raise a ValueError for a scaling rule without the batch that `lr` is meant for."""
     if lr_base_batch is None and lr_scale != "linear":
         raise ValueError(
             f"lr_scale {lr_scale} scales nothing without lr_base_batch; give the batch that lr is "
@@ -40,22 +40,20 @@ OPTIMIZER_SECTION = Choice(
     },
     check=check_scaling,
 )
-"""What every optimizer section may have beside the options of its own; `build_optimizer` and
-`scaled_lr` say what it means.
-"""
+"""The options that all optimizers share; see `build_optimizer` and `scaled_lr`."""
 
 
 def build_optimizer(section: Mapping[str, Any], model: nn.Layer) -> paddle.optimizer.Optimizer:
-    """The optimizer of an `optimizer` section for the model's trainable parameters.
+    """Build the optimizer of an `optimizer` section for the model's trainable parameters.
 
-    All parameters are one group, and rates differ through an attribute of each parameter: Paddle
-    clips each group by a norm of its own.
+    All parameters are one group, because Paddle clips each group by its own norm. Learning rates
+    differ by an attribute of each parameter.
 
     Args:
         section: `name` and the options of the algorithm; `no_weight_decay`, see `decayed_names`;
             `layer_decay`, see `layer_rates`; `grad_clip`, one of CLIPS; `lr` and its scaling are
             for `scaled_lr`.
-        model: a `Model`, or what has its `backbone` and `no_weight_decay`.
+        model: a `Model`, or another layer with its `backbone` and `no_weight_decay`.
 
     Raises:
         ConfigError: an option that is wrong, or does not fit the model.
@@ -67,10 +65,10 @@ def build_optimizer(section: Mapping[str, Any], model: nn.Layer) -> paddle.optim
     clip = CLIPS.build(section["grad_clip"], model) if "grad_clip" in section else None
     parameters = trainable(model)
     decayed_own = decayed_names(model, section.get("no_weight_decay"))
-    # Paddle asks about its generated names, not about those of the model.
+    # Paddle passes its generated names, not the model's.
     decayed = {parameter.name for name, parameter in parameters if name in decayed_own}
     rates = layer_rates(model, section.get("layer_decay"))
-    for name, parameter in parameters:  # what an earlier optimizer left there would count too
+    for name, parameter in parameters:  # an earlier optimizer may have set them
         parameter.optimize_attr = {"learning_rate": rates[name]}
         parameter.regularizer = None
     own = {key: value for key, value in section.items() if key not in OPTIMIZER_SECTION.more}
@@ -78,9 +76,9 @@ def build_optimizer(section: Mapping[str, Any], model: nn.Layer) -> paddle.optim
 
 
 def scaled_lr(section: Mapping[str, Any], global_batch: int) -> float:
-    """The learning rate of a run: `lr` as it stands, or, where `lr_base_batch` says for how many
-    samples `lr` is meant, in proportion to the global batch (`lr_scale` linear; Goyal et al., arXiv
-    1706.02677) or to its square root (sqrt; usual for Lamb and other adaptive rates).
+    """The peak learning rate of a run: `lr`, which is meant for `lr_base_batch` samples if that is
+    given. Then it is scaled in proportion to the global batch (`lr_scale: linear`; Goyal et al.,
+    arXiv 1706.02677) or to its square root (`sqrt`, usual for LAMB and other adaptive rates).
     """
     base, rule = section.get("lr_base_batch"), section.get("lr_scale", "linear")
     if base is None:
@@ -90,7 +88,7 @@ def scaled_lr(section: Mapping[str, Any], global_batch: int) -> float:
 
 
 def lr_rule(section: Mapping[str, Any], global_batch: int) -> str:
-    """How `scaled_lr` comes to its result, in words for a log."""
+    """The computation of `scaled_lr` as text, for the log."""
     base = section.get("lr_base_batch")
     if base is None:
         return "as configured"

@@ -1,4 +1,4 @@
-"""Which parameters are trained, which of them decay, and how fast each one learns."""
+"""Which parameters are trained, which of them decay, and their learning rates."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from paddle import nn
 from passl.errors import ConfigError
 
 DEFAULT = "default"
-"""What stands in a list of patterns for the default rule."""
+"""Stands for the default rule in a list of patterns."""
 
 
 def trainable(model: nn.Layer) -> list[tuple[str, Any]]:
-    """Name and parameter of what is trained. (Paddle counts the running statistics of BatchNorm as
+    """Name and parameter of all that is trained. (Paddle counts BatchNorm's running statistics as
     parameters.)
     """
     return [
@@ -30,10 +30,10 @@ def decayed_names(model: Any, no_weight_decay: Sequence[str] | None = None) -> s
     """The trainable parameters that weight decay applies to.
 
     Args:
-        no_weight_decay: patterns of the names that it spares, such as `*.bias`. Among them
-            `default` stands for the default rule: the one-dimensional (biases, norms, gates) and
-            those that the model names (class token, position embedding). Null is that rule alone;
-            an empty list spares none.
+        no_weight_decay: patterns of the names that do not decay, such as `*.bias`. Among them
+            `default` stands for the default rule: one-dimensional parameters (biases, norms,
+            gates) and those that the model names (class token, position embedding). Null is that
+            rule alone; with an empty list all decay.
 
     Raises:
         ConfigError: a pattern matches no parameter.
@@ -48,10 +48,10 @@ def decayed_names(model: Any, no_weight_decay: Sequence[str] | None = None) -> s
 
 
 def layer_rates(model: Any, layer_decay: float | None = None) -> dict[str, float]:
-    """What the learning rate of each trainable parameter is multiplied by.
+    """The factor of each trainable parameter's learning rate.
 
-    Layer-wise decay (ELECTRA, arXiv 2003.10555; BEiT, arXiv 2106.08254) makes it smaller from layer
-    to layer towards the input: layer_decay ** (num_layers - layer_index). The backbone says which
+    Layer-wise decay (ELECTRA, arXiv 2003.10555; BEiT, arXiv 2106.08254) decreases from layer to
+    layer towards the input: layer_decay ** (num_layers - layer_index). The backbone says which
     layer a parameter belongs to; the head belongs to the last, with 1.
 
     Args:
@@ -68,10 +68,10 @@ def layer_rates(model: Any, layer_decay: float | None = None) -> dict[str, float
 
 
 def matching(model: nn.Layer, patterns: Sequence[str], key: str) -> set[str]:
-    """The parameters whose names match any of the shell-style patterns; frozen ones are among them.
+    """The parameters whose names match any of the shell-style patterns; frozen ones included.
 
     Args:
-        key: where the patterns stand in the config, for the message.
+        key: of the patterns in the config, for the message.
 
     Raises:
         ConfigError: a pattern matches none; the message has the closest name.

@@ -231,7 +231,7 @@ def test_short_runs(section):
         ),
         (
             {"name": "Linear", "warmup_epochs": 2, "cooldown_epochs": 2},
-            "warmup_epochs 2 must lie between 0 and the 3 epochs of the run, less 2 of cool-down",
+            "warmup_epochs 2 must lie between 0 and the 3 epochs of the run minus 2 of cooldown",
         ),
         (
             {"name": "Linear", "warmup_lr": -1e-6},
