@@ -16,7 +16,6 @@ import argparse
 import os
 import random
 import re
-import runpy
 import shutil
 import signal
 import subprocess
@@ -32,6 +31,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # a checkout needs no installation
 
+from passl.cli.dispatch import run_command  # noqa: E402
 from tests.stress.chaos import configs, differences  # noqa: E402
 
 FAULT = "STRESS_FAULT"
@@ -59,7 +59,7 @@ def rank(arguments: list[str]) -> None:
     if os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PADDLE_TRAINER_ID")) == number:
         _arm(place, int(count), kind)
     sys.argv = [str(ROOT / "tools" / "train.py"), *arguments]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    run_command("train")
 
 
 def _arm(place: str, count: int, kind: str) -> None:
