@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 import paddle
 from paddle import nn
 
-from passl.modeling.backbones.convit import GPSA, MHSA
-from passl.modeling.backbones.cvt import ConvAttention
+from passl.modeling.backbones.convit import MHSA
+from passl.modeling.conv_attention import ConvAttention
+from passl.modeling.gpsa import GPSA
 
 Shapes = Mapping[nn.Layer, Sequence[int]]
 """The output's shape of each layer that has run."""

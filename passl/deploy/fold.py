@@ -19,17 +19,18 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from passl.modeling.backbones.convit import GPSA, ConViT, resample_positions
-from passl.modeling.backbones.cvt import (
-    ConvAttention,
-    ConvProjection,
-    CvT,
+from passl.modeling.backbones.convit import ConViT, resample_positions
+from passl.modeling.backbones.cvt import CvT
+from passl.modeling.conv_attention import ConvAttention, ConvProjection
+from passl.modeling.gpsa import GPSA
+from passl.modeling.layers import (
+    Mlp,
+    QuickGELU,
     join_class_token,
     split_class_token,
     to_map,
     to_tokens,
 )
-from passl.modeling.layers import Mlp, QuickGELU
 
 SCORES = 800_000
 """Attention weights of an image that are computed at once. CvT's first stage has three times as
@@ -194,7 +195,7 @@ class SelfAttention(nn.Layer):
             v, positions = _scaled(attn.v, keep_C), Positions(attn, gate_H, grid)
         else:
             (q, k, v), positions = _parts(attn.qkv, 3), None
-        q = _scaled(q, attn.scale)
+        q = _scaled(q, attn.attend.scale)
         self.attention = Attention(attn.num_heads, q, k, v, attn.proj, positions)
 
     def forward(self, x_BNC):
@@ -206,7 +207,8 @@ class FoldedConViT(nn.Layer):
 
     def __init__(self, backbone: ConViT, height: int, width: int):
         super().__init__()
-        self.grid = grid = (height // backbone.stride, width // backbone.stride)
+        stride = backbone.feature_strides[-1]
+        self.grid = grid = (height // stride, width // stride)
         self.patch_embed = backbone.patch_embed
         positions = None
         if backbone.pos_embed is not None:
@@ -257,7 +259,7 @@ class ProjectedAttention(nn.Layer):
         self.conv_q = _projection(attn.conv_proj_q, grid)
         self.conv_k = _projection(attn.conv_proj_k, grid)
         self.conv_v = _projection(attn.conv_proj_v, grid)
-        q = _scaled(attn.proj_q, attn.scale)
+        q = _scaled(attn.proj_q, attn.attend.scale)
         self.attention = Attention(attn.num_heads, q, attn.proj_k, attn.proj_v, attn.proj)
 
     def forward(self, x_BNC):

@@ -1,14 +1,14 @@
-"""What ConViT and CvT share: activations, norms, attention, feed-forward, drop path,
-initialisation.
+"""What ConViT and CvT share: activations, norms, attention, feed-forward, drop path, conversions
+between tokens and maps, initialisation.
 
 Shapes in names: B batch, N tokens (queries), M tokens (keys), C channels, H heads, D channels of a
-head.
+head, Y rows and X columns of a grid.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import paddle
@@ -114,7 +114,7 @@ class Mlp(nn.Layer):
 
 
 class Attention(nn.Layer):
-    """softmax(q k^T * scale) v -> [B, N, H, D], without handing out the weights.
+    """softmax(q k^T * scale) v -> [B, N, H, D].
 
     Args:
         scale: factor of q k^T.
@@ -127,8 +127,8 @@ class Attention(nn.Layer):
         self.dropout = dropout
 
     def forward(self, q_BNHD, k_BMHD, v_BMHD):
-        # Only with its own scale, D^-0.5, does Paddle's function reach the flash kernel of a GPU;
-        # the remaining factor goes into q.
+        # Paddle's function reaches the flash kernel of a GPU only with its own scale, D^-0.5; the
+        # remaining factor goes into q.
         ratio = self.scale * math.sqrt(q_BNHD.shape[-1])
         if not math.isclose(ratio, 1.0, rel_tol=1e-12):
             q_BNHD = q_BNHD * ratio
@@ -136,16 +136,52 @@ class Attention(nn.Layer):
             q_BNHD, k_BMHD, v_BMHD, dropout_p=self.dropout, training=self.training
         )
 
+    def weights(self, q_BNHD, k_BMHD):
+        """softmax(q k^T * scale) -> [B, H, N, M], without dropout."""
+        q_BHND, k_BHDM = q_BNHD.transpose([0, 2, 1, 3]), k_BMHD.transpose([0, 2, 3, 1])
+        return F.softmax(q_BHND @ k_BHDM * self.scale, axis=-1)
 
-def attention_weights(q_BNHD, k_BMHD, scale: float):
-    """softmax(q k^T * scale) -> [B, H, N, M], the dense form."""
-    q_BHND, k_BHDM = q_BNHD.transpose([0, 2, 1, 3]), k_BMHD.transpose([0, 2, 3, 1])
-    return F.softmax(q_BHND @ k_BHDM * scale, axis=-1)
+
+def split_heads(x_BNC, heads: int):
+    """Channels as heads, [B, N, H, D]."""
+    return x_BNC.reshape([0, 0, heads, x_BNC.shape[-1] // heads])
 
 
-def apply_weights(attn_BHNM, v_BMHD):
-    """attention weights times values -> [B, N, H, D]."""
-    return (attn_BHNM @ v_BMHD.transpose([0, 2, 1, 3])).transpose([0, 2, 1, 3])
+def to_tokens(x_BCYX):
+    """A map as tokens [B, N, C], row by row."""
+    return x_BCYX.flatten(2).transpose([0, 2, 1])
+
+
+def to_map(x_BNC, grid: Sequence[int]):
+    """Tokens as the map [B, C, Y, X] of a grid (Y, X)."""
+    return x_BNC.transpose([0, 2, 1]).reshape([0, 0, *grid])
+
+
+def split_class_token(x_BNC, grid: Sequence[int]):
+    """The class token [B, 1, C], or None if there is none, and the patches of a grid."""
+    patches = grid[0] * grid[1]
+    return (x_BNC[:, :1], x_BNC[:, 1:]) if x_BNC.shape[1] > patches else (None, x_BNC)
+
+
+def join_class_token(cls_B1C, patches_BNC):
+    """The inverse of `split_class_token`."""
+    return patches_BNC if cls_B1C is None else paddle.concat([cls_B1C, patches_BNC], axis=1)
+
+
+def resolve_indices(indices: Sequence[int], count: int, kind: str) -> list[int]:
+    """Indices from 0, where negative ones count from the end.
+
+    Args:
+        count: how many there are.
+        kind: what they are, for the message.
+
+    Raises:
+        ValueError: an index is out of range.
+    """
+    for index in indices:
+        if not -count <= index < count:
+            raise ValueError(f"there is no {kind} {index}; this network has 0 to {count - 1}")
+    return [index % count for index in indices]
 
 
 # --------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def backbone(cfg):
     return build_backbone(cfg)
 
 
-def pictures(batch: int, height: int = 32, width: int = 32):
+def images_of(batch: int, height: int = 32, width: int = 32):
     return paddle.to_tensor(
         np.random.default_rng(batch).standard_normal((batch, 3, height, width), np.float32)
     )
@@ -62,21 +62,21 @@ def test_every_backbone_is_tested():
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_features_of_any_batch(backbone, batch, mode):
     getattr(backbone, mode)()
-    features = backbone(pictures(batch))
+    features = backbone(images_of(batch))
     assert features.shape == [batch, backbone.num_features]
     assert np.isfinite(features.numpy()).all()
 
 
 def test_a_batch_is_its_samples(backbone):
     backbone.eval()
-    images = pictures(3)
+    images = images_of(3)
     one_by_one = paddle.concat([backbone(images[i : i + 1]) for i in range(3)])
     check_network(backbone(images), one_by_one)
 
 
 def test_exported_with_any_batch(backbone, tmp_path):
     backbone.eval()
-    before = {batch: backbone(pictures(batch)).numpy() for batch in (1, 2, 3)}
+    before = {batch: backbone(images_of(batch)).numpy() for batch in (1, 2, 3)}
     spec = [InputSpec([-1, 3, 32, 32], "float32", "images")]
     paddle.jit.save(
         paddle.jit.to_static(backbone, spec, full_graph=True, backend=None), str(tmp_path / "net")
@@ -84,21 +84,35 @@ def test_exported_with_any_batch(backbone, tmp_path):
     loaded = paddle.jit.load(str(tmp_path / "net"))
     loaded.eval()
     for batch, expected in before.items():
-        check_network(loaded(pictures(batch)), expected)
+        check_network(loaded(images_of(batch)), expected)
 
 
 @pytest.mark.parametrize("size", [(32, 64), (64, 32), (48, 80)])
-def test_rectangular_pictures(backbone, size):
+def test_rectangular_images_of(backbone, size):
     backbone.eval()
-    features = backbone(pictures(2, *size))
+    features = backbone(images_of(2, *size))
     assert features.shape == [2, backbone.num_features]
-    last = backbone.forward_features(pictures(2, *size))[-1]
+    last = backbone.forward_features(images_of(2, *size))[-1]
     assert last.shape == [
         2,
         backbone.num_features,
-        size[0] // backbone.stride,
-        size[1] // backbone.stride,
+        size[0] // backbone.feature_strides[-1],
+        size[1] // backbone.feature_strides[-1],
     ]
+
+
+def test_channels_and_strides_of_each_feature_map(backbone):
+    backbone.eval()
+    height, width = 2 * backbone.feature_strides[-1], 3 * backbone.feature_strides[-1]
+    assert backbone.feature_channels[-1] == backbone.num_features
+    assert len(backbone.feature_channels) == len(backbone.feature_strides)
+    for index, (channels, stride) in enumerate(
+        zip(backbone.feature_channels, backbone.feature_strides, strict=True)
+    ):
+        (found,) = backbone.forward_features(images_of(1, height, width), [index])
+        assert found.shape == [1, channels, height // stride, width // stride]
+    with pytest.raises(ValueError, match=f"there is no .* {len(backbone.feature_strides)}"):
+        backbone.forward_features(images_of(1), [len(backbone.feature_strides)])
 
 
 def test_height_and_width_are_not_confused(backbone):
@@ -106,9 +120,9 @@ def test_height_and_width_are_not_confused(backbone):
     picture changes the map there.
     """
     backbone.eval()
-    wide = pictures(1, 32, 96)
+    wide = images_of(1, 32, 96)
     changed = wide.clone()
-    changed[:, :, :, -backbone.stride :] += 5.0
+    changed[:, :, :, -backbone.feature_strides[-1] :] += 5.0
     difference = (
         (backbone.forward_features(changed)[-1] - backbone.forward_features(wide)[-1])
         .abs()
@@ -120,7 +134,7 @@ def test_height_and_width_are_not_confused(backbone):
 
 def test_every_parameter_gets_a_gradient(backbone):
     backbone.train()
-    weights = pictures(4)
+    weights = images_of(4)
     features = backbone(weights)
     (
         features
@@ -138,10 +152,10 @@ def test_state_dict_round_trip(cfg, backbone):
     state = {name: tensor.numpy().copy() for name, tensor in backbone.state_dict().items()}
     other = build_backbone(cfg)
     other.eval()
-    assert not np.allclose(other(pictures(1)).numpy(), backbone(pictures(1)).numpy())
+    assert not np.allclose(other(images_of(1)).numpy(), backbone(images_of(1)).numpy())
     missing, unexpected = other.set_state_dict(state)
     assert (missing, unexpected) == ([], [])
-    np.testing.assert_array_equal(other(pictures(1)).numpy(), backbone(pictures(1)).numpy())
+    np.testing.assert_array_equal(other(images_of(1)).numpy(), backbone(images_of(1)).numpy())
 
 
 def test_the_config_is_not_changed_and_builds_twice(cfg):
@@ -154,7 +168,7 @@ def test_the_config_is_not_changed_and_builds_twice(cfg):
 
 
 def test_evaluation_is_deterministic_and_training_is_not(backbone):
-    images = pictures(8)
+    images = images_of(8)
     backbone.eval()
     np.testing.assert_array_equal(backbone(images).numpy(), backbone(images).numpy())
     backbone.train()
@@ -165,7 +179,7 @@ def test_evaluation_changes_nothing(backbone):
     backbone.eval()
     before = {name: tensor.numpy().copy() for name, tensor in backbone.state_dict().items()}
     buffers = {name for name, _ in backbone.named_buffers()}
-    backbone(pictures(2, 48, 32))
+    backbone(images_of(2, 48, 32))
     assert {name for name, _ in backbone.named_buffers()} == buffers
     for name, tensor in backbone.state_dict().items():
         np.testing.assert_array_equal(tensor.numpy(), before[name], name)
@@ -173,14 +187,12 @@ def test_evaluation_changes_nothing(backbone):
 
 def test_feature_maps_by_index(backbone):
     backbone.eval()
-    images = pictures(2, 32, 64)
+    images = images_of(2, 32, 64)
     last = backbone.forward_features(images, [-1])
     assert len(last) == 1
     first, again = backbone.forward_features(images, [0, -1])
     np.testing.assert_array_equal(again.numpy(), last[0].numpy())
     assert first.ndim == 4
-    with pytest.raises(ValueError, match="there is no .* 99"):
-        backbone.forward_features(images, [99])
 
 
 def test_no_weight_decay_names_parameters_with_more_than_one_axis(backbone):

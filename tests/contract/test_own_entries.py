@@ -34,7 +34,8 @@ class Patches(nn.Layer):
     def __init__(self, *, embed_dim: int = 3):
         """What embed_dim is here, is the entry's own matter: half the width."""
         super().__init__()
-        self.num_features, self.stride, self.num_layers = 2 * embed_dim, 4, 1
+        self.num_features, self.num_layers = 2 * embed_dim, 1
+        self.feature_channels, self.feature_strides = [self.num_features], [4]
         self.recompute = False
         self.conv = nn.Conv2D(3, self.num_features, 4, 4)
         self.norm = nn.LayerNorm(self.num_features)

@@ -13,20 +13,21 @@ BACKBONES = Registry(
 """A backbone is a `paddle.nn.Layer` whose constructor takes plain keyword-only data and that has
 
 * `num_features: int`, the width of what `forward` returns,
-* `stride: int`, the pixels between two neighbours of its last feature map; height and width of an
-  image are multiples of it,
-* `recompute: bool`, false at first: whether training keeps only what lies between its blocks for
-  the backward pass and makes the rest anew,
-* `forward(images) -> [B, num_features]` for images [B, 3, height, width] and any B >= 1,
-* `forward_features(images, out_indices=None)`, a list of feature maps [B, C, h, w],
-* `no_weight_decay() -> set[str]`, names of parameters that weight decay must spare although they
-  are not one-dimensional,
+* `feature_channels: list[int]` and `feature_strides: list[int]`, channels and stride in pixels of
+  each feature map, in the order of the network,
+* `recompute: bool`, false at first: whether training keeps only the inputs of its blocks for the
+  backward pass and computes the rest again,
+* `forward(images) -> [B, num_features]` for images [B, 3, height, width] and any B >= 1; height and
+  width are multiples of the last stride,
+* `forward_features(images, out_indices=None)`, a list of feature maps [B, feature_channels[i],
+  height / feature_strides[i], width / feature_strides[i]], by default with the last map at the end,
+* `no_weight_decay() -> set[str]`, names of parameters that weight decay spares although they are
+  not one-dimensional,
 * `num_layers: int` and `layer_index(name) -> int`, the layer of each parameter, counted from the
-  image's side: 0 embeds the image, the blocks follow, and num_layers is the final norm.
+  image: 0 embeds the image, the blocks follow, and num_layers is the final norm.
 
-Images have 3 channels, or as many as an argument `in_chans: int` says, if it has one. A backbone
-knows neither classes nor losses. `tests/contract/test_backbones.py` holds every registered backbone
-to this.
+Images have 3 channels, or `in_chans` if the constructor has this argument. A backbone knows neither
+classes nor losses. `tests/contract/test_backbones.py` checks every registered backbone.
 """
 
 

@@ -11,7 +11,8 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from passl.modeling.backbones import build_backbone
-from passl.modeling.backbones.convit import GPSA, Offsets, resample_positions
+from passl.modeling.backbones.convit import resample_positions
+from passl.modeling.gpsa import GPSA
 from tests.numerics import Rounded, attention, check_forms, quick_gelu
 
 
@@ -69,10 +70,10 @@ def gpsa_by_definition(attn: GPSA, x_BNC, rows: int, columns: int):
 @pytest.mark.parametrize("bias", [False, True])
 def test_gpsa_is_its_definition_in_value_and_gradient(grid, bias):
     """In double precision, where two forms of one formula agree to the last few digits."""
-    attn = randomised(GPSA(16, 4, bias, 4**-0.5, attn_drop=0.0, proj_drop=0.0)).to(dtype="float64")
+    attn = randomised(GPSA(16, 4, qkv_bias=bias, scale=4**-0.5)).to(dtype="float64")
     x = normal(2, grid[0] * grid[1], 16, dtype="float64")
     results = []
-    for forward in (lambda: attn(x, Offsets(*grid)), lambda: gpsa_by_definition(attn, x, *grid)[0]):
+    for forward in (lambda: attn(x, grid), lambda: gpsa_by_definition(attn, x, *grid)[0]):
         x.stop_gradient = False
         attn.clear_gradients()
         x.clear_gradient()
@@ -88,9 +89,9 @@ def test_gpsa_is_its_definition_in_value_and_gradient(grid, bias):
 
 
 def test_attention_map_is_the_definition():
-    attn = randomised(GPSA(16, 4, False, 4**-0.5, attn_drop=0.0, proj_drop=0.0))
+    attn = randomised(GPSA(16, 4, qkv_bias=False, scale=4**-0.5))
     attn, x = attn.to(dtype="float64"), normal(2, 15, 16, dtype="float64")
-    ours = attn.attention_map(x, Offsets(3, 5)).numpy()
+    ours = attn.attention_map(x, (3, 5)).numpy()
     check_forms(ours, gpsa_by_definition(attn, x, 3, 5)[1].numpy())
     check_forms(ours.sum(-1), np.ones((2, 4, 15)))
 
@@ -99,13 +100,13 @@ def test_attention_dropout_takes_the_dense_form():
     """In training it drops weights of the mixture; on the average that is the attention without
     dropout.
     """
-    attn = randomised(GPSA(8, 4, False, 2**-0.5, attn_drop=0.3, proj_drop=0.0))
-    x, offsets = normal(1, 6, 8), Offsets(2, 3)
+    attn = randomised(GPSA(8, 4, qkv_bias=False, scale=2**-0.5, attn_drop=0.3))
+    x, grid = normal(1, 6, 8), (2, 3)
     attn.eval()
-    expected = attn(x, offsets).numpy()
+    expected = attn(x, grid).numpy()
     attn.train()
     paddle.seed(0)
-    draws = np.stack([attn(x, offsets).numpy() for _ in range(2000)])
+    draws = np.stack([attn(x, grid).numpy() for _ in range(2000)])
     assert draws.std(0).min() > 0
     error = np.abs(draws.mean(0) - expected) / (draws.std(0) / math.sqrt(len(draws)))
     assert error.max() < 5  # standard errors
@@ -120,7 +121,7 @@ def test_local_initialisation_is_a_convolution(heads):
     backbone = small(embed_dim=heads * 4, num_heads=heads, img_size=72)
     attn = backbone.blocks[0].attn
     np.testing.assert_array_equal(attn.v.weight.numpy(), np.eye(heads * 4))
-    y_HYY, x_HXX = attn._positions(Offsets(9, 9))
+    y_HYY, x_HXX = attn._positions((9, 9))
     # From the middle of the grid: how far, along each axis, the most attended patch lies. Heads of
     # an even window look between two patches, half a step away.
     steps = np.arange(9) - 4
@@ -261,12 +262,12 @@ def test_post_norm_puts_the_norm_behind_the_sum():
     block, other = (
         small(pre_norm=before).to(dtype="float64").blocks[0] for before in (False, True)
     )
-    x, offsets = normal(2, 16, 16, dtype="float64"), Offsets(4, 4)
-    attended = block.norm1(x + block.attn(x, offsets))
+    x, grid = normal(2, 16, 16, dtype="float64"), (4, 4)
+    attended = block.norm1(x + block.attn(x, grid))
     expected = block.norm2(attended + block.mlp(attended))
-    check_forms(block(x, offsets).numpy(), expected.numpy())
-    assert np.abs(block(x, offsets).numpy().mean(-1)).max() < 1e-12  # of numbers of size 1
-    assert not np.allclose(block(x, offsets).numpy(), other(x, offsets).numpy())
+    check_forms(block(x, grid).numpy(), expected.numpy())
+    assert np.abs(block(x, grid).numpy().mean(-1)).max() < 1e-12  # of numbers of size 1
+    assert not np.allclose(block(x, grid).numpy(), other(x, grid).numpy())
 
 
 def test_token_dropout_drops_whole_patches():
@@ -308,7 +309,7 @@ def test_qk_scale_and_no_position_embedding():
     _, attended = attention(q, k, v, 0.3)
     joined = attended.map(lambda array: array.transpose(0, 2, 1, 3).reshape(1, 17, 16))
     expected = joined @ block.attn.proj.weight.numpy() + block.attn.proj.bias.numpy()
-    expected.check(block.attn(x, Offsets(4, 4)).numpy())
+    expected.check(block.attn(x, (4, 4)).numpy())
 
 
 def test_rms_norm_and_other_channels():

@@ -10,7 +10,7 @@ import pytest
 from paddle import nn
 
 from passl.modeling.backbones import build_backbone
-from passl.modeling.backbones.cvt import ConvProjection, projection
+from passl.modeling.conv_attention import ConvProjection, projection
 from tests.numerics import Rounded, attention, gelu, quick_gelu
 
 
@@ -57,7 +57,7 @@ def test_activation_and_norm_defaults():
 
 
 def test_batch_norm_as_in_pytorch():
-    bn = ConvProjection(4, 3, 1, 1).bn
+    bn = ConvProjection(4, kernel=3, stride=1, padding=1).bn
     assert (bn._momentum, bn._epsilon) == (0.9, 1e-5)
 
 
@@ -85,9 +85,8 @@ def test_average_projection_counts_padding_but_nothing_beyond(
         return np.array(rows).transpose(2, 3, 0, 1)
 
     expected = Rounded(windows(x), (kernel**2 + 1) * windows(np.abs(x)))
-    expected.check(
-        projection("avg", 2, kernel, stride, padding)(paddle.to_tensor(np.float32(x))).numpy()
-    )
+    pool = projection("avg", 2, kernel=kernel, stride=stride, padding=padding)
+    expected.check(pool(paddle.to_tensor(np.float32(x))).numpy())
 
 
 def test_methods():
@@ -160,7 +159,7 @@ def test_other_numbers_of_stages():
         }
     )
     assert two(normal(2, 3, 32, 32)).shape == [2, 12]
-    assert two.stride == 8
+    assert two.feature_strides[-1] == 8
 
 
 def test_drop_path_restarts_in_each_stage():
