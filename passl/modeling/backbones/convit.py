@@ -79,17 +79,16 @@ class Block(nn.Layer):
         self,
         attn: GPSA | MHSA,
         mlp: Mlp,
-        norm1: nn.Layer,
-        norm2: nn.Layer,
         *,
+        norms: Sequence[nn.Layer],
         drop_path: float,
         pre_norm: bool,
     ):
         super().__init__()
-        self.norm1 = norm1
+        self.norm1 = norms[0]
         self.attn = attn
         self.drop_path = DropPath(drop_path)
-        self.norm2 = norm2
+        self.norm2 = norms[1]
         self.mlp = mlp
         self.pre_norm = pre_norm
 
@@ -135,6 +134,14 @@ class HybridEmbed(nn.Layer):
         return to_map(self.proj(to_tokens(map_BCYX)), map_BCYX.shape[-2:])
 
 
+def _patch_embed(
+    patch_size: int, in_chans: int, embed_dim: int, hybrid_backbone: Mapping | None
+) -> PatchEmbed | HybridEmbed:
+    if hybrid_backbone is None:
+        return PatchEmbed(patch_size, in_chans, embed_dim)
+    return HybridEmbed(build_backbone(hybrid_backbone), embed_dim)
+
+
 def _heads(embed_dim: int, num_heads: int | None, head_dim: int | None) -> int:
     """The number of heads; a ValueError if they do not divide the width."""
     if num_heads is None:
@@ -145,6 +152,11 @@ def _heads(embed_dim: int, num_heads: int | None, head_dim: int | None) -> int:
             f"embed_dim {embed_dim} does not divide into {width}; embed_dim is num_heads * head_dim"
         )
     return num_heads
+
+
+def _sides(size: int | Sequence[int]) -> Sequence[int]:
+    """Height and width."""
+    return (size, size) if isinstance(size, int) else size
 
 
 def _check_patches(height: int, width: int, patch_size: int) -> None:
@@ -166,39 +178,41 @@ class ConViT(nn.Layer):
 
     Args:
         img_size: side, or [height, width], that the position embedding is made for. Images of
-            another size are taken as long as the patch divides them; the embedding is then
-            resampled (bicubic).
+            another size are accepted if the patch divides them; the embedding is then resampled
+            (bicubic).
         patch_size: side of a patch in pixels. Unused with a hybrid_backbone.
         in_chans: channels of an image.
         embed_dim: width, of all heads together. (FB and timm write it per head.)
         depth: blocks, local and non-local together.
-        num_heads: heads; null takes embed_dim / head_dim, or 4 if that is null too.
-        head_dim: width of a head, instead of num_heads.
+        num_heads: heads; null for embed_dim / head_dim, or 4 if that is null too.
         mlp_ratio: width of the feed-forward over embed_dim.
-        ff_dim: that width itself, instead of mlp_ratio.
         qkv_bias: whether q, k and v have a bias.
-        qk_scale: what q k^T is multiplied by; null for head width^-0.5.
-        drop_rate: dropout, the default of the three that follow.
-        pos_drop_rate: dropout on the embedded patches.
-        proj_drop_rate: dropout on the output of attention.
-        ff_dropout: dropout in the feed-forward.
-        token_dropout: probability that a patch is dropped whole, before the first block.
+        drop_rate: dropout on patches, on the output of attention and in the feed-forward.
         attn_drop_rate: dropout on attention weights. Above 0, training takes the dense form of
             GPSA.
         drop_path_rate: drop path of the last block; it rises linearly from 0.
-        norm_layer: the norm of the blocks and at the end.
-        norm_eps: its epsilon. MindCV's weights want 1e-7.
+        norm_eps: epsilon of the norms. MindCV's weights want 1e-7.
         act: activation of the feed-forward. MindCV's weights want gelu_tanh.
-        pre_norm: norm before attention and feed-forward, or behind their sums.
-        global_pool: what `forward` returns: the class token, or the mean of the patches.
         local_up_to_layer: how many blocks are GPSA.
         locality_strength: how sharply GPSA starts as a convolution; null leaves it at random
             weights.
+        head_dim: width of a head, instead of num_heads.
+        ff_dim: width of the feed-forward, instead of mlp_ratio.
+        qk_scale: factor of q k^T; null for head width^-0.5.
+        pos_drop_rate, proj_drop_rate, ff_dropout: dropout on patches, on the output of attention
+            and in the feed-forward; null for drop_rate.
+        token_dropout: probability that a patch is dropped whole, before the first block.
+        norm_layer: the norm of the blocks and at the end.
+        pre_norm: norm before attention and feed-forward, or behind their sums.
+        global_pool: what `forward` returns: the class token, or the mean of the patches.
         use_pos_embed: whether the patches get a learned position embedding.
         hybrid_backbone: a backbone's config; its last feature map replaces the patches.
 
+    The published variants need the options up to locality_strength; the others exist for configs of
+    other implementations (docs/options.md).
+
     Raises:
-        ValueError: two arguments do not go together; the message says which.
+        ConfigError: an argument has a wrong value, or two do not go together.
     """
 
     def __init__(
@@ -210,74 +224,54 @@ class ConViT(nn.Layer):
         embed_dim: PositiveInt = 192,
         depth: PositiveInt = 12,
         num_heads: PositiveInt | None = None,
-        head_dim: PositiveInt | None = None,
         mlp_ratio: PositiveFloat = 4.0,
-        ff_dim: PositiveInt | None = None,
         qkv_bias: bool = False,
-        qk_scale: float | None = None,
         drop_rate: Rate = 0.0,
+        attn_drop_rate: Rate = 0.0,
+        drop_path_rate: Rate = 0.1,
+        norm_eps: NormEps = 1e-6,
+        act: Literal["gelu", "gelu_tanh", "quick_gelu", "relu"] = "gelu",
+        local_up_to_layer: NonNegativeInt = 10,
+        locality_strength: float | None = 1.0,
+        # Options of other implementations, which no published variant sets.
+        head_dim: PositiveInt | None = None,
+        ff_dim: PositiveInt | None = None,
+        qk_scale: float | None = None,
         pos_drop_rate: Rate | None = None,
         proj_drop_rate: Rate | None = None,
         ff_dropout: Rate | None = None,
         token_dropout: Rate = 0.0,
-        attn_drop_rate: Rate = 0.0,
-        drop_path_rate: Rate = 0.1,
         norm_layer: Literal["layer_norm", "rms_norm"] = "layer_norm",
-        norm_eps: NormEps = 1e-6,
-        act: Literal["gelu", "gelu_tanh", "quick_gelu", "relu"] = "gelu",
         pre_norm: bool = True,
         global_pool: Literal["token", "avg"] = "token",
-        local_up_to_layer: NonNegativeInt = 10,
-        locality_strength: float | None = 1.0,
         use_pos_embed: bool = True,
         hybrid_backbone: Mapping | None = None,
     ):
         super().__init__()
         heads = _heads(embed_dim, num_heads, head_dim)
-        pos_drop_rate, proj_drop_rate, ff_dropout = (
-            drop_rate if rate is None else rate
-            for rate in (pos_drop_rate, proj_drop_rate, ff_dropout)
-        )
-        self.num_features = embed_dim
-        self.recompute = False
-        self.act, self.norm_eps = act, norm_eps
-        self.local_up_to_layer = local_up_to_layer
-        self.global_pool = global_pool
-
-        self.patch_embed = (
-            PatchEmbed(patch_size, in_chans, embed_dim)
-            if hybrid_backbone is None
-            else HybridEmbed(build_backbone(hybrid_backbone), embed_dim)
-        )
+        own_rates = (pos_drop_rate, proj_drop_rate, ff_dropout)
+        pos_drop, proj_drop, ff_drop = (drop_rate if rate is None else rate for rate in own_rates)
+        self.num_features, self.recompute = embed_dim, False
+        self.patch_embed = _patch_embed(patch_size, in_chans, embed_dim, hybrid_backbone)
         self.feature_channels = [embed_dim] * depth
         self.feature_strides = [self.patch_embed.stride] * depth
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        self.grid = self._grid_of(height, width)
+        self.act, self.norm_eps = act, norm_eps
+        self.local_up_to_layer, self.global_pool = local_up_to_layer, global_pool
+        self.grid = self._grid_of(*_sides(img_size))
         self.pos_embed = self._token_parameter(math.prod(self.grid)) if use_pos_embed else None
         self.cls_token = self._token_parameter(1) if local_up_to_layer < depth else None
-        self.pos_drop = nn.Dropout(pos_drop_rate)
+        self.pos_drop = nn.Dropout(pos_drop)
         self.token_drop = nn.Dropout(token_dropout, axis=[0, 1])  # one draw for each token
-
         scale = (embed_dim // heads) ** -0.5 if qk_scale is None else qk_scale
-        hidden = int(embed_dim * mlp_ratio) if ff_dim is None else ff_dim
+        drops = {"attn_drop": attn_drop_rate, "proj_drop": proj_drop}
         self.blocks = nn.LayerList()
         for index in range(depth):
-            attention = GPSA if index < local_up_to_layer else MHSA
-            block = Block(
-                attention(
-                    embed_dim,
-                    heads,
-                    qkv_bias=qkv_bias,
-                    scale=scale,
-                    attn_drop=attn_drop_rate,
-                    proj_drop=proj_drop_rate,
-                ),
-                Mlp(embed_dim, hidden, act, ff_dropout),
-                norm(norm_layer, embed_dim, norm_eps),
-                norm(norm_layer, embed_dim, norm_eps),
-                drop_path=drop_path_rate * index / max(depth - 1, 1),
-                pre_norm=pre_norm,
-            )
+            kind = GPSA if index < local_up_to_layer else MHSA
+            attention = kind(embed_dim, heads, qkv_bias=qkv_bias, scale=scale, **drops)
+            mlp = Mlp(embed_dim, ff_dim or int(embed_dim * mlp_ratio), act, ff_drop)
+            norms = [norm(norm_layer, embed_dim, norm_eps) for _ in range(2)]
+            drop_path = drop_path_rate * index / max(depth - 1, 1)
+            block = Block(attention, mlp, norms=norms, drop_path=drop_path, pre_norm=pre_norm)
             self.blocks.append(block)
         self.norm = norm(norm_layer, embed_dim, norm_eps)
         self._init_weights(locality_strength)
@@ -314,8 +308,7 @@ class ConViT(nn.Layer):
         if hybrid_backbone is not None:
             BACKBONES.check(hybrid_backbone)
         else:
-            sides = (img_size, img_size) if isinstance(img_size, int) else img_size
-            _check_patches(*sides, patch_size)
+            _check_patches(*_sides(img_size), patch_size)
 
     def forward(self, images):
         """Images [B, in_chans, height, width] -> features [B, embed_dim]."""

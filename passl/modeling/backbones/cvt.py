@@ -63,16 +63,15 @@ class Block(nn.Layer):
         self,
         attn: ConvAttention,
         mlp: Mlp,
-        norm1: nn.Layer,
-        norm2: nn.Layer,
         *,
+        norms: Sequence[nn.Layer],
         drop_path: float,
     ):
         super().__init__()
-        self.norm1 = norm1
+        self.norm1 = norms[0]
         self.attn = attn
         self.drop_path = DropPath(drop_path)
-        self.norm2 = norm2
+        self.norm2 = norms[1]
         self.mlp = mlp
 
     def forward(self, x_BNC, grid: Grid):
@@ -112,17 +111,13 @@ class Stage(nn.Layer):
         **of_attention: Any,
     ):
         super().__init__()
-
-        def new_norm() -> nn.Layer:
-            return norm(norm_layer, embed_dim, norm_eps)
-
         self.patch_embed = ConvEmbed(
             in_chans,
             embed_dim,
             kernel=patch_size,
             stride=patch_stride,
             padding=patch_padding,
-            norm=new_norm(),
+            norm=norm(norm_layer, embed_dim, norm_eps),
         )
         self.cls_token = self.create_parameter([1, 1, embed_dim]) if with_cls_token else None
         self.pos_drop = nn.Dropout(drop_rate)
@@ -136,9 +131,9 @@ class Stage(nn.Layer):
                 **of_attention,
             )
             mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio), act, drop_rate)
+            norms = [norm(norm_layer, embed_dim, norm_eps) for _ in range(2)]
             drop_path = drop_path_rate * index / max(depth - 1, 1)
-            block = Block(attention, mlp, new_norm(), new_norm(), drop_path=drop_path)
-            self.blocks.append(block)
+            self.blocks.append(Block(attention, mlp, norms=norms, drop_path=drop_path))
 
     def forward(self, x, recompute: bool = False):
         """[B, C_in, height, width] -> tokens [B, N, C] and their grid (Y, X)."""
@@ -205,16 +200,16 @@ def _check_stage(
 class CvT(nn.Layer):
     """CvT without its classification layer. Defaults are CvT-13's.
 
-    Every option from patch_size on is one value for all stages, or a list with one for each. No
-    stage has a position embedding: the convolutions see where they are, and any image size will do.
+    Each option from patch_size on is one value for all stages, or a list with one for each. No
+    stage has a position embedding: convolutions tell positions apart, and images may have any size.
 
     Args:
         in_chans: channels of an image.
-        act: activation of the feed-forward; transformers' port wants gelu.
+        act: activation of the feed-forward. The weights of transformers' port want gelu.
         norm_layer: the norm of tokens and blocks.
         norm_eps: its epsilon.
-        init: `trunc_norm` or `xavier`, for the Linear layers.
-        num_stages: may be left out; else it must be the length of embed_dim.
+        init: initialisation of the Linear layers.
+        num_stages: length of embed_dim; may be left out.
         embed_dim: width of each stage.
         patch_size, patch_stride, patch_padding: of the token embedding's convolution.
         depth: blocks.
@@ -225,16 +220,17 @@ class CvT(nn.Layer):
         attn_drop_rate: dropout on attention weights.
         drop_path_rate: drop path of the stage's last block; it rises linearly from 0 within each
             stage.
-        with_cls_token: whether the stage has a class token. The last one's is the feature; without
-            it, the mean of the tokens.
-        method: how q, k and v are projected before their Linear: `dw_bn`, `avg` or `linear`.
+        with_cls_token: whether the stage has a class token. The features are the last stage's class
+            token, or the mean of its tokens if it has none.
+        method: projection of q, k and v before their Linear: a depthwise convolution and BatchNorm
+            (as published), an average (of k and v), or nothing.
         kernel_size: side of the projection's convolution.
         padding_q, padding_kv: its padding for q, and for k and v.
-        stride_q, stride_kv: its stride. stride_q is 1: attention must give back as many tokens as
-            it got.
+        stride_q, stride_kv: its stride for q, which is 1 so that attention keeps the number of
+            tokens, and for k and v.
 
     Raises:
-        ValueError: two arguments do not go together; the message says which.
+        ConfigError: an argument has a wrong value, or two do not go together.
     """
 
     def __init__(
@@ -266,32 +262,19 @@ class CvT(nn.Layer):
         stride_kv: PerStage[PositiveInt] = 2,
     ):
         super().__init__()
-        per_stage = {
-            "embed_dim": embed_dim,
-            "patch_size": patch_size,
-            "patch_stride": patch_stride,
-            "patch_padding": patch_padding,
-            "depth": depth,
-            "num_heads": num_heads,
-            "mlp_ratio": mlp_ratio,
-            "qkv_bias": qkv_bias,
-            "drop_rate": drop_rate,
-            "attn_drop_rate": attn_drop_rate,
-            "drop_path_rate": drop_path_rate,
-            "with_cls_token": with_cls_token,
-            "method": method,
-            "kernel_size": kernel_size,
-            "padding_q": padding_q,
-            "padding_kv": padding_kv,
-            "stride_q": stride_q,
-            "stride_kv": stride_kv,
-        }
         self.num_stages = stages = len(embed_dim)
-        each = {name: _per_stage(name, value, stages) for name, value in per_stage.items()}
-        everywhere: dict[str, Any] = {"act": act, "norm_layer": norm_layer, "norm_eps": norm_eps}
+        options: dict[str, Any] = {"act": act, "norm_layer": norm_layer, "norm_eps": norm_eps}
+        options |= {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
+        options |= {"mlp_ratio": mlp_ratio, "qkv_bias": qkv_bias, "with_cls_token": with_cls_token}
+        options |= {"patch_size": patch_size, "patch_stride": patch_stride}
+        options |= {"patch_padding": patch_padding, "drop_rate": drop_rate}
+        options |= {"attn_drop_rate": attn_drop_rate, "drop_path_rate": drop_path_rate}
+        options |= {"method": method, "kernel_size": kernel_size, "padding_q": padding_q}
+        options |= {"padding_kv": padding_kv, "stride_q": stride_q, "stride_kv": stride_kv}
+        each = {name: _per_stage(name, value, stages) for name, value in options.items()}
         for s, channels in enumerate([in_chans, *embed_dim[:-1]]):
             own = {name: values[s] for name, values in each.items()}
-            self.add_sublayer(f"stage{s}", Stage(channels, **everywhere, **own))
+            self.add_sublayer(f"stage{s}", Stage(channels, **own))
         self.norm = norm(norm_layer, embed_dim[-1], norm_eps)
         self.recompute = False
         self.act, self.norm_eps = act, norm_eps
