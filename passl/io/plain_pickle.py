@@ -116,6 +116,31 @@ class PlainUnpickler:
             case "MARK":
                 self.below.append(stack)
                 self.stack = []
+            case "POP":
+                stack.pop()
+            case "POP_MARK":
+                self._marked()
+            case "DUP":
+                stack.append(stack[-1])
+            case "GLOBAL":
+                stack.append(self._find(*argument.split(" ", 1)))
+            case "STACK_GLOBAL":
+                name, module = stack.pop(), stack.pop()
+                stack.append(self._find(module, name))
+            case "REDUCE" | "NEWOBJ":
+                arguments, call = stack.pop(), stack.pop()
+                stack.append(self._call(call, arguments))
+            case "BUILD":
+                self._build(stack.pop())
+            case "BINPERSID":
+                stack.append(self.persistent(stack.pop()))
+            case _:
+                self._collect(opcode, argument)
+
+    def _collect(self, opcode: str, argument: Any) -> None:
+        """Run an opcode that makes or fills a tuple, list or dict."""
+        stack = self.stack
+        match opcode:
             case "EMPTY_LIST" | "EMPTY_SET":  # the items of a set would be hashed
                 stack.append([])
             case "EMPTY_DICT":
@@ -142,24 +167,6 @@ class PlainUnpickler:
                 self._extend([stack.pop()])
             case "APPENDS" | "ADDITEMS":
                 self._extend(self._marked())
-            case "POP":
-                stack.pop()
-            case "POP_MARK":
-                self._marked()
-            case "DUP":
-                stack.append(stack[-1])
-            case "GLOBAL":
-                stack.append(self._find(*argument.split(" ", 1)))
-            case "STACK_GLOBAL":
-                name, module = stack.pop(), stack.pop()
-                stack.append(self._find(module, name))
-            case "REDUCE" | "NEWOBJ":
-                arguments, call = stack.pop(), stack.pop()
-                stack.append(self._call(call, arguments))
-            case "BUILD":
-                self._build(stack.pop())
-            case "BINPERSID":
-                stack.append(self.persistent(stack.pop()))
             case _:
                 shown = "" if argument is None else f" {str(argument)[:60]}"
                 raise ValueError(
