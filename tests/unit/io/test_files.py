@@ -1,10 +1,8 @@
-"""Files that are complete or not there, and what the logger writes into which place."""
+"""Files that are complete or absent."""
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -22,18 +20,8 @@ from passl.io.files import (
     write_atomically,
     write_text,
 )
-from passl.logging import (
-    PROGRESS,
-    get_logger,
-    log_to_console,
-    log_to_file,
-    printable,
-    stop_logging_to,
-)
+from passl.logging import printable
 
-# -------------------------------------------------------------------------------------------------
-# Files
-# -------------------------------------------------------------------------------------------------
 NAME = os.fsdecode("写真 é".encode() + b" \xff\xe9.png")
 
 
@@ -45,7 +33,7 @@ def test_names_that_are_not_utf8_keep_their_bytes_in_lists(tmp_path):
     assert path.read_text().endswith(r": \ud800")
 
 
-def test_a_writer_that_takes_no_such_name_leaves_nothing(tmp_path):
+def test_name_that_the_writer_refuses_leaves_nothing(tmp_path):
     def write(temporary):
         temporary.name.encode()  # as safetensors does
 
@@ -62,7 +50,7 @@ def test_json_with_names_that_are_not_utf8_is_utf8(tmp_path):
 
 
 @pytest.mark.parametrize("before", [None, "old and longer than what comes"])
-def test_the_content_is_what_the_writer_wrote(tmp_path, before):
+def test_write_atomically(tmp_path, before):
     path = tmp_path / "file.txt"
     if before is not None:
         path.write_text(before)
@@ -71,7 +59,7 @@ def test_the_content_is_what_the_writer_wrote(tmp_path, before):
     assert os.listdir(tmp_path) == ["file.txt"]
 
 
-def test_the_old_content_is_there_while_the_writer_writes(tmp_path):
+def test_old_content_stays_during_the_write(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
 
@@ -86,7 +74,7 @@ def test_the_old_content_is_there_while_the_writer_writes(tmp_path):
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("before", [None, "old"])
-def test_a_writer_that_fails_half_way_changes_nothing(tmp_path, before, error):
+def test_writer_that_fails_changes_nothing(tmp_path, before, error):
     path = tmp_path / "file.txt"
     if before is not None:
         path.write_text(before)
@@ -102,7 +90,7 @@ def test_a_writer_that_fails_half_way_changes_nothing(tmp_path, before, error):
     )
 
 
-def test_a_writer_that_writes_no_file_changes_nothing(tmp_path):
+def test_writer_without_a_file_changes_nothing(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
     with pytest.raises(FileNotFoundError):
@@ -111,7 +99,7 @@ def test_a_writer_that_writes_no_file_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_disk_that_fails_changes_nothing(tmp_path, monkeypatch, step):
+def test_disk_that_fails_changes_nothing(tmp_path, monkeypatch, step):
     path = tmp_path / "file.txt"
     path.write_text("old")
 
@@ -124,7 +112,7 @@ def test_a_disk_that_fails_changes_nothing(tmp_path, monkeypatch, step):
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"file.txt": "old"}
 
 
-def test_the_content_is_on_the_disk_before_it_gets_the_name(tmp_path, monkeypatch):
+def test_content_is_flushed_before_the_rename(tmp_path, monkeypatch):
     steps = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda file: (steps.append("fsync"), fsync(file)))
@@ -133,7 +121,7 @@ def test_the_content_is_on_the_disk_before_it_gets_the_name(tmp_path, monkeypatc
     assert steps == ["fsync", "replace", "fsync"]
 
 
-def test_a_file_in_the_current_folder(tmp_path, monkeypatch):
+def test_file_in_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_text(Path("file.txt"), "new")
     assert (tmp_path / "file.txt").read_text() == "new"
@@ -158,7 +146,7 @@ def owner_only(path: Path) -> None:
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o027, 0o077])
-def test_a_file_has_the_mode_of_any_new_file(tmp_path, umask, mask):
+def test_mode_follows_the_umask(tmp_path, umask, mask):
     umask(mask)
     for name, write in (("a", owner_only), ("b", lambda path: path.write_text("b"))):
         write_atomically(tmp_path / name, write, [tmp_path / f"{name}2"], tmp_path / f"{name}3")
@@ -167,7 +155,7 @@ def test_a_file_has_the_mode_of_any_new_file(tmp_path, umask, mask):
     assert modes == dict.fromkeys(("a", "a2", "a3", "b", "b2", "b3"), 0o666 & ~mask)
 
 
-def test_a_copy_without_hard_links_has_that_mode_too(tmp_path, monkeypatch, umask):
+def test_mode_of_a_copy_follows_the_umask(tmp_path, monkeypatch, umask):
     def refuse(*paths):
         raise OSError("no links here")
 
@@ -198,7 +186,7 @@ def leave(folder: Path, name: str, pid: int) -> None:
     (folder / f".old_{name}.{pid}.tmp").write_text("half")
 
 
-def test_only_what_dead_processes_have_left_is_removed(tmp_path, dead):
+def test_only_leftovers_of_dead_processes_are_removed(tmp_path, dead):
     leave(tmp_path, "last.safetensors", dead)
     leave(tmp_path, "exported", os.getpid())
     (tmp_path / f".link.{dead}.tmp").symlink_to(tmp_path)
@@ -212,7 +200,7 @@ def test_only_what_dead_processes_have_left_is_removed(tmp_path, dead):
     assert tree(tmp_path) == sorted([*others, *kept, f"{kept[0]}/theirs"])
 
 
-def test_a_leftover_is_in_nobodys_way(tmp_path, dead):
+def test_leftovers_do_not_prevent_a_write(tmp_path, dead):
     """In a container every process may have the same number."""
     for pid in (dead, os.getpid()):
         leave(tmp_path, "a.txt", pid)
@@ -221,129 +209,8 @@ def test_a_leftover_is_in_nobodys_way(tmp_path, dead):
     assert tree(tmp_path) == sorted(["a.txt", *left])
 
 
-def test_another_file_on_its_way_is_left_alone(tmp_path):
+def test_unfinished_file_of_another_name_is_kept(tmp_path):
     with unfinished(tmp_path / "a.b") as folder:
         write_text(tmp_path / "a", "")
         assert folder.is_dir()
     assert tree(tmp_path) == ["a"]
-
-
-# -------------------------------------------------------------------------------------------------
-# Logging
-# -------------------------------------------------------------------------------------------------
-@pytest.fixture
-def logger():
-    """The package's logger without handlers; it is put back as it was."""
-    logger = get_logger()
-    before = logger.handlers[:], logger.level, logger.propagate
-    logger.handlers[:] = []
-    yield logger
-    for handler in logger.handlers[:]:
-        stop_logging_to(handler)
-    logger.handlers[:], logger.propagate = before[0], before[2]
-    logger.setLevel(before[1])
-
-
-@pytest.fixture
-def stderr(monkeypatch):
-    """What stands for stderr; `stderr(terminal=True)` makes it a terminal."""
-
-    def replace(terminal: bool) -> io.StringIO:
-        stream = io.StringIO()
-        monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
-        monkeypatch.setattr(sys, "stderr", stream)
-        return stream
-
-    return replace
-
-
-def log_one_of_each(logger):
-    logger.debug("a detail")
-    logger.log(PROGRESS, "step %d", 5)
-    logger.info("epoch done")
-    logger.warning("look out")
-
-
-def test_a_file_gets_progress_and_all_above(logger, tmp_path):
-    log_to_file(tmp_path / "train.log")
-    log_one_of_each(logger)
-    lines = (tmp_path / "train.log").read_text().splitlines()
-    assert [line.split("] ")[1] for line in lines] == [
-        "passl INFO: step 5",
-        "passl INFO: epoch done",
-        "passl WARNING: look out",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("terminal", "expected"),
-    [(True, ["epoch done", "look out"]), (False, ["step 5", "epoch done", "look out"])],
-)
-def test_a_terminal_has_a_progress_bar_instead(logger, stderr, terminal, expected):
-    stream = stderr(terminal)
-    log_to_console()
-    log_one_of_each(logger)
-    assert [line.split(": ")[-1] for line in stream.getvalue().splitlines()] == expected
-
-
-def test_the_console_shows_a_line_once(logger, stderr, tmp_path):
-    stream = stderr(False)
-    log_to_console()
-    log_to_file(tmp_path / "train.log")
-    log_to_console()
-    logger.info("only once")
-    assert stream.getvalue().count("only once") == 1
-    assert (tmp_path / "train.log").read_text().count("only once") == 1
-
-
-def test_stdout_and_the_root_logger_get_nothing(logger, stderr, capsys):
-    root = logging.StreamHandler(sys.stdout)
-    logging.getLogger().addHandler(root)
-    try:
-        stderr(False)
-        log_to_console()
-        logger.warning("look out")
-    finally:
-        logging.getLogger().removeHandler(root)
-    assert capsys.readouterr().out == ""
-
-
-def test_lines_are_appended_as_utf_8(logger, tmp_path):
-    path = tmp_path / "train.log"
-    path.write_text("before\n")
-    log_to_file(path)
-    logger.info("größe")
-    assert path.read_text(encoding="utf-8").startswith("before\n[")
-    assert path.read_text(encoding="utf-8").endswith("größe\n")
-
-
-def test_a_file_that_is_taken_off_gets_nothing_more(logger, tmp_path):
-    one, two = tmp_path / "one.log", tmp_path / "two.log"
-    handler = log_to_file(one)
-    log_to_file(two)
-    logger.info("first")
-    stop_logging_to(handler)
-    logger.info("second")
-    assert handler.stream is None
-    assert "first" in one.read_text()
-    assert "second" not in one.read_text()
-    assert "second" in two.read_text()
-
-
-def test_a_log_file_takes_names_that_are_not_utf8(tmp_path, capsys):
-    handler = log_to_file(tmp_path / "train.log")
-    get_logger().warning("cannot read %s", NAME)
-    stop_logging_to(handler)
-    line = (tmp_path / "train.log").read_text()
-    assert line.endswith(f"cannot read {printable(NAME)}\n")
-    assert capsys.readouterr().err == ""
-
-
-def test_progress_is_below_info_and_above_debug():
-    assert logging.DEBUG < PROGRESS < logging.INFO
-
-
-def test_info_means_to_other_packages_what_it_did():
-    other = logging.getLogger("some.other.package")
-    other.setLevel("INFO")
-    assert other.level == logging.INFO

@@ -60,8 +60,8 @@ def cjk(no_cjk, tmp_path):
 
 
 def ink(path: Path) -> int:
-    with Image.open(path) as picture:
-        return int((np.asarray(picture.convert("L")) < 128).sum())
+    with Image.open(path) as image:
+        return int((np.asarray(image.convert("L")) < 128).sum())
 
 
 def drawn(path: Path, names: list[str]) -> int:
@@ -69,7 +69,7 @@ def drawn(path: Path, names: list[str]) -> int:
     return ink(path)
 
 
-def test_an_installed_font_is_used(cjk, tmp_path, caplog):
+def test_installed_font_is_used(cjk, tmp_path, caplog):
     """Each filled square is of some 14 pixels; a box is its outline, and a space is nothing."""
     blank = drawn(tmp_path / "blank.png", [" ", " ", "$x"])
     named = drawn(tmp_path / "named.png", NAMES)
@@ -77,7 +77,7 @@ def test_an_installed_font_is_used(cjk, tmp_path, caplog):
     assert not caplog.records
 
 
-def test_without_a_font_it_is_said_once(no_cjk, tmp_path, caplog):
+def test_missing_font_is_logged_once(no_cjk, tmp_path, caplog):
     for number in range(2):
         drawn(tmp_path / f"{number}.png", NAMES)  # matplotlib's warnings would be errors here
     (record,) = caplog.records
@@ -85,7 +85,7 @@ def test_without_a_font_it_is_said_once(no_cjk, tmp_path, caplog):
     assert "fonts-noto-cjk" in record.getMessage()
 
 
-def test_the_curves_of_a_run_with_such_a_name(no_cjk, tmp_path, caplog):
+def test_curves_of_a_run_with_a_chinese_name(no_cjk, tmp_path, caplog):
     folder = tmp_path / "猫$a$b^"
     folder.mkdir()
     log = MetricLog(folder)
@@ -96,7 +96,7 @@ def test_the_curves_of_a_run_with_such_a_name(no_cjk, tmp_path, caplog):
     assert "characters 猫:" in caplog.text
 
 
-def test_what_matplotlib_has_itself_needs_no_other_font(cjk, caplog):
+def test_characters_of_matplotlib_need_no_other_font(cjk, caplog):
     import matplotlib
 
     before = list(matplotlib.rcParams["font.family"])
@@ -108,7 +108,7 @@ def test_what_matplotlib_has_itself_needs_no_other_font(cjk, caplog):
     assert not caplog.records
 
 
-def test_a_font_whose_file_is_gone(cjk, tmp_path, caplog):
+def test_font_without_its_file(cjk, tmp_path, caplog):
     (tmp_path / "font.ttf").write_bytes(b"damaged")
     with fonts.fonts_for(["猫"]):
         pass

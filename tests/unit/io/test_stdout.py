@@ -10,16 +10,16 @@ import pytest
 from passl.io.stdout import captured_stdout
 
 
-def test_lines_of_python_and_of_compiled_code(capfd):
+def test_lines_of_python_and_compiled_code(capfd):
     sys.stdout.write("before\n")
-    with pytest.raises(ValueError, match="broken"), captured_stdout() as said:
+    with pytest.raises(ValueError, match="broken"), captured_stdout() as lines:
         sys.stdout.write("python\n")
         sys.stdout.flush()
         os.write(1, b"compiled \xff\n")
         raise ValueError("broken")
     sys.stdout.write("after\n")
     os.write(1, b"compiled\n")
-    assert said == ["python\n", "compiled \ufffd\n"]
+    assert lines == ["python\n", "compiled \ufffd\n"]
     assert sorted(capfd.readouterr().out.split()) == ["after", "before", "compiled"]
 
 
@@ -28,15 +28,15 @@ def test_no_stdout(monkeypatch, stdout):
     if stdout is not None:
         stdout.close()
     monkeypatch.setattr(sys, "stdout", stdout)
-    with captured_stdout() as said:
+    with captured_stdout() as lines:
         pass
-    assert said == []
+    assert lines == []
 
 
-def test_a_stdout_that_is_closed(root):
+def test_closed_stdout(root):
     """As of a daemon: no file takes its place."""
     code = "import os; os.close(1)\nfrom passl.io.stdout import captured_stdout\n"
-    code += "with captured_stdout() as said: pass\n"
-    code += "assert said == []\nassert os.open(os.devnull, os.O_RDONLY) == 1"
+    code += "with captured_stdout() as lines: pass\n"
+    code += "assert lines == []\nassert os.open(os.devnull, os.O_RDONLY) == 1"
     done = subprocess.run([sys.executable, "-c", code], cwd=root, check=False, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -22,7 +22,7 @@ ABC = ["ape", "bee", "cow"]
 CAB = ["cow", "ape", "bee"]
 
 
-def test_the_thousand():
+def test_imagenet_classes():
     classes = imagenet_classes()
     assert len(classes) == 1000
     assert all(re.fullmatch(r"n[0-9]{8}", synset) for synset in classes)
@@ -57,7 +57,7 @@ def test_readable():
         (["zero", "one"], True),
     ],
 )
-def test_numbers_in_order_are_no_names(names, expected):
+def test_numbers_in_order_are_not_names(names, expected):
     assert are_named(names) == expected
 
 
@@ -134,7 +134,7 @@ def outputs(model) -> np.ndarray:
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("fit", [(), ("classes",)])
 @pytest.mark.parametrize("head", [{}, {"act": "gelu"}])
-def test_the_classifier_comes_into_the_order_of_the_data(write, old, fit, head):
+def test_classifier_is_put_into_the_order_of_the_data(write, old, fit, head):
     model = Model(config(**head))
     path = write(model, ABC, old)
     found = outputs(Model(config(**head), path, fit, CAB))
@@ -148,13 +148,13 @@ def test_the_classifier_comes_into_the_order_of_the_data(write, old, fit, head):
     ("theirs", "ours"),
     [(None, ABC), (ABC, None), (["0", "1", "2"], ABC), (ABC, ["0", "1", "2"]), (ABC, ABC)],
 )
-def test_what_is_not_named_is_not_compared(write, theirs, ours):
+def test_classes_without_names_are_not_compared(write, theirs, ours):
     model = Model(config())
     found = Model(config(), write(model, theirs), classes=ours)
     np.testing.assert_array_equal(outputs(found), outputs(model))
 
 
-def test_other_classes_are_refused_with_the_way_out(write):
+def test_other_classes_are_refused(write):
     path = write(Model(config()), ABC)
     model = Model(config(), classes=["ape", "bee", "dog"])
     before = outputs(model)
@@ -163,7 +163,7 @@ def test_other_classes_are_refused_with_the_way_out(write):
     np.testing.assert_array_equal(outputs(model), before)
 
 
-def test_a_classifier_of_other_classes_may_be_left_out(write):
+def test_classifier_of_other_classes_can_be_left_out(write):
     """Of as many; the rest of the network is the file's."""
     trained, model = Model(config()), Model(config(), classes=["ape", "bee", "dog"])
     fresh = {name: t.numpy() for name, t in model.state_dict().items()}
@@ -173,7 +173,7 @@ def test_a_classifier_of_other_classes_may_be_left_out(write):
         np.testing.assert_array_equal(tensor.numpy(), expected, name)
 
 
-def test_a_head_that_is_not_known_is_not_reordered(write, monkeypatch):
+def test_unknown_head_is_not_reordered(write, monkeypatch):
     class Scaled(HEADS.get("ClsHead")):
         def __init__(self, *, num_classes: int, in_channels: int):
             super().__init__(num_classes=num_classes, in_channels=in_channels)
@@ -185,7 +185,7 @@ def test_a_head_that_is_not_known_is_not_reordered(write, monkeypatch):
         Model(config(name="Scaled"), path, classes=CAB)
 
 
-def test_very_many_names(write):
+def test_very_many_class_names(write):
     """More than the header of a file may hold."""
     names = [f"class {number} of a very long list, größe" for number in range(250_000)]
     assert read_file(write(Model(config()), names)).classes == names
@@ -202,7 +202,7 @@ def test_very_many_names(write):
         np.zeros(3, np.float32),
     ],
 )
-def test_damaged_names(tmp_path, damage):
+def test_damaged_class_names(tmp_path, damage):
     model = Model(config())
     arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     path = tmp_path / "w.safetensors"
@@ -211,13 +211,13 @@ def test_damaged_names(tmp_path, damage):
         read_file(path)
 
 
-def test_names_that_are_no_text(write):
+def test_class_names_that_are_not_utf8(write):
     """Of folders whose names are not UTF-8."""
     names = ["a", "b\udcff", "c"]
     assert read_file(write(Model(config()), names)).classes == names
 
 
-def test_a_converted_checkpoint_keeps_its_names(write, tmp_path):
+def test_converted_checkpoint_keeps_its_class_names(write, tmp_path):
     file = read_file(write(Model(config()), ABC))
     section = config()["model"]
     plan = plan_conversion(file, section["architecture"], section["head"])

@@ -15,18 +15,18 @@ from passl.errors import CheckpointError
 from tests.stress import fuzzing
 
 
-def test_a_short_run(run_tool):
-    done = run_tool("../tests/stress/fuzz_weights.py", "--files", 200, "--seed", 1)
+def test_short_run(run_tool):
+    done = run_tool("../tests/stress/fuzz_weights.py", "--files", 100, "--seed", 1)
     lines = done.stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == list(fuzzing.READERS)
     for line in lines:
         read, refused, violations = (int(word) for word in line.split() if word.isdigit())
-        assert read + refused == 200
+        assert read + refused == 100
         assert violations == 0
-        assert read > 0 and refused > 100, line
+        assert read > 0 and refused > 50, line
 
 
-def test_a_file_is_a_function_of_seed_and_number():
+def test_file_is_a_function_of_seed_and_number():
     for kind, files in fuzzing.valid_files().items():
         data = partial(fuzzing.mutation, kind, files)
         assert data(3, 5) == data(3, 5)
@@ -53,7 +53,7 @@ def _raise(error: BaseException) -> None:
         (lambda path: _raise(CheckpointError(f"{path}: x")), "refused"),
     ],
 )
-def test_what_a_reader_may_do(read, verdict):
+def test_verdicts(read, verdict):
     assert fuzzing.judge(read, Path("weights")).startswith(verdict)
 
 
@@ -82,7 +82,7 @@ print(json.dumps([outcome.counts, outcome.violations]))
 """
 
 
-def test_deaths_are_noticed(root):
+def test_crashes_and_hangs_are_noticed(root):
     done = subprocess.run(
         [sys.executable, "-c", _DEATHS], cwd=root, capture_output=True, text=True, check=False
     )

@@ -29,7 +29,7 @@ def keys(family: str) -> list[str]:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda s: f"{s.name}-{s.family}")
-def test_every_weight_has_a_name_of_its_own(source):
+def test_every_weight_has_a_unique_name(source):
     """Total on our side; and no two weights of ours share a name of theirs."""
     names = [part for name in keys(source.family) for part in source.theirs(name)]
     assert len(names) == len(set(names))
@@ -37,7 +37,7 @@ def test_every_weight_has_a_name_of_its_own(source):
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda s: f"{s.name}-{s.family}")
-def test_every_name_leads_back(source):
+def test_every_name_is_reversible(source):
     for name in keys(source.family):
         for part in source.theirs(name):
             back = source.ours(part)
@@ -87,7 +87,7 @@ def test_names_of_the_sources():
         assert by_name[source].theirs(ours) == theirs
 
 
-def test_wrappers_come_off_only_where_all_names_have_them():
+def test_wrappers_are_removed_if_all_names_have_them():
     assert unwrapped(["module.model.a", "module.model.b"]) == {
         "module.model.a": "a",
         "module.model.b": "b",
@@ -96,7 +96,7 @@ def test_wrappers_come_off_only_where_all_names_have_them():
     assert unwrapped([]) == {}
 
 
-def test_what_is_transposed_is_what_is_linear():
+def test_all_matrices_are_linear_weights():
     """The converter takes every matrix for a Linear's; so it is, in both networks."""
     for family, options in SMALL.items():
         head = {"name": "ClsHead", "num_classes": 3, "in_channels": 8}

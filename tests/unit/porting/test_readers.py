@@ -1,5 +1,5 @@
-"""Foreign weight files: what is in them is read as it is, what is wrong with them is said in one
-line, and nothing of them is run.
+"""Weight files of other projects: their arrays are read exactly, defects are reported in one line,
+and nothing in them is executed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from passl.errors import CheckpointError
+from passl.io import plain_pickle
 from passl.io.limits import widened
 from passl.porting.readers.mindspore import read_mindspore
 from passl.porting.readers.paddle import read_paddle
@@ -46,7 +47,7 @@ DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "u
 
 @pytest.fixture
 def refused(tmp_path):
-    """Have a reader refuse a file, in one line with its path, quickly and in little memory."""
+    """Return the message with which a reader refuses a file, in one line and in little memory."""
 
     def refuse(kind: str, data: bytes, memory: int = 2**27) -> str:
         path = tmp_path / f"hostile.{SUFFIXES[kind]}"
@@ -151,7 +152,7 @@ def test_golden_files(name, count, shapes):
     assert any(np.abs(array).max() > 0.01 for array in weights.values())
 
 
-def test_what_the_fuzzer_starts_from_is_valid(write):
+def test_first_files_of_the_fuzzer_are_valid(write):
     for kind, files in valid_files().items():
         for data in files:
             assert READERS[kind](write(data, f"valid.{SUFFIXES[kind]}"))
@@ -229,7 +230,7 @@ def test_torch_takes_the_first_nest(write):
         read_torch(write(torch_file(content)))
 
 
-def test_torch_leaves_what_lies_beside_the_weights(write):
+def test_torch_objects_beside_the_weights_are_left_out(write):
     scalar = (
         b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\n" + pickled(("f8", False, True)) + b"R"
     )
@@ -260,7 +261,7 @@ def test_torch_ordered_dict_with_attributes(write):
     np.testing.assert_array_equal(read_torch(write(torch_zip(members)))["w"], A)
 
 
-def test_torch_itself_agrees(tmp_path):
+def test_torch_files_of_torch(tmp_path):
     torch = pytest.importorskip("torch")
     values = {
         "bf16": torch.randn(3, 4).bfloat16(),
@@ -296,7 +297,7 @@ def test_torch_without_a_storage(refused):
     assert "There is no item named 'archive/data/0'" in refused("torch", torch_zip(members))
 
 
-def test_torch_of_before_1_6(refused):
+def test_torch_before_1_6(refused):
     data = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19." * 9
     assert "saved by PyTorch before 1.6 or in its old format; load it in PyT" in refused(
         "torch", data
@@ -340,7 +341,7 @@ def test_torch_members_that_overlap(refused):
         ({"key": "../0"}, "damaged: "),
     ],
 )
-def test_torch_tensors_that_lie(refused, fields, message):
+def test_torch_wrong_tensors(refused, fields, message):
     lying = Tensor(**{"storage": A.reshape(-1), "size": (3, 4), "stride": (4, 1)} | fields)
     members = torch_members({"w": tensor(A)}) | {
         "data.pkl": torch_members({"w": lying})["data.pkl"]
@@ -366,7 +367,7 @@ class Payload:
     "nest", [lambda x: x, lambda x: {"w": x}, lambda x: {"args": [(x,)]}, lambda x: {"a": {1: x}}]
 )
 @pytest.mark.parametrize("kind", ["torch", "paddle"])
-def test_code_is_named_and_not_run(refused, tmp_path, kind, nest, protocol):
+def test_code_is_named_and_not_executed(refused, tmp_path, kind, nest, protocol):
     data = pickle.dumps(nest(Payload(tmp_path / "ran")), protocol)
     message = refused(kind, torch_zip({"data.pkl": data}) if kind == "torch" else data)
     assert message.startswith(f"refused: it asks for {os.mkdir.__module__}.mkdir, which weights")
@@ -389,7 +390,7 @@ def test_code_is_named_and_not_run(refused, tmp_path, kind, nest, protocol):
     ],
 )
 @pytest.mark.parametrize("kind", ["torch", "paddle"])
-def test_every_way_to_ask_for_code(refused, kind, body, asked):
+def test_every_way_to_import_code_is_refused(refused, kind, body, asked):
     data = torch_pickle(body) if kind == "torch" else b"\x80\4" + body + b"."
     message = refused(kind, data)
     assert f"{asked}, which weights do not need; nothing was run" in message
@@ -412,11 +413,10 @@ def test_every_way_to_ask_for_code(refused, kind, body, asked):
         (b"\x80\x7f", "its pickle uses PROTO 127"),
         (b"\x82\1", "its pickle uses EXT1 1"),
         (b"(ios\nsystem\n", "its pickle uses INST os system"),
-        (b"N" * 500_001, "its pickle takes more than 500000 steps"),
-        (b"}" + b")" + b"\x85" * 30_000 + b"Ns", "a key is a text or a small number, not a tuple"),
+        (b"}" + b")" + b"\x85" * 3000 + b"Ns", "a key is a text or a small number, not a tuple"),
         (b"})" + b"2\x86" * 99 + b"Ns", "a key is a text or a small number, not a tuple"),
         (b"}\x8a\x0a" + b"\1" * 10 + b"Ns", "a key is a text or a small number, not a int"),
-        (b"]" * 30_000 + b"a" * 29_999, "holds no state dict"),
+        (b"]" * 3000 + b"a" * 2999, "holds no state dict"),
         (b"}q\0X\5\0\0\0modelh\0s", "holds no state dict"),  # a dict in itself
         (b"K\1}b", "its pickle sets the state of something that has none"),
         (b"K\1)R", "its pickle calls something that is no function"),
@@ -438,10 +438,19 @@ def test_pickles_that_take_time_or_memory(refused, kind, body, message):
     assert message in refused(kind, data)
 
 
-def test_one_list_passed_to_many_dicts(refused):
-    """OrderedDict(pairs) a thousand times over: quadratic in the file."""
-    body = b"(" + b"](K\1K\2e" * 1000 + b"lq\0" + b"ccollections\nOrderedDict\nh\0\x85R" * 9000
-    assert "more than 500000 steps" in refused("torch", torch_pickle(body))
+@pytest.mark.parametrize("kind", ["torch", "paddle"])
+def test_pickles_with_too_many_steps(refused, monkeypatch, kind):
+    monkeypatch.setattr(plain_pickle, "_STEPS", 1000)
+    body = b"N" * 1001
+    data = torch_pickle(body) if kind == "torch" else b"\x80\4" + body + b"."
+    assert "its pickle takes more than 1000 steps" in refused(kind, data)
+
+
+def test_one_list_passed_to_many_dicts(refused, monkeypatch):
+    """OrderedDict(pairs) of one list, again and again, would be quadratic in the file."""
+    monkeypatch.setattr(plain_pickle, "_STEPS", 50_000)
+    body = b"(" + b"](K\1K\2e" * 100 + b"lq\0" + b"ccollections\nOrderedDict\nh\0\x85R" * 900
+    assert "more than 50000 steps" in refused("torch", torch_pickle(body))
 
 
 def test_one_text_encoded_many_times(refused):
@@ -541,7 +550,7 @@ def test_mindspore_shapes_slices_and_texts(write):
         (wire(1, wire(1, b"\xff") + wire(2, wire(2, b"Int8") + wire(3, b""))), "damaged"),
     ],
 )
-def test_mindspore_files_that_lie(refused, data, message):
+def test_mindspore_wrong_files(refused, data, message):
     assert message in refused("mindspore", data)
 
 
@@ -669,7 +678,7 @@ def test_paddle_bfloat16_under_many_names(refused, write):
         (b"cnumpy\ndtype\n)R", "TypeError"),
     ],
 )
-def test_paddle_arrays_that_lie(refused, write, array, message):
+def test_paddle_wrong_arrays(refused, write, array, message):
     np.testing.assert_array_equal(read_paddle(write(paddle_pickle(paddle_array())))["w"], [0, 0])
     assert message in refused("paddle", paddle_pickle(array))
 
@@ -688,7 +697,7 @@ def test_paddle_arrays_that_lie(refused, write, array, message):
         ({"b": {"OriginShape": 12, "slices": ["p"]}}, "a shape is a tuple"),
     ],
 )
-def test_paddle_slices_that_lie(refused, join, message):
+def test_paddle_wrong_slices(refused, join, message):
     content = {"a": A, "p": A.reshape(-1), "UnpackBigParamInfor@@": join}
     assert message in refused("paddle", pickle.dumps(content, 2))
 
@@ -755,7 +764,7 @@ def _entry(**fields: object) -> dict[str, object]:
         b'{"w\xff": 1}',
     ],
 )
-def test_safetensors_with_a_wrong_header(refused, header):
+def test_safetensors_wrong_header(refused, header):
     message = refused("safetensors", safetensors_bytes(header, A.tobytes()))
     assert message.startswith("not a readable .safetensors file: ")
     assert message.endswith("; fetch it again")
@@ -768,22 +777,22 @@ def test_safetensors_with_a_wrong_header(refused, header):
         ({"shape": [1] * 32 + [12]}, "a shape is a tuple of at most 32 numbers"),
     ],
 )
-def test_safetensors_that_numpy_cannot_have(refused, entry, message):
+def test_safetensors_unsupported_by_numpy(refused, entry, message):
     header = {"w": _entry(**entry)}
     assert message in refused("safetensors", safetensors_bytes(header, A.tobytes()))
 
 
-def test_safetensors_with_an_empty_array_that_is_too_large(refused):
+def test_safetensors_empty_array_that_is_too_large(refused):
     header = {"w": _entry(shape=[0, 2**47, 2**15], data_offsets=[0, 0])}
     assert "too big" in refused("safetensors", safetensors_bytes(header))
 
 
 @pytest.mark.parametrize("size", [2**64 - 1, 2**63, 2**24, 1000, 9])
-def test_safetensors_with_a_wrong_header_size(refused, size):
+def test_safetensors_wrong_header_size(refused, size):
     refused("safetensors", struct.pack("<Q", size) + b"{}")
 
 
-def test_safetensors_stay_readable_when_another_file_takes_the_name(tmp_path):
+def test_safetensors_of_a_replaced_file(tmp_path):
     path = tmp_path / "weights.safetensors"
     save_file({"w": A}, path)
     stored, _ = open_safetensors(path)
@@ -792,7 +801,7 @@ def test_safetensors_stay_readable_when_another_file_takes_the_name(tmp_path):
     np.testing.assert_array_equal(np.asarray(stored["w"]), A)
 
 
-def test_safetensors_that_become_shorter(tmp_path):
+def test_safetensors_of_a_truncated_file(tmp_path):
     path = tmp_path / "weights.safetensors"
     save_file({"w": A}, path)
     stored, _ = open_safetensors(path)
@@ -828,9 +837,9 @@ def test_missing_empty_and_foreign_files(tmp_path, refused, kind):
 
 @pytest.mark.parametrize("kind", READERS)
 def test_truncated_files(refused, kind):
-    """No file that ends early is taken for a whole one, but MindSpore's that end at a parameter."""
+    """A file that ends early is refused, except a MindSpore file that ends after a parameter."""
     data = valid_files()[kind][0]
-    for size in range(1, len(data) - 1):
+    for size in range(1, len(data) - 1, 3):
         if kind == "mindspore" and size in _ends(data):
             continue
         refused(kind, data[:size])

@@ -38,7 +38,7 @@ def taken(request, tmp_path, monkeypatch) -> str:
     return request.param
 
 
-def test_pretrained_true_is_the_zoo_s(taken, fetched, caplog):
+def test_pretrained_true_means_the_zoo(taken, fetched, caplog):
     with pytest.raises(CheckpointError, match=rf"{DEFAULT}\.absent"):
         create_model("convit_tiny", pretrained=True)
     with pytest.raises(CheckpointError, match=rf"{DEFAULT}\.absent"):
@@ -47,7 +47,7 @@ def test_pretrained_true_is_the_zoo_s(taken, fetched, caplog):
     assert not caplog.records  # nothing else could be meant
 
 
-def test_a_name_of_the_zoo_is_the_zoo_s_and_it_says_so(taken, fetched, caplog):
+def test_zoo_name_has_priority_over_a_file(taken, fetched, caplog):
     assert zoo_entry("convit_tiny").name == DEFAULT
     assert locate("convit_tiny") == Path(f"{DEFAULT}.absent.pth")
     assert DEFAULT in caplog.text
@@ -57,7 +57,7 @@ def test_a_name_of_the_zoo_is_the_zoo_s_and_it_says_so(taken, fetched, caplog):
         create_model("convit_tiny", pretrained="convit_tiny")
 
 
-def test_a_path_is_a_path(taken, fetched):
+def test_paths(taken, fetched):
     for path in ("./convit_tiny", Path("convit_tiny"), str(Path("convit_tiny").absolute())):
         assert zoo_entry(path) is None
         assert locate(path) == Path(path)
@@ -68,10 +68,10 @@ def test_a_path_is_a_path(taken, fetched):
     assert fetched == []
 
 
-def test_a_name_that_is_nothing():
+def test_unknown_name():
     with pytest.raises(ConfigError, match="no weights 'convit_tin'; did you mean 'convit_tiny'"):
         zoo_entry("convit_tin")
 
 
-def test_no_name_of_the_zoo_ends_as_a_weight_file():
+def test_no_zoo_name_has_the_suffix_of_a_weight_file():
     assert not [entry.name for entry in entries() if entry.name.endswith(resolve.SUFFIXES)]

@@ -30,7 +30,7 @@ def test_every_variant_has_one_default_with_an_address():
     assert {find(name).source for name in PLUS} == {"mindcv"}
 
 
-def test_the_zoo_is_complete():
+def test_zoo_is_complete():
     """The files that weights.md and recipes.md of the reference name, counted there."""
     count = {source: sum(entry.source == source for entry in entries()) for source in zoo.SOURCES}
     assert count == {
@@ -97,7 +97,7 @@ def test_numerics_are_those_of_the_rename_tables():
     assert find("convit_tiny.mindcv_in1k").numerics == {"act": "gelu_tanh", "norm_eps": 1e-7}
 
 
-def test_nothing_is_verified_yet_and_the_unofficial_copy_is_no_address():
+def test_nothing_is_verified_and_no_address_is_unofficial():
     assert not any(entry.verified for entry in entries())
     for entry in entries():
         assert "fffffgggg54" not in str(entry.url)
@@ -146,7 +146,7 @@ def test_table():
     assert starts == {lines[0].index(" source")}
 
 
-def test_values_have_the_right_types():
+def test_types_of_the_values():
     """zoo.yaml is read without further checks, so they are here."""
     for entry in entries():
         kinds = {
@@ -165,7 +165,7 @@ def test_values_have_the_right_types():
         assert len(preset.mean) == len(preset.std) == 3
 
 
-def test_values_fit_each_other():
+def test_values_are_consistent():
     for entry in entries():
         # The name becomes a folder of the cache, the file's name a file of it.
         assert re.fullmatch(rf"{entry.model}\.[a-z0-9_]+", entry.name)
@@ -181,7 +181,7 @@ def test_values_fit_each_other():
         assert all(0 < score <= 100 for score in published), entry.name
 
 
-def test_the_zoo_needs_no_paddle():
+def test_zoo_needs_no_paddle():
     code = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).resolve().parents[3])!r})
