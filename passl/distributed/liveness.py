@@ -147,9 +147,9 @@ class Liveness:
         self._thread.start()
         for part in (self._watch(), self._connect() if self.place.rank else self._listen()):
             asyncio.run_coroutine_threadsafe(self._run(part), self._loop)
-        start, seconds = time.monotonic(), self.timeouts.join
+        start, waited, seconds = time.monotonic(), 0.0, self.timeouts.join
         try:
-            while not self._met.wait(min(_REPORT, seconds)):
+            while not self._met.wait(min(_REPORT, max(_POLL, seconds - waited))):
                 waited = time.monotonic() - start
                 get_logger().info("%s (%.0f s of %g s)", self._waiting(), waited, seconds)
                 if waited >= seconds:
