@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -103,3 +104,23 @@ def test_figures_can_be_drawn(tmp_path):
         "gpsa.png",
         "gpsa_heads.png",
     }
+
+
+def test_extend(tmp_path):
+    """A package of a stranger, outside the repository; its commands run with nothing changed."""
+    package = tmp_path / "my_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "parts.py").write_text("\n\n".join(blocks("extend.md", "python")))
+    line, config = blocks("extend.md", "yaml")
+    assert config.startswith(line)
+    (tmp_path / "stripes.yaml").write_text(config)
+    (commands,) = blocks("extend.md", "bash")
+    for command in commands.splitlines():
+        passl, *arguments = shlex.split(command)
+        assert passl == "passl"
+        call(tmp_path, "-m", "passl", *arguments)
+    image = tmp_path / "image.png"
+    Image.new("RGB", (32, 32)).save(image)
+    answer = call(tmp_path, "-m", "passl", "predict", str(image), "--model", "exported")
+    assert "columns" in answer
