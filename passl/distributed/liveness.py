@@ -311,7 +311,9 @@ class Liveness:
         world, place = hello.get("world"), f"rank {rank} on {hello.get('host')}"
         proof = str(hello.get("proof")).encode(errors="replace")
         if not hmac.compare_digest(proof, self._proof(nonce, rank).encode()):
-            get_logger().warning("%s is refused: it has another %s", place, SECRET)
+            get_logger().warning(
+                "%s is refused: it has another %s; set the same for all processes", place, SECRET
+            )
             return False
         if world == self.place.world and 0 < rank < world and rank not in self._peers:
             return True
