@@ -4,8 +4,6 @@ python tools/benchmark.py network -c configs/convit/convit_tiny.yaml
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -17,10 +15,9 @@ from passl.cli.options import add_config_options, as_path, overrides, read_confi
 from passl.errors import ConfigError, RunError
 from passl.utils.config import Config, dotted
 
-CONVERTER = Path(__file__).resolve().parents[1] / "tools" / "convert_weights.py"
 WITHOUT_DATA, WITH_DATA = ("inference", "training"), ("data", "training_with_data")
 PARTS = (*WITHOUT_DATA, *WITH_DATA)
-PICTURES = 64  # that --synthetic writes, if a batch is not larger
+IMAGES = 64  # that --synthetic writes, if a batch is not larger
 SWEPT = ("size", "batch")
 HEAD = ("", "images/s", "process ms (low to high)", "wall ms (low to high)", "peak MiB")
 
@@ -31,6 +28,31 @@ def main() -> None:
     )
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
     network = benchmarks.add_parser("network", help="training, inference and data of a config")
+    add_network_options(network)
+    exported = benchmarks.add_parser("exported", help="inference of an exported network")
+    exported.add_argument("folder", type=as_path, help="what `passl export` wrote")
+    exported.add_argument("--engine", default="paddle", help="paddle, onnxruntime or openvino")
+    exported.add_argument("--precision", default="fp32", help="fp32 or bf16")
+    for subparser in (network, exported):
+        subparser.add_argument("--batch", type=int, default=8, metavar="B", help="images of a step")
+        subparser.add_argument("--threads", type=int, default=1, help="default: 1")
+        subparser.add_argument("--cpu", type=int, help="the only processor to use")
+        subparser.add_argument("--warmup", type=int, default=2, help="runs before those that count")
+        subparser.add_argument("--repeats", type=int, default=5, help="runs that are timed")
+    convert = benchmarks.add_parser("convert", help="memory and time of converting a weight file")
+    convert.add_argument(
+        "--model", default="cvt_w24_384", help="a published variant (random weights)"
+    )
+    args = parser.parse_args()
+    measures = {
+        "network": measure_network,
+        "exported": measure_exported,
+        "convert": measure_convert,
+    }
+    print(json.dumps(measures[args.benchmark](args)))
+
+
+def add_network_options(network: argparse.ArgumentParser) -> None:
     add_config_options(network)
     network.add_argument(
         "--parts",
@@ -63,37 +85,15 @@ def main() -> None:
     network.add_argument(
         "--synthetic",
         action="store_true",
-        help="make pictures of 500 x 375 pixels instead of reading the config's",
+        help="read synthetic images of 500 x 375 pixels instead of the config's",
     )
     network.add_argument(
         "--workers",
         type=int,
         default=0,
         metavar="N",
-        help="processes that read ahead; process time knows only of pictures that are read "
-        "without (default: 0)",
+        help="processes that read ahead; the process time then leaves reading out (default: 0)",
     )
-    exported = benchmarks.add_parser("exported", help="inference of an exported network")
-    exported.add_argument("folder", type=as_path, help="what tools/export.py has made")
-    exported.add_argument("--engine", default="paddle", help="paddle, onnxruntime or openvino")
-    exported.add_argument("--precision", default="fp32", help="fp32 or bf16")
-    for subparser in (network, exported):
-        subparser.add_argument("--batch", type=int, default=8, metavar="B", help="images of a step")
-        subparser.add_argument("--threads", type=int, default=1, help="default: 1")
-        subparser.add_argument("--cpu", type=int, help="the only processor to use")
-        subparser.add_argument("--warmup", type=int, default=2, help="runs before those that count")
-        subparser.add_argument("--repeats", type=int, default=5, help="runs that are timed")
-    convert = benchmarks.add_parser("convert", help="memory and time of converting a weight file")
-    convert.add_argument(
-        "--model", default="cvt_w24_384", help="a published variant (random weights)"
-    )
-    args = parser.parse_args()
-    measures = {
-        "network": measure_network,
-        "exported": measure_exported,
-        "convert": measure_convert,
-    }
-    print(json.dumps(measures[args.benchmark](args)))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def measure_sweep(
 
 
 def check_keys(cfg: Config) -> None:
-    """Names, keys and types. The data need not be there."""
+    """Check names, keys and types. The data need not exist."""
     from passl.engine.check import TRAINING
     from passl.utils.schema import problems_in
 
@@ -181,7 +181,7 @@ def check_keys(cfg: Config) -> None:
 
 
 def check_counts(args: argparse.Namespace) -> None:
-    """Numbers that cannot be so small."""
+    """Check that numbers are large enough."""
     least = {"batch": 1, "threads": 1, "repeats": 1, "warmup": 0, "workers": 0, "by_module": 1}
     for name, smallest in least.items():
         value = getattr(args, name, None)
@@ -191,22 +191,20 @@ def check_counts(args: argparse.Namespace) -> None:
 
 
 def parts_of(args: argparse.Namespace) -> Sequence[str]:
-    """What is to be measured. The transforms say how large the pictures of data are, not --size."""
+    """The parts to measure. The transforms fix the size of images of data, not --size."""
     if args.parts is None:
         return PARTS if args.size is None else WITHOUT_DATA
     wrong = [part for part in args.parts if part in WITH_DATA]
     if args.size is not None and wrong:
         raise ConfigError(
-            f"--size: the transforms say how large the pictures of {wrong[0]} are; change "
+            f"--size: the transforms fix the size of the images of {wrong[0]}; change "
             "dataloader.train.dataset.transforms by -o instead"
         )
     return args.parts
 
 
 def size_of(args: argparse.Namespace, cfg: Config) -> list[int]:
-    """Height and width: what is asked for, else what the training pictures are cropped to, else
-    what the network is made for.
-    """
+    """Height and width: those of --size, else of the training images, else of the network."""
     if args.size is not None:
         size = 2 * args.size if len(args.size) == 1 else args.size
         if len(size) != 2 or min(size) < 1:
@@ -222,17 +220,17 @@ def size_of(args: argparse.Namespace, cfg: Config) -> list[int]:
 
 
 def data_overrides(args: argparse.Namespace, folder: Path) -> list[str]:
-    """Batches of that size, read by that many processes, of the config's pictures or our own."""
+    """Overrides for the batch size, the workers, and synthetic images."""
     train = "dataloader.train"
     found = [
         f"{train}.sampler.batch_size={args.batch}",
         f"{train}.loader.num_workers={args.workers}",
     ]
     if args.synthetic:
-        from benchmarks.synthetic import write_pictures
+        from benchmarks.synthetic import write_images
 
         if not any(folder.iterdir()):
-            write_pictures(folder, max(PICTURES, args.batch))
+            write_images(folder, max(IMAGES, args.batch))
         transforms = read_config(args).to_dict()["dataloader"]["train"]["dataset"]["transforms"]
         node = {"name": "ImageFolder", "dataroot": str(folder), "transforms": transforms}
         found.append(f"{train}.dataset={json.dumps(node)}")
@@ -279,7 +277,7 @@ def measure_exported(args: argparse.Namespace) -> dict[str, object]:
 def measure_rows(
     rows: Mapping[str, Mapping[str, object]], args: argparse.Namespace
 ) -> dict[str, dict[str, object]]:
-    """Measure each row, and print them as a table. What cannot run says why."""
+    """Measure each row and print a table, with the reason of each row that cannot run."""
     print(
         f"{args.threads} thread{'s' * (args.threads > 1)}; medians of {args.repeats} runs after "
         f"{args.warmup}; images/s of process time; memory over the idle process"
@@ -327,14 +325,14 @@ def timing_of(args: argparse.Namespace) -> dict[str, int]:
 
 
 def machine() -> dict[str, object]:
-    """On what this is measured."""
+    """The machine and the versions."""
     from passl.machine import processor, versions
 
     return {"processor": processor(), "versions": versions(["paddlepaddle", "numpy", "pillow"])}
 
 
 def sweep(text: str) -> tuple[str, list[int]]:
-    """`size=224,384` in parts."""
+    """Parse `size=224,384`."""
     name, _, listed = text.partition("=")
     values = [int(value) if value.isdecimal() else 0 for value in listed.split(",")]
     if name not in SWEPT or min(values) < 1:
@@ -348,55 +346,20 @@ def sweep(text: str) -> tuple[str, list[int]]:
 # A conversion
 # --------------------------------------------------------------------------------------------------
 def measure_convert(args: argparse.Namespace) -> dict[str, object]:
+    """Convert a file of a variant in its authors' names, and measure the process's peak memory."""
     with tempfile.TemporaryDirectory() as folder:
-        return measure_conversion(args.model, Path(folder))
-
-
-def measure_conversion(model: str, folder: Path) -> dict[str, object]:
-    """Convert a file of that variant in its authors' names, in a process of its own, and ask the
-    operating system for its largest memory.
-    """
-    file = folder / "theirs.safetensors"
-    target = "timm" if model.startswith("convit") else "microsoft"
-    # Made in a process of its own too, so that this one stays small.
-    make = (
-        "import sys; sys.path.insert(0, sys.argv[4])\n"
-        "from pathlib import Path\nimport passl\n"
-        "from passl.deploy.convert import plan_conversion, write_for\n"
-        "from passl.porting.weight_file import WeightFile\n"
-        "from passl.utils.config import get_config\n"
-        "m = passl.create_model(sys.argv[1])\n"
-        "w = {k: t.numpy() for k, t in m.state_dict().items()}\n"
-        "f = WeightFile(Path('random'), w, None, {}, {})\n"
-        "c = get_config(f'{sys.argv[1].split(chr(95))[0]}/{sys.argv[1]}.yaml').to_dict()['model']\n"
-        "p = plan_conversion(f, c['architecture'], c['head'])\n"
-        "write_for(sys.argv[2], f, p, Path(sys.argv[3]))\n"
-    )
-    root = str(CONVERTER.parents[1])
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", make, model, target, str(file), root], check=True
-    )
-    # Its own count of its memory: what the system tells of a child that has ended (ru_maxrss)
-    # starts with this process's.
-    convert = (
-        "import runpy, sys\nfrom pathlib import Path\nsys.argv = sys.argv[1:]\n"
-        "sys.path[:0] = [str(Path(sys.argv[0]).parent), str(Path(sys.argv[0]).parents[1])]\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "from benchmarks.speed import memory\nprint(memory('VmHWM'))\n"
-    )
-    command = [sys.executable, "-c", convert, str(CONVERTER), str(file)]
-    start = time.perf_counter()
-    done = subprocess.run([*command, str(folder / "ours.safetensors")], stdout=subprocess.PIPE)
-    seconds = time.perf_counter() - start
-    if done.returncode:
-        raise RunError("the conversion failed, see above")
-    peak, size = int(done.stdout.split()[-1]), file.stat().st_size
+        file, out = (Path(folder) / name for name in ("theirs.safetensors", "ours.safetensors"))
+        task = {"model": args.model, "file": str(file), "out": str(out)}
+        measure_in_child(OURS, {**task, "task": "weight_file"})
+        start = time.perf_counter()
+        peak = measure_in_child(OURS, {**task, "task": "convert"})["peak"]
+        seconds, size = time.perf_counter() - start, file.stat().st_size
     return {
         "benchmark": "convert",
-        "model": model,
+        "model": args.model,
         "file_mib": round(size / 2**20, 1),
-        "peak_mib": round(peak / 2**20, 1),
-        "peak_over_file": round(peak / size, 2),
+        "peak_mib": None if peak is None else round(peak / 2**20, 1),
+        "peak_over_file": None if peak is None else round(peak / size, 2),
         "seconds": round(seconds, 1),
     }
 

@@ -6,34 +6,26 @@ import argparse
 import datetime
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
 
 from benchmarks.processes import OURS, THEIRS, check_cpu, measure_in_child
+from benchmarks.rows import IMAGES, ROOT, ROWS, WORK, Row, Task, files
 from passl.cli.dispatch import run
 from passl.errors import ConfigError, RunError
 
-ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".venv-bench" / "bin" / "python"
-CONVIT, CVT = ROOT / "configs/convit/convit_tiny.yaml", ROOT / "configs/cvt/cvt_13_224.yaml"
-Task = Mapping[str, object]
-
 PACKAGES = ("paddlepaddle", "openvino", "paddle2onnx", "numpy", "pillow")
-WORK = "{work}"  # stands for the folder of exported networks, graphs and pictures
-PICTURES = 32
-GRAPH = f"{WORK}/convit_tiny.onnx"
 TEXT = """\
 # Benchmarks
 
 Speed and memory beside timm ({timm}), transformers ({transformers}) and OpenVINO ({openvino}), on
-one machine in one run. `make bench` writes this page as far as the next heading, and these are its
-numbers, whatever they show.
+one machine in one run. `make bench` writes this page up to the next heading, whatever the numbers
+show.
 
 * Machine: {processor}. {date}.
 * Ours: {ours}.
@@ -42,14 +34,13 @@ numbers, whatever they show.
   A round measures each side of each row once, one after the other, and rows that ask for the same
   thing share it; the next round begins with the other side. Every measurement is a process of its
   own, with one thread{cpu}.
-* Rates are images per second of process time; of several steps after a warm-up the median, and of
-  the rounds each side's best: what else goes on in a machine only ever slows. Memory is what the
-  operating system counts as the process's peak (VmHWM), less what the process has when network,
-  optimizer and batch are there; of the rounds the median.
-* The ratio is ours over theirs; in brackets, the smallest and the largest of a single round. Of
-  rates more is better, of memory less. The goal is what we want to hold.
+* Rates are images per second of process time: the median of several steps after a warm-up, and each
+  side's best of the rounds, since other load on a machine only ever slows. Memory is the process's
+  peak (VmHWM) less its memory once network, optimizer and batch exist: the median of the rounds.
+* The ratio is ours over theirs; in brackets, the smallest and the largest of a single round. Higher
+  rates are better, and less memory. The goal is the ratio that we want to hold.
 * Weights and images are random. Training steps are those of the recipes: AdamW, label smoothing,
-  drop path 0.1, float32. Pictures are {pictures} made-up JPEG files of 500 x 375 pixels.
+  drop path 0.1, float32. Transforms read {images} synthetic JPEG files of 500 x 375 pixels.
 
 {table}{notes}
 `python tools/benchmark.py network -c CONFIG` measures any config, and
@@ -57,225 +48,11 @@ numbers, whatever they show.
 """
 
 
-@dataclass(frozen=True)
-class Row:
-    """One comparison.
-
-    Args:
-        what: is compared, and with whom.
-        ours, theirs: tasks of `benchmarks`.
-        goal: the ratio, ours over theirs, that is to be reached; null for none.
-        quantity: what of the measurement is compared: `rate` (at least the goal) or `peak_mib` (at
-            most the goal).
-    """
-
-    what: str
-    ours: Task
-    theirs: Task
-    goal: float | None
-    quantity: str = "rate"
-
-    @property
-    def unit(self) -> str:
-        return "images/s" if self.quantity == "rate" else "MiB"
-
-    def is_reached(self, ratio: float) -> bool:
-        assert self.goal is not None
-        return ratio >= self.goal if self.quantity == "rate" else ratio <= self.goal
-
-
-# --------------------------------------------------------------------------------------------------
-# What is compared
-# --------------------------------------------------------------------------------------------------
-def timing(batch: int, size: int = 224, warmup: int = 2, repeats: int = 5) -> Task:
-    return {"batch": batch, "size": [size, size], "warmup": warmup, "repeats": repeats}
-
-
-def ours(task: str, config: Path = CONVIT, **timing: object) -> Task:
-    return {"task": task, "config": str(config), "overrides": ["device=cpu"], **timing}
-
-
-def theirs(task: str, model: str = "convit_tiny", **timing: object) -> Task:
-    return {"task": task, "model": model, **timing}
-
-
-def exported(name: str, precision: str = "fp32", engine: str = "paddle", **timing: object) -> Task:
-    task = {"task": "exported", "folder": f"{WORK}/{name}", "engine": engine}
-    return {**task, "precision": precision, **timing}
-
-
-def transformed(part: str) -> tuple[Task, Task]:
-    section = f"dataloader.{part}"
-    overrides = [
-        f"{section}.dataset.dataroot={WORK}/pictures",
-        f"{section}.sampler.batch_size=1",
-        f"{section}.loader.num_workers=0",
-    ]
-    # Many steps: they are short, and what a processor's neighbours do comes and goes by the second.
-    common = {**timing(PICTURES, warmup=4, repeats=20), "task": "pictures", "part": part}
-    return (
-        {**common, "config": str(CONVIT), "overrides": overrides},
-        {**common, "folder": f"{WORK}/pictures"},
-    )
-
-
-MIDDLE, LARGE = timing(4, 384, 1, 3), timing(4, 512, 1, 2)
-PICTURE = timing(1, 1024, 1, 2)
-ROWS = {
-    "train_convit_224": Row(
-        "training step, ConViT-Ti at 224, batch 8; timm",
-        ours("training", **timing(8)),
-        theirs("training", **timing(8)),
-        1.0,
-    ),
-    "train_convit_384": Row(
-        "training step, ConViT-Ti at 384, batch 4; timm",
-        ours("training", **MIDDLE),
-        theirs("training", **MIDDLE),
-        2.0,
-    ),
-    "train_convit_512": Row(
-        "training step, ConViT-Ti at 512, batch 4; timm",
-        ours("training", **LARGE),
-        theirs("training", **LARGE),
-        3.0,
-    ),
-    "train_memory_384": Row(
-        "peak memory of the training step at 384; timm",
-        ours("training", **MIDDLE),
-        theirs("training", **MIDDLE),
-        0.35,
-        "peak_mib",
-    ),
-    "train_memory_512": Row(
-        "peak memory of the training step at 512; timm",
-        ours("training", **LARGE),
-        theirs("training", **LARGE),
-        0.3,
-        "peak_mib",
-    ),
-    "train_cvt_224": Row(
-        "training step, CvT-13 at 224, batch 8; transformers",
-        ours("training", CVT, **timing(8)),
-        theirs("training", "cvt_13", **timing(8)),
-        1.0,
-    ),
-    "infer_convit_fp32": Row(
-        "exported ConViT-Ti, fp32, batch 8; timm, fp32",
-        exported("convit_tiny", **timing(8)),
-        theirs("inference", **timing(8)),
-        2.2,
-    ),
-    "infer_convit_bf16": Row(
-        "exported ConViT-Ti, bf16, batch 8; timm, fp32",
-        exported("convit_tiny", "bf16", **timing(8)),
-        theirs("inference", **timing(8)),
-        4.0,
-    ),
-    "infer_convit_paddle_openvino_fp32": Row(
-        "exported ConViT-Ti by Paddle Inference, fp32, batch 8; timm's graph by OpenVINO, fp32",
-        exported("convit_tiny", **timing(8)),
-        theirs("openvino", file=GRAPH, precision="fp32", **timing(8)),
-        1.0,
-    ),
-    "infer_convit_paddle_openvino_bf16": Row(
-        "exported ConViT-Ti by Paddle Inference, bf16, batch 8; timm's graph by OpenVINO, bf16",
-        exported("convit_tiny", "bf16", **timing(8)),
-        theirs("openvino", file=GRAPH, precision="bf16", **timing(8)),
-        1.0,
-    ),
-    "infer_convit_openvino_fp32": Row(
-        "exported ConViT-Ti by OpenVINO, fp32, batch 8; timm's graph by OpenVINO, fp32",
-        exported("convit_tiny_onnx", engine="openvino", **timing(8)),
-        theirs("openvino", file=GRAPH, precision="fp32", **timing(8)),
-        1.0,
-    ),
-    "infer_convit_openvino_bf16": Row(
-        "exported ConViT-Ti by OpenVINO, bf16, batch 8; timm's graph by OpenVINO, bf16",
-        exported("convit_tiny_onnx", "bf16", "openvino", **timing(8)),
-        theirs("openvino", file=GRAPH, precision="bf16", **timing(8)),
-        1.0,
-    ),
-    "infer_cvt_fp32": Row(
-        "exported CvT-13, fp32, batch 8; transformers, fp32",
-        exported("cvt_13", **timing(8)),
-        theirs("inference", "cvt_13", **timing(8)),
-        1.15,
-    ),
-    "infer_cvt_bf16": Row(
-        "exported CvT-13, bf16, batch 8; transformers, fp32",
-        exported("cvt_13", "bf16", **timing(8)),
-        theirs("inference", "cvt_13", **timing(8)),
-        2.2,
-    ),
-    "infer_cvt_openvino_fp32": Row(
-        "exported CvT-13 by OpenVINO, fp32, batch 8; transformers, fp32",
-        exported("cvt_13_onnx", engine="openvino", **timing(8)),
-        theirs("inference", "cvt_13", **timing(8)),
-        1.15,
-    ),
-    "infer_cvt_openvino_bf16": Row(
-        "exported CvT-13 by OpenVINO, bf16, batch 8; transformers, fp32",
-        exported("cvt_13_onnx", "bf16", "openvino", **timing(8)),
-        theirs("inference", "cvt_13", **timing(8)),
-        2.2,
-    ),
-    "transform_train": Row(
-        "reading and training transform of the ConViT recipe; timm", *transformed("train"), 1.5
-    ),
-    "transform_eval": Row("reading and evaluation transform; timm", *transformed("val"), 1.3),
-    "infer_memory_1024": Row(
-        "peak memory, a picture of 1024 x 1024 through exported ConViT-Ti; timm",
-        exported("convit_tiny_1024", **PICTURE),
-        theirs("inference", **PICTURE),
-        0.2,
-        "peak_mib",
-    ),
-    "infer_memory_1024_eager": Row(
-        "peak memory, a picture of 1024 x 1024 through ConViT-Ti, not exported; timm",
-        ours("inference", **PICTURE),
-        theirs("inference", **PICTURE),
-        None,
-        "peak_mib",
-    ),
-}
-
-
-def files(peers: Path) -> dict[str, Callable[[Path], object]]:
-    """What tasks need, by its name in the work folder, and how it is made."""
-
-    def export(config: Path, size: int, onnx: bool = False) -> Callable[[Path], object]:
-        task = ours("export", config, onnx=onnx, **timing(8, size))
-        return lambda path: measure_in_child(OURS, {**task, "folder": str(path)})
-
-    def graph(path: Path) -> object:
-        task = theirs("graph", **timing(8))
-        return measure_in_child(THEIRS, {**task, "file": str(path)}, python=peers)
-
-    def pictures(path: Path) -> object:
-        from benchmarks.synthetic import write_pictures
-
-        return write_pictures(path, PICTURES)
-
-    return {
-        "convit_tiny": export(CONVIT, 224),
-        "convit_tiny_onnx": export(CONVIT, 224, onnx=True),
-        "convit_tiny_1024": export(CONVIT, 1024),
-        "cvt_13": export(CVT, 224),
-        "cvt_13_onnx": export(CVT, 224, onnx=True),
-        "convit_tiny.onnx": graph,
-        "pictures": pictures,
-    }
-
-
-# --------------------------------------------------------------------------------------------------
-# The comparison
-# --------------------------------------------------------------------------------------------------
 class Bench:
     """Measures rows, round by round.
 
     Args:
-        work: folder of exported networks, graphs and pictures.
+        work: folder of exported networks, graphs and images.
         peers: the Python of the peers' environment.
         cpu: the only processor to use; null for all.
         quick: fewer steps of each measurement.
@@ -417,13 +194,13 @@ def page(
         theirs=listed(their),
         rounds="One quick round, of few steps" if quick else f"Rounds: {rounds}",
         cpu="" if cpu is None else " on one processor",
-        pictures=PICTURES,
+        images=IMAGES,
         **{name: their.get(name, "not there") for name in ("timm", "transformers", "openvino")},
     )
 
 
 def by_hand(path: Path) -> str:
-    """What a page says from its second heading on, which is nobody's measurement."""
+    """The part of a page from its second heading on, which is written by hand."""
     if not path.is_file():
         return ""
     _, heading, text = path.read_text(encoding="utf-8").partition("\n## ")
@@ -471,19 +248,19 @@ def main() -> None:
 
 
 def state() -> str:
-    """Which passl this is: its version, and its commit where there is one."""
+    """The version of passl, and its commit if it is a checkout."""
     from passl import __version__
+    from passl.machine import commit_of
 
-    describe = ["git", "describe", "--always", "--exclude=*", "--dirty=, with changes"]
-    try:
-        done = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+    found = commit_of(ROOT)
+    if found["commit"] is None:
         return __version__
-    return f"{__version__} (commit {done.stdout.strip()})"
+    changes = ", with changes" if found["changed"] else ""
+    return f"{__version__} (commit {found['commit'][:7]}{changes})"
 
 
 def check(args: argparse.Namespace) -> None:
-    """What is wrong with the options, before an hour is spent."""
+    """Check the options before an hour is spent."""
     from passl.utils.config import closest
 
     for name in args.rows:

@@ -1,5 +1,5 @@
-"""Time and memory of a piece of work. The standard library alone: other projects' networks are
-measured by the same code, in an environment without passl.
+"""Time and memory of a piece of work. Needs only the standard library: the networks of other
+projects are measured by the same code, in an environment without passl.
 """
 
 from __future__ import annotations
@@ -9,69 +9,48 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Of several measurements of the same thing.
-
-    Args:
-        median: of all.
-        low, high: the smallest and the largest.
-        count: how many there are.
-    """
-
-    median: float
-    low: float
-    high: float
-    count: int
-
-    def to_dict(self) -> dict[str, float]:
-        """As plain data, to four digits."""
-        return {key: rounded(value) for key, value in asdict(self).items()}
-
-
-def summary(values: Sequence[float]) -> Summary:
-    """Median and spread.
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Median, smallest (`low`) and largest value (`high`) and their `count`, to four digits.
 
     Raises:
         ValueError: there is no value.
     """
     if not values:
         raise ValueError("a summary needs at least one value")
-    return Summary(statistics.median(values), min(values), max(values), len(values))
+    found = {"median": statistics.median(values), "low": min(values), "high": max(values)}
+    return {**{key: rounded(value) for key, value in found.items()}, "count": len(values)}
 
 
 def rounded(value: float, digits: int = 4) -> float:
-    """To that many significant digits. A whole number stays as it is."""
+    """Round to significant digits. A whole number stays as it is."""
     return value if isinstance(value, int) else float(f"{value:.{digits}g}")
 
 
 def measure(step: Callable[[], Any], images: int, warmup: int, repeats: int) -> dict[str, Any]:
-    """Run a step several times and say what it took.
+    """Run a step several times, and measure its time and memory.
 
-    Process time is that of all threads of this process: on a machine that does other things too it
-    is what the work costs, where wall time is what one waits.
+    Process time is that of all threads of this process. It is the cost of the work; wall time also
+    depends on the other load of the machine.
 
     Args:
-        step: does the work for `images` images, and has done it when it returns. All that it needs
-            has been made.
+        step: does the work for `images` images, and has finished it when it returns.
         warmup: runs before those that are timed.
         repeats: runs that are timed.
 
     Returns:
         `cpu_ms` and `wall_ms` of one run (median, low, high, count); `rate` and `wall_rate`,
         images per second of median process and wall time; `idle_mib`, the process's memory before
-        the first run, and `peak_mib`, the largest that it had during all runs, less that. Null for
-        memory that this operating system does not tell.
+        the first run, and `peak_mib`, its largest memory during all runs, less `idle_mib`. Null if
+        the operating system does not report memory.
 
     Raises:
-        ValueError: nothing is to be run.
+        ValueError: `warmup` is below 0 or `repeats` below 1.
     """
     if warmup < 0 or repeats < 1:
         raise ValueError(f"warmup {warmup} must be at least 0 and repeats {repeats} at least 1")
@@ -86,8 +65,8 @@ def measure(step: Callable[[], Any], images: int, warmup: int, repeats: int) -> 
     peak = memory("VmHWM")
     known = idle is not None and peak is not None
     return {
-        "cpu_ms": summary(cpu).to_dict(),
-        "wall_ms": summary(wall).to_dict(),
+        "cpu_ms": summary(cpu),
+        "wall_ms": summary(wall),
         "rate": rounded(1000 * images / max(statistics.median(cpu), 1e-6)),
         "wall_rate": rounded(1000 * images / max(statistics.median(wall), 1e-6)),
         "idle_mib": round(idle / 2**20, 1) if known else None,
@@ -96,7 +75,7 @@ def measure(step: Callable[[], Any], images: int, warmup: int, repeats: int) -> 
 
 
 def idle_memory() -> int | None:
-    """Bytes that this process has now; from here on VmHWM counts anew, where the system lets it."""
+    """Bytes that this process has now. Resets VmHWM if the system allows it."""
     with suppress(OSError):  # VmHWM then still knows what came before: the peak is an upper bound
         RESET.write_text("5")
     return memory("VmRSS")

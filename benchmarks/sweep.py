@@ -6,10 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from passl.io.files import write_atomically
 
@@ -21,19 +18,20 @@ def plot_sweep(
     values: Sequence[int],
     found: Mapping[str, Sequence[Mapping[str, Any]]],
     title: str,
-    picture: Path,
+    out: Path,
 ) -> None:
-    """Draw process time of an image, median with the smallest and the largest run, and peak memory.
+    """Draw process time per image (median, smallest and largest run) and peak memory.
 
     Args:
-        name: what is swept, a key of LABELS.
-        values: of it.
+        name: of the swept quantity, a key of LABELS.
+        values: of this quantity.
         found: part -> `speed.measure`'s result and the `batch` for each value, or `{"error": ...}`
             for what could not run, which is left out.
         title: above the plot.
-        picture: the PNG to write.
+        out: the PNG to write.
     """
-    figure, (times, memory) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    times, memory = figure.subplots(1, 2)
     for part, results in found.items():
         pairs = [pair for pair in zip(values, results, strict=True) if "error" not in pair[1]]
         x = [value for value, _ in pairs]
@@ -53,5 +51,4 @@ def plot_sweep(
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(title, fontsize=9)
-    write_atomically(picture, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
-    plt.close(figure)
+    write_atomically(out, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))

@@ -1,4 +1,4 @@
-"""Pictures to measure a data pipeline with, where there are none."""
+"""Images to measure a data pipeline with."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ SIZE = (500, 375)
 """Width and height, ImageNet's most frequent."""
 
 
-def write_pictures(folder: Path, count: int, classes: int = 2) -> None:
-    """Write JPEG files FOLDER/CLASS/NUMBER.jpg of ImageNet's usual size, always the same ones.
+def write_images(folder: Path, count: int, classes: int = 2) -> None:
+    """Write the same JPEG files FOLDER/CLASS/NUMBER.jpg each time, of ImageNet's usual size.
 
-    Their spectrum falls with the frequency as that of photographs does, so that a file is about as
-    large, and takes as long to decode, as theirs.
+    Their spectrum falls with the frequency like that of photographs, so that file size and decoding
+    time are about the same.
     """
     rng = np.random.default_rng(0)
     for number in range(count):
         path = folder / f"class_{number % classes}" / f"{number:04d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        _picture(rng).save(path, quality=95)
+        _image(rng).save(path, quality=95)
 
 
-def _picture(rng: np.random.Generator) -> Image.Image:
+def _image(rng: np.random.Generator) -> Image.Image:
     width, height = SIZE
     total = np.zeros((height, width, 3))
     scale = 128

@@ -1,8 +1,8 @@
-"""One measurement of the peers, by their environment's Python: python benchmarks/theirs.py TASK
+"""One measurement of another project, by its environment's Python: python benchmarks/theirs.py TASK
 
 timm's ConViT and transformers' CvT under PyTorch, timm's graph under OpenVINO, timm's transforms.
 TASK is JSON: `task`, one of TASKS below, and what it needs. The last line on stdout is the result.
-`benchmarks/peers.py` calls this. Of passl only the stopwatch is used.
+`benchmarks/peers.py` calls this. It uses nothing of passl but the standard library.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ def graph(task: Task) -> Task:
     return {"file": task["file"]}
 
 
-def pictures(task: Task) -> Task:
-    """Pictures of `folder` through timm's transforms, `batch` of them in a run."""
+def images(task: Task) -> Task:
+    """Read and transform images of `folder` by timm, `batch` of them in a step."""
     torch_of(task)
     from timm.data import ImageDataset, create_transform
 
@@ -158,7 +158,7 @@ def timed(task: Task, step: Callable[[], Any]) -> Task:
 
 TASKS = {
     function.__name__: function
-    for function in (training, inference, openvino, graph, pictures, packages)
+    for function in (training, inference, openvino, graph, images, packages)
 }
 
 

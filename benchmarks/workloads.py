@@ -1,7 +1,8 @@
-"""The work of a config, ready to be measured: each function makes everything that a step needs and
-gives the step, a function without arguments.
+"""The work of a config, ready to be measured. Each function of `STEPS` prepares everything that a
+step needs and returns the step, a function without arguments.
 
-Weights, images and labels are random: no speed depends on them.
+Weights, images and labels are random: no speed depends on them. A task (`benchmarks/ours.py`) has
+`batch` and `size` [height, width].
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from passl.modeling.class_weights import BALANCED
 Step = Callable[[], Any]
 
 
-def inference(cfg: Mapping[str, Any], batch: int, size: tuple[int, int]) -> Step:
-    """Images [batch, channels, *size] to logits, in evaluation mode and without gradients."""
+def inference(cfg: Mapping[str, Any], task: Mapping[str, Any]) -> Step:
+    """Compute logits of a batch, in evaluation mode and without gradients."""
     model = accelerate(Model(cfg))
     model.eval()
-    images = random_images(cfg, batch, size)
+    images = random_images(cfg, task)
 
     @paddle.no_grad()
     def step():
@@ -40,24 +41,24 @@ def inference(cfg: Mapping[str, Any], batch: int, size: tuple[int, int]) -> Step
     return step
 
 
-def training(cfg: Mapping[str, Any], batch: int, size: tuple[int, int]) -> Step:
-    """One update of the weights, as in a run, on a batch that is there already."""
-    learner = _learner(cfg, batch)
-    images = random_images(cfg, batch, size)
+def training(cfg: Mapping[str, Any], task: Mapping[str, Any]) -> Step:
+    """Make one update of the weights, as in a run, on a given batch."""
+    learner = _learner(cfg, task["batch"])
+    images = random_images(cfg, task)
     classes = learner.model.num_classes
-    labels = paddle.to_tensor(np.random.default_rng(0).integers(classes, size=batch))
+    labels = paddle.to_tensor(np.random.default_rng(0).integers(classes, size=task["batch"]))
     steps = itertools.count()
     return lambda: train_step(learner, images, labels, next(steps))
 
 
-def batches(cfg: Mapping[str, Any]) -> Step:
+def data(cfg: Mapping[str, Any], task: Mapping[str, Any]) -> Step:
     """Read the next batch of the training data, epoch after epoch."""
     endless = _endless(_train_loader(cfg))
     return lambda: next(endless)
 
 
-def training_with_data(cfg: Mapping[str, Any]) -> Step:
-    """Read a batch, mix it up, make one update."""
+def training_with_data(cfg: Mapping[str, Any], task: Mapping[str, Any]) -> Step:
+    """Read a batch, apply mixup, make one update."""
     loader = _train_loader(cfg)
     learner = _learner(cfg, cfg["dataloader"]["train"]["sampler"]["batch_size"])
     section = cfg["dataloader"]["train"].get("mixup")
@@ -73,17 +74,13 @@ def training_with_data(cfg: Mapping[str, Any]) -> Step:
     return step
 
 
-def pictures(cfg: Mapping[str, Any], part: str, count: int) -> Step:
-    """Read `count` pictures one after the other and transform them, without making batches.
-
-    Args:
-        part: `train` or `val`.
-    """
-    samples = build_loader(cfg["dataloader"][part], 0).samples
+def images(cfg: Mapping[str, Any], task: Mapping[str, Any]) -> Step:
+    """Read and transform `batch` images of `part` one after the other, without making batches."""
+    samples = build_loader(cfg["dataloader"][task["part"]], 0).samples
     places = itertools.count()
 
     def step():
-        for place in itertools.islice(places, count):
+        for place in itertools.islice(places, task["batch"]):
             sample = samples[0, place, place % len(samples)]
             if isinstance(sample, Exception):
                 raise sample
@@ -145,9 +142,22 @@ def modules(model: nn.Layer, depth: int, prefix: str = "") -> dict[str, nn.Layer
     return found
 
 
-def random_images(cfg: Mapping[str, Any], batch: int, size: tuple[int, int]) -> Any:
-    """Standard normal images [batch, channels, *size]."""
-    shape = (batch, cfg["model"]["architecture"].get("in_chans", 3), *size)
+STEPS = {step.__name__: step for step in (inference, training, data, training_with_data, images)}
+
+
+def in_chans(cfg: Mapping[str, Any]) -> int:
+    """Channels of the network's images."""
+    return cfg["model"]["architecture"].get("in_chans", 3)
+
+
+def trained_parameters(layer: nn.Layer) -> int:
+    """Number of parameters that are trained."""
+    return sum(p.size for p in layer.parameters() if not p.stop_gradient)
+
+
+def random_images(cfg: Mapping[str, Any], task: Mapping[str, Any]) -> Any:
+    """Standard normal images [batch, channels, height, width]."""
+    shape = (task["batch"], in_chans(cfg), *task["size"])
     return paddle.to_tensor(np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
 
 

@@ -6,11 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # no screen is needed
 import numpy as np
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from passl.io.files import write_atomically
 
@@ -58,7 +55,7 @@ def table(scores: Scores, samples: Mapping[float, int], ours: str, theirs: str) 
 
 
 def verdict(scores: Scores, ours: str, theirs: str) -> str:
-    """Where the interval of the difference leaves 0 out, in words."""
+    """State in words where the interval of the difference excludes 0."""
     better, worse, open_ = [], [], []
     for fraction in sorted({fraction for _, fraction in scores}):
         mean, half = paired_difference(scores[ours, fraction], scores[theirs, fraction])
@@ -74,11 +71,12 @@ def verdict(scores: Scores, ours: str, theirs: str) -> str:
     )
 
 
-def plot(scores: Scores, samples: Mapping[float, int], picture: Path) -> None:
+def plot(scores: Scores, samples: Mapping[float, int], out: Path) -> None:
     """Mean top-1 over the number of samples, with standard deviations as error bars, and every run
     as a dot.
     """
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
     for number, name in enumerate(sorted({name for name, _ in scores})):
         fractions = sorted(fraction for other, fraction in scores if other == name)
         x = np.array([samples[fraction] for fraction in fractions]) * (1.03 if number else 1 / 1.03)
@@ -95,5 +93,4 @@ def plot(scores: Scores, samples: Mapping[float, int], picture: Path) -> None:
     axes.set_ylabel("top-1 in per cent, mean ± standard deviation")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    write_atomically(picture, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
-    plt.close(figure)
+    write_atomically(out, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))

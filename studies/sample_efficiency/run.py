@@ -1,10 +1,8 @@
-"""Train a ConViT and its plain-attention twin on parts of Digits, and write what comes of it:
-python studies/sample_efficiency/run.py
+"""Train a ConViT and the same network with plain attention on parts of Digits, and write the
+results: python studies/sample_efficiency/run.py
 """
 
 import argparse
-import csv
-import io
 import os
 import subprocess
 import sys
@@ -60,7 +58,7 @@ def epochs_of(fraction: float, full: int) -> int:
 
 
 def score_of(network: str, fraction: float, seed: int, full: int, runs: Path) -> float:
-    """Train, or go on with what is there; top-1 after the last step."""
+    """Train, or resume a run that exists, and return top-1 after the last step."""
     from passl.engine.metrics import read_metrics
 
     folder = runs / f"{network}_{fraction:g}_{seed}"
@@ -120,18 +118,14 @@ def write_results(out: Path, results: dict[tuple[str, float, int], float], full:
     """The page, its plot and its table of runs."""
     from passl.data.datasets.digits import Digits
     from passl.data.datasets.subset import Subset
+    from passl.evaluation.tables import write_csv
     from passl.io.files import write_text
     from studies.sample_efficiency.results import plot, table, verdict
 
     digits = Digits(split="train")
     samples = {fraction: len(Subset(digits, fraction=fraction)) for fraction in FRACTIONS}
     scores = {(n, f): [results[n, f, s] for s in SEEDS] for n in NETWORKS for f in FRACTIONS}
-    rows = io.StringIO()
-    writer = csv.writer(rows, lineterminator="\n")
-    writer.writerow(["network", "fraction", "samples", "seed", "top1"])
-    writer.writerows(
-        [n, f, samples[f], s, f"{score:.3f}"] for (n, f, s), score in sorted(results.items())
-    )
+    rows = [[n, f, samples[f], s, f"{score:.3f}"] for (n, f, s), score in sorted(results.items())]
     ours, theirs = NETWORKS
     page = TEXT.format(
         total=len(digits),
@@ -140,7 +134,7 @@ def write_results(out: Path, results: dict[tuple[str, float, int], float], full:
         verdict=verdict(scores, ours, theirs),
     )
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "runs.csv", rows.getvalue())
+    write_csv(out / "runs.csv", ["network", "fraction", "samples", "seed", "top1"], rows)
     plot(scores, samples, out / "study.png")
     write_text(out / "README.md", page)
 

@@ -62,8 +62,8 @@ def test_sweep(tiny_config, run_tool, tmp_path):
     assert is_measured(measured)
     assert "does not divide into patches of 8" in wrong["error"]
     assert f"inference, size 36: cannot run: {wrong['error']}" in done.stdout
-    with Image.open(plot) as picture:
-        assert picture.width > 800
+    with Image.open(plot) as image:
+        assert image.width > 800
 
 
 def test_exported(tiny_config, run_tool, tmp_path):
@@ -82,7 +82,7 @@ def test_exported(tiny_config, run_tool, tmp_path):
         (("--cpu", 4096), "--cpu 4096 is none of the processors"),
         (("--sweep", "depth=1"), "'depth=1' is not size or batch"),
         (("--size", 1, 2, 3), "--size 1 2 3: give one side, or height and width"),
-        (("--size", 64, "--parts", "data"), "the transforms say how large the pictures of data"),
+        (("--size", 64, "--parts", "data"), "the transforms fix the size of the images of data"),
         (("-o", "model.architecture.deph=3"), "'deph' is not an option of ConViT"),
     ],
 )

@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks import speed, workloads
 from benchmarks.speed import measure, rounded, summary
-from benchmarks.synthetic import write_pictures
+from benchmarks.synthetic import write_images
 from passl import machine
 from passl.modeling.backbones.convit import ConViT
 
@@ -26,8 +26,12 @@ from passl.modeling.backbones.convit import ConViT
 )
 def test_summary(values, median):
     found = summary(values)
-    assert (found.median, found.low, found.high) == (median, min(values), max(values))
-    assert found.count == len(values)
+    assert found == {
+        "median": median,
+        "low": min(values),
+        "high": max(values),
+        "count": len(values),
+    }
 
 
 def test_a_summary_of_nothing():
@@ -149,9 +153,9 @@ def test_time_of_modules(monkeypatch):
     assert found == pytest.approx({"once": 1, "twice": 2, "": 7})
 
 
-def test_pictures_are_always_the_same(tmp_path):
+def test_images_are_always_the_same(tmp_path):
     for name in ("one", "other"):
-        write_pictures(tmp_path / name, 3)
+        write_images(tmp_path / name, 3)
     files = sorted((tmp_path / "one").rglob("*.jpg"))
     assert [str(path.relative_to(tmp_path / "one")) for path in files] == [
         str(Path("class_0") / "0000.jpg"),
@@ -162,5 +166,5 @@ def test_pictures_are_always_the_same(tmp_path):
     for path in files:
         other = tmp_path / "other" / path.relative_to(tmp_path / "one")
         assert path.read_bytes() == other.read_bytes()
-        with Image.open(path) as picture:
-            assert (picture.size, picture.mode) == ((500, 375), "RGB")
+        with Image.open(path) as image:
+            assert (image.size, image.mode) == ((500, 375), "RGB")
