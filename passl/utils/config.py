@@ -170,7 +170,7 @@ def _what_instead(path: Path) -> str:
 
 def shipped_configs() -> list[Path]:
     """Every config that comes with passl, bases left out."""
-    return sorted(path for path in CONFIG_ROOT.rglob("*.yaml") if path.parent.name != "_base_")
+    return sorted(path for path in CONFIG_ROOT.rglob("*.yaml") if "_base_" not in path.parts)
 
 
 def shipped_names() -> list[str]:

@@ -212,8 +212,8 @@ def header(path: Path) -> str:
 
 
 def hardware(path: Path) -> tuple[int, int, int]:
-    """Processes, pictures of each, and their product, as the header states them."""
-    found = re.search(r"# Command, (\d+) process(?:es)? x (\d+) pictures = (\d+):", header(path))
+    """Processes, images of each, and their product, as the header states them."""
+    found = re.search(r"# Command, (\d+) process(?:es)? x (\d+) images = (\d+):", header(path))
     assert found, f"{path}: no command"
     return tuple(int(number) for number in found.groups())
 
@@ -277,9 +277,13 @@ def test_the_header_names_source_and_command(name):
     assert processes * pictures == product
     assert get_config(path).dataloader.train.sampler.batch_size == pictures
     command = text.split("# Command", 1)[1]
-    launched = re.search(r"--nproc_per_node (\d+)(?: --nnodes (\d+))?", command)
-    assert processes == (int(launched[1]) * int(launched[2] or 1) if launched else 1)
-    (named,) = re.findall(r"-c (\S+)", command)
+    launched = re.search(r"bash tools/dist_train.sh (\S+) (\d+)(?: --nnodes (\d+))?", command)
+    if launched:
+        named = launched[1]
+        assert processes == int(launched[2]) * int(launched[3] or 1)
+    else:
+        (named,) = re.findall(r"python tools/train.py -c (\S+)", command)
+        assert processes == 1
     assert path.as_posix().endswith(named)
     assert re.search(
         r"Published|No score is published|score was published|score is published", text
