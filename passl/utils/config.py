@@ -129,7 +129,7 @@ def get_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(*problems)
     if tree.get("imports"):
         places = {
-            keys[1]: shown_origin(origin)
+            int(keys[1]): shown_origin(origin)
             for keys, origin in origins.items()
             if keys[0] == "imports" and len(keys) == 2
         }

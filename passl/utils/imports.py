@@ -44,11 +44,11 @@ def import_modules(names: Any, folders: Sequence[Path], origins: Mapping[int, st
 
 
 def _reason(name: str, error: BaseException, folders: Sequence[Path]) -> str:
-    missing = isinstance(error, ModuleNotFoundError) and error.name is not None
-    if missing and f"{name}.".startswith(f"{error.name}."):
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing is not None and f"{name}.".startswith(f"{missing}."):
         places = " and ".join(dict.fromkeys(str(folder) for folder in folders))
         return (
-            f"imports: there is no module {error.name!r} in {places} or on Python's path; install "
+            f"imports: there is no module {missing!r} in {places} or on Python's path; install "
             "it, or set PYTHONPATH"
         )
     last = traceback.extract_tb(error.__traceback__)[-1]
