@@ -194,8 +194,7 @@ def valid_files() -> dict[str, list[bytes]]:
             + mindspore_value("blocks.0.norm1.gamma", [5], "BFloat16", bits.tobytes())
             + mindspore_value("step", [0], "Int32", bytes(4))
             + mindspore_value("note", [0], "str", b"a\0\0\0"),
-            b"".join(mindspore_value("big", [8, 3], "Float32", x.tobytes()) for x in (a, b))
-            + mindspore_value("packed", [4, 3], "Float32", b.tobytes(), packed=True),
+            mindspore_value("packed", [4, 3], "Float32", b.tobytes(), packed=True),
         ],
         "paddle": [
             pickle.dumps(content, protocol)
@@ -235,14 +234,6 @@ def _paddle_contents(a: np.ndarray, b: np.ndarray) -> list[Any]:
     return [
         {"a": a, "t": np.asfortranarray(b), "StructuredToParameterName@@": {"a": "linear_0.w_0"}},
         {"state_dict": named, "epoch": 3},
-        {
-            "a": b,
-            "big@@.0": a.reshape(-1)[:6],
-            "big@@.1": a.reshape(-1)[6:],
-            "UnpackBigParamInfor@@": {
-                "big": {"OriginShape": (4, 3), "slices": ["big@@.0", "big@@.1"]}
-            },
-        },
     ]
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from itertools import groupby
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -93,36 +92,24 @@ def read_mindspore(path: Path) -> dict[str, np.ndarray]:
 
 def _weights(values: Iterable[Any]) -> dict[str, np.ndarray]:
     weights: dict[str, np.ndarray] = {}
-    # A parameter above 512 MB lies in slices one after another, each with the name and whole shape.
-    for name, slices in groupby(values, key=_name):
+    for value in values:
+        if value.HasField("maptensor"):
+            raise ValueError("it holds a MapTensor, which no network of this package has")
+        name, tensor = check_name(value.tag), value.tensor
+        if not tensor.HasField("kind") or not tensor.HasField("content"):
+            raise ValueError(f"{name!r} has no tensor, or one without type or content")
         if name in weights:
             raise ValueError(f"two parameters are named {name!r}")
-        array = _array(name, slices)
-        if array is not None:
-            weights[name] = array
+        if tensor.kind != _TEXT:
+            weights[name] = _array(name, tensor)
     return weights
 
 
-def _name(value: Any) -> str:
-    if value.HasField("maptensor"):
-        raise ValueError("it holds a MapTensor, which no network of this package has")
-    if not value.tensor.HasField("kind") or not value.tensor.HasField("content"):
-        raise ValueError("a value without a tensor, or a tensor without type or content")
-    return check_name(value.tag)
-
-
-def _array(name: str, slices: Iterator[Any]) -> np.ndarray | None:
-    tensors = [value.tensor for value in slices]
-    forms = {(tensor.kind, *tensor.dims[: DIMS + 1]) for tensor in tensors}
-    if len(forms) > 1:
-        raise ValueError(f"the slices of {name!r} differ in shape or type")
-    kind, *dims = forms.pop()
-    if kind == _TEXT:
-        return None
+def _array(name: str, tensor: Any) -> np.ndarray:
+    kind, shape = tensor.kind, check_sizes(tensor.dims[: DIMS + 1])
     if kind not in _DTYPES:
         raise ValueError(f"{name!r} is of type {kind[:40]!r}; weights are {', '.join(_DTYPES)}")
-    shape = check_sizes(dims)
-    content = b"".join(tensor.content for tensor in tensors)
+    content = tensor.content
     dtype = np.dtype(_DTYPES[kind])
     if shape == (0,) and len(content) == dtype.itemsize:
         shape = ()  # how MindSpore writes a scalar

@@ -5,19 +5,17 @@ Such a file is one pickle of name -> NumPy array, or name -> (name, array).
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from passl.errors import CheckpointError
-from passl.io.limits import GROWTH, check_sizes, in_line, opened, widened
+from passl.io.limits import GROWTH, in_line, opened, widened
 from passl.io.plain_arrays import Array, ArrayUnpickler
 from passl.io.plain_pickle import weights_of
 
 _NAMES = "StructuredToParameterName@@"  # Paddle's internal names of the parameters
-_SLICES = "UnpackBigParamInfor@@"  # arrays above 1 GB, which protocols 2 and 3 write in slices
 _NESTS = ("state_dict", "model")
 
 
@@ -51,17 +49,11 @@ def read_paddle(path: Path) -> dict[str, np.ndarray]:
 def _weights(content: Any) -> dict[str, np.ndarray] | None:
     nested = [content.get(nest) for nest in _NESTS] if type(content) is dict else []
     for place in (content, *nested):
-        if type(place) is not dict:
-            continue
-        joins = place.get(_SLICES, {})
-        weights = weights_of(
-            _joined(
-                {n: _array(value) for n, value in place.items() if n not in (_NAMES, _SLICES)},
-                joins,
-            )
-        )
-        if weights is not None:
-            return weights
+        if type(place) is dict:
+            arrays = {name: _array(value) for name, value in place.items() if name != _NAMES}
+            weights = weights_of(arrays)
+            if weights is not None:
+                return weights
     return None
 
 
@@ -75,19 +67,3 @@ def _array(value: Any) -> Any:
         value.spend(value.array.nbytes)  # float32 takes as much again
         value.array = widened(value.array)  # once, however many names it has
     return value.array
-
-
-def _joined(arrays: dict[Any, Any], joins: Any) -> dict[Any, Any]:
-    """Concatenate the arrays that are saved in slices."""
-    if type(joins) is not dict:
-        raise ValueError(f"{_SLICES} is no dict")
-    for name, join in joins.items():
-        shape, parts = check_sizes(join["OriginShape"]), [arrays.pop(n) for n in join["slices"]]
-        if not all(type(part) is np.ndarray and part.ndim == 1 for part in parts):
-            raise ValueError(f"{_SLICES} names something that is no slice")
-        if name in arrays or len({part.dtype for part in parts}) != 1:
-            raise ValueError(f"{_SLICES} joins slices of several types, or to a name that is taken")
-        if sum(part.size for part in parts) != math.prod(shape):
-            raise ValueError(f"the slices of an array of {shape} have another number of values")
-        arrays[name] = np.concatenate(parts).reshape(shape)
-    return arrays
