@@ -34,7 +34,7 @@ def listed(folder: Path) -> dict:
     return {name: list(make()) for name, make in made.items()}
 
 
-def test_data_that_has_moved_is_the_same(root, tmp_path):
+def test_moved_data_has_the_same_fingerprint(root, tmp_path):
     before = of(root)
     moved = tmp_path / "elsewhere"
     shutil.move(root, moved)
@@ -55,7 +55,7 @@ def test_data_that_has_moved_is_the_same(root, tmp_path):
     ],
     ids=["renamed", "class", "moved", "removed"],
 )
-def test_other_samples_are_told(root, change, differs):
+def test_changed_data_has_another_fingerprint(root, change, differs):
     before, lists = of(root), listed(root)
     change(root)
     now, others = of(root), listed(root)
@@ -63,7 +63,7 @@ def test_other_samples_are_told(root, change, differs):
     assert {name for name in lists if others[name] != lists[name]} == differs - {"samples"}
 
 
-def test_a_part_is_not_the_whole():
+def test_subset_has_another_fingerprint():
     whole = Digits(split="val")
     found, part = fingerprint(whole), fingerprint(Subset(whole, fraction=0.5))
     assert found["classes"] == part["classes"]

@@ -56,7 +56,7 @@ def write(path, text: str) -> str:
         ("Käse", ["Käse"]),
     ],
 )
-def test_a_class_file(tmp_path, text, names):
+def test_class_file_formats(tmp_path, text, names):
     assert read_class_file(write(tmp_path / "classes.txt", text)) == names
 
 
@@ -70,13 +70,13 @@ def test_a_class_file(tmp_path, text, names):
         ("1 b\n2 b\n0 b", r"classes\.txt:2: class 'b' is already in line 1"),
     ],
 )
-def test_what_no_class_file_is(tmp_path, text, rule):
+def test_wrong_class_file_is_an_error(tmp_path, text, rule):
     with pytest.raises(ConfigError, match=rule) as caught:
         read_class_file(write(tmp_path / "classes.txt", text))
     assert len(caught.value.problems) == 1
 
 
-def test_a_class_file_that_is_not_there(tmp_path):
+def test_missing_class_file_is_an_error(tmp_path):
     for path in (tmp_path / "gone.txt", tmp_path):
         with pytest.raises(ConfigError, match=f"^{re.escape(str(path))}: cannot be read"):
             read_class_file(str(path))
@@ -85,7 +85,7 @@ def test_a_class_file_that_is_not_there(tmp_path):
 # -------------------------------------------------------------------------------------------------
 # ImageFolder
 # -------------------------------------------------------------------------------------------------
-def test_folders_of_some_classes_get_the_labels_of_all(tmp_path):
+def test_folder_labels_follow_the_class_file(tmp_path):
     for name in ("zebra", "cat"):
         (tmp_path / "data" / name).mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(tmp_path / "data" / name / "a.png")
@@ -100,7 +100,7 @@ def test_folders_of_some_classes_get_the_labels_of_all(tmp_path):
     assert dataset.valid_labels is None
 
 
-def test_folders_that_are_not_in_the_class_file(tmp_path):
+def test_folder_missing_from_class_file_is_an_error(tmp_path):
     for name in "abcdef":
         (tmp_path / "data" / name).mkdir(parents=True)
     classes = write(tmp_path / "classes.txt", "b\nx")
@@ -127,7 +127,7 @@ LIST = "n01/a.png 1\nn02/b c.png 0\nd,1.png 1\n"
         ("n01/a.png|::|1\nn02/b c.png|::|0\nd,1.png|::|1", "|::|"),
     ],
 )
-def test_a_list(images, tmp_path, text, delimiter):
+def test_list_formats(images, tmp_path, text, delimiter):
     arguments = {
         "dataroot": str(images),
         "list_file": write(tmp_path / "list.txt", text),
@@ -142,7 +142,7 @@ def test_a_list(images, tmp_path, text, delimiter):
     assert dataset.classes == ImageList.class_names(**arguments) == ["0", "1"]
 
 
-def test_a_list_with_a_class_file(images, tmp_path):
+def test_list_with_class_file(images, tmp_path):
     node = {
         "name": "ImageList",
         "dataroot": str(images),
@@ -155,7 +155,7 @@ def test_a_list_with_a_class_file(images, tmp_path):
     assert len(dataset) == 3
 
 
-def test_a_path_of_its_own_and_one_whose_name_is_no_utf_8(images, tmp_path):
+def test_absolute_path_and_invalid_utf_8(images, tmp_path):
     strange = tmp_path / "data" / "\udcff.png"
     Image.new("RGB", (4, 4), (9, 0, 0)).save(tmp_path / "x.png")
     (tmp_path / "x.png").rename(strange)
@@ -177,7 +177,7 @@ def test_a_path_of_its_own_and_one_whose_name_is_no_utf_8(images, tmp_path):
         ("a.png 2", "label 2 is above the 2 classes, which are counted from 0"),
     ],
 )
-def test_a_wrong_line(images, tmp_path, call, line, rule):
+def test_wrong_line_is_an_error(images, tmp_path, call, line, rule):
     path = write(tmp_path / "list.txt", f"n01/a.png 1\n{line}\n")
     with pytest.raises(ConfigError, match=rf"^{re.escape(path)}:2: {rule}") as caught:
         call(
@@ -188,7 +188,7 @@ def test_a_wrong_line(images, tmp_path, call, line, rule):
     assert len(caught.value.problems) == 1
 
 
-def test_many_wrong_lines_are_some_and_a_count(images, tmp_path):
+def test_error_has_the_first_wrong_lines_and_a_count(images, tmp_path):
     path = write(tmp_path / "list.txt", "n01/a.png 1\n" + "a.png x\n" * 20 + "b.png 0")
     with pytest.raises(ConfigError) as caught:
         ImageList(dataroot=str(images), list_file=path)
@@ -200,7 +200,7 @@ def test_many_wrong_lines_are_some_and_a_count(images, tmp_path):
 
 
 @pytest.mark.parametrize("call", [ImageList, ImageList.class_names])
-def test_a_number_that_is_no_label_allocates_no_names(images, tmp_path, call):
+def test_implausible_label_is_an_error_without_much_memory(images, tmp_path, call):
     path = write(tmp_path / "list.txt", "n01/a.png 1\nn01/a.png 123456789\nn01/a.png 0\n")
     tracemalloc.start()
     with pytest.raises(ConfigError, match=rf"^{re.escape(path)}:2: label 123456789 .*class_file"):
@@ -221,7 +221,7 @@ def test_labels_with_gaps(images, tmp_path):
     assert dataset.classes[203093] == "203093"
 
 
-def test_how_far_labels_may_reach_follows_the_labels_that_occur(images, tmp_path, monkeypatch):
+def test_limit_of_labels_depends_on_the_distinct_labels(images, tmp_path, monkeypatch):
     monkeypatch.setattr(image_list, "_MAX_CLASSES", 5)
     for largest, accepted in ((29, True), (30, False)):
         lines = [f"n01/a.png {label}\n" for label in (0, 1, 1, largest)]
@@ -234,26 +234,26 @@ def test_how_far_labels_may_reach_follows_the_labels_that_occur(images, tmp_path
 
 
 @pytest.mark.parametrize("text", ["", "\n", "n01/a.png 1\n\nn01/a.png 1"])
-def test_a_list_without_lines_or_with_an_empty_one(images, tmp_path, text):
+def test_empty_list_or_empty_line_is_an_error(images, tmp_path, text):
     with pytest.raises(ConfigError, match=r"list\.txt(: has no line|:2: an empty line)"):
         ImageList(dataroot=str(images), list_file=write(tmp_path / "list.txt", text))
 
 
 @pytest.mark.parametrize("call", [ImageList, ImageList.class_names])
-def test_a_wrong_dataroot_is_found_by_the_first_image(images, tmp_path, call):
+def test_missing_first_image_is_an_error(images, tmp_path, call):
     root = str(images / "n01")
     with pytest.raises(ConfigError, match=r"n01/n01/a\.png: the first image of .* does not exist"):
         call(dataroot=root, list_file=write(tmp_path / "list.txt", LIST))
 
 
-def test_a_missing_image_is_found_when_it_is_read(images, tmp_path):
+def test_missing_later_image_is_an_error_when_read(images, tmp_path):
     (images / "d,1.png").unlink()
     dataset = ImageList(dataroot=str(images), list_file=write(tmp_path / "list.txt", LIST))
     with pytest.raises(RunError, match=r"d,1\.png: cannot be read as an image \(No such file"):
         dataset[2]
 
 
-def test_an_empty_delimiter(images, tmp_path):
+def test_empty_delimiter_is_an_error(images, tmp_path):
     node = {"dataroot": str(images), "list_file": write(tmp_path / "list.txt", LIST)}
     with pytest.raises(ConfigError, match="delimiter '' is empty"):
         DATASETS.build({"name": "ImageList", "delimiter": "", **node})

@@ -30,7 +30,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
     return file.getvalue()
 
 
-def test_a_path_and_its_content_are_the_same(tmp_path):
+def test_path_and_content_give_the_same_image(tmp_path):
     content = encoded(Image.fromarray(PIXELS))
     path = tmp_path / "a.png"
     path.write_bytes(content)
@@ -53,7 +53,7 @@ def test_a_path_and_its_content_are_the_same(tmp_path):
     ],
     ids=str,
 )
-def test_an_image_is_whole_without_its_file(tmp_path, kind, options):
+def test_image_does_not_need_its_file_later(tmp_path, kind, options):
     """It is not copied, so nothing of it may still lie in the file."""
     content = encoded(Image.fromarray(PIXELS), kind, **options)
     with Image.open(BytesIO(content)) as file:
@@ -73,7 +73,7 @@ def test_an_image_is_whole_without_its_file(tmp_path, kind, options):
         np.testing.assert_array_equal(image.copy(), expected)
 
 
-def test_the_content_counts_and_not_the_name(tmp_path):
+def test_content_determines_the_format(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(encoded(Image.new("RGB", (16, 16), (200, 100, 50)), "JPEG"))
     pixels = np.asarray(read_image(str(path), "x"), dtype=int)
@@ -91,7 +91,7 @@ def test_the_content_counts_and_not_the_name(tmp_path):
         (1, (12, 8)),
     ],
 )
-def test_min_side_halves_a_jpeg_while_both_sides_keep_it(min_side, expected):
+def test_min_side_halves_jpeg_files(min_side, expected):
     ramp = np.linspace(0, 255, 96)[None, :, None] * np.ones((64, 1, 3))
     content = encoded(Image.fromarray(ramp.round().astype(np.uint8)), "JPEG", quality=95)
     image = read_image(content, "x", min_side=min_side)
@@ -100,7 +100,7 @@ def test_min_side_halves_a_jpeg_while_both_sides_keep_it(min_side, expected):
     assert np.abs(np.asarray(image) - means.mean(axis=(1, 3))).max() < 3
 
 
-def test_min_side_holds_for_an_image_that_is_turned():
+def test_min_side_with_exif_turn():
     exif = Image.Exif()
     exif[0x0112] = 6
     content = encoded(Image.new("RGB", (96, 64)), "JPEG", exif=exif)
@@ -108,12 +108,12 @@ def test_min_side_holds_for_an_image_that_is_turned():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF"])
-def test_min_side_leaves_other_formats_alone(kind):
+def test_min_side_does_not_change_other_formats(kind):
     content = encoded(Image.fromarray(PIXELS), kind)
     assert read_image(content, "x", min_side=1).tobytes() == read_image(content, "x").tobytes()
 
 
-def test_min_side_is_an_option_of_data_sets_of_files(tmp_path):
+def test_min_side_is_an_option_of_file_datasets(tmp_path):
     (tmp_path / "a").mkdir()
     Image.new("RGB", (96, 64)).save(tmp_path / "a" / "x.jpg")
     (tmp_path / "list").write_text("a/x.jpg 0\n")
@@ -153,7 +153,7 @@ TURNED = {
 
 
 @pytest.mark.parametrize("orientation", TURNED)
-def test_the_turn_of_the_camera_is_made_where_it_is_asked_for(tmp_path, orientation):
+def test_exif_turn_applies_every_orientation(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     (tmp_path / "cat").mkdir()
@@ -163,14 +163,14 @@ def test_the_turn_of_the_camera_is_made_where_it_is_asked_for(tmp_path, orientat
         np.testing.assert_array_equal(dataset[0][0], expected)
 
 
-def test_an_exif_block_that_is_damaged_or_missing():
+def test_damaged_or_missing_exif_is_ignored():
     content = encoded(Image.fromarray(PIXELS), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\0\0")
     for source in (content, encoded(Image.fromarray(PIXELS))):
         for exif_turn in (False, True):
             np.testing.assert_array_equal(read_image(source, "x", exif_turn), PIXELS)
 
 
-def test_ink_becomes_light():
+def test_cmyk_becomes_rgb():
     """CMYK by the formula (255 - ink) (255 - black) / 255."""
     ink = np.zeros((1, 4, 4), dtype=np.uint8)
     ink[0] = [[0, 0, 0, 0], [255, 0, 0, 0], [0, 100, 200, 0], [10, 20, 30, 128]]
@@ -182,7 +182,7 @@ def test_ink_becomes_light():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
-def test_sixteen_bits_are_scaled(kind):
+def test_sixteen_bits_become_their_upper_eight(kind):
     grey = np.arange(0, 65535, 1873, dtype=np.uint16).reshape(5, 7)
     if kind == "PPM":  # as netpbm describes it; not every Pillow writes it
         content = b"P5 7 5 65535\n" + grey.astype(">u2").tobytes()
@@ -193,10 +193,37 @@ def test_sixteen_bits_are_scaled(kind):
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
-def test_numbers_without_a_white_are_refused(dtype):
+def test_modes_without_a_white_are_errors(dtype):
     content = encoded(Image.fromarray(np.arange(35, dtype=dtype).reshape(5, 7)), "TIFF")
     with pytest.raises(RunError, match=r"^x: cannot .*which value is white; use 8 or 16"):
         read_image(content, "x")
+
+
+def paletted(colours: np.ndarray) -> Image.Image:
+    """The 35 colours as indices into a palette of exactly these colours."""
+    image = Image.fromarray(np.arange(35, dtype=np.uint8).reshape(5, 7)).convert("P")
+    image.putpalette(colours.reshape(35, 3).tobytes())
+    return image
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF"])
+def test_palette_becomes_its_colours(kind):
+    image = read_image(encoded(paletted(PIXELS), kind), "x")
+    assert image.mode == "RGB"
+    np.testing.assert_array_equal(image, PIXELS)
+
+
+def test_black_and_white_becomes_grey():
+    bits = PIXELS[..., 0] > 127
+    image = read_image(encoded(Image.fromarray(bits)), "x")
+    assert image.mode == "L"
+    np.testing.assert_array_equal(image, bits * np.uint8(255))
+
+
+def test_animation_is_its_first_image():
+    frames = [Image.new("RGB", (6, 4), colour) for colour in ((255, 0, 0), (0, 255, 0))]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert (np.asarray(read_image(content, "x")) == (255, 0, 0)).all()
 
 
 def png(width: int, height: int) -> bytes:
@@ -211,12 +238,12 @@ def png(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("side", [20_000, 2**31 - 1])
-def test_an_image_too_large_to_be_one(side):
+def test_decompression_bomb_is_an_error(side):
     with pytest.raises(RunError, match="^x: cannot be read as an image .*decompression bomb"):
         read_image(png(side, side), "x")
 
 
-def test_a_large_image_is_read_without_a_warning(monkeypatch):
+def test_large_image_is_read_without_a_warning(monkeypatch):
     content = encoded(Image.fromarray(PIXELS))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7 * 5 - 1)
     with warnings.catch_warnings():
@@ -230,7 +257,7 @@ def test_a_large_image_is_read_without_a_warning(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "GIF", "BMP", "WEBP", "PPM"])
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
-def test_a_truncated_file(kind, part):
+def test_truncated_file_is_an_error(kind, part):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     content = encoded(Image.fromarray(pixels), kind)
     with pytest.raises(RunError, match=r"^x: cannot be read as an image \(.+\); convert") as caught:
@@ -239,7 +266,7 @@ def test_a_truncated_file(kind, part):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "GIF", "BMP", "WEBP"])
-def test_whatever_is_damaged_there_is_an_image_or_one_line(kind):
+def test_damaged_file_is_read_or_a_one_line_error(kind):
     """Any byte may be wrong; an image that can still be read is one."""
     whole = encoded(Image.fromarray(PIXELS), kind)
     rng = np.random.default_rng(0)
@@ -258,14 +285,14 @@ def test_whatever_is_damaged_there_is_an_image_or_one_line(kind):
 
 
 @pytest.mark.parametrize("content", [b"", b"\0", b"this is no image\n", b"\xff\xd8\xff\xe0"])
-def test_a_file_that_is_no_image(content):
+def test_file_that_is_not_an_image_is_an_error(content):
     with pytest.raises(RunError) as caught:
         read_image(content, "shard.tar: a.jpg")
     assert str(caught.value).startswith("shard.tar: a.jpg: cannot be read as an image (it is empty")
 
 
 @pytest.mark.parametrize("kind", ["EPS", "JPEG2000", "TGA", "ICO", "PCX"])
-def test_other_formats_are_refused_whatever_the_ending(tmp_path, kind):
+def test_other_formats_are_errors_with_any_suffix(tmp_path, kind):
     """Pillow reads them; EPS by starting Ghostscript."""
     path = tmp_path / "cat.jpg"
     path.write_bytes(encoded(Image.new("RGB", (16, 16)), kind))
@@ -292,7 +319,7 @@ def test_ghostscript_is_not_started(tmp_path, monkeypatch):
     assert not started.exists()
 
 
-def test_images_of_phones(tmp_path):
+def test_mpo_files_are_read(tmp_path):
     """MPO is JPEG with further images behind the first."""
     frames = [Image.new("RGB", (16, 16), colour) for colour in ((200, 100, 50), (0, 0, 0))]
     content = encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])
@@ -301,12 +328,12 @@ def test_images_of_phones(tmp_path):
     assert np.abs(np.asarray(read_image(content, "x"), int) - (200, 100, 50)).max() < 4
 
 
-def test_a_folder_is_no_image(tmp_path):
+def test_folder_instead_of_image_is_an_error(tmp_path):
     with pytest.raises(RunError, match=r"^x: cannot be read as an image \(Is a directory\)"):
         read_image(str(tmp_path), "x")
 
 
-def test_threads_leave_the_warnings_as_they_were(tmp_path, monkeypatch):
+def test_threads_restore_the_warning_filters(tmp_path, monkeypatch):
     """Two that read at the same time, the first to begin being the first to end."""
     path = tmp_path / "x.png"
     Image.new("RGB", (2, 2)).save(path)

@@ -87,7 +87,7 @@ def transparent_cases() -> dict[str, tuple[Image.Image, np.ndarray, np.ndarray]]
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 @pytest.mark.parametrize("case", transparent_cases())
-def test_what_lies_behind_transparent_pixels(case):
+def test_background_behind_transparent_pixels(case):
     image, colours, alpha = transparent_cases()[case]
     behind, part = np.array([10, 200, 90]), alpha[..., None] / 255
     composed = colours * part + behind * (1 - part)
@@ -107,7 +107,7 @@ def test_what_lies_behind_transparent_pixels(case):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_opaque_images_have_nothing_behind_them(mode):
+def test_background_does_not_change_opaque_images(mode):
     for image in (Image.fromarray(COLOURS), Image.fromarray(GREY)):
         without = convert_image(image, mode)
         assert without.mode == mode
@@ -115,7 +115,7 @@ def test_opaque_images_have_nothing_behind_them(mode):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_sixteen_bits_in_grey(kind):
+def test_sixteen_bits_become_grey(kind):
     sixteen = np.arange(480, dtype=np.uint16).reshape(20, 24) * 136
     image = saved(Image.fromarray(sixteen), kind)
     np.testing.assert_array_equal(convert_image(image, "L"), sixteen // 256)
@@ -124,12 +124,12 @@ def test_sixteen_bits_in_grey(kind):
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
-def test_numbers_without_a_white_are_refused(mode):
+def test_modes_without_a_white_are_errors(mode):
     with pytest.raises(ValueError, match=f"mode {mode} does not define which value is white"):
         convert_image(Image.new(mode, (4, 4)), "L")
 
 
-def test_an_image_of_the_mode_is_not_copied():
+def test_image_in_its_mode_is_not_copied():
     for image in (Image.fromarray(GREY), Image.fromarray(COLOURS), rgba()):
         assert convert_image(image, image.mode) is image
 
@@ -151,7 +151,7 @@ class Stored(ImageDataset):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
-def test_the_mode_of_every_data_set(mode):
+def test_mode_is_an_option_of_every_dataset(mode):
     stored = Stored(rgba(), Image.fromarray(GREY), Image.new("1", SIZE), Image.new("CMYK", SIZE))
     dataset = Subset(stored, mode=mode)
     assert [dataset[index][0].mode for index in range(4)] == [mode] * 4
@@ -160,13 +160,13 @@ def test_the_mode_of_every_data_set(mode):
     assert {stored[index][0].mode for index in range(4)} == {"RGB"}  # the default
 
 
-def test_the_background_of_every_data_set():
+def test_background_is_an_option_of_every_dataset():
     clear = Stored(rgba(alpha=np.zeros_like(ALPHA)))
     assert Subset(clear, background=(1, 2, 3))[0][0].getextrema() == ((1, 1), (2, 2), (3, 3))
     assert Subset(clear, mode="L", background=(9, 9, 9))[0][0].getextrema() == (9, 9)
 
 
-def test_an_image_that_cannot_be_converted_is_a_bad_sample():
+def test_unconvertible_image_is_a_run_error():
     with pytest.raises(RunError, match="image 0: mode F does not define which value is white"):
         Stored(Image.new("F", SIZE))[0]
 
@@ -180,7 +180,7 @@ def test_an_image_that_cannot_be_converted_is_a_bad_sample():
         ({"background": [0, 0, 0], "mode": "RGBA"}, "background: .* set mode to RGB or L"),
     ],
 )
-def test_options_that_make_no_sense(options, rule):
+def test_wrong_mode_or_background_is_an_error(options, rule):
     with pytest.raises(ConfigError, match=rule):
         build_dataset({"name": "Digits", "split": "val", **options})
 
@@ -206,13 +206,13 @@ ON_IMAGES = [
 ]
 
 
-def test_every_transform_of_images_is_here():
+def test_every_transform_of_images_is_tested():
     others = {"Normalize", "RandomErasing"}
     assert {node["name"] for node in ON_IMAGES} == set(TRANSFORMS.names()) - others
 
 
 @pytest.mark.parametrize("node", ON_IMAGES, ids=str)
-def test_grey_changes_as_grey_in_colour_does(node):
+def test_transforms_of_mode_l_equal_those_of_grey_rgb(node):
     """Of three equal channels a transform makes three equal ones: those of mode L."""
     transform = TRANSFORMS.build(node)
     grey = Image.fromarray(GREY)
@@ -227,7 +227,7 @@ def test_grey_changes_as_grey_in_colour_does(node):
 
 
 @pytest.mark.parametrize("node", [n for n in ON_IMAGES if "policy" not in n], ids=str)
-def test_opaque_images_change_as_without_opacity(node):
+def test_transforms_of_opaque_rgba_equal_those_of_rgb(node):
     transform = TRANSFORMS.build(node)
     opaque = rgba(alpha=np.full_like(ALPHA, 255))
     for seed in range(30):
@@ -241,7 +241,7 @@ def test_opaque_images_change_as_without_opacity(node):
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_ops_change_opaque_images_as_without_opacity(name):
+def test_ops_on_opaque_rgba_equal_those_on_rgb(name):
     geometry = Geometry((120, 40, 200), "bicubic", None)
     opaque = rgba(alpha=np.full_like(ALPHA, 255))
     for seed, level in enumerate((0.1, 0.3, 0.5, 0.9)):
@@ -258,7 +258,7 @@ MOVING = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY", "GaussianBlu
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_ops_of_colours_keep_the_opacity(name):
+def test_colour_ops_keep_the_opacity(name):
     geometry = Geometry((124, 116, 104), "bicubic", None)
     for level in (0.1, 0.5, 0.9):
         found = OPS[name](rgba(), level, np.random.default_rng(0), geometry)
@@ -269,7 +269,7 @@ def test_ops_of_colours_keep_the_opacity(name):
 
 @pytest.mark.parametrize("name", MOVING[:-1])
 @pytest.mark.parametrize("interpolation", ["nearest", "bicubic"])
-def test_what_comes_in_from_outside(name, interpolation):
+def test_fill_of_every_mode(name, interpolation):
     geometry = Geometry((120, 40, 200), interpolation, None)
     white = Image.new("RGBA", SIZE, "white")
 
@@ -292,7 +292,7 @@ def test_what_comes_in_from_outside(name, interpolation):
     ],
     ids=str,
 )
-def test_transforms_of_colours_keep_the_opacity(node):
+def test_colour_transforms_keep_the_opacity(node):
     found = TRANSFORMS.build(node)(rgba(), np.random.default_rng(0))
     np.testing.assert_array_equal(found.getchannel("A"), ALPHA)
     assert found.convert("RGB").tobytes() != rgba().convert("RGB").tobytes()
@@ -328,7 +328,7 @@ def test_colours_of_transparent_pixels_do_not_spread(node):
         ("RGBA", (*IMAGENET_MEAN, 0.5), (*IMAGENET_STD, 0.5)),
     ],
 )
-def test_imagenets_mean_and_deviation(mode, mean, std):
+def test_default_mean_and_std(mode, mean, std):
     image = rgba().convert(mode)
     array = Normalize()(image, np.random.default_rng(0))
     assert array.dtype == np.float32
@@ -340,7 +340,7 @@ def test_imagenets_mean_and_deviation(mode, mean, std):
 @pytest.mark.parametrize(
     ("mode", "values"), [("L", [0.25]), ("RGB", [0.1, 0.2, 0.3]), ("RGBA", [0.1, 0.2, 0.3, 0.4])]
 )
-def test_given_mean_and_deviation(mode, values):
+def test_given_mean_and_std(mode, values):
     image = rgba().convert(mode)
     array = Normalize(mean=values, std=values)(image, np.random.default_rng(0))
     pixels = np.asarray(image, float).reshape(20, 24, -1) / 255
@@ -348,7 +348,7 @@ def test_given_mean_and_deviation(mode, values):
     np.testing.assert_allclose(array, expected, rtol=0, atol=1e-5)
 
 
-def test_a_mean_for_other_channels():
+def test_mean_for_other_channels_is_an_error():
     with pytest.raises(ValueError, match=r"std \[1, 1\] must be 1 number \(for mode L\), 3"):
         Normalize(std=[1, 1])
     grey = Image.fromarray(GREY)

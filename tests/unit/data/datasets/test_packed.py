@@ -29,7 +29,7 @@ NAMES = ["b.png", "Käse 日本.png", "", "\udcff.png", "a/b.png", "\ud800.png",
 # -------------------------------------------------------------------------------------------------
 # The sequence
 # -------------------------------------------------------------------------------------------------
-def test_paths_come_back_as_they_were():
+def test_paths_are_stored_unchanged():
     paths = PackedPaths(paths=NAMES)
     assert len(paths) == len(NAMES)
     assert list(paths) == NAMES
@@ -42,7 +42,7 @@ def test_paths_come_back_as_they_were():
             paths[index]
 
 
-def test_no_paths():
+def test_empty_sequence():
     paths = PackedPaths("data")
     assert len(paths) == 0
     assert list(paths) == []
@@ -51,7 +51,7 @@ def test_no_paths():
 
 
 @pytest.mark.parametrize("root", ["data", "data/", "/data", "\udcff"])
-def test_a_root_is_joined_to_what_is_relative(root):
+def test_root_is_joined_to_relative_paths(root):
     paths = PackedPaths(root, ["a.png"])
     paths.append("/b.png")
     assert list(paths) == [os.path.join(root, "a.png"), "/b.png"]
@@ -65,7 +65,7 @@ FILES = ["a.png", "b/Käse 日本.png", "c.png", "\udcff.png"]
 
 
 @pytest.mark.parametrize("end", ["", "/", "/."])
-def test_a_folder_names_the_files_that_are_there(tmp_path, end):
+def test_image_folder_keeps_file_names(tmp_path, end):
     for number, file in enumerate(FILES):
         path = tmp_path / "data" / "cat" / file
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def test_a_folder_names_the_files_that_are_there(tmp_path, end):
     assert [dataset[index][0].getpixel((0, 0))[0] for index in range(4)] == [0, 2, 3, 1]
 
 
-def test_members_of_a_shard_keep_their_names(tmp_path):
+def test_tar_shards_keep_member_names(tmp_path):
     image = io.BytesIO()
     Image.new("RGB", (2, 2)).save(image, "PNG")
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT) as archive:
@@ -137,7 +137,7 @@ def objects(root: object) -> int:
 
 
 @pytest.mark.parametrize("make", [folder_of, list_of, shard_of])
-def test_a_loader_has_no_python_object_for_each_sample(tmp_path, make):
+def test_loader_has_no_python_object_per_sample(tmp_path, make):
     def loader(name: str, count: int) -> Loader:
         part = Subset(make(tmp_path / name, count), fraction=0.5)
         options = {"batch_size": 2, "shuffle": True, "balanced": True}
@@ -159,7 +159,7 @@ def private_bytes() -> int:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12
-def test_a_forked_process_shares_the_paths_that_it_reads(tmp_path):
+def test_forked_process_shares_the_paths_that_it_reads(tmp_path):
     count = 100_000
     dataset = list_of(tmp_path / "data", count)
     reading, writing = os.pipe()

@@ -12,7 +12,6 @@ from passl.data.datasets.base import ImageDataset
 from passl.data.datasets.subset import Subset, chosen_labels
 from passl.data.loader import build_dataset
 from passl.errors import ConfigError
-from passl.utils.schema import Section, problems_in
 
 
 class Numbers(ImageDataset):
@@ -53,14 +52,14 @@ def names(dataset) -> list[str]:
         (1, [1, 4, 50, 200]),
     ],
 )
-def test_a_fraction_of_each_class(numbers, fraction, counts):
+def test_fraction_of_each_class(numbers, fraction, counts):
     part = Subset(numbers, fraction=fraction)
     assert np.bincount(part.labels).tolist() == counts
     assert part.valid_labels is None
     assert part.classes == numbers.classes
 
 
-def test_a_sample_of_a_part_is_the_sample_of_the_whole(numbers):
+def test_subset_samples_are_those_of_the_dataset(numbers):
     part = Subset(numbers, fraction=0.3)
     assert len(part) == len(set(names(part))) > 0
     for index in range(len(part)):
@@ -72,7 +71,7 @@ def test_a_sample_of_a_part_is_the_sample_of_the_whole(numbers):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**40])
-def test_a_smaller_fraction_is_a_part_of_a_larger_one(numbers, seed):
+def test_smaller_fraction_is_a_subset_of_a_larger_one(numbers, seed):
     parts = [
         set(names(Subset(numbers, fraction=fraction, fraction_seed=seed)))
         for fraction in (0.01, 0.05, 0.1, 0.3, 0.31, 0.9, 1.0)
@@ -82,14 +81,14 @@ def test_a_smaller_fraction_is_a_part_of_a_larger_one(numbers, seed):
     assert len(parts[0]) < len(parts[-1])
 
 
-def test_the_seed_alone_decides(numbers):
+def test_subset_depends_on_fraction_seed_only(numbers):
     first = names(Subset(numbers, fraction=0.2))
     np.random.seed(5)
     assert names(Subset(numbers, fraction=0.2)) == first
     assert names(Subset(numbers, fraction=0.2, fraction_seed=1)) != first
 
 
-def test_a_class_is_drawn_from_whatever_the_others_are(numbers):
+def test_subset_of_a_class_does_not_depend_on_other_classes(numbers):
     whole = Subset(numbers, fraction=0.2)
     alone = Subset(numbers, fraction=0.2, labels=["fifty"])
     assert names(alone) == [
@@ -97,7 +96,7 @@ def test_a_class_is_drawn_from_whatever_the_others_are(numbers):
     ]
 
 
-def test_classes_are_drawn_from_apart(numbers):
+def test_classes_are_drawn_independently(numbers):
     """Not the same places of each class, where classes are of one size and take turns."""
     numbers.labels = np.tile([0, 1, 2, 3], 50)
     part = Subset(numbers, fraction=0.5)
@@ -117,7 +116,7 @@ def test_classes_are_drawn_from_apart(numbers):
         (("many",), [3]),
     ],
 )
-def test_some_classes(numbers, labels, valid):
+def test_labels_select_classes(numbers, labels, valid):
     part = Subset(numbers, labels=labels)
     assert part.valid_labels == valid
     assert names(part) == [
@@ -127,27 +126,27 @@ def test_some_classes(numbers, labels, valid):
     assert part.classes == numbers.classes
 
 
-def test_the_classes_that_are_present(numbers):
+def test_labels_present(numbers):
     part = Subset(numbers, labels="present")
     assert part.valid_labels == [0, 1, 2, 3]
     assert names(part) == names(numbers)
 
 
 @pytest.mark.parametrize("text", ["four\none\n", "1\n0", "one\r\n1\r\n\r\n"])
-def test_a_file_of_classes(numbers, tmp_path, text):
+def test_labels_from_a_file(numbers, tmp_path, text):
     file = tmp_path / "classes.txt"
     file.write_bytes(text.encode())
     assert Subset(numbers, labels=str(file)).valid_labels == [0, 1]
 
 
-def test_a_text_that_is_a_name_and_a_number_is_a_name():
+def test_name_takes_precedence_over_number():
     classes = ["2", "1", "0"]
     assert chosen_labels(None, classes) is chosen_labels("present", classes) is None
     assert chosen_labels(["2"], classes) == [0]
     assert chosen_labels([2], classes) == [2]
 
 
-def test_a_part_is_shuffled_as_the_whole_is(numbers):
+def test_subset_keeps_the_order_of_the_dataset(numbers):
     part = Subset(numbers, labels=["fifty", "four"])
     order = numbers.shuffled(np.random.default_rng(3))
     expected = [f"number {index}" for index in order if numbers.labels[index] in (1, 2)]
@@ -173,7 +172,7 @@ def test_a_part_is_shuffled_as_the_whole_is(numbers):
     ],
     ids=str,
 )
-def test_what_is_refused(numbers, options, rule):
+def test_wrong_options_are_errors(numbers, options, rule):
     with pytest.raises(ValueError, match=rule) as caught:
         Subset(numbers, **options)
     assert len(str(caught.value).splitlines()) == 1
@@ -182,7 +181,7 @@ def test_what_is_refused(numbers, options, rule):
 # -------------------------------------------------------------------------------------------------
 # In a node
 # -------------------------------------------------------------------------------------------------
-def test_the_options_are_those_of_the_constructor():
+def test_dataset_options_do_not_clash_with_options_of_datasets():
     assert {name: option.default for name, option in DATASET_OPTIONS.items()} == {
         "fraction": 1.0,
         "fraction_seed": 0,
@@ -194,13 +193,13 @@ def test_the_options_are_those_of_the_constructor():
         assert not set(DATASETS.options(name)) & {*DATASET_OPTIONS, "transforms", "name"}, name
 
 
-def test_the_arguments_of_a_node():
+def test_dataset_arguments_of_a_node():
     node = {"name": "Digits", "split": "val", "transforms": [], "fraction": 0.5, "labels": [1]}
     assert dataset_arguments(node) == {"split": "val"}
     assert node["fraction"] == 0.5
 
 
-def test_a_node_with_options():
+def test_build_dataset_with_options():
     node = {"name": "Digits", "split": "val", "fraction": 0.1, "labels": [3, "7"], "transforms": []}
     dataset = build_dataset(node)
     whole = build_dataset({"name": "Digits", "split": "val"})
@@ -223,12 +222,6 @@ def test_a_node_with_options():
     ],
     ids=str,
 )
-def test_a_node_with_wrong_options(option, rule):
+def test_build_dataset_with_wrong_options_is_an_error(option, rule):
     with pytest.raises(ConfigError, match=rule):
         build_dataset({"name": "Digits", "split": "val", **option})
-
-
-def test_null_is_no_labels():
-    assert not list(problems_in(Section(DATASET_OPTIONS), {"labels": None}))
-    node = {"name": "Digits", "split": "val", "labels": None}
-    assert build_dataset(node).valid_labels is None

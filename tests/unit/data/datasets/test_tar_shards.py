@@ -95,7 +95,7 @@ def read(dataset) -> list[tuple[int, int]]:
 # -------------------------------------------------------------------------------------------------
 # What is read
 # -------------------------------------------------------------------------------------------------
-def test_samples_in_the_order_of_the_shards(shards):
+def test_samples_are_in_the_order_of_the_shards(shards):
     arguments = shards(3, 1, 5)
     dataset = TarShards(**arguments)
     assert read(dataset) == [(index, index % 3) for index in range(9)]
@@ -107,7 +107,7 @@ def test_samples_in_the_order_of_the_shards(shards):
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize("folder", ["", "train/", "x" * 90 + "/" + "y" * 90 + "/", "Käse/"])
-def test_the_formats_of_the_standard_library(tmp_path, class_file, format, folder):
+def test_tar_formats_of_the_standard_library(tmp_path, class_file, format, folder):
     if format == tarfile.USTAR_FORMAT and "ä" in folder:
         folder = "Kaese/"
     members = [m for i in range(4) for m in sample(i, key=f"{folder}{i}")]
@@ -118,7 +118,7 @@ def test_the_formats_of_the_standard_library(tmp_path, class_file, format, folde
 
 
 @pytest.mark.parametrize("format", ["v7", "oldgnu", "gnu", "ustar", "posix"])
-def test_the_formats_of_the_tar_command(tmp_path, class_file, format):
+def test_tar_formats_of_the_tar_command(tmp_path, class_file, format):
     if shutil.which("tar") is None:
         pytest.skip("needs tar")
     for index in range(4):
@@ -135,14 +135,14 @@ def test_the_formats_of_the_tar_command(tmp_path, class_file, format):
 
 
 @pytest.mark.parametrize(("ending", "kind"), [("jpg", "JPEG"), ("JPEG", "JPEG"), ("webp", "WEBP")])
-def test_endings(tmp_path, class_file, ending, kind):
+def test_suffixes(tmp_path, class_file, ending, kind):
     write(tmp_path / "a.tar", [(f"x.{ending}", encoded(0, kind)), ("x.cls", b" 2\n")])
     dataset = TarShards(shards=str(tmp_path / "a.tar"), class_file=class_file)
     image, label = dataset[0]
     assert (image.mode, image.size, label) == ("RGB", (8, 8), 2)
 
 
-def test_what_else_is_in_a_shard_is_left_out(tmp_path, class_file):
+def test_other_members_are_ignored(tmp_path, class_file):
     members = [
         ("deep", None),
         *sample(1, 2, "deep/x"),
@@ -156,14 +156,14 @@ def test_what_else_is_in_a_shard_is_left_out(tmp_path, class_file):
     assert read(dataset) == [(1, 2)]
 
 
-def test_image_and_label_need_not_be_neighbours(tmp_path, class_file):
+def test_image_and_label_need_not_be_adjacent(tmp_path, class_file):
     members = [m for i in range(3) for m in sample(i)]
     write(tmp_path / "a.tar", [*members[1::2], *members[::2]])
     dataset = TarShards(shards=str(tmp_path / "a.tar"), class_file=class_file)
     assert read(dataset) == [(0, 0), (1, 1), (2, 2)]
 
 
-def test_keys_that_are_asked_for(tmp_path, class_file):
+def test_image_keys_and_label_key(tmp_path, class_file):
     members = [
         ("x.seg.png", encoded(5)),
         ("x.jpg", b"another image"),
@@ -192,7 +192,7 @@ def test_keys_that_are_asked_for(tmp_path, class_file):
         ("", [""]),
     ],
 )
-def test_braces_stand_for_what_bash_says(pattern, found):
+def test_braces_expand_as_in_bash(pattern, found):
     assert expand_braces(pattern) == found
     if pattern and "{3..3}" not in pattern and shutil.which("bash"):
         done = subprocess.run(
@@ -205,7 +205,7 @@ def test_braces_stand_for_what_bash_says(pattern, found):
     "pattern",
     ["a{1..", "a{1}", "a{}", "a{2..1}", "a{0..999999999999}", "{0..999}{0..999}", "{a,{b}}"],
 )
-def test_braces_that_make_no_sense(class_file, pattern):
+def test_wrong_braces_are_errors(class_file, pattern):
     with pytest.raises(ValueError, match="^shards "):
         expand_braces(pattern)
     with pytest.raises(ConfigError, match="^shards "):
@@ -220,7 +220,7 @@ def test_wildcards_are_sorted(tmp_path, class_file):
         assert [index for index, _ in read(dataset)] == found
 
 
-def test_a_name_with_wildcards_that_is_there(tmp_path, class_file):
+def test_existing_file_with_wildcards_in_its_name(tmp_path, class_file):
     write(tmp_path / "[1].tar", sample(0))
     assert len(TarShards(shards=str(tmp_path / "[1].tar"), class_file=class_file)) == 1
 
@@ -233,7 +233,7 @@ def shuffled(dataset, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("buffer_size", [1, 2, 7, 30, 1000])
-def test_an_order_has_every_sample_once(shards, buffer_size):
+def test_order_has_every_sample_once(shards, buffer_size):
     dataset = TarShards(**shards(3, 1, 5, 20, 1), buffer_size=buffer_size)
     orders = [shuffled(dataset, seed) for seed in (0, 0, 1)]
     for order in orders:
@@ -242,7 +242,7 @@ def test_an_order_has_every_sample_once(shards, buffer_size):
     assert orders[0].tolist() != orders[2].tolist()
 
 
-def test_without_a_buffer_the_shards_are_shuffled_and_read_in_order(shards):
+def test_buffer_of_one_reads_each_shard_in_order(shards):
     dataset = TarShards(**shards(3, 4, 5), buffer_size=1)
     firsts = set()
     for seed in range(20):
@@ -253,7 +253,7 @@ def test_without_a_buffer_the_shards_are_shuffled_and_read_in_order(shards):
     assert firsts == {0, 3, 7}
 
 
-def test_no_sample_comes_much_too_early_and_few_shards_are_open(shards):
+def test_order_stays_close_to_the_shards(shards):
     dataset = TarShards(**shards(*[40] * 12), buffer_size=50)
     order = shuffled(dataset)
     sequence = {shard: place for place, shard in enumerate(dict.fromkeys(dataset.shard[order]))}
@@ -266,7 +266,7 @@ def test_no_sample_comes_much_too_early_and_few_shards_are_open(shards):
     assert np.corrcoef(due, np.arange(len(due)))[0, 1] > 0.9
 
 
-def test_a_large_buffer_shuffles_evenly(shards):
+def test_large_buffer_shuffles_uniformly(shards):
     """Every place sees every sample alike: the mean place of each is the middle."""
     dataset = TarShards(**shards(5, 5), buffer_size=10)
     places = np.array([np.argsort(shuffled(dataset, seed)) for seed in range(2000)])
@@ -304,7 +304,7 @@ def test_ranks_and_workers_share_an_epoch(shards, world, workers):
         assert indices(1, workers, start=7) == got[7:]
 
 
-def test_a_fork_reads_beside_its_parent(shards):
+def test_fork_and_parent_read_at_the_same_time(shards):
     dataset = TarShards(**shards(30, 30))
     expected = read(dataset)
     child = os.fork()
@@ -351,21 +351,21 @@ def refusal(tmp_path, class_file, **options) -> str:
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_sample_is_named(tmp_path, class_file, case):
+def test_bad_sample_is_a_one_line_error(tmp_path, class_file, case):
     members, rule = BAD[case]
     write(tmp_path / "a.tar", members)
     assert re.search(rule, refusal(tmp_path, class_file))
 
 
 @pytest.mark.parametrize("text", [b"", b"3", b'{"label": "cat"}', b'{"label": true}', b"[" * 10**5])
-def test_json_without_a_label(tmp_path, class_file, text):
+def test_json_without_label_is_an_error(tmp_path, class_file, text):
     write(tmp_path / "a.tar", [("x.png", IMAGE), ("x.json", text)])
     message = refusal(tmp_path, class_file, label_key="json")
     assert re.search(r"x\.json: the label '.*' is not a number", message)
 
 
 @pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE])
-def test_an_image_that_is_no_file(tmp_path, class_file, kind):
+def test_link_member_is_an_error(tmp_path, class_file, kind):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         member = tarfile.TarInfo("x.png")
         member.type, member.linkname = kind, "/etc/passwd"
@@ -374,7 +374,7 @@ def test_an_image_that_is_no_file(tmp_path, class_file, kind):
 
 
 @pytest.mark.parametrize("mode", ["gz", "bz2", "xz"])
-def test_a_compressed_tar(tmp_path, class_file, mode):
+def test_compressed_shard_is_an_error(tmp_path, class_file, mode):
     with tarfile.open(tmp_path / "a.tar", f"w:{mode}") as archive:
         archive.addfile(tarfile.TarInfo("x.png"))
     assert "is compressed, so that no image of it can be read alone" in refusal(
@@ -382,7 +382,7 @@ def test_a_compressed_tar(tmp_path, class_file, mode):
     )
 
 
-def test_a_shard_that_is_cut_anywhere(tmp_path, class_file):
+def test_truncated_shard_is_an_error(tmp_path, class_file):
     write(tmp_path / "whole.tar", [m for i in range(3) for m in sample(i)])
     whole = (tmp_path / "whole.tar").read_bytes()
     end = len(whole.rstrip(b"\0"))
@@ -393,7 +393,7 @@ def test_a_shard_that_is_cut_anywhere(tmp_path, class_file):
         assert "download it again" in message
 
 
-def test_a_header_that_is_damaged(tmp_path, class_file):
+def test_damaged_header_is_an_error(tmp_path, class_file):
     write(tmp_path / "whole.tar", [m for i in range(3) for m in sample(i)], tarfile.USTAR_FORMAT)
     whole = bytearray((tmp_path / "whole.tar").read_bytes())
     second = whole.index(b"000001.png")
@@ -405,12 +405,12 @@ def test_a_header_that_is_damaged(tmp_path, class_file):
 
 
 @pytest.mark.parametrize("content", [b"x", b"no tar" * 1000, bytes(range(256)) * 10])
-def test_a_file_that_is_no_tar(tmp_path, class_file, content):
+def test_file_that_is_not_a_tar_is_an_error(tmp_path, class_file, content):
     (tmp_path / "a.tar").write_bytes(content)
     assert "damaged, or not a tar file" in refusal(tmp_path, class_file)
 
 
-def test_shards_that_are_not_there(shards, tmp_path, class_file):
+def test_missing_shards_are_an_error(shards, tmp_path, class_file):
     shards(1, 1)
     for call in (TarShards, TarShards.class_names):
         with pytest.raises(ConfigError, match=r"train-002\.tar: there is no such shard; 2 more"):
@@ -419,7 +419,7 @@ def test_shards_that_are_not_there(shards, tmp_path, class_file):
             call(shards=f"{tmp_path}/val-*.tar", class_file=class_file)
 
 
-def test_what_is_no_file_is_not_called_missing(shards, tmp_path, class_file):
+def test_folder_or_pipe_is_not_reported_as_missing(shards, tmp_path, class_file):
     shards(1, 1)
     os.mkfifo(tmp_path / "pipe-1.tar")
     (tmp_path / "folder-1.tar").mkdir()
@@ -429,7 +429,7 @@ def test_what_is_no_file_is_not_called_missing(shards, tmp_path, class_file):
                 TarShards(shards=f"{tmp_path}/{name}{pattern}", class_file=class_file)
 
 
-def test_links_to_shards(shards, tmp_path, class_file):
+def test_links_to_shards_are_followed(shards, tmp_path, class_file):
     """One that leads nowhere is found before any shard is read."""
     shards(1, 1)
     os.symlink(tmp_path / "train-000.tar", tmp_path / "linked-0.tar")
@@ -452,12 +452,12 @@ def test_links_to_shards(shards, tmp_path, class_file):
     ],
     ids=str,
 )
-def test_options_that_make_no_sense(shards, options, rule):
+def test_wrong_options_are_errors(shards, options, rule):
     with pytest.raises(ConfigError, match=f"dataset TarShards: .*{rule}"):
         DATASETS.build({"name": "TarShards", **shards(1), **options})
 
 
-def test_an_image_that_cannot_be_read(tmp_path, class_file):
+def test_unreadable_image_is_an_error(tmp_path, class_file):
     write(tmp_path / "a.tar", [("x.jpg", b"no image"), ("x.cls", b"0"), *sample(1, key="y")])
     dataset = TarShards(shards=str(tmp_path / "a.tar"), class_file=class_file)
     rule = rf"^{re.escape(str(tmp_path))}/a\.tar: x\.jpg: cannot be read as an image"
@@ -467,7 +467,7 @@ def test_an_image_that_cannot_be_read(tmp_path, class_file):
 
 
 @pytest.mark.parametrize("change", ["cut", "gone"])
-def test_a_shard_that_changes_during_a_run(shards, tmp_path, change):
+def test_changed_shard_is_an_error(shards, tmp_path, change):
     dataset = TarShards(**shards(4))
     path = tmp_path / "train-000.tar"
     if change == "cut":
