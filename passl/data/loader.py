@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -128,14 +128,15 @@ class Loader:
         """
         self.sampler.set_epoch(epoch, start)
         batches = self._read_here() if self._workers is None else self._workers.batches(check)
-        for *arrays, encoded in batches:
-            report = decode_report(encoded.numpy())
-            if report.error is not None:
-                raise (RunError if report.expected else RuntimeError)(report.error)
-            for index, text in report.bad:
-                self.note(index, text)
-            if arrays:
-                yield Batch(*arrays)
+        with closing(batches):  # an error ends the workers at once
+            for *arrays, encoded in batches:
+                report = decode_report(encoded.numpy())
+                if report.error is not None:
+                    raise (RunError if report.expected else RuntimeError)(report.error)
+                for index, text in report.bad:
+                    self.note(index, text)
+                if arrays:
+                    yield Batch(*arrays)
 
     def original(self, index: int) -> Image.Image | None:
         """Return the image of a sample without transforms; None if it cannot be read and

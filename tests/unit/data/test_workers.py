@@ -43,7 +43,7 @@ def is_alive(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}")
 
 
-def test_stopped_workers_are_warned_of_and_end_the_run(caplog, monkeypatch):
+def test_stopped_workers_are_logged_and_end_the_run(caplog, monkeypatch):
     monkeypatch.setattr(get_logger(), "propagate", True)
     batches = loader(warn_after=0.2, timeout=1.0).epoch(0)
     next(batches)
@@ -58,7 +58,7 @@ def test_stopped_workers_are_warned_of_and_end_the_run(caplog, monkeypatch):
     assert left_behind(pids) == []
 
 
-def test_workers_that_are_stopped_behind_their_last_batch_end():
+def test_workers_stopped_after_their_last_batch_end():
     whole = loader()
     batches = whole.epoch(0)
     for _ in range(len(whole)):
@@ -71,7 +71,7 @@ def test_workers_that_are_stopped_behind_their_last_batch_end():
     assert left_behind(pids) == []
 
 
-def test_the_run_may_be_told_to_stop_while_a_batch_is_late(monkeypatch):
+def test_check_can_end_the_wait_for_a_late_batch(monkeypatch):
     monkeypatch.setattr(workers_module, "_PATIENCE", 0.2)
 
     def told():
@@ -88,7 +88,7 @@ def test_the_run_may_be_told_to_stop_while_a_batch_is_late(monkeypatch):
     assert left_behind(pids) == []
 
 
-def test_a_worker_that_is_killed_is_explained():
+def test_killed_worker_is_reported():
     batches = loader().epoch(0)
     next(batches)
     pids = running()
@@ -98,7 +98,7 @@ def test_a_worker_that_is_killed_is_explained():
     assert left_behind(pids) == []
 
 
-def test_an_epoch_that_is_left_leaves_nothing_behind():
+def test_unfinished_epoch_leaves_nothing_behind():
     batches = loader().epoch(0)
     next(batches)
     pids = running()
@@ -118,7 +118,7 @@ signal.pause()
 """
 
 
-def test_what_a_killed_process_group_leaves_is_removed_by_the_next_run(tmp_path):
+def test_leftovers_of_a_killed_process_group_are_removed(tmp_path):
     script = SCRIPT.format(root=str(ROOT), here=str(Path(__file__).parent))
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", script],
@@ -140,7 +140,7 @@ def test_what_a_killed_process_group_leaves_is_removed_by_the_next_run(tmp_path)
 
 
 @pytest.mark.parametrize("processes", [1, 4])
-def test_room_in_shared_memory_is_that_of_all_processes_of_the_machine(processes, monkeypatch):
+def test_shared_memory_is_shared_by_all_processes_of_the_machine(processes, monkeypatch):
     asked = []
     monkeypatch.setattr(
         "passl.data.loader.fits_shared_memory", lambda needed: asked.append(needed) or True

@@ -62,7 +62,7 @@ class Coin:
 @pytest.mark.parametrize(
     "case", CASES, ids=lambda c: f"{c['op']}/{c['magnitude']:g}/{'-' if c['negative'] else '+'}"
 )
-def test_an_op_equals_timm_bit_for_bit(golden, image, case):
+def test_op_equals_timm_bit_for_bit(golden, image, case):
     op = OPS[case["op"].removesuffix("Rel")]
     changed = op(image, case["magnitude"] / 10, Coin(1.0 if case["negative"] else 0.0), PLAIN)
     sign = "negative" if case["negative"] else "positive"
@@ -105,7 +105,7 @@ def test_colour_ops_change_nothing_at_half_level(image, op):
     assert OPS[op](image, 0.5, Coin(0.0), PLAIN).tobytes() == image.tobytes()
 
 
-def test_geometry_fills_with_its_colour(image):
+def test_geometry_ops_use_fill(image):
     geometry = Geometry((1, 2, 3), "nearest", None)
     pixels = np.asarray(OPS["TranslateX"](image, 1.0, Coin(0.0), geometry))
     shift = round(0.45 * image.width)
@@ -125,7 +125,7 @@ def test_translate_const_is_pixels(image, op, axis):
 # -------------------------------------------------------------------------------------------------
 # Policies
 # -------------------------------------------------------------------------------------------------
-def test_a_policy_of_rand_augment():
+def test_rand_augment_policy_is_parsed():
     policy = read_rand_policy("rand-m9-mstd0.5-inc1")
     assert {layer[1:] for layer in policy.layers} == {(0.5, 9)}
     assert (policy.count, policy.weights, policy.noise) == (2, None, Noise(0.5, 10))
@@ -134,7 +134,7 @@ def test_a_policy_of_rand_augment():
     assert (policy.count, policy.noise) == (4, Noise(math.inf, 30))
 
 
-def test_defaults_of_rand_augment_are_timms():
+def test_rand_augment_defaults_equal_timm():
     policy = read_rand_policy("rand")
     assert {layer[1:] for layer in policy.layers} == {(0.5, 10)}
     assert (policy.count, policy.weights, policy.noise) == (2, None, Noise(0, 10))
@@ -177,7 +177,7 @@ def test_defaults_of_rand_augment_are_timms():
         ("rand-n16-tweights", "n16 is more than the 15 ops"),
     ],
 )
-def test_a_wrong_policy_of_rand_augment(policy, message):
+def test_wrong_rand_augment_policy_is_an_error(policy, message):
     with pytest.raises(ConfigError, match="RandAugment: policy") as raised:
         TRANSFORMS.build({"name": "RandAugment", "policy": policy})
     assert message in str(raised.value)
@@ -195,7 +195,7 @@ def test_a_wrong_policy_of_rand_augment(policy, message):
         ("v0-mstd1-mstd2", "'mstd2' sets mstd twice"),
     ],
 )
-def test_a_wrong_policy_of_auto_augment(policy, message):
+def test_wrong_auto_augment_policy_is_an_error(policy, message):
     with pytest.raises(ConfigError, match="AutoAugment: policy") as raised:
         TRANSFORMS.build({"name": "AutoAugment", "policy": policy})
     assert message in str(raised.value)
@@ -206,13 +206,13 @@ def test_a_wrong_policy_of_auto_augment(policy, message):
     ("option", "value"),
     [("fill", [0, 0, 256]), ("fill", [-1, 0, 0]), ("translate_const", -1)],
 )
-def test_other_wrong_options(name, option, value):
+def test_wrong_fill_or_translate_const_is_an_error(name, option, value):
     policy = {"RandAugment": "rand", "AutoAugment": "v0"}[name]
     with pytest.raises(ConfigError, match=option):
         TRANSFORMS.build({"name": name, "policy": policy, option: value})
 
 
-def test_auto_augment_has_the_papers_policies():
+def test_auto_augment_policies_are_those_of_the_paper():
     """The first and last lines of table 9 of arXiv 1805.09501, and their number."""
     pairs, noise = read_auto_policy("original")
     assert (len(pairs), noise) == (25, Noise(0, 10))
@@ -234,7 +234,7 @@ def digest(table: list) -> str:
         ("v0r", "98e94777e9875b5f"),
     ],
 )
-def test_every_layer_of_auto_augment_is_timms(policy, timms):
+def test_auto_augment_layers_equal_timm(policy, timms):
     """By the digest of timm's table."""
     pairs, _ = read_auto_policy(policy)
     assert digest([[list(layer) for layer in pair] for pair in pairs]) == timms
@@ -243,7 +243,7 @@ def test_every_layer_of_auto_augment_is_timms(policy, timms):
 @pytest.mark.parametrize(
     ("name", "timms"), [("3aw", "fb565d7392f73c27"), ("weights", "83c96dcc7fe9c6dd")]
 )
-def test_weights_of_rand_augment_are_timms(name, timms):
+def test_rand_augment_weights_equal_timm(name, timms):
     """By the digest of timm's table, as shares of the sum."""
     policy = read_rand_policy(f"rand-t{name}")
     ops = [layer.op for layer in policy.layers]
@@ -251,7 +251,7 @@ def test_weights_of_rand_augment_are_timms(name, timms):
     assert digest([list(pair) for pair in zip(ops, shares, strict=True)]) == timms
 
 
-def test_mindcvs_names():
+def test_policy_names_of_mindcv():
     assert read_auto_policy("autoaug-mstd0.5") == read_auto_policy("original-mstd0.5")
     assert read_auto_policy("autoaugr") == read_auto_policy("originalr")
     assert read_auto_policy("autoaug") != read_auto_policy("autoaugr")
@@ -282,7 +282,7 @@ def assert_share(count: int, total: int, p: float) -> None:
 
 
 @pytest.mark.parametrize(("policy", "n", "p"), [("rand", 2, 0.5), ("rand-n3-p0.2", 3, 0.2)])
-def test_each_drawn_op_is_applied_with_probability_p(calls, rng, policy, n, p):
+def test_drawn_ops_are_applied_with_probability_p(calls, rng, policy, n, p):
     augment, total, numbers = RandAugment(policy=policy), 3000, Counter()
     for _ in range(total):
         before = len(calls)
@@ -293,7 +293,7 @@ def test_each_drawn_op_is_applied_with_probability_p(calls, rng, policy, n, p):
     assert sum(numbers.values()) == total
 
 
-def test_ops_are_drawn_evenly_and_again(calls, rng):
+def test_ops_are_drawn_uniformly_with_replacement(calls, rng):
     augment, total = RandAugment(policy="rand-n2-p1-inc1"), 6000
     for _ in range(total):
         augment(None, rng)
@@ -304,7 +304,7 @@ def test_ops_are_drawn_evenly_and_again(calls, rng):
     assert_share(twice, total, 1 / 15)
 
 
-def test_weighted_ops_are_drawn_by_weight_and_once(calls, rng):
+def test_weighted_ops_are_drawn_without_replacement(calls, rng):
     augment, total = RandAugment(policy="rand-n1-p1-tweights"), 8000
     for _ in range(total):
         augment(None, rng)
@@ -317,13 +317,13 @@ def test_weighted_ops_are_drawn_by_weight_and_once(calls, rng):
     assert len({name for name, _ in calls}) == 15
 
 
-def test_magnitudes_vary_around_the_policys(rng):
+def test_magnitude_noise_is_normal(rng):
     draws = np.array([Noise(0.5, 10).draw(6, rng) for _ in range(8000)])
     assert abs(draws.mean() - 6) < 4 * 0.5 / math.sqrt(8000)
     assert abs(draws.std() / 0.5 - 1) < 4 / math.sqrt(2 * 8000)
 
 
-def test_magnitudes_are_cut_to_their_bounds(rng):
+def test_magnitudes_are_clipped(rng):
     draws = np.array([Noise(3, 10).draw(9, rng) for _ in range(4000)])
     assert draws.max() == 10
     below = math.erfc((10 - 9) / 3 / math.sqrt(2)) / 2
@@ -333,7 +333,7 @@ def test_magnitudes_are_cut_to_their_bounds(rng):
     assert Noise(0, 20).draw(15, rng) == 15
 
 
-def test_magnitudes_are_drawn_evenly_if_the_noise_is_infinite(rng):
+def test_magnitudes_are_uniform_with_infinite_noise(rng):
     draws = np.sort([Noise(math.inf, 10).draw(8, rng) / 8 for _ in range(4000)])
     steps = np.arange(4001) / 4000
     # Kolmogorov and Smirnov's statistic, passed by one sample in a thousand.
@@ -341,12 +341,12 @@ def test_magnitudes_are_drawn_evenly_if_the_noise_is_infinite(rng):
     assert distance < 1.95 / math.sqrt(4000)
 
 
-def test_the_level_is_a_tenth_of_the_magnitude(calls, rng):
+def test_level_is_a_tenth_of_the_magnitude(calls, rng):
     RandAugment(policy="rand-m7-n4-p1")(None, rng)
     assert [level for _, level in calls] == [0.7] * 4
 
 
-def test_auto_augment_draws_pairs_evenly_and_applies_them_by_their_p(calls, rng):
+def test_auto_augment_draws_pairs_uniformly(calls, rng):
     augment, total = AutoAugment(policy="original"), 8000
     for _ in range(total):
         augment(None, rng)
@@ -389,7 +389,7 @@ def test_three_augment_is_one_of_three(image, rng):
     ],
     ids=lambda transform: type(transform).__name__,
 )
-def test_a_generator_decides(image, transform):
+def test_result_depends_on_the_generator_only(image, transform):
     def result(seed):
         changed = transform(image, np.random.default_rng(seed))
         assert (changed.size, changed.mode) == (image.size, "RGB")
@@ -400,7 +400,7 @@ def test_a_generator_decides(image, transform):
     assert len(set(results)) > 10
 
 
-def test_policies_that_stop_timm_with_pillow_13(image, rng):
+def test_policies_that_raise_in_timm_with_pillow_13(image, rng):
     """It asks for 0 bits in them."""
     for transform in (AutoAugment(policy="v0"), RandAugment(policy="rand-m10-n5-p1-inc1")):
         for _ in range(150):

@@ -24,7 +24,7 @@ def distance_from_uniform(values: np.ndarray) -> float:
     return max(np.abs(values - steps[:-1]).max(), np.abs(values - steps[1:]).max())
 
 
-def test_area_log_aspect_and_place_are_drawn_evenly(rng):
+def test_area_log_aspect_and_place_are_uniform(rng):
     """Of an image so large that every box fits and rounding does not count."""
     side, count = 4000, 4
     erasing = RandomErasing(min_area=0.1, max_area=0.4, min_aspect=0.5)
@@ -57,7 +57,7 @@ def test_boxes_stay_inside_and_reach_the_edges(rng):
 
 
 @pytest.mark.parametrize(("width", "height"), [(8, 200), (200, 8)])
-def test_a_box_that_does_not_fit_is_drawn_again(rng, width, height):
+def test_box_that_does_not_fit_is_drawn_again(rng, width, height):
     """It must be smaller than the image both ways."""
     boxes = np.array([RandomErasing().box(width, height, 1, rng) for _ in range(600)])
     left, top, w, h = boxes.T
@@ -68,14 +68,14 @@ def test_a_box_that_does_not_fit_is_drawn_again(rng, width, height):
     assert (w * h > 0).mean() > 0.5
 
 
-def test_a_box_that_never_fits_erases_nothing(rng):
+def test_box_that_never_fits_erases_nothing(rng):
     erasing = RandomErasing(p=1, min_area=1, max_area=1, min_aspect=1, max_aspect=1)
     array = np.ones((3, 8, 8), np.float32)
     np.testing.assert_array_equal(erasing(array, rng), array)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.25, 1.0])
-def test_as_often_as_p_says(rng, p):
+def test_probability(rng, p):
     erasing, array, total = (
         RandomErasing(p=p, max_area=0.02),
         np.ones((3, 20, 20), np.float32),
@@ -85,7 +85,7 @@ def test_as_often_as_p_says(rng, p):
     assert abs(erased / total - p) <= 4 * math.sqrt(p * (1 - p) / total)
 
 
-def test_constant_boxes_are_the_mean_colour(rng):
+def test_mode_const_is_the_mean_colour(rng):
     array = np.full((3, 30, 30), 7, np.float32)
     erased = RandomErasing(p=1)(array, rng)
     inside = (erased == 0).all(axis=0)
@@ -113,7 +113,7 @@ def test_random_colours_are_normal(rng, mode):
     assert abs(colours.std() - 1) < 4 / math.sqrt(2 * len(colours))
 
 
-def test_the_number_of_boxes(rng, monkeypatch):
+def test_number_of_boxes(rng, monkeypatch):
     drawn = []
     original = RandomErasing.box
 
@@ -134,7 +134,7 @@ def test_the_number_of_boxes(rng, monkeypatch):
 
 
 @pytest.mark.parametrize("mode", ["const", "rand", "pixel"])
-def test_what_is_given_stays_and_a_generator_decides(mode):
+def test_input_is_not_modified_and_result_depends_on_the_generator(mode):
     array = np.ones((3, 16, 16), np.float32)
     erasing = RandomErasing(p=1, mode=mode, max_count=3)
     results = [erasing(array, np.random.default_rng(seed)).tobytes() for seed in range(20)]
@@ -161,7 +161,7 @@ def test_what_is_given_stays_and_a_generator_decides(mode):
         ({"mode": "mean"}, "mode: must be one of const, rand, pixel"),
     ],
 )
-def test_wrong_options(options, message):
+def test_wrong_options_are_errors(options, message):
     with pytest.raises(ConfigError) as raised:
         TRANSFORMS.build({"name": "RandomErasing", **options})
     assert message in str(raised.value)
