@@ -25,9 +25,9 @@ from passl.data.transforms.mixup import Mixup, build_mixup
 from passl.data.transforms.sizes import channels_made, sizes_made
 from passl.distributed.liveness import Timeouts
 from passl.engine.average import WeightAverage
+from passl.engine.checkpoint import Saver
 from passl.engine.freezing import Freezing
 from passl.engine.precision import Precision
-from passl.engine.saver import Saver
 from passl.errors import ConfigError, RunError
 from passl.modeling import LOSSES
 from passl.modeling.backbones import BACKBONES

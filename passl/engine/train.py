@@ -19,6 +19,7 @@ from passl.data.transforms.sizes import sizes_differ
 from passl.distributed import ranks as distributed
 from passl.distributed.agreement import agree_on_run
 from passl.distributed.ranks import Ranks
+from passl.engine.checkpoint import Saver
 from passl.engine.determinism import make_deterministic
 from passl.engine.learner import Learner, build_learner
 from passl.engine.metrics import Meter, MetricLog
@@ -31,7 +32,6 @@ from passl.engine.run_folder import (
     opened_run_folder,
     write_config,
 )
-from passl.engine.saver import Saver
 from passl.engine.signals import StopRequest
 from passl.engine.starts import record_start, recorded_failure
 from passl.engine.step import Outcome, train_step

@@ -16,7 +16,6 @@ import pytest
 from passl.data import TRANSFORMS
 from passl.data.datasets.digits import Digits
 from passl.engine import checkpoint as checkpoint_module
-from passl.engine import saver as saver_module
 from passl.engine import train as train_module
 from passl.engine.checkpoint import read_checkpoint
 from passl.engine.metrics import read_metrics
@@ -228,13 +227,13 @@ def test_a_run_may_go_on_without_room(
 ):
     """No checkpoint can be written before the end."""
     ours, theirs = tmp_path / "run", straight_run("ConViT")
-    write = saver_module.save_checkpoint
+    write = checkpoint_module.save_checkpoint
 
-    def limited(path, learner, progress, *others):
+    def limited(path, learner, progress, *others, **options):
         with file_limit(30_000 if progress.epoch < 3 else resource.RLIM_INFINITY):
-            write(path, learner, progress, *others)
+            write(path, learner, progress, *others, **options)
 
-    monkeypatch.setattr(saver_module, "save_checkpoint", limited)
+    monkeypatch.setattr(checkpoint_module, "save_checkpoint", limited)
     more = "checkpoint={interval: 7, on_error: continue}"
     progress = run(tiny_config("ConViT"), ours, more)
     assert progress.step == 33

@@ -10,7 +10,7 @@ LEARNERS = r"""
 import numpy as np
 import paddle
 
-from passl.engine.checkpoint import gather_optimizer_state
+from passl.engine.optimizer_state import gather_optimizer_state
 from passl.engine.learner import build_learner
 from passl.engine.step import train_step
 from passl.modeling import Model

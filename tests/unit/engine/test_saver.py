@@ -15,12 +15,11 @@ import pytest
 
 from passl.distributed.ranks import Ranks
 from passl.engine import metrics
-from passl.engine.checkpoint import read_checkpoint
+from passl.engine.checkpoint import Saver, read_checkpoint
 from passl.engine.learner import build_learner
 from passl.engine.metrics import MetricLog, read_metrics
 from passl.engine.progress import Progress
 from passl.engine.run_folder import find_checkpoint, make_last
-from passl.engine.saver import Saver
 from passl.engine.step import train_step
 from passl.errors import CheckpointError, RunError
 from passl.io.files import duplicate
@@ -207,7 +206,9 @@ def test_rows_that_cannot_be_written_come_later(tmp_path):
     ]
 
 
-def test_a_checkpoint_never_knows_more_than_the_metrics(saver):
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # VisualDL's
+def test_a_checkpoint_never_knows_more_than_the_metrics(saver, monkeypatch):
+    monkeypatch.setattr(metrics, "_PATIENCE", 0.5)
     one = saver()
     one.metrics = MetricLog(one.folder)
     with file_limit(10):
