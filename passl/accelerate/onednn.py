@@ -14,6 +14,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import paddle
 from paddle import _C_ops, static
@@ -34,7 +35,7 @@ class Graph:
     """
 
     def __init__(self, function: Callable, shapes: Sequence[Sequence[int]]):
-        traced = _to_static(function)
+        traced: Any = _to_static(function)
         specs = [static.InputSpec(shape, "float32", stop_gradient=False) for shape in shapes]
         with paddle.enable_grad(), no_autocast():  # else `static.gradients` finds none
             _, self._layer = traced.get_concrete_program(*specs)

@@ -27,12 +27,12 @@ def report(parts: Mapping[str, tuple[ImageDataset, Survey]]) -> dict[str, Any]:
         `imbalance`, `empty_classes` and `duplicates`; `duplicates_between_parts`; and
         `classes_of_one_part`, those that training and validation do not share.
     """
-    names = [set(dataset.classes) for dataset, _ in parts.values()]
+    first, *others = (set(dataset.classes) for dataset, _ in parts.values())
     return {
         "hash": HASH,
         "parts": {part: _of_part(dataset, found) for part, (dataset, found) in parts.items()},
         "duplicates_between_parts": list(_between(parts)),
-        "classes_of_one_part": sorted(set.union(*names) - set.intersection(*names)),
+        "classes_of_one_part": sorted(first.union(*others) - first.intersection(*others)),
     }
 
 

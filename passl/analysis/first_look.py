@@ -54,7 +54,11 @@ def first_look(cfg: Config, out: Path) -> None:
 
 def _look(cfg: Config, out: Path, ranks: Ranks) -> None:
     seed = cfg.get("seed", 0)
-    place = {"rank": ranks.rank, "world": ranks.world, "local_world": ranks.local_world}
+    place: dict[str, Any] = {
+        "rank": ranks.rank,
+        "world": ranks.world,
+        "local_world": ranks.local_world,
+    }
     train = build_loader(cfg.dataloader.train, seed, **place, even=True)
     val = build_loader(cfg.dataloader.val, seed, **place)
     global_batch = cfg.dataloader.train.sampler.batch_size * ranks.world
@@ -188,6 +192,7 @@ def _draw_augmented(
         axes[0].set_xlabel(f"{original.width} x {original.height}", fontsize=7)
         for epoch, place in enumerate(axes[1:]):
             sample = _sample(loader, (epoch, position, first.index))
+            assert sample.image is not None  # a bad sample has raised its error
             place.imshow(_pixels(sample.image, norm))
             if axes is grid[0]:
                 place.set_title(f"epoch {epoch + 1}", fontsize=8)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import paddle
 from paddle import nn
@@ -97,7 +98,7 @@ def _projected_attention(
     return 2 * tokens * shapes[layer.proj_k][1] * width
 
 
-RULES: Mapping[type, Callable[..., int]] = {
+RULES: Mapping[Any, Callable[..., int]] = {
     nn.Linear: _linear,
     nn.Conv2D: _convolution,
     MHSA: _self_attention,

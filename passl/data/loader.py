@@ -128,7 +128,7 @@ class Loader:
         """
         self.sampler.set_epoch(epoch, start)
         batches = self._read_here() if self._workers is None else self._workers.batches(check)
-        with closing(batches):  # an error ends the workers at once
+        with closing(batches):  # type: ignore[type-var]  # an error ends the workers at once
             for *arrays, encoded in batches:
                 report = decode_report(encoded.numpy())
                 if report.error is not None:

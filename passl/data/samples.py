@@ -28,7 +28,7 @@ class Sample(NamedTuple):
 
     image: np.ndarray | None
     label: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
     bad: tuple[tuple[int, str], ...] = ()
 
 
@@ -73,13 +73,14 @@ class Samples:
                 # The number of tries is at least 1: numpy reads a missing number as 0.
                 other = np.random.default_rng((self.seed, epoch, position, len(bad)))
                 index = int(other.integers(len(self)))
+            array: Any = image
             for transform in self.transforms:
-                image = transform(image, rng)
+                array = transform(array, rng)
         except (RunError, ConfigError) as error:
             return error
         except Exception:
             return RuntimeError(f"{self.dataset.name(index)}:\n{traceback.format_exc()}")
-        return Sample(image, label, index, tuple(bad))
+        return Sample(array, label, index, tuple(bad))
 
 
 def collate(samples: Iterable[Sample | Exception], count: int) -> list[np.ndarray]:

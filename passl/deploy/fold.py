@@ -13,6 +13,7 @@ head, Y rows and X columns of the grid.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import paddle
@@ -47,7 +48,7 @@ def fold(model: nn.Layer, height: int, width: int) -> nn.Layer:
     """A `Model` in evaluation mode, rewritten for images [B, channels, height, width]. The given
     model is not changed. A backbone that there is no rule for stays as it is.
     """
-    rules = {ConViT: FoldedConViT, CvT: FoldedCvT}
+    rules: dict[type, Any] = {ConViT: FoldedConViT, CvT: FoldedCvT}
     rule = rules.get(type(model.backbone))
     backbone = model.backbone if rule is None else rule(model.backbone, height, width)
     folded = nn.Sequential(("backbone", backbone), ("head", model.head))

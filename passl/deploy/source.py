@@ -175,15 +175,16 @@ def _transforms(
             "mode and transforms to what it was trained with, by -c and -o"
         )
     fixed = fixed_size(built, mode)
-    if fixed is not None and size is not None and list(size) != list(fixed):
+    if fixed is None:
+        height, width = size or _trained_size(section, config)
+        get_logger().info("images are resized to %d x %d pixels", width, height)
+        nodes.insert(0, {"name": "Resize", "size": [height, width]})
+        return nodes, [in_chans, height, width]
+    if size is not None and list(size) != list(fixed):
         raise ConfigError(
             f"--size {size[0]} {size[1]}: the transforms make images of {fixed[0]} {fixed[1]}; "
             "change dataloader.val.dataset.transforms by -c and -o instead"
         )
-    if fixed is None:
-        fixed = size or _trained_size(section, config)
-        get_logger().info("images are resized to %d x %d pixels", fixed[1], fixed[0])
-        nodes.insert(0, {"name": "Resize", "size": list(fixed)})
     return nodes, [in_chans, *fixed]
 
 
@@ -211,7 +212,7 @@ def _classes(file: WeightFile, dataset: Mapping[str, Any], count: int, is_given:
     """
     candidates = (file.classes, _classes_of_data(dataset))
     theirs, data = (names if names and len(names) == count else None for names in candidates)
-    if is_given and are_named(theirs) and are_named(data):
+    if is_given and theirs and data and are_named(theirs) and are_named(data):
         try:
             order_in(theirs, data)
         except ValueError as error:

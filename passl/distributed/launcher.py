@@ -250,6 +250,7 @@ def _open_for_owner(path: str, flags: int) -> int:
 
 def _end_with_parent() -> None:
     """Let the system send this process SIGTERM when the launcher ends, even by SIGKILL."""
+    assert _PRCTL is not None  # called on Linux only
     _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -44,7 +44,7 @@ class WeightAverage:
         Args:
             step: steps made before the one that has just been made.
         """
-        if not self.averages:
+        if self.decay is None:
             return
         decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
         weights = self._weights()

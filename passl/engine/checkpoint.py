@@ -202,7 +202,7 @@ def _checksum(arrays: Iterable[tuple[str, np.ndarray]], metadata: Mapping[str, s
     for name, array in arrays:
         array = np.ascontiguousarray(array)
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.reshape(-1).view(np.uint8))
+        digest.update(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
     return digest.hexdigest()
 
 

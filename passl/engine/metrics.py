@@ -117,7 +117,7 @@ class MetricLog:
 
     def _write_out(self) -> None:
         while self._unwritten:
-            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]  # type: ignore[union-attr]
 
     def _draw(self, row: Mapping[str, Any]) -> None:
         if self._curves is None:

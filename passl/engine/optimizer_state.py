@@ -110,7 +110,8 @@ def restore_optimizer(path: Path, learner: Learner, arrays: Mapping[str, Array])
     Raises:
         CheckpointError: the arrays are the state of another optimizer.
     """
-    known, keys_of = [], {}
+    known: list[Any] = []
+    keys_of: dict[str, str] = {}
     for name, parameter in learner.model.named_parameters():
         prefix = f"{OPTIMIZER}{name}/"
         keys = [key for key in arrays if key.startswith(prefix)]

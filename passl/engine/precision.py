@@ -131,9 +131,9 @@ class LossScaler(paddle.amp.GradScaler):
 
     def _update(self) -> None:
         overflow = bool(self._cache_found_inf)
-        self._incr_count = 0 if overflow else self._incr_count + 1
-        self._decr_count = self._decr_count + 1 if overflow else 0
+        self._incr_count = 0 if overflow else self._incr_count + 1  # type: ignore[has-type]
+        self._decr_count = self._decr_count + 1 if overflow else 0  # type: ignore[has-type]
         if self._decr_count == self._decr_every_n_nan_or_inf:
-            self._scale, self._decr_count = self._scale * self._decr_ratio, 0
+            self._scale, self._decr_count = self._scale * self._decr_ratio, 0  # type: ignore[has-type]
         elif self._incr_count == self._incr_every_n_steps:
             self._scale, self._incr_count = self._scale * self._incr_ratio, 0

@@ -38,9 +38,9 @@ def round_layers(model: nn.Layer, level: Level) -> None:
     """
     for layer in model.sublayers(include_self=True):
         if isinstance(layer, CAST):
-            layer.__class__ = _rounding_class(type(layer), _all_rounded)
+            layer.__class__ = _rounding_class(type(layer), _all_rounded)  # type: ignore[arg-type]
         elif level == "O2":
-            layer.__class__ = _rounding_class(type(layer), _output_rounded)
+            layer.__class__ = _rounding_class(type(layer), _output_rounded)  # type: ignore[arg-type]
 
 
 @functools.cache

@@ -94,7 +94,11 @@ def _set_up(cfg: Config, resume: str | None, ranks: Ranks) -> tuple[Run, Path | 
         The run before its first step, and the checkpoint that it continues from.
     """
     seed, folder = cfg.get("seed", 0), Path(cfg.output_dir)
-    place = {"rank": ranks.rank, "world": ranks.world, "local_world": ranks.local_world}
+    place: dict[str, Any] = {
+        "rank": ranks.rank,
+        "world": ranks.world,
+        "local_world": ranks.local_world,
+    }
     train_loader = build_loader(cfg.dataloader.train, seed, **place, even=True)
     val_loader = build_loader(cfg.dataloader.val, seed, **place)
     classes, steps = train_loader.classes, len(train_loader)

@@ -35,7 +35,7 @@ def choose_valid_labels(option: str | None, dataset: ImageDataset) -> list[int] 
     present = np.unique(dataset.labels).tolist()
     if option == PRESENT:
         return present
-    valid = chosen_labels(option, dataset.classes)
+    valid = chosen_labels(option, dataset.classes) or []
     left_out = sorted(set(present) - set(valid))
     if left_out:
         shown = ", ".join(dataset.classes[label] for label in left_out[:5])

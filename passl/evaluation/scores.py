@@ -111,8 +111,8 @@ def predict(
         rows.append(tuple(tensor.numpy() for tensor in found))
     if was_training:
         model.train()
-    columns = map(np.concatenate, zip(*rows, strict=True))
-    return Predictions(*columns, seconds=time.perf_counter() - start)
+    indices, labels, classes, best, losses = map(np.concatenate, zip(*rows, strict=True))
+    return Predictions(indices, labels, classes, best, losses, time.perf_counter() - start)
 
 
 def score(found: Predictions, classes: int, ranks: Ranks = Ranks()) -> Scores:  # noqa: B008 (frozen)

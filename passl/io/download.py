@@ -268,7 +268,7 @@ def _explain(error: OSError) -> tuple[str, bool]:
                 False,
             )
         return f"no connection to the server: {reason}; {MIRRORS} names mirrors", False
-    if isinstance(error, requests.HTTPError):
+    if isinstance(error, requests.HTTPError) and error.response is not None:
         response = error.response
         status = response.status_code
         return f"the server says {status} {response.reason}", status in _TEMPORARY

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,7 @@ def shipped_names() -> list[str]:
     return [path.relative_to(CONFIG_ROOT).with_suffix("").as_posix() for path in shipped_configs()]
 
 
-def closest(word: str, words: Sequence[str]) -> str:
+def closest(word: str, words: Collection[str]) -> str:
     """`; did you mean 'x'?`, or what there is to choose from."""
     near = difflib.get_close_matches(word, words, n=1)
     if near:

@@ -154,7 +154,7 @@ class CIFAR10(_Cifar):
         super().__init__(dataroot, split, download, "labels", CIFAR10_CLASSES.split())
 
     @staticmethod
-    def class_names(*, dataroot: str, download: bool = False, **_: Any) -> list[str]:
+    def class_names(*, dataroot: str, download: bool = False, **_: Any) -> list[str]:  # type: ignore[override]
         """Return the ten classes, without a download."""
         CIFAR10._check(dataroot, download)
         return CIFAR10_CLASSES.split()
@@ -197,7 +197,7 @@ class CIFAR100(_Cifar):
         super().__init__(dataroot, split, download, f"{label_mode}_labels", classes)
 
     @staticmethod
-    def class_names(
+    def class_names(  # type: ignore[override]
         *, dataroot: str, download: bool = False, label_mode: str = "fine", **_: Any
     ) -> list[str]:
         """Return the 100 classes or the 20 groups, without a download."""

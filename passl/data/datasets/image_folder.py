@@ -75,7 +75,7 @@ class ImageFolder(FileDataset):
         self.labels = np.asarray(labels, dtype=np.int64)
 
     @staticmethod
-    def class_names(*, dataroot: str, class_file: str | None = None, **_: Any) -> list[str]:
+    def class_names(*, dataroot: str, class_file: str | None = None, **_: Any) -> list[str]:  # type: ignore[override]
         """Return the sorted class folders, or the names in the class file. Only one image of each
         folder is looked for.
         """

@@ -71,7 +71,7 @@ class ImageList(FileDataset):
         self.labels = np.array(labels, dtype=np.int64)
 
     @staticmethod
-    def class_names(
+    def class_names(  # type: ignore[override]
         *,
         dataroot: str,
         list_file: str,

@@ -88,7 +88,7 @@ class _NoWarnings:
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                self._before.__exit__()
+                self._before.__exit__(None, None, None)
 
 
 _NO_WARNINGS = _NoWarnings()

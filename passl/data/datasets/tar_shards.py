@@ -144,7 +144,7 @@ class TarShards(FileDataset):
             )
 
     @staticmethod
-    def class_names(*, shards: str, class_file: str, **_: Any) -> list[str]:
+    def class_names(*, shards: str, class_file: str, **_: Any) -> list[str]:  # type: ignore[override]
         """Return the names in the class file if the shards exist, without opening them."""
         _find_shards(shards)
         return read_class_file(class_file)

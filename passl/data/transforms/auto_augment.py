@@ -76,7 +76,7 @@ class RandPolicy(NamedTuple):
 
     layers: Sequence[Layer]
     weights: np.ndarray | None
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
     noise: Noise
 
 
@@ -287,7 +287,7 @@ def _read_numbers(policy: str, parts: Sequence[str], keys: Mapping[str, type]) -
     """Parse `m9`, `mstd0.5` and the like."""
     numbers: dict[str, float] = {}
     for part in parts:
-        key = re.match("[a-z]*", part)[0]
+        key = re.match("[a-z]*", part)[0]  # type: ignore[index]  # it always matches
         if key not in keys:
             raise ValueError(
                 f"policy {policy}: {part!r} is none of its parts, which are {', '.join(keys)}, "
@@ -321,7 +321,7 @@ class _Augment:
         self, layers: Sequence[Layer], noise: Noise, image: Image.Image, rng: np.random.Generator
     ) -> Image.Image:
         """Apply layers, each with its probability and a varied magnitude."""
-        geometry = Geometry(tuple(self.fill), self.interpolation, self.translate_const)
+        geometry = Geometry(self.fill, self.interpolation, self.translate_const)
         for layer in layers:
             if layer.p < 1 and rng.random() >= layer.p:  # like timm, draw nothing for p 1
                 continue
@@ -396,7 +396,7 @@ class AutoAugment(_Augment):
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         pairs, noise = read_auto_policy(self.policy)
-        return self.apply(pairs[rng.integers(len(pairs))], noise, image, rng)
+        return self.apply(pairs[int(rng.integers(len(pairs)))], noise, image, rng)
 
 
 @TRANSFORMS.register

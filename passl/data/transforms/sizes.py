@@ -99,7 +99,7 @@ def sizes_differ(train: Samples, val: Samples) -> str | None:
     """
     sizes = []
     for transforms, dataset in ((part.transforms, part.dataset) for part in (train, val)):
-        sizes.append(sizes_made(transforms, dataset.image_size, dataset.mode, lambda d=dataset: d))
+        sizes.append(sizes_made(transforms, dataset.image_size, dataset.mode, lambda d=dataset: d))  # type: ignore[misc]
     if any(len(made) != 1 for made in sizes) or sizes[0].keys() == sizes[1].keys():
         return None
     (train_h, train_w), (val_h, val_w) = (next(iter(made)) for made in sizes)

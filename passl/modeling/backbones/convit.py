@@ -154,9 +154,10 @@ def _heads(embed_dim: int, num_heads: int | None, head_dim: int | None) -> int:
     return num_heads
 
 
-def _sides(size: int | Sequence[int]) -> Sequence[int]:
+def _sides(size: int | Sequence[int]) -> tuple[int, int]:
     """Height and width."""
-    return (size, size) if isinstance(size, int) else size
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
 
 
 def _check_patches(height: int, width: int, patch_size: int) -> None:
@@ -259,7 +260,7 @@ class ConViT(nn.Layer):
         self.local_up_to_layer, self.global_pool = local_up_to_layer, global_pool
         self.grid = self._grid_of(*_sides(img_size))
         self.pos_embed = self._token_parameter(math.prod(self.grid)) if use_pos_embed else None
-        self.cls_token = self._token_parameter(1) if local_up_to_layer < depth else None
+        self.cls_token: Any = self._token_parameter(1) if local_up_to_layer < depth else None
         self.pos_drop = nn.Dropout(pos_drop)
         self.token_drop = nn.Dropout(token_dropout, axis=[0, 1])  # one draw for each token
         scale = (embed_dim // heads) ** -0.5 if qk_scale is None else qk_scale

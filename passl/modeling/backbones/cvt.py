@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 from annotated_types import MinLen
 from paddle import nn
@@ -35,7 +35,7 @@ from passl.modeling.recompute import run_block
 from passl.utils.types import NonNegativeInt, NormEps, PositiveFloat, PositiveInt, Rate
 
 T = TypeVar("T")
-PerStage = T | Sequence[T]
+PerStage = Union[T, Sequence[T]]  # noqa: UP007 (a generic alias)
 """One value for all stages, or a list with one for each."""
 
 
@@ -323,7 +323,7 @@ class CvT(nn.Layer):
         """
         chosen = range(self.num_stages) if out_indices is None else out_indices
         wanted = resolve_indices(chosen, self.num_stages, "stage")
-        maps = []
+        maps: list[Any] = []
         x = images
         for stage in self.stages:
             x_BNC, grid = stage(x, self.recompute)
@@ -342,7 +342,7 @@ class CvT(nn.Layer):
         """
         chosen = range(self.num_stages) if stages is None else stages
         wanted = resolve_indices(chosen, self.num_stages, "stage")
-        maps = []
+        maps: list[Any] = []
         x = images
         for stage in self.stages:
             x_BNC, grid = stage.embed(x)
