@@ -321,7 +321,8 @@ class _Augment:
         self, layers: Sequence[Layer], noise: Noise, image: Image.Image, rng: np.random.Generator
     ) -> Image.Image:
         """Apply layers, each with its probability and a varied magnitude."""
-        geometry = Geometry(self.fill, self.interpolation, self.translate_const)
+        red, green, blue = self.fill  # Pillow takes no list
+        geometry = Geometry((red, green, blue), self.interpolation, self.translate_const)
         for layer in layers:
             if layer.p < 1 and rng.random() >= layer.p:  # like timm, draw nothing for p 1
                 continue
