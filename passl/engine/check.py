@@ -1,7 +1,6 @@
-"""Everything that can be known to be wrong with a config before a run begins, all of it at once.
+"""The sections of a config and the rules between them. All errors are reported together.
 
-What one option may be is said where it is defined (see `passl.utils.schema`); here are the sections
-of a config and the rules between them.
+The type and range of an option are defined with the option (see `passl.utils.schema`).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from passl.data.datasets.images import CHANNELS
 from passl.data.datasets.subset import Subset, chosen_labels
 from passl.data.loader import Loader
 from passl.data.samplers import BatchSampler
-from passl.data.transforms.mixup import Mixup, build_mixup
+from passl.data.transforms.mixup import Mixup
 from passl.data.transforms.sizes import channels_made, sizes_made
 from passl.distributed.liveness import Timeouts
 from passl.engine.average import WeightAverage
@@ -106,19 +105,28 @@ TRAINING = Section(
 """What a training config may have, and must."""
 
 
-# What other projects give to a backbone, and where it is here.
 _ELSEWHERE = {
-    (
-        "model",
-        "architecture",
-        "num_classes",
-    ): "a backbone knows no classes; set model.head.num_classes",
-    ("model", "architecture", "act_layer"): "the activation is called act here",
+    "model.architecture.num_classes": "a backbone knows no classes; set model.head.num_classes",
+    "model.architecture.act_layer": "the activation is called act here",
 }
+"""Options of other projects' backbones, and where they are here."""
+
+_Rule = Callable[[Config, Sequence[str]], Iterator[Problem]]
+"""Takes the config and the parts of the data that must be there, "train" and "val"."""
+_RULES: list[tuple[list[Keys], _Rule]] = []
+"""The rules between sections, each with the sections that it reads."""
+
+
+def _reads(*sections: str) -> Callable[[_Rule], _Rule]:
+    def add(rule: _Rule) -> _Rule:
+        _RULES.append(([tuple(section.split(".")) for section in sections], rule))
+        return rule
+
+    return add
 
 
 def check_config(cfg: Config, for_training: bool = True) -> None:
-    """Check names, keys and types everywhere, and what must fit together.
+    """Check all names, keys, types and ranges, and the rules between sections.
 
     Args:
         for_training: whether the training data must be there; evaluation needs only the validation
@@ -130,50 +138,49 @@ def check_config(cfg: Config, for_training: bool = True) -> None:
     """
     problems = list(problems_in(TRAINING, cfg))
     wrong = [keys for keys, _ in problems]
-    parts = ("train", "val") if for_training else ("val",)
     for sections, rule in _RULES:
-        # A rule needs the right form of what it looks at, and of nothing else: so all is said at
-        # once.
-        if not any(
-            keys[: len(section)] == section[: len(keys)] for keys in wrong for section in sections
-        ):
-            problems += rule(cfg, parts)
-    if problems:
-        raise ConfigError(*(_line(cfg, *problem) for problem in problems))
+        # A rule applies if all that it reads is right, so errors elsewhere do not hide its own.
+        if not any(k[: len(s)] == s[: len(k)] for k in wrong for s in sections):
+            problems += rule(cfg, ("train", "val") if for_training else ("val",))
+    _raise(cfg, problems)
 
 
 def datasets(cfg: Config, parts: Sequence[str]) -> dict[str, Any]:
-    """The data set nodes of these parts. The rest of the config is not looked at.
+    """The dataset nodes of these parts. The rest of the config is not checked.
 
     Raises:
         ConfigError: what is wrong with them.
     """
+    options = {**DATASET_OPTIONS, "transforms": Option(Any, ())}
+    choice = Choice(DATASETS, options, check=Subset.check_options)
     problems: list[Problem] = []
     nodes: dict[str, Any] = {}
     for part in parts:
         keys = ("dataloader", part, "dataset")
         try:
             nodes[part] = _at(cfg, keys)
+            problems += problems_in(choice, nodes[part], keys)
         except (KeyError, TypeError):
             problems.append(((), f"{dotted(keys)} is missing"))
-            continue
-        transforms = {"transforms": Option(Any, ())}  # no matter here
-        choice = Choice(DATASETS, {**DATASET_OPTIONS, **transforms}, check=Subset.check_options)
-        problems += [(place, rule) for place, rule in problems_in(choice, nodes[part], keys)]
-    if problems:
-        raise ConfigError(*(_line(cfg, *problem) for problem in problems))
+    _raise(cfg, problems)
     return nodes
 
 
-def _line(cfg: Config, keys: Sequence[Any], rule: str) -> str:
-    rule = _ELSEWHERE.get(tuple(keys), rule)
-    shown = shown_origin(_origin(cfg, tuple(keys), rule) if keys else str(cfg.file))
-    return f"{shown}: {dotted(tuple(keys))}: {rule}" if keys else f"{shown}: {rule}"
+def _raise(cfg: Config, problems: Sequence[Problem]) -> None:
+    """Raise a ConfigError if there are any."""
+    lines = []
+    for keys, rule in problems:
+        place = dotted(keys)
+        rule = _ELSEWHERE.get(place, rule)
+        shown = shown_origin(_origin(cfg, keys, rule)) if keys else cfg.file
+        lines.append(f"{shown}: {place}: {rule}" if keys else f"{shown}: {rule}")
+    if lines:
+        raise ConfigError(*lines)
 
 
 def _origin(cfg: Config, keys: Keys, rule: str) -> str:
-    """Where what is wrong stands: of a node's values one that the rule names, and of several the
-    one that was changed last.
+    """Where a problem stands: of the values in a section, prefer one that the rule names, then one
+    of the command line or of the config's own file to one of a base.
     """
     inside = [(place, o) for place, o in cfg.origins.items() if place[: len(keys)] == keys]
     named = set(re.findall(r"\w+", rule))
@@ -187,94 +194,87 @@ def _origin(cfg: Config, keys: Keys, rule: str) -> str:
 
 
 # --------------------------------------------------------------------------------------------------
-# Rules between values
+# Rules between sections
 # --------------------------------------------------------------------------------------------------
+@_reads("model")
 def _head_fits_backbone(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
-    """Of our own networks. What others make of their arguments is known when they are built."""
+    """For our own networks; `Model` checks it for all."""
     name, options = cfg.model.architecture.name, BACKBONES.arguments(cfg.model.architecture)
-    if name not in ("ConViT", "CvT"):
-        return
-    width = options["embed_dim"] if name == "ConViT" else options["embed_dim"][-1]
-    given = cfg.model.head.get("in_channels")
-    if given not in (None, width):
-        rule = f"{given} is not the backbone's width; set it to {width}, or leave it out"
-        yield ("model", "head", "in_channels"), rule
+    if name in ("ConViT", "CvT"):
+        width = options["embed_dim"] if name == "ConViT" else options["embed_dim"][-1]
+        given = cfg.model.head.get("in_channels")
+        if given not in (None, width):
+            rule = f"{given} is not the backbone's width; set it to {width}, or leave it out"
+            yield ("model", "head", "in_channels"), rule
 
 
-def _patches_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
-    """Patches divide the image, where a ConViT is made of them."""
-    options, sizes = BACKBONES.arguments(cfg.model.architecture), []
-    if cfg.model.architecture.name != "ConViT" or options["hybrid_backbone"]:
-        return
-    patch = options["patch_size"]
-    for part in parts:
-        keys = ("dataloader", part, "dataset", "transforms")
-        sized = [index for index, node in enumerate(_at(cfg, keys)) if "size" in node]
-        sizes += [((*keys, i, "size"), _at(cfg, (*keys, i, "size"))) for i in sized[-1:]]
-    for place, size in sizes:
-        if any(side % patch for side in ([size] if isinstance(size, int) else size)):
-            rule = (
-                f"{size} does not divide into patches of {patch} pixels; use a multiple of {patch}"
-            )
-            yield place, rule
-
-
+@_reads("lr_scheduler", "epochs")
 def _schedule_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
-    """The schedule's times lie within the run."""
     try:
         SCHEDULES.build(cfg.lr_scheduler, 1.0, 1, cfg.epochs)
     except ConfigError as error:
         yield ("lr_scheduler",), str(error)
 
 
-def _mixup_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
-    """Mixup can be built, and has two pictures to mix."""
-    if "train" not in parts or "mixup" not in cfg.dataloader.train:
-        return
-    keys = ("dataloader", "train", "mixup")
-    section, sampler = cfg.dataloader.train.mixup, cfg.dataloader.train.sampler
-    try:
-        build_mixup(section, cfg.model.head.get("num_classes") or 2)
-    except ValueError as error:
-        yield keys, str(error)
-    if section.get("mode") == "pair" and (sampler.batch_size % 2 or not sampler.get("drop_last")):
-        rule = (
-            "mode pair needs batches of an even size: an even dataloader.train.sampler.batch_size, "
-            f"not {sampler.batch_size}, and drop_last: true"
-        )
-        yield keys, rule
-
-
-def _training_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
-    """What would else be found out only when the run begins."""
+@_reads("dataloader.train", "accumulate")
+def _batches_divide(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
+    train, accumulate = cfg.dataloader.train, cfg.get("accumulate", 1)
+    batch, is_pair = train.sampler.batch_size, train.get("mixup", {}).get("mode") == "pair"
     if "train" not in parts:
         return
-    batch, accumulate = cfg.dataloader.train.sampler.batch_size, cfg.get("accumulate", 1)
-    if accumulate > batch > 0:
+    if accumulate > batch:
         rule = f"{accumulate} parts are more than the {batch} samples of a batch; use fewer"
         yield ("accumulate",), rule
-    if "distillation" in cfg:
-        try:
-            teacher = get_config(cfg.distillation.teacher)
-            classes, own = _num_classes(teacher), _num_classes(cfg)
-            channels, own_channels = _in_chans(teacher), _in_chans(cfg)
-        except (ConfigError, AttributeError, KeyError) as error:
-            yield ("distillation", "teacher"), str(error)
-        else:
-            if None not in (classes, own) and classes != own:
-                rule = f"its head has {classes} classes, but the student's {own}"
-                yield ("distillation", "teacher"), rule
-            if None not in (channels, own_channels) and channels != own_channels:
-                rule = f"it takes {_counted(channels)}, but the student {_counted(own_channels)}"
-                yield ("distillation", "teacher"), f"{rule}; both see the same images"
+    if is_pair and (batch % 2 or not train.sampler.get("drop_last")):
+        rule = (
+            "mode pair needs batches of an even size: an even dataloader.train.sampler.batch_size, "
+            f"not {batch}, and drop_last: true"
+        )
+        yield ("dataloader", "train", "mixup"), rule
 
 
-def _classes_balance(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
-    """What makes up for classes of different sizes goes with the rest."""
+@_reads("distillation", "model", "dataloader")
+def _teacher_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
+    """The teacher has the classes and the channels of the student."""
+    if "distillation" not in cfg or "train" not in parts:
+        return
+    keys = ("distillation", "teacher")
+    try:
+        teacher = get_config(cfg.distillation.teacher)
+        classes, own = _num_classes(teacher), _num_classes(cfg)
+        channels, own_channels = _in_chans(teacher), _in_chans(cfg)
+    except (ConfigError, AttributeError, KeyError) as error:
+        yield keys, str(error)
+        return
+    if None not in (classes, own) and classes != own:
+        yield keys, f"its head has {classes} classes, but the student's {own}"
+    if None not in (channels, own_channels) and channels != own_channels:
+        rule = f"it takes {_counted(channels)}, but the student {_counted(own_channels)}"
+        yield keys, f"{rule}; both see the same images"
+
+
+@_reads("model.architecture", "dataloader")
+def _patches_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
+    """Patches divide the images of a ConViT without another backbone in front."""
+    options = BACKBONES.arguments(cfg.model.architecture)
+    if cfg.model.architecture.name != "ConViT" or options["hybrid_backbone"]:
+        return
+    patch = options["patch_size"]
     for part in parts:
-        sampler, keys = cfg.dataloader[part].sampler, ("dataloader", part, "sampler")
-        if sampler.get("balanced") and part == "val":
-            yield (*keys, "balanced"), "is for training; an evaluation takes each sample once"
+        keys = ("dataloader", part, "dataset", "transforms")
+        sized = [(i, node.size) for i, node in enumerate(_at(cfg, keys)) if "size" in node]
+        for index, size in sized[-1:]:
+            if any(side % patch for side in ([size] if isinstance(size, int) else size)):
+                rule = f"{size} does not divide into patches of {patch} pixels"
+                yield (*keys, index, "size"), f"{rule}; use a multiple of {patch}"
+
+
+@_reads("loss", "model.head", "dataloader")
+def _weights_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
+    """Class weights and balanced sampling."""
+    if cfg.dataloader.val.sampler.get("balanced"):
+        keys = ("dataloader", "val", "sampler", "balanced")
+        yield keys, "is for training; an evaluation takes each sample once"
     weights, classes = cfg.loss.get("class_weights"), _num_classes(cfg)
     listed = isinstance(weights, Sequence) and weights != BALANCED
     if listed and classes is not None and len(weights) != classes:
@@ -285,45 +285,46 @@ def _classes_balance(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
         yield ("loss", "class_weights"), rule
 
 
+@_reads("dataloader")
 def _transforms_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     """Every list of transforms can be built, ends with an array, and makes images of one size."""
     for part in parts:
         section, keys = cfg.dataloader[part], ("dataloader", part, "dataset", "transforms")
-        transforms: list[Any] = []
-        problems = list(_problems_in_transforms(section.dataset.transforms, transforms))
+        transforms, problems = _built_transforms(section.dataset.transforms)
         if not problems and section.sampler.batch_size > 1:  # networks take one image of any size
             problems = list(_problems_in_sizes(section.dataset, transforms))
         yield from (((*keys, *place), rule) for place, rule in problems)
 
 
-def _problems_in_transforms(nodes: Sequence[Any], built: list[Any]) -> Iterator[Problem]:
-    """Of a list of transforms; those that can be built are added to `built`."""
+def _built_transforms(nodes: Sequence[Any]) -> tuple[list[Any], list[Problem]]:
+    """The transforms, and what is wrong with them."""
     names = [node.name for node in nodes]
     if names.count("Normalize") != 1:
-        yield (), "must have Normalize once, which makes the network's input"
-        return
+        return [], [((), "must have Normalize once, which makes the network's input")]
     border = names.index("Normalize")
+    built: list[Any] = []
+    problems: list[Problem] = []
     for index, node in enumerate(nodes):
         try:
-            transform = TRANSFORMS.build(node)
+            built.append(TRANSFORMS.build(node))
         except ConfigError as error:
-            yield (index,), str(error)
+            problems.append(((index,), str(error)))
             continue
-        built.append(transform)
-        # A user's transform that does not say what it works on works on pictures.
-        on_arrays = getattr(transform, "on_arrays", False)
+        on_arrays = getattr(built[-1], "on_arrays", False)  # a user's transform need not say
         if index != border and on_arrays != (index > border):
-            works_on, side = ("arrays", "behind") if on_arrays else ("pictures", "before")
-            yield (index,), f"{node.name} works on {works_on}; it must stand {side} Normalize"
+            takes, side = ("arrays", "after") if on_arrays else ("images", "before")
+            rule = f"{node.name} works on {takes}; it must stand {side} Normalize"
+            problems.append(((index,), rule))
+    return built, problems
 
 
 def _problems_in_sizes(node: Any, transforms: Sequence[Any]) -> Iterator[Problem]:
-    """Images that cannot be one batch. Samples are read only where the data decides."""
+    """Images that cannot be one batch. Samples are read only if the transforms keep their size."""
     known = getattr(DATASETS.get(node.name), "image_size", None)
     mode = node.get("mode", "RGB")
     try:
         made = sizes_made(transforms, known, mode, partial(build_dataset, node))
-    except ConfigError:  # the data is not there, or has no channels for Normalize: others say that
+    except ConfigError:  # another rule reports data that is missing, or channels that do not fit
         return
     except RunError as error:
         yield (), str(error)
@@ -338,17 +339,18 @@ def _problems_in_sizes(node: Any, transforms: Sequence[Any]) -> Iterator[Problem
         )
 
 
+@_reads("model.architecture", "dataloader")
 def _channels_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     """Normalize and the network take the channels that the images have."""
     in_chans = _in_chans(cfg)
     for part in parts:
         node, keys = cfg.dataloader[part].dataset, ("dataloader", part, "dataset")
         mode = node.get("mode", "RGB")
-        built: list[Any] = []
-        if list(_problems_in_transforms(node.transforms, built)):  # _transforms_fit says them
+        transforms, problems = _built_transforms(node.transforms)
+        if problems:
             continue
         try:
-            channels = channels_made(built, mode)
+            channels = channels_made(transforms, mode)
         except ConfigError as error:
             yield (*keys, "transforms"), f"for images of mode {mode}: {error}"
             continue
@@ -363,25 +365,9 @@ def _channels_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
         )
 
 
-def _num_classes(cfg: Config) -> int | None:
-    """The number of classes of the head, or else of the data; None where the data is not there."""
-    try:
-        return cfg.model.head.get("num_classes") or len(class_names(cfg.dataloader.val.dataset))
-    except ConfigError:
-        return None
-
-
-def _in_chans(cfg: Config) -> Any:
-    """The backbone's input channels; null for a backbone that has no such option."""
-    return BACKBONES.arguments(cfg.model.architecture).get("in_chans")
-
-
-def _counted(channels: Any) -> str:
-    return f"{channels} channel{'' if channels == 1 else 's'}"
-
-
+@_reads("model.head", "dataloader")
 def _data_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
-    """The data is there, and has the classes that the head and the other part have."""
+    """The data is there, and has the classes of the head and of the other part."""
     classes: dict[str, list[str]] = {}
     for part in parts:
         node = cfg.dataloader[part].dataset
@@ -410,27 +396,21 @@ def _data_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
         yield ("dataloader", "val", "dataset"), rule
 
 
-_RULES: tuple[
-    tuple[tuple[tuple[str, ...], ...], Callable[[Config, Sequence[str]], Iterator[Problem]]], ...
-] = (
-    ((("model",),), _head_fits_backbone),
-    ((("lr_scheduler",), ("epochs",)), _schedule_fits),
-    ((("dataloader", "train"), ("model", "head")), _mixup_fits),
-    (
-        (
-            ("dataloader", "train"),
-            ("accumulate",),
-            ("distillation",),
-        ),
-        _training_fits,
-    ),
-    ((("model", "architecture"), ("dataloader",)), _patches_fit),
-    ((("loss",), ("model", "head"), ("dataloader",)), _classes_balance),
-    ((("dataloader",),), _transforms_fit),
-    ((("model", "architecture"), ("dataloader",)), _channels_fit),
-    ((("model", "head"), ("dataloader",)), _data_fits),
-)
-"""Which sections a rule looks at, and the rule."""
+def _num_classes(cfg: Config) -> int | None:
+    """The number of classes of the head, or else of the data; None if the data is not there."""
+    try:
+        return cfg.model.head.get("num_classes") or len(class_names(cfg.dataloader.val.dataset))
+    except ConfigError:
+        return None
+
+
+def _in_chans(cfg: Config) -> Any:
+    """The backbone's input channels; None for a backbone that has no such option."""
+    return BACKBONES.arguments(cfg.model.architecture).get("in_chans")
+
+
+def _counted(channels: Any) -> str:
+    return f"{channels} channel{'' if channels == 1 else 's'}"
 
 
 def _at(data: Any, keys: Sequence[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Weights of classes in a loss. Imports no paddle, so that a config can be checked without it."""
+"""Weights of classes in a loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports point down, and nothing that checks a config imports paddle."""
+"""Imports point down."""
 
 from __future__ import annotations
 

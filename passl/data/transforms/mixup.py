@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from passl.errors import ConfigError
 from passl.utils.schema import validated
 from passl.utils.types import NonNegativeFloat, PositiveInt, Probability
 
@@ -54,16 +53,20 @@ class Mixup:
         mode: Literal["batch", "pair", "elem"] = "batch",
         off_epoch: PositiveInt | None = None,
     ):
-        if cutmix_minmax is not None and not 0 <= cutmix_minmax[0] < cutmix_minmax[1] <= 1:
-            raise ValueError(
-                f"cutmix_minmax {list(cutmix_minmax)} must lie between 0 and 1, the smaller first"
-            )
         self.num_classes, self.mode, self.off_epoch = num_classes, mode, off_epoch
         self.mixup_alpha, self.cutmix_minmax = mixup_alpha, cutmix_minmax
         self.cutmix_alpha = cutmix_alpha if cutmix_minmax is None else 1.0
         both_on = min(self.mixup_alpha, self.cutmix_alpha) > 0
         self.cutmix_share = switch_prob if both_on else float(self.cutmix_alpha > 0)
         self.prob = prob if max(self.mixup_alpha, self.cutmix_alpha) > 0 else 0.0
+
+    @staticmethod
+    def check_options(*, cutmix_minmax: tuple[float, float] | None, **_: Any) -> None:
+        """Raise a ValueError unless the range is in order."""
+        if cutmix_minmax is not None and not 0 <= cutmix_minmax[0] < cutmix_minmax[1] <= 1:
+            raise ValueError(
+                f"cutmix_minmax {list(cutmix_minmax)} must lie between 0 and 1, the smaller first"
+            )
 
     def __call__(self, images, labels, epoch: int, rng: np.random.Generator) -> tuple[Any, Any]:
         """Return mixed images and soft targets, or the arguments if nothing is mixed.
@@ -159,12 +162,5 @@ def _mixed(values, kept):
 
 
 def build_mixup(section: Mapping[str, Any] | None, num_classes: int) -> Mixup:
-    """Return the Mixup of a config section; without one, a Mixup that changes nothing.
-
-    Raises:
-        ConfigError: its options do not go together.
-    """
-    try:
-        return Mixup(num_classes, **({"prob": 0.0} if section is None else section))
-    except ValueError as error:
-        raise ConfigError(f"mixup: {error}") from error
+    """Return the Mixup of a config section; without one, a Mixup that changes nothing."""
+    return Mixup(num_classes, **({"prob": 0.0} if section is None else section))

@@ -87,11 +87,11 @@ def test_a_right_config_passes(tiny_config):
         ),
         (
             "dataloader.train.dataset.transforms=[{name: RandomErasing}, {name: Normalize}]",
-            "RandomErasing works on arrays; it must stand behind Normalize",
+            "RandomErasing works on arrays; it must stand after Normalize",
         ),
         (
             "dataloader.val.dataset.transforms=[{name: Normalize}, {name: Resize, size: 32}]",
-            "Resize works on pictures; it must stand before Normalize",
+            "Resize works on images; it must stand before Normalize",
         ),
         (
             "distillation={teacher: nothing.yaml, weights: none.pdparams}",

@@ -234,6 +234,6 @@ def test_build_mixup_uses_the_section(rng):
     ],
 )
 def test_wrong_options_are_errors(section, message):
-    with pytest.raises(ConfigError, match="^mixup: ") as raised:
+    with pytest.raises(ConfigError, match="^Mixup") as raised:
         build_mixup(section, CLASSES)
     assert message in str(raised.value)
