@@ -132,6 +132,12 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         metavar=("HEIGHT", "WIDTH"),
         help="of the input, if the transforms do not fix it",
     )
+    parser.add_argument(
+        "--allow-imports",
+        action="store_true",
+        help="import the modules that a checkpoint or an exported folder names, which runs their "
+        "code",
+    )
 
 
 def load_network(args: argparse.Namespace) -> tuple[Model, Description]:
@@ -150,4 +156,4 @@ def load_network(args: argparse.Namespace) -> tuple[Model, Description]:
     entry = zoo_entry(args.weights)
     is_chosen = cfg is not None and changes_transforms(cfg)
     transforms = None if entry is None or is_chosen else transforms_of(entry.preset)
-    return load(args.weights, cfg, transforms, args.size)
+    return load(args.weights, cfg, transforms, args.size, args.allow_imports)

@@ -114,7 +114,7 @@ def _load(args: argparse.Namespace):
 
     if args.model:
         engine, precision = args.engine or "paddle", args.precision or "fp32"
-        return Predictor(args.model, engine, precision, args.threads)
+        return Predictor(args.model, engine, precision, args.threads, args.allow_imports)
     model, description = load_network(args)
 
     from passl.deploy.source import as_engine

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +21,7 @@ from passl.data import TRANSFORMS
 from passl.data.datasets.images import check_mode
 from passl.errors import CheckpointError, ConfigError
 from passl.io.files import sha256_of, to_json, write_text
+from passl.utils.imports import import_stored
 
 FORMAT = 1
 DESCRIPTION = "passl.json"
@@ -44,6 +45,7 @@ class Description:
         background: red, green and blue behind transparent pixels; null for none.
         min_side: JPEG files are decoded at a reduced size whose sides both keep this many pixels;
             null for their full size.
+        imports: modules that register transforms which are not passl's own.
     """
 
     model: Mapping[str, Any]
@@ -58,6 +60,7 @@ class Description:
     mode: str = "RGB"
     background: Sequence[int] | None = None
     min_side: PositiveInt | None = None
+    imports: Sequence[str] = field(default_factory=list)
 
 
 def write_description(folder: Path, description: Description) -> None:
@@ -68,11 +71,15 @@ def write_description(folder: Path, description: Description) -> None:
     write_text(folder / DESCRIPTION, text + "\n")
 
 
-def read_folder(folder: Path, needed: Sequence[str] = ()) -> Description:
+def read_folder(
+    folder: Path, needed: Sequence[str] = (), allow_imports: bool = False
+) -> Description:
     """Read the description of an exported folder, and compare every file with its hash.
 
     Args:
         needed: files that must be among them.
+        allow_imports: whether modules that register its transforms may be imported, which runs
+            their code.
 
     Raises:
         ConfigError: it is no exported folder, has another format, or lacks a needed file.
@@ -95,7 +102,7 @@ def read_folder(folder: Path, needed: Sequence[str] = ()) -> Description:
             f"{path}: format {version!r}, of passl {data.get('passl')}; this passl {__version__} "
             f"reads format {FORMAT}: export again, or use that version"
         )
-    stored = _checked(path, text)
+    stored = _checked(path, text, allow_imports)
     for name, digest in stored.files.items():
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name}: missing; export again")
@@ -110,7 +117,7 @@ def read_folder(folder: Path, needed: Sequence[str] = ()) -> Description:
             f"{folder}: has no {missing[0]}; export again"
             + (" with --onnx" if missing[0] == ONNX else "")
         )
-    return Description(**{field.name: getattr(stored, field.name) for field in fields(Description)})
+    return Description(**{each.name: getattr(stored, each.name) for each in fields(Description)})
 
 
 def image_bytes(description: Description) -> int:
@@ -129,7 +136,7 @@ class _Stored(Description):
     files: Mapping[Annotated[str, Field(pattern=r"^[^/]+$")], str]
 
 
-def _checked(path: Path, text: str) -> _Stored:
+def _checked(path: Path, text: str, allow_imports: bool) -> _Stored:
     try:
         stored = TypeAdapter(_Stored).validate_json(text, strict=True)
     except ValidationError as error:
@@ -141,6 +148,7 @@ def _checked(path: Path, text: str) -> _Stored:
         check_mode(stored.mode, stored.background)
     except ValueError:
         raise CheckpointError(f"{path}: damaged: mode is missing or wrong; export again") from None
+    import_stored(stored.imports, path, allow_imports)
     for node in stored.transforms:
         TRANSFORMS.build(node)
     return stored

@@ -164,6 +164,8 @@ class Predictor(Classifier):
         engine: `paddle`, `onnxruntime` or `openvino`; the last two need a folder with ONNX.
         precision: `fp32`, or `bf16` if processor and engine support it.
         threads: for the computation; null for all processors that this process may use.
+        allow_imports: whether modules of the exporter's own transforms may be imported, which runs
+            their code.
 
     Raises:
         ConfigError: it is no exported folder or one of another format, or the engine, precision or
@@ -177,11 +179,12 @@ class Predictor(Classifier):
         engine: str = "paddle",
         precision: str = "fp32",
         threads: int | None = None,
+        allow_imports: bool = False,
     ):
         threads = usable_processors() if threads is None else threads
         check_engine(engine, precision, threads)
         folder = Path(folder).expanduser()
-        description = read_folder(folder, needed_files(engine))
+        description = read_folder(folder, needed_files(engine), allow_imports)
         super().__init__(load_engine(folder, engine, precision, threads), description)
 
 

@@ -12,6 +12,7 @@ import paddle
 from paddle import nn
 
 from passl.accelerate import accelerate
+from passl.data import TRANSFORMS
 from passl.data.build import build_transforms, class_names
 from passl.data.datasets.images import CHANNELS, check_mode
 from passl.data.transforms.sizes import channels_made, fixed_size
@@ -25,6 +26,7 @@ from passl.modeling.classifier import Model
 from passl.porting import WeightFile, architecture_of, load_weights, locate, read_file
 from passl.porting.classes import are_named, imagenet_classes, order_in
 from passl.utils.config import Config, get_config
+from passl.utils.imports import import_stored
 
 
 def load(
@@ -32,6 +34,7 @@ def load(
     cfg: Mapping[str, Any] | None = None,
     transforms: Sequence[Mapping[str, Any]] | None = None,
     size: Sequence[int] | None = None,
+    allow_imports: bool = False,
 ) -> tuple[Model, Description]:
     """Load a model in evaluation mode, and describe it.
 
@@ -41,6 +44,8 @@ def load(
             config, other files determine their architecture.
         transforms: of the images; null for those of the config's validation data.
         size: height and width of the input, if the transforms do not fix it.
+        allow_imports: whether modules that a checkpoint's config names may be imported, which runs
+            their code.
 
     Raises:
         ConfigError: the network or its transforms are not known, or the data of `cfg` has other
@@ -52,6 +57,8 @@ def load(
         config = cfg.to_dict() if isinstance(cfg, Config) else dict(cfg)
     else:
         config = _from_metadata(file, "config")  # of a checkpoint
+        if config is not None and config.get("imports"):
+            import_stored(config["imports"], file.path, allow_imports)
     if config is not None:
         section = _model_section(config)
     else:
@@ -81,6 +88,7 @@ def load(
         mode=mode,
         background=background,
         min_side=dataset.get("min_side"),
+        imports=_imports(config, nodes),
     )
     return model, description
 
@@ -119,6 +127,12 @@ def _shipped_config(architecture: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     folder = "convit" if variant.startswith("convit") else "cvt"
     return get_config(f"{folder}/{variant}.yaml").to_dict()
+
+
+def _imports(config: Mapping[str, Any], transforms: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The modules that the config names, if a transform is of one of them."""
+    homes = [TRANSFORMS.get(node["name"]).__module__ for node in transforms]
+    return [] if all(home.startswith("passl.") for home in homes) else list(config["imports"])
 
 
 def _dataset(config: Mapping[str, Any], part: str) -> Mapping[str, Any]:

@@ -129,9 +129,9 @@ def get_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(*problems)
     if tree.get("imports"):
         places = {
-            int(keys[1]): shown_origin(origin)
+            int(keys[-1]) if len(keys) > 1 else 0: shown_origin(origin)
             for keys, origin in origins.items()
-            if keys[0] == "imports" and len(keys) == 2
+            if keys[0] == "imports"
         }
         import_modules(tree["imports"], (path.parent, Path.cwd()), places)
     return Config(tree, origins, path)
@@ -151,14 +151,19 @@ def find_config(file: str | Path) -> Path:
     out.
     """
     path = Path(os.path.expanduser(file))
-    inside = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
-    for candidate in (path, CONFIG_ROOT / inside, CONFIG_ROOT / f"{inside}.yaml"):
+    for candidate in (path, *_shipped(path)):
         if candidate.is_file():
             return candidate
     stems = {Path(name).name: name for name in shipped_names()}
     near = difflib.get_close_matches(path.stem, stems, n=1)
     hint = f"; did you mean {stems[near[0]]}?" if near else ""
     raise ConfigError(f"{path}: the config file {_what_instead(path)}{hint}")
+
+
+def _shipped(name: Path) -> tuple[Path, Path]:
+    """Where a shipped config of that name would be; `configs/` in front can be left out."""
+    inside = Path(*name.parts[1:]) if name.parts[:1] == ("configs",) else name
+    return CONFIG_ROOT / inside, CONFIG_ROOT / f"{inside}.yaml"
 
 
 def _what_instead(path: Path) -> str:
@@ -272,10 +277,16 @@ def _bases(path: Path, names: Any, origins: Mapping[Keys, str]) -> list[tuple[Pa
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{places[0]}: _base_: must be the path of a config, or a list of paths")
     try:
-        bases = [path.parent / expand(name) for name in names]
+        bases = [_base(path.parent, Path(expand(name))) for name in names]
     except ConfigError as error:
         raise ConfigError(f"{places[0]}: _base_: {error}") from None
     return [(_short(base), place) for base, place in zip(bases, places, strict=False)]
+
+
+def _base(folder: Path, name: Path) -> Path:
+    """The path of a base: relative to the file that names it, or else a shipped config."""
+    found = [path for path in (folder / name, *_shipped(name)) if path.is_file()]
+    return found[0] if found else folder / name
 
 
 def _short(path: Path) -> Path:
@@ -288,7 +299,7 @@ def _check_base(base: Path, origin: str, chain: Sequence[Path]) -> None:
     if not base.is_file():
         raise ConfigError(
             f"{origin}: _base_: {base} {_what_instead(base)}; the path is relative to "
-            f"{chain[-1].parent}"
+            f"{chain[-1].parent}, or names a shipped config such as digits/convit"
         )
     for index, file in enumerate(chain):
         if file.samefile(base):

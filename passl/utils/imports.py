@@ -43,6 +43,27 @@ def import_modules(names: Any, folders: Sequence[Path], origins: Mapping[int, st
         raise ConfigError(*problems)
 
 
+def import_stored(names: Any, file: Path, is_allowed: bool) -> None:
+    """Import the modules that a stored config names, such as that of a checkpoint.
+
+    Args:
+        names: of modules.
+        file: that stores the config, for messages.
+        is_allowed: whether their code may run. A module that is imported already is no matter.
+
+    Raises:
+        ConfigError: importing is not allowed, or a module cannot be imported.
+    """
+    if is_allowed:
+        import_modules(names, (Path.cwd(),), {0: str(file)})
+    elif any(name not in sys.modules for name in names):
+        raise ConfigError(
+            f"{file}: needs the modules {', '.join(map(str, names))}. Importing them runs their "
+            "code: if you trust it, pass --allow-imports or allow_imports=True, or import them "
+            "first"
+        )
+
+
 def _reason(name: str, error: BaseException, folders: Sequence[Path]) -> str:
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if missing is not None and f"{name}.".startswith(f"{missing}."):

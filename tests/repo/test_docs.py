@@ -29,7 +29,7 @@ def checkout(tmp_path) -> Path:
     return tmp_path
 
 
-def call(folder: Path, *arguments: str) -> str:
+def call(folder: Path, *arguments: str, expect: int = 0) -> str:
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
@@ -39,8 +39,8 @@ def call(folder: Path, *arguments: str) -> str:
         check=False,
         timeout=300,
     )
-    assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    assert done.returncode == expect, f"{arguments}\n{done.stdout}\n{done.stderr}"
+    return done.stderr if expect else done.stdout
 
 
 def test_first_finetune(checkout):
@@ -124,3 +124,47 @@ def test_extend(tmp_path):
     Image.new("RGB", (32, 32)).save(image)
     answer = call(tmp_path, "-m", "passl", "predict", str(image), "--model", "exported")
     assert "columns" in answer
+    # What a checkpoint or a folder names is imported only if that is allowed.
+    weights = (
+        "export",
+        "--weights",
+        "runs/stripes/best.safetensors",
+        "again",
+        "--size",
+        "32",
+        "32",
+    )
+    assert "--allow-imports" in call(tmp_path, "-m", "passl", *weights, expect=2)
+    call(tmp_path, "-m", "passl", *weights, "--allow-imports")
+
+
+def test_transform_of_ones_own_is_needed_in_prediction(tmp_path):
+    """Of an exported folder; the error says which module, and how to allow its import."""
+    (tmp_path / "own_part.py").write_text(
+        "from passl.data import TRANSFORMS\n\n\n@TRANSFORMS.register\nclass Same:\n"
+        "    def __call__(self, image, rng):\n        return image\n"
+    )
+    transforms = "[{name: Same}, {name: Normalize}]"
+    (tmp_path / "own.yaml").write_text(
+        "_base_: digits/convit.yaml\nimports: [own_part]\ndataloader:\n  val:\n    dataset:\n"
+        f"      transforms: {transforms}\n"
+    )
+    train = ("train", "own.yaml", "-o", "output_dir=run", "epochs=4")
+    call(tmp_path, "-m", "passl", *train, "dataloader.train.dataset.fraction=0.1")
+    call(
+        tmp_path,
+        "-m",
+        "passl",
+        "export",
+        "-c",
+        "own.yaml",
+        "--weights",
+        "run/last.safetensors",
+        "out",
+    )
+    Image.new("RGB", (32, 32)).save(tmp_path / "image.png")
+    predict = ("-m", "passl", "predict", "image.png", "--model", "out")
+    problem = call(tmp_path, *predict, expect=2)
+    assert "own_part" in problem
+    assert "--allow-imports" in problem
+    assert "%" in call(tmp_path, *predict, "--allow-imports")

@@ -803,3 +803,16 @@ def test_a_value_is_filled_in_where_there_is_none(tmp_path):
     assert full.origins["head", "width"] == "derived"
     assert full.origins["head", "classes"] == f"{path}:1"
     assert (full.file, cfg.head.width) == (path, None)
+
+
+def test_base_is_a_shipped_config(tmp_path):
+    (tmp_path / "own.yaml").write_text("_base_: digits/convit\nepochs: 7\n")
+    cfg = get_config(tmp_path / "own.yaml")
+    assert (cfg.epochs, cfg.model.architecture.name) == (7, "ConViT")
+
+
+def test_base_beside_the_file_precedes_a_shipped_one(tmp_path):
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "convit.yaml").write_text("epochs: 3\n")
+    (tmp_path / "own.yaml").write_text("_base_: digits/convit.yaml\n")
+    assert get_config(tmp_path / "own.yaml").to_dict() == {"epochs": 3}

@@ -69,6 +69,7 @@ def test_override_names_modules(tmp_path):
         ),
         ("", "own_broken", ["'own_broken' must be a list of module names"]),
         ("", "[3]", ["must be a list of module names"]),
+        ("", "3", ["config.yaml:2", "must be a list of module names"]),
     ],
 )
 def test_module_that_cannot_be_imported(tmp_path, code, imports, expected):
