@@ -2,214 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import os
-import random
 import select
 import socket
-import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import trustme
 
 from passl.errors import ConfigError, RunError
 from passl.io import download
 from passl.io.download import cache_folder, fetch_url
-from passl.logging import get_logger
 from passl.porting.resolve import fetch
-from passl.porting.zoo import Entry, Preset
+from tests.unit.io.download_server import (
+    BODY,
+    SHA256,
+    cut,
+    entry,
+    in_chunks,
+    place,
+    redirect,
+    stall,
+    status,
+    target,
+    whole,
+)
 
-ROOT = Path(__file__).resolve().parents[3]
-BODY = random.Random(0).randbytes(300_000)
-OTHER = random.Random(1).randbytes(300_000)
-SHA256 = hashlib.sha256(BODY).hexdigest()
-PRESET = Preset(224, 0.875, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
-
-# --------------------------------------------------------------------------------------------------
-# The server
-# --------------------------------------------------------------------------------------------------
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def do_GET(self):
-        self.server.requests.append(dict(self.headers.items()) | {"path": self.path})
-        answer = self.server.answers.pop(0) if self.server.answers else whole
-        self.close_connection = True
-        answer(self)
-
-    def send(self, status: int, body: bytes, sent: int | None = None, **headers: str) -> None:
-        """Answer, with only the first `sent` bytes of the body."""
-        self.send_response(status)
-        fields = {"Content_Length": str(len(body)), "Content_Type": "application/octet-stream"}
-        for name, value in (fields | headers).items():
-            if value:
-                self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body[:sent])
-
-    def log_message(self, format, *args):
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    def __init__(self, authority: trustme.CA):
-        super().__init__(("127.0.0.1", 0), Handler)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("127.0.0.1").configure_cert(context)
-        self.socket = context.wrap_socket(self.socket, server_side=True)
-        self.answers: list[Answer] = []
-        self.requests: list[dict[str, str]] = []
-        self.over = threading.Event()
-
-    @property
-    def origin(self) -> str:
-        return f"https://127.0.0.1:{self.server_port}"
-
-    @property
-    def url(self) -> str:
-        return f"{self.origin}/a/weights.pth"
-
-    def handle_error(self, request, client_address):
-        error = sys.exc_info()[1]
-        if not isinstance(error, OSError):  # a client that leaves is what some tests are about
-            super().handle_error(request, client_address)
-
-
-Answer = Callable[[Handler], None]
-
-
-def whole(handler: Handler) -> None:
-    handler.send(200, BODY)
-
-
-def cut(sent: int) -> Answer:
-    """A connection that ends after so many bytes of the body."""
-    return lambda handler: handler.send(200, BODY, sent)
-
-
-def status(code: int) -> Answer:
-    return lambda handler: handler.send(code, b"no", Content_Type="text/plain")
-
-
-def redirect(code: int, target: str) -> Answer:
-    return lambda handler: handler.send(code, b"", Location=target)
-
-
-def stall(handler: Handler) -> None:
-    handler.send(200, BODY, 1000)
-    handler.wfile.flush()
-    handler.server.over.wait(10)
-
-
-def in_chunks(handler: Handler, complete: bool = True) -> None:
-    handler.send(200, b"", Content_Length="", Transfer_Encoding="chunked")
-    for start in range(0, len(BODY), 100_000):
-        handler.wfile.write(b"%x\r\n" % 100_000 + BODY[start : start + 100_000] + b"\r\n")
-        if not complete:
-            return
-    handler.wfile.write(b"0\r\n\r\n")
-
-
-# --------------------------------------------------------------------------------------------------
-# Fixtures
-# --------------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def certificates(authority, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("authority") / "authority.pem"
-    authority.cert_pem.write_to_path(str(path))
-    return path
-
-
-@pytest.fixture
-def server(authority) -> Iterator[Server]:
-    server = Server(authority)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.over.set()
-    server.shutdown()
-    server.server_close()  # waits for the handlers
-    thread.join()
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch, certificates, tmp_path):
-    """An empty cache, no proxies or mirrors, a trusted server, and no pauses between attempts."""
-    monkeypatch.setenv("PASSL_HOME", str(tmp_path))
-    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
-    monkeypatch.setattr(download, "TIMEOUTS", (5.0, 5.0))
-    for name in ("https_proxy", "http_proxy", "all_proxy", "no_proxy"):
-        for variable in (name, name.upper(), f"{name}_original"):
-            monkeypatch.delenv(variable, raising=False)
-    for variable in ("PASSL_MIRRORS", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificates))
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    """The lines that are logged; the logger may not propagate, so caplog would not see them."""
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger = get_logger()
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    yield lines
-    logger.removeHandler(handler)
-    logger.setLevel(level)
-
-
-@pytest.fixture
-def get(server, tmp_path) -> Callable[..., Path]:
-    """get(sha256=..., size=...) fetches the server's file as an entry of the zoo."""
-    return lambda **values: fetch(entry(server.url, **values))
-
-
-@pytest.fixture
-def fails(get, tmp_path) -> Callable[..., str]:
-    """Fetch in vain and return the message. Nothing is left of the download."""
-
-    def call(**values) -> str:
-        with pytest.raises(RunError) as error:
-            get(**values)
-        assert {path.name for path in target(tmp_path).parent.iterdir()} == {"weights.pth.lock"}
-        assert f"and put it at {target(tmp_path)}" in str(error.value)
-        return str(error.value)
-
-    return call
-
-
-def entry(url: str | None, **values) -> Entry:
-    given = {"sha256": None, "note": ""} | values
-    return Entry("convit_tiny.x", "convit_tiny", "timm", url, "weights.pth", "MIT", PRESET, **given)
-
-
-def target(home: Path) -> Path:
-    return home / "weights" / "convit_tiny.x" / "weights.pth"
-
-
-def place(home: Path, content: bytes) -> Path:
-    """Put a file into the cache by hand."""
-    target(home).parent.mkdir(parents=True, exist_ok=True)
-    target(home).write_bytes(content)
-    return target(home)
+pytestmark = pytest.mark.usefixtures("environment")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -514,128 +336,3 @@ def test_no_address(tmp_path):
         fetch(entry(None, note="in the authors' cupboard"))
     for part in ("no address", "in the authors' cupboard", str(target(tmp_path))):
         assert part in str(error.value)
-
-
-# --------------------------------------------------------------------------------------------------
-# Files that are in the cache
-# --------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("sha256", [None, SHA256[:8], SHA256])
-def test_file_put_there_by_hand_is_used(tmp_path, log, sha256):
-    place(tmp_path, BODY)
-    assert fetch(entry(None, sha256=sha256)) == target(tmp_path)
-    assert not log
-
-
-@pytest.mark.parametrize("content", [OTHER, b"<html>Log in first", b""])
-def test_wrong_file_is_moved_aside(get, tmp_path, content, log):
-    place(tmp_path, content)
-    assert get(sha256=SHA256).read_bytes() == BODY
-    aside = target(tmp_path).with_name("weights.pth.rejected")
-    assert aside.read_bytes() == content
-    assert any(str(aside) in line for line in log)
-
-
-def test_wrong_file_without_an_address_is_moved_aside(tmp_path):
-    place(tmp_path, b"<html>Log in first")
-    with pytest.raises(RunError, match="no address"):
-        fetch(entry(None))
-    assert not target(tmp_path).exists()
-
-
-def test_hash_that_became_known_counts_for_cached_files(get, tmp_path):
-    get()
-    with pytest.raises(RunError, match="the download is not the file"):
-        get(sha256="0" * 64)
-    assert target(tmp_path).with_name("weights.pth.rejected").read_bytes() == BODY
-
-
-def test_cache_that_cannot_be_made(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("PASSL_HOME", str(tmp_path / "file"))
-    with pytest.raises(RunError, match="cannot be written.*PASSL_HOME"):
-        fetch(entry("https://127.0.0.1:9/weights.pth"))
-
-
-@pytest.fixture
-def read_only(monkeypatch) -> Callable[[], None]:
-    """Make the cache read-only. Root may write everywhere, so the lock is refused in its place."""
-
-    def denied(*args, **kwargs):
-        raise PermissionError(13, "Permission denied")
-
-    return lambda: monkeypatch.setattr(download, "FileLock", denied)
-
-
-def test_read_only_cache(get, server, tmp_path, read_only):
-    read_only()
-    with pytest.raises(RunError, match="cannot be written.*Permission denied.*PASSL_HOME"):
-        get()
-    assert server.requests == []
-    assert not target(tmp_path).exists()
-
-
-def test_files_of_a_read_only_cache_are_used(get, read_only):
-    path = get()
-    read_only()
-    assert get(sha256=SHA256) == path
-
-
-def test_disk_that_fails(get, server, tmp_path, monkeypatch):
-    def full(source, destination):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("pooch.core.shutil.move", full)
-    with pytest.raises(RunError, match="cannot be written.*No space left"):
-        get()
-    assert len(server.requests) == 1
-    assert not target(tmp_path).exists()
-
-
-# --------------------------------------------------------------------------------------------------
-# Several processes
-# --------------------------------------------------------------------------------------------------
-def test_two_processes_make_one_download(server, tmp_path):
-    def slow(handler):
-        handler.send(200, BODY, 150_000)
-        handler.wfile.flush()
-        server.over.wait(0.5)
-        handler.wfile.write(BODY[150_000:])
-
-    server.answers = [slow]
-    code = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-from passl.io.download import fetch_url
-print("ready", flush=True)
-input()
-print(fetch_url({server.url!r}))
-"""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(2)]
-    try:
-        for process in processes:
-            assert process.stdout.readline() == "ready\n"
-        for process in processes:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        results = [process.communicate(timeout=15)[0].strip() for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert [process.returncode for process in processes] == [0, 0]
-    assert results[0] == results[1]
-    assert Path(results[0]).read_bytes() == BODY
-    assert len(server.requests) == 1
-
-
-def test_threads_make_one_download(get, server):
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(get())) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 4
-    assert found[0].read_bytes() == BODY
-    assert len(server.requests) == 1
