@@ -18,9 +18,9 @@ TRANSFORMS = Registry(
         for module in ("auto_augment", "color", "geometry", "normalize", "random_erasing")
     ],
 )
-"""A transform is called with an image and a `numpy.random.Generator`, and draws from that
-generator only. Images are PIL images until `Normalize`, which makes the array that the network
-takes, float32 [channels, height, width]; after it come those whose class attribute `on_arrays` is
-true. What it gives is new: what it is given is not changed. It is also called with a few made-up
-images, to learn the sizes that it makes.
+"""A transform is called with an image and a `numpy.random.Generator`, and draws random numbers from
+that generator only. Images are PIL images until `Normalize` makes the array that the network takes,
+float32 [channels, height, width]; transforms after it have the class attribute `on_arrays = True`.
+The result is a new object: the argument is not changed. To learn the sizes of results, transforms
+are also called with a few synthetic images.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -128,7 +128,7 @@ class Loader:
         """
         self.sampler.set_epoch(epoch, start)
         batches = self._read_here() if self._workers is None else self._workers.batches(check)
-        with closing(batches):  # type: ignore[type-var]  # an error ends the workers at once
+        with closing(batches):  # an error ends the workers at once
             for *arrays, encoded in batches:
                 report = decode_report(encoded.numpy())
                 if report.error is not None:
@@ -170,7 +170,7 @@ class Loader:
         action = "replaced by another" if self.sampler.even else "left out"
         get_logger().warning("bad sample %d, %s: %s", len(self.bad), action, text)
 
-    def _read_here(self) -> Iterator[list[Any]]:
+    def _read_here(self) -> Generator[list[Any], None, None]:
         for keys in self.sampler:
             with _keep_global_generators():
                 arrays = self._read(keys)

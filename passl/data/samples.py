@@ -6,6 +6,7 @@ import json
 import random
 import traceback
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,8 @@ from passl.errors import ConfigError, RunError
 from passl.logging import printable
 
 
-class Sample(NamedTuple):
+@dataclass(frozen=True)
+class Sample:
     """The sample of a key.
 
     Args:
@@ -62,7 +64,7 @@ class Samples:
         try:
             while True:
                 try:
-                    image, label = self.dataset[index]
+                    stored, label = self.dataset[index]
                     break
                 except RunError as error:
                     if self.draws is not None and len(bad) >= self.draws:
@@ -73,14 +75,14 @@ class Samples:
                 # The number of tries is at least 1: numpy reads a missing number as 0.
                 other = np.random.default_rng((self.seed, epoch, position, len(bad)))
                 index = int(other.integers(len(self)))
-            array: Any = image
+            image: Any = stored
             for transform in self.transforms:
-                array = transform(array, rng)
+                image = transform(image, rng)
         except (RunError, ConfigError) as error:
             return error
         except Exception:
             return RuntimeError(f"{self.dataset.name(index)}:\n{traceback.format_exc()}")
-        return Sample(array, label, index, tuple(bad))
+        return Sample(image, label, index, tuple(bad))
 
 
 def collate(samples: Iterable[Sample | Exception], count: int) -> list[np.ndarray]:

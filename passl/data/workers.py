@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -83,7 +83,7 @@ class Workers:
         remove_leftovers()
         atexit.register(_end_all)  # runs before multiprocessing waits for them
 
-    def batches(self, check: Callable[[], object]) -> Iterator[list[Any]]:
+    def batches(self, check: Callable[[], object]) -> Generator[list[Any], None, None]:
         """Iterate over the batches of the sampler.
 
         Args:
@@ -151,7 +151,7 @@ class _Keys(Dataset):
     batch while it is in the cache.
     """
 
-    def __getitem__(self, key: Key) -> Key:
+    def __getitem__(self, key: Any) -> Any:
         return key
 
 

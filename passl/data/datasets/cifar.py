@@ -153,10 +153,12 @@ class CIFAR10(_Cifar):
     ):
         super().__init__(dataroot, split, download, "labels", CIFAR10_CLASSES.split())
 
-    @staticmethod
-    def class_names(*, dataroot: str, download: bool = False, **_: Any) -> list[str]:  # type: ignore[override]
+    @classmethod
+    def class_names(  # type: ignore[override]
+        cls, *, dataroot: str, download: bool = False, **_: Any
+    ) -> list[str]:
         """Return the ten classes, without a download."""
-        CIFAR10._check(dataroot, download)
+        cls._check(dataroot, download)
         return CIFAR10_CLASSES.split()
 
 
@@ -196,12 +198,12 @@ class CIFAR100(_Cifar):
         classes = self.class_names(dataroot=dataroot, download=download, label_mode=label_mode)
         super().__init__(dataroot, split, download, f"{label_mode}_labels", classes)
 
-    @staticmethod
+    @classmethod
     def class_names(  # type: ignore[override]
-        *, dataroot: str, download: bool = False, label_mode: str = "fine", **_: Any
+        cls, *, dataroot: str, download: bool = False, label_mode: str = "fine", **_: Any
     ) -> list[str]:
         """Return the 100 classes or the 20 groups, without a download."""
-        CIFAR100._check(dataroot, download)
+        cls._check(dataroot, download)
         return (CIFAR100_CLASSES if label_mode == "fine" else CIFAR100_COARSE_CLASSES).split()
 
 

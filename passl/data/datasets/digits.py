@@ -51,7 +51,7 @@ class Digits(ImageDataset):
         """Return the split and the number of the sample in it."""
         return f"Digits {self.split} {index}"
 
-    @staticmethod
-    def class_names(**_: Any) -> list[str]:
+    @classmethod
+    def class_names(cls, **_: Any) -> list[str]:
         """Return the ten digits."""
         return [str(digit) for digit in range(10)]

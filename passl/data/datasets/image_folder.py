@@ -74,8 +74,10 @@ class ImageFolder(FileDataset):
         warn_unusable(dataroot, unusable)
         self.labels = np.asarray(labels, dtype=np.int64)
 
-    @staticmethod
-    def class_names(*, dataroot: str, class_file: str | None = None, **_: Any) -> list[str]:  # type: ignore[override]
+    @classmethod
+    def class_names(  # type: ignore[override]
+        cls, *, dataroot: str, class_file: str | None = None, **_: Any
+    ) -> list[str]:
         """Return the sorted class folders, or the names in the class file. Only one image of each
         folder is looked for.
         """

@@ -70,8 +70,9 @@ class ImageList(FileDataset):
         self.paths, labels, self.classes = _read(dataroot, list_file, class_file, delimiter)
         self.labels = np.array(labels, dtype=np.int64)
 
-    @staticmethod
+    @classmethod
     def class_names(  # type: ignore[override]
+        cls,
         *,
         dataroot: str,
         list_file: str,

@@ -143,8 +143,10 @@ class TarShards(FileDataset):
                 "not the same ones"
             )
 
-    @staticmethod
-    def class_names(*, shards: str, class_file: str, **_: Any) -> list[str]:  # type: ignore[override]
+    @classmethod
+    def class_names(  # type: ignore[override]
+        cls, *, shards: str, class_file: str, **_: Any
+    ) -> list[str]:
         """Return the names in the class file if the shards exist, without opening them."""
         _find_shards(shards)
         return read_class_file(class_file)

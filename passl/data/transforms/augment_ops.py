@@ -45,7 +45,7 @@ class Geometry(NamedTuple):
     def fill_of(self, image: Image.Image) -> int | tuple[int, ...]:
         """Return `fill` in the mode of an image."""
         if image.mode == "L":
-            return Image.new("RGB", (1, 1), self.fill).convert("L").getpixel((0, 0))  # type: ignore[return-value]
+            return Image.new("RGB", (1, 1), self.fill).convert("L").tobytes()[0]
         return (*self.fill, 0) if image.mode == "RGBA" else self.fill
 
     def shift(self, level: float, side: int) -> float:

@@ -8,6 +8,7 @@ https://arxiv.org/abs/2204.07118.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,13 +71,13 @@ class RandPolicy(NamedTuple):
         layers: the layers to draw from.
         weights: their probabilities, for draws without replacement; None for uniform draws with
             replacement.
-        count: number of draws for each image.
+        draws: number of draws for each image.
         noise: of the magnitudes.
     """
 
     layers: Sequence[Layer]
     weights: np.ndarray | None
-    count: int  # type: ignore[assignment]  # hides tuple.count
+    draws: int
     noise: Noise
 
 
@@ -287,7 +288,7 @@ def _read_numbers(policy: str, parts: Sequence[str], keys: Mapping[str, type]) -
     """Parse `m9`, `mstd0.5` and the like."""
     numbers: dict[str, float] = {}
     for part in parts:
-        key = re.match("[a-z]*", part)[0]  # type: ignore[index]  # it always matches
+        key = "".join(itertools.takewhile(str.islower, part))
         if key not in keys:
             raise ValueError(
                 f"policy {policy}: {part!r} is none of its parts, which are {', '.join(keys)}, "
@@ -366,8 +367,8 @@ class RandAugment(_Augment):
         read_rand_policy(self.policy)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        layers, weights, count, noise = read_rand_policy(self.policy)
-        chosen = rng.choice(len(layers), count, replace=weights is None, p=weights)
+        layers, weights, draws, noise = read_rand_policy(self.policy)
+        chosen = rng.choice(len(layers), draws, replace=weights is None, p=weights)
         return self.apply([layers[index] for index in chosen], noise, image, rng)
 
 

@@ -97,9 +97,12 @@ def sizes_differ(train: Samples, val: Samples) -> str | None:
     """Return a remark if training and validation images have different sizes, else None. They may
     differ on purpose (Touvron et al., FixRes, arXiv 1906.06423).
     """
-    sizes = []
-    for transforms, dataset in ((part.transforms, part.dataset) for part in (train, val)):
-        sizes.append(sizes_made(transforms, dataset.image_size, dataset.mode, lambda d=dataset: d))  # type: ignore[misc]
+
+    def sizes_of(part: Samples) -> dict[Size, str]:
+        data = part.dataset
+        return sizes_made(part.transforms, data.image_size, data.mode, lambda: data)
+
+    sizes = [sizes_of(train), sizes_of(val)]
     if any(len(made) != 1 for made in sizes) or sizes[0].keys() == sizes[1].keys():
         return None
     (train_h, train_w), (val_h, val_w) = (next(iter(made)) for made in sizes)

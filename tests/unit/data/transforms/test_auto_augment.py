@@ -128,16 +128,16 @@ def test_translate_const_is_pixels(image, op, axis):
 def test_rand_augment_policy_is_parsed():
     policy = read_rand_policy("rand-m9-mstd0.5-inc1")
     assert {layer[1:] for layer in policy.layers} == {(0.5, 9)}
-    assert (policy.count, policy.weights, policy.noise) == (2, None, Noise(0.5, 10))
+    assert (policy.draws, policy.weights, policy.noise) == (2, None, Noise(0.5, 10))
     policy = read_rand_policy("rand-p0.3-mmax30-n4-mstd101-m20")
     assert {layer[1:] for layer in policy.layers} == {(0.3, 20)}
-    assert (policy.count, policy.noise) == (4, Noise(math.inf, 30))
+    assert (policy.draws, policy.noise) == (4, Noise(math.inf, 30))
 
 
 def test_rand_augment_defaults_equal_timm():
     policy = read_rand_policy("rand")
     assert {layer[1:] for layer in policy.layers} == {(0.5, 10)}
-    assert (policy.count, policy.weights, policy.noise) == (2, None, Noise(0, 10))
+    assert (policy.draws, policy.weights, policy.noise) == (2, None, Noise(0, 10))
     assert read_rand_policy("rand-inc0").layers == policy.layers
     assert [layer.op for layer in policy.layers] == [
         layer.op.removesuffix("Increasing") for layer in read_rand_policy("rand-inc1").layers
