@@ -23,7 +23,6 @@ from passl.distributed.ranks import Ranks
 from passl.engine.learner import Learner, build_learner
 from passl.engine.step import train_step
 from passl.modeling import Model
-from passl.modeling.class_weights import BALANCED
 
 Step = Callable[[], Any]
 
@@ -163,7 +162,7 @@ def random_images(cfg: Mapping[str, Any], task: Mapping[str, Any]) -> Any:
 
 def _learner(cfg: Mapping[str, Any], batch: int) -> Learner:
     # Balanced weights would need the data; they change no speed.
-    loss = {key: value for key, value in cfg["loss"].items() if value != BALANCED}
+    loss = {key: value for key, value in cfg["loss"].items() if value != "balanced"}
     cfg = {**cfg, "loss": loss}
     learner = build_learner(cfg, Model(cfg), Ranks(), batch, steps_per_epoch=1000)
     learner.begin_epoch(0)

@@ -30,7 +30,6 @@ from passl.engine.precision import Precision
 from passl.errors import ConfigError, RunError
 from passl.modeling import LOSSES
 from passl.modeling.backbones import BACKBONES
-from passl.modeling.class_weights import BALANCED
 from passl.modeling.heads import HEADS
 from passl.modeling.losses import Distilled
 from passl.optim import SCHEDULES
@@ -276,7 +275,7 @@ def _weights_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
         keys = ("dataloader", "val", "sampler", "balanced")
         yield keys, "is for training; an evaluation takes each sample once"
     weights, classes = cfg.loss.get("class_weights"), _num_classes(cfg)
-    listed = isinstance(weights, Sequence) and weights != BALANCED
+    listed = isinstance(weights, Sequence) and weights != "balanced"
     if listed and classes is not None and len(weights) != classes:
         rule = (
             f"{len(weights)} numbers are not one for each of the {classes} classes of the head; "

@@ -20,8 +20,7 @@ from passl.engine.precision import Precision
 from passl.errors import ConfigError
 from passl.logging import get_logger
 from passl.modeling import Model
-from passl.modeling.class_weights import BALANCED, balanced_weights
-from passl.modeling.losses import Distilled, Supervised, Weighted, build_loss
+from passl.modeling.losses import Distilled, Supervised, Weighted, balanced_weights, build_loss
 from passl.optim.optimizers import build_optimizer, scaled_lr
 from passl.optim.schedules import build_schedule
 
@@ -167,7 +166,7 @@ def _objective(
     cfg: Mapping[str, Any], model: nn.Layer, ranks: Ranks, dataset: ImageDataset | None
 ) -> Supervised | Distilled:
     counts = None
-    if cfg["loss"].get("class_weights") == BALANCED and dataset is not None:
+    if cfg["loss"].get("class_weights") == "balanced" and dataset is not None:
         own = samples_per_class(dataset)
         counts = [int(n) for n in ranks.sum((own * ranks.is_first).tolist())]  # the first rank's
         _log_weights(cfg, counts, dataset.classes)

@@ -1,10 +1,10 @@
-"""Networks. `from passl.modeling import Model` loads paddle; importing a registry does not."""
+"""Networks and losses. `from passl.modeling import Model` imports paddle; a registry does not."""
 
 from passl.utils.registry import Registry
 
 LOSSES = Registry("loss", ["passl.modeling.losses"])
-"""A loss is called with logits [B, classes] float32 and labels [B] int64, or targets [B, classes]
-float32 that mixup has made of them, and gives a scalar.
+"""A loss takes logits [B, classes] float32 and labels [B] int64, or mixed targets [B, classes]
+float32, and returns a scalar.
 """
 
 

@@ -23,18 +23,18 @@ class Model(nn.Layer):
         cfg: a config file, or a mapping with a `model` section: `{architecture: {name: ...}, head:
             {name: ...}}`. The head's `in_channels` may be left out: it is the backbone's width.
             So may its `num_classes`, where `classes` are given.
-        pretrained: weights to load: a file, an address, or a name of the model zoo; True for the
-            zoo's weights of the variant that the config is named after; False for fresh weights.
-            A `WeightFile` is one that has been read already.
-            What these weights want and the config leaves open (an activation, an epsilon) is set.
-        fit: in what the weights may differ; see `passl.porting.load_weights`.
-        classes: names of the labels, in their order, which those of the weights are compared with;
-            null if they are not known.
+        pretrained: weights to load: a file, an https address, a name of the model zoo, or a
+            `WeightFile`; True for the zoo's weights of the variant that the config is named after;
+            False for random weights. Numerics that the weights want (an activation, an epsilon) are
+            set unless the config sets them.
+        fit: differences that the weights may have; see `passl.porting.load_weights`.
+        classes: class names in the order of the labels, to compare with those of the weights; null
+            if they are unknown.
 
     Raises:
         ConfigError: the section is incomplete or wrong, head and backbone do not fit, or the
             weights are for other classes.
-        RunError: the weights cannot be had, or are another network's.
+        RunError: the weights cannot be found or read, or are another network's.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Model(nn.Layer):
             )
         architecture = dict(section["architecture"])
         file = None
-        self.numerics: dict[str, Any] = {}  # what the weights asked for, to be saved with them
+        self.numerics: dict[str, Any] = {}  # that the weights want; checkpoints store them
         if pretrained:
             file = _read(pretrained, config)
             architecture = _with_numerics(architecture, file)
@@ -84,7 +84,7 @@ class Model(nn.Layer):
         return self.head(self.backbone(images))
 
     def no_weight_decay(self) -> set[str]:
-        """The backbone's, by the names they have here."""
+        """The backbone's, with the names of this model."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
 
@@ -100,8 +100,7 @@ def create_model(
     img_size: int | Sequence[int] | None = None,
     in_chans: int | None = None,
 ) -> Model:
-    """A published variant by name. What is given beside the name is what loaded weights are fitted
-    to.
+    """A published variant by name. Loaded weights are fitted to the other arguments.
 
     Args:
         name: one of `list_models()`.
@@ -112,7 +111,7 @@ def create_model(
 
     Raises:
         ConfigError: there is no such model.
-        RunError: the weights cannot be had, or are another network's.
+        RunError: the weights cannot be found or read, or are another network's.
     """
     if name not in list_models():
         raise ConfigError(f"there is no model {name!r}{closest(name, list_models())}")
@@ -151,8 +150,8 @@ def _variant(config: Mapping[str, Any]) -> str:
 
 
 def _with_numerics(architecture: dict[str, Any], file: WeightFile) -> dict[str, Any]:
-    """What the weights want, where the config leaves it open; what it says stays (and loading
-    warns).
+    """The architecture with the numerics that the weights want, unless the config sets them; then
+    loading warns.
     """
     for key, value in file.numerics.items():
         if key not in architecture:

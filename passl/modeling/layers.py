@@ -17,9 +17,7 @@ from paddle.nn import functional as F
 
 
 class QuickGELU(nn.Layer):
-    """x * sigmoid(1.702 x), the cheap GELU that microsoft/CvT was trained with
-    (cls_cvt.py:48-50).
-    """
+    """x * sigmoid(1.702 x), the activation of microsoft/CvT (cls_cvt.py:48-50)."""
 
     def forward(self, x):
         return x * F.sigmoid(1.702 * x)
@@ -34,36 +32,23 @@ ACTIVATIONS: dict[str, Callable[[], nn.Layer]] = {
 
 
 def activation(name: str) -> nn.Layer:
-    """The activation of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if name not in ACTIVATIONS:
-        raise ValueError(f"act {name!r} is not one of {', '.join(ACTIVATIONS)}")
+    """A new layer of that activation."""
     return ACTIVATIONS[name]()
 
 
 def norm(name: str, dim: int, eps: float) -> nn.Layer:
-    """A norm over the last axis: `layer_norm` or `rms_norm` (no mean, no bias; not a published
-    variant of either network).
-    """
-    if name == "layer_norm":
-        return nn.LayerNorm(dim, epsilon=eps)
-    if name == "rms_norm":
-        return RMSNorm(dim, eps)
-    raise ValueError(f"norm_layer {name!r} is not one of layer_norm, rms_norm")
+    """A norm over the last axis: `layer_norm`, or `rms_norm`, which no published variant has."""
+    return RMSNorm(dim, eps) if name == "rms_norm" else nn.LayerNorm(dim, epsilon=eps)
 
 
 class RMSNorm(nn.Layer):
     """x / sqrt(mean(x^2) + eps) * weight, over the last axis (Zhang and Sennrich, arXiv
-    1910.07467). In float32 also under mixed precision, as other norms' statistics: a square leaves
-    float16 from 256 up.
+    1910.07467). It computes in float32 under mixed precision too, since 256^2 overflows float16.
     """
 
     def __init__(self, dim: int, eps: float):
         super().__init__()
-        self._cast_to_low_precision = False  # as Paddle's norms, the weight stays float32
+        self._cast_to_low_precision = False  # like Paddle's norms
         self.eps = eps
         self.weight = self.create_parameter([dim], default_initializer=nn.initializer.Constant(1.0))
 
@@ -74,8 +59,8 @@ class RMSNorm(nn.Layer):
 
 
 class DropPath(nn.Layer):
-    """Drops the whole residual branch of a sample with probability `rate` and scales the others up
-    (Huang et al. 2016).
+    """Stochastic depth (Huang et al., arXiv 1603.09382): drop the residual branch of a sample with
+    probability `rate` and scale the others up.
 
     The branch is multiplied by a mask rather than skipped: under data parallelism every parameter
     must be used on every rank.
@@ -185,11 +170,11 @@ def resolve_indices(indices: Sequence[int], count: int, kind: str) -> list[int]:
 
 
 # --------------------------------------------------------------------------------------------------
-# Initialisation. Paddle's defaults are not PyTorch's (a depthwise convolution starts three times
-# too small), so that every weight is set here to what the original code starts from.
+# Initialisation. Paddle's defaults differ from PyTorch's (a depthwise convolution starts three
+# times too small), so each weight is initialised as in the original code.
 # --------------------------------------------------------------------------------------------------
 def trunc_normal_(parameter, std: float = 0.02) -> None:
-    """Normal with that deviation, cut at -2 and 2 (absolute, as PyTorch's and Paddle's own)."""
+    """Normal of that deviation, truncated at -2 and 2 (not deviations), as in PyTorch."""
     nn.initializer.TruncatedNormal(std=std)(parameter)
 
 
@@ -204,8 +189,8 @@ def init_linear(layer: nn.Linear, init: str = "trunc_norm") -> None:
 
 
 def init_conv(layer: nn.Conv2D) -> None:
-    """PyTorch's default for a convolution, which both original codes keep: uniform within
-    1/sqrt(fan_in), bias too.
+    """PyTorch's default for a convolution, as in both original implementations: weight and bias
+    uniform within 1/sqrt(fan_in).
     """
     fan_in = math.prod(layer.weight.shape[1:])  # of one group
     bound = 1 / math.sqrt(fan_in)

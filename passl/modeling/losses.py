@@ -1,9 +1,10 @@
-"""Losses: logits and targets to one number.
+"""Losses: logits and targets to a scalar.
 
 `class_weights` make rare classes count as much as frequent ones: one weight for each class, or
-`balanced` for n / (classes * count), from the n training samples. A batch has the weighted mean of
-its samples' losses, so that only the weights' proportions matter. Training takes the mean weight of
-the whole batch, of all processes and parts (`accumulate`): how it is dealt out changes nothing.
+`balanced` for n / (classes * count), from the n training samples. The loss of a batch is the
+weighted mean of its samples' losses, so only the proportions of the weights matter. Training
+divides by the mean weight of the whole batch, over all ranks and parts (`accumulate`), so the loss
+does not depend on how the batch is split.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from paddle.nn import functional as F
 from pydantic import AfterValidator
 
 from passl.modeling import LOSSES
-from passl.modeling.class_weights import BALANCED, balanced_weights
 from passl.utils.schema import validated
 from passl.utils.types import PositiveFloat, Probability, Rate
 
@@ -35,15 +35,25 @@ def _check_weights(weights: str | Sequence[float]) -> str | Sequence[float]:
 
 ClassWeights = Annotated[Literal["balanced"] | Sequence[float], AfterValidator(_check_weights)]
 _LEAST = 1e-12
-"""Of the weights of a batch's samples, so that a batch of classes without weight has loss 0."""
+"""The least mean weight of a batch, so that a batch of classes without weight has loss 0."""
+
+
+def balanced_weights(counts: Sequence[int]) -> list[float]:
+    """n / (classes * count) for each class: scikit-learn's `compute_class_weight("balanced")`.
+
+    Args:
+        counts: training samples of each class, n together. A class without samples has weight 0 and
+            is not counted.
+    """
+    classes = sum(count > 0 for count in counts)
+    return [sum(counts) / (classes * count) if count else 0.0 for count in counts]
 
 
 def smoothed_targets(targets, classes: int, label_smoothing: float):
-    """Labels [B], or targets [B, classes] that mixup or CutMix has made of them, as smoothed
-    targets [B, classes] float32: (1 - s) * target + s / classes (Szegedy et al., arXiv 1512.00567).
+    """Smoothed targets [B, classes] float32, (1 - s) * target + s / classes (Szegedy et al., arXiv
+    1512.00567), of labels [B], or of targets [B, classes] from mixup or CutMix.
 
-    Smoothing and mixing commute, so mixing does not smooth, and a target is smoothed once however
-    it came about.
+    Smoothing and mixing commute; mixing leaves smoothing to this function.
     """
     if targets.ndim == 1:
         targets = F.one_hot(targets, classes)
@@ -51,10 +61,10 @@ def smoothed_targets(targets, classes: int, label_smoothing: float):
 
 
 class Weighted(nn.Layer):
-    """A loss whose samples may have the weights of their classes.
+    """A loss whose samples can be weighted by class.
 
     Args:
-        class_weights: one for each class; null for none.
+        class_weights: a weight for each class; null for no weights.
     """
 
     def __init__(self, class_weights: str | Sequence[float] | None):
@@ -68,19 +78,20 @@ class Weighted(nn.Layer):
             self.class_weights = paddle.to_tensor(scaled, "float32")
 
     def sample_weights(self, targets):
-        """The weight of each sample, [B], of labels [B] or targets [B, classes]; null for none."""
+        """Labels [B] or targets [B, classes] -> weights [B] of the samples; null for no weights."""
         if self.class_weights is None:
             return None
         if targets.ndim == 1:
             return self.class_weights.gather(targets)
-        return (targets * self.class_weights).sum(-1)  # a matrix product is in half precision (amp)
+        # Not a matrix product, which mixed precision computes in half precision.
+        return (targets * self.class_weights).sum(-1)
 
     def weighted_mean(self, losses_B, targets, mean_weight: Any):
-        """The mean of losses that have their samples' weights in them already.
+        """The mean of weighted losses [B] over the mean weight.
 
         Args:
             mean_weight: of the whole batch, of which these samples may be a part, a scalar tensor;
-                null for theirs.
+                null for the mean weight of these samples.
         """
         if mean_weight is None:
             return losses_B.mean() / self.sample_weights(targets).mean().clip(min=_LEAST)
@@ -91,15 +102,14 @@ class Weighted(nn.Layer):
 class CrossEntropy(Weighted):
     """-sum(target * log_softmax(logits)), mean over the batch, for labels and soft targets alike.
 
-    With class weights w it is PyTorch's `CrossEntropyLoss(weight=w)`: the classes' terms of the sum
-    are weighted, those of label smoothing too, and all of the batch is divided by the weights of
-    its samples, sum(target * w) before smoothing. (For labels, that is. Soft targets PyTorch
-    divides by their number; here they are what labels are, so that a batch that mixup has left
-    alone weighs as much as a mixed one.)
+    With class weights w it is PyTorch's `CrossEntropyLoss(weight=w)`: each class's term of the sum
+    is weighted, those of label smoothing too, and the batch is divided by the weights of its
+    samples, sum(target * w) before smoothing. PyTorch divides soft targets by their number instead;
+    here they count as labels do, so a batch has the same scale with and without mixup.
 
     Args:
-        label_smoothing: how much of each target is spread over all classes, in [0, 1).
-        class_weights: one for each class, `balanced`, or null for none.
+        label_smoothing: part of each target that is spread over all classes.
+        class_weights: a weight for each class, `balanced`, or null for no weights.
     """
 
     def __init__(
@@ -123,19 +133,18 @@ class CrossEntropy(Weighted):
 
 @LOSSES.register
 class BinaryCrossEntropy(Weighted):
-    """Every class is a yes-or-no question of its own (ResNet strikes back, arXiv 2110.00476).
+    """Binary cross entropy of each class (ResNet strikes back, arXiv 2110.00476).
 
     Args:
         label_smoothing: as for CrossEntropy.
-        target_threshold: targets above it are 1 and the others 0, after smoothing; null leaves them
-            as they are. With mixed targets and a threshold below a half several classes are right.
-        sum_classes: add up the classes' losses rather than average them; DeiT III's choice (arXiv
-            2204.07118). The mean is 1 / classes of it, and asks for another learning rate.
-        class_weights: one for each class, `balanced`, or null for none. A sample's loss, all
-            questions together, has the weight of its class, sum(target * weights) before smoothing
-            and threshold; the batch has the weighted mean. (PyTorch's `BCEWithLogitsLoss(weight=)`
-            weights whole questions instead, which leaves rare classes where they are: each question
-            is answered as without it.)
+        target_threshold: after smoothing, targets above it become 1 and the others 0; null leaves
+            them. With mixed targets and a threshold below 0.5, several classes become 1.
+        sum_classes: sum over the classes rather than average, as DeiT III (arXiv 2204.07118). The
+            sum is `classes` times the mean and needs another learning rate.
+        class_weights: a weight for each class, `balanced`, or null for no weights. The weight of a
+            sample, sum(target * weights) before smoothing and threshold, applies to all of its
+            terms. PyTorch's `BCEWithLogitsLoss(weight=)` weights the terms of a class in all
+            samples instead, which does not favour rare classes.
     """
 
     def __init__(
@@ -165,7 +174,7 @@ class BinaryCrossEntropy(Weighted):
 
 
 class Supervised:
-    """What is minimised without a teacher: the loss of the model's logits.
+    """The objective without a teacher: the loss of the model's logits.
 
     Args:
         loss: one of LOSSES.
@@ -175,30 +184,30 @@ class Supervised:
         self.loss = loss
 
     def __call__(self, model: nn.Layer, images, targets, mean_weight: Any = None):
-        """Images [B, 3, height, width] and targets, as the loss takes them -> loss, a scalar.
+        """Images [B, 3, height, width] and targets as the loss takes them -> loss, a scalar.
 
         Args:
-            mean_weight: of the samples of the whole batch, a scalar tensor; null where the loss has
-                no weights.
+            mean_weight: mean weight of the samples of the whole batch, a scalar tensor; null where
+                the loss has no weights.
         """
-        return _called(self.loss, model(images), targets, mean_weight)
+        return _loss_of(self.loss, model(images), targets, mean_weight)
 
 
 @validated
 class Distilled:
-    """What is minimised with a teacher, who sees the same images: (1 - alpha) * loss + alpha *
-    distance from the teacher. The teacher is in evaluation mode and learns nothing.
+    """The objective with a teacher, on the same images: (1 - alpha) * loss + alpha * distance from
+    the teacher. The teacher is in evaluation mode and is not trained.
 
     Args:
         loss: one of LOSSES, on the true targets.
         teacher: a network, images to logits of the same classes.
-        kind: `hard`: cross entropy with the teacher's best guess (Touvron et al., arXiv
-            2012.12877, 3; the ConViT paper's distilled row, with alpha 0.5). `soft`:
+        kind: `hard`: cross entropy with the teacher's prediction (Touvron et al., arXiv 2012.12877,
+            section 3; the ConViT paper's distilled row, with alpha 0.5). `soft`:
             temperature^2 * KL(teacher || student) of the softened outputs, mean over the batch
-            (Hinton et al., arXiv 1503.02531). DeiT's code divides that by the classes too, so its
-            alpha means less.
-        alpha: how much the teacher counts, in [0, 1].
-        temperature: what logits are divided by, for `soft`.
+            (Hinton et al., arXiv 1503.02531). DeiT's code also divides it by the number of classes,
+            so its alpha weighs less.
+        alpha: weight of the teacher.
+        temperature: divisor of the logits, for `soft`.
     """
 
     def __init__(
@@ -221,9 +230,9 @@ class Distilled:
         with paddle.no_grad():
             teacher_BK = self.teacher(images).astype("float32")
         distance = self._hard if self.kind == "hard" else self._soft
-        own = _called(self.loss, student_BK, targets, mean_weight)
-        far = distance(student_BK.astype("float32"), teacher_BK)
-        return (1 - self.alpha) * own + self.alpha * far
+        true_loss = _loss_of(self.loss, student_BK, targets, mean_weight)
+        teacher_loss = distance(student_BK.astype("float32"), teacher_BK)
+        return (1 - self.alpha) * true_loss + self.alpha * teacher_loss
 
     def _hard(self, student_BK, teacher_BK):
         return F.cross_entropy(student_BK, teacher_BK.argmax(-1))
@@ -244,13 +253,13 @@ def build_loss(cfg: Mapping[str, Any], counts: Sequence[int] | None = None) -> n
     Raises:
         ConfigError: the section is wrong.
     """
-    if cfg.get("class_weights") == BALANCED and counts is not None:
+    if cfg.get("class_weights") == "balanced" and counts is not None:
         cfg = {**cfg, "class_weights": balanced_weights(counts)}
     return LOSSES.build(cfg)
 
 
-def _called(loss: nn.Layer, logits_BK, targets, mean_weight: Any):
-    """A loss of one's own need not know of weights. In float32, also under amp."""
+def _loss_of(loss: nn.Layer, logits_BK, targets, mean_weight: Any):
+    """The loss in float32, also under mixed precision. A user's loss may not take mean_weight."""
     with paddle.amp.auto_cast(enable=False):
         logits_BK = logits_BK.astype("float32")
         return loss(logits_BK, targets, *([] if mean_weight is None else [mean_weight]))

@@ -9,23 +9,23 @@ from passl.modeling.autocast import Autocast
 
 
 def run_block(block: nn.Layer, recompute: bool, *inputs):
-    """`block(*inputs)`; with `recompute`, in training, without keeping what is inside the block for
-    the backward pass, which makes it anew: less memory for a third more time.
+    """`block(*inputs)`. With `recompute`, training keeps only the inputs for the backward pass,
+    which runs the block again.
 
-    Dropout repeats its draws. Running statistics take the batch in once, not twice.
+    The second run repeats the draws of dropout, and leaves running statistics as they are.
     """
     if not (recompute and block.training):
         return block(*inputs)
     norms = [
         layer for layer in block.sublayers() if isinstance(layer, nn.BatchNorm2D | nn.SyncBatchNorm)
     ]
+    momenta = [layer._momentum for layer in norms]
     again, autocast = False, Autocast.current()
 
     def run(*inputs):
         nonlocal again
-        momenta = [layer._momentum for layer in norms]
         for layer in norms if again else ():
-            layer._momentum = 1.0  # the statistics stay exactly as they are
+            layer._momentum = 1.0  # keeps the statistics exactly
         again = True
         try:
             with autocast.applied():
@@ -34,8 +34,8 @@ def run_block(block: nn.Layer, recompute: bool, *inputs):
             for layer, momentum in zip(norms, momenta, strict=True):
                 layer._momentum = momentum
 
-    # The other implementation, Paddle's default, gives no gradient to a block's parameters where
-    # its input needs none, and DataParallel overlooks its gradients. Autocast is brought back by
-    # `run`, since Paddle brings it back on GPUs alone.
+    # Paddle's default, the reentrant implementation, gives no gradients to a block whose input
+    # needs none, and DataParallel misses them. Paddle restores autocast on GPUs alone, so `run`
+    # does it.
     with autocast.off().applied():
         return paddle_recompute(run, *inputs, use_reentrant=False)

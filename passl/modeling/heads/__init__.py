@@ -14,11 +14,11 @@ HEADS = Registry("head", ["passl.modeling.heads.cls_head"], required=("num_class
 * `in_channels: int`, the width of the features, which is the backbone's `num_features`,
 
 have no default, and that has `forward(features [B, in_channels]) -> [B, num_classes]`, logits for
-any B >= 1. It needs no attribute.
+any B >= 1.
 
-A last Linear called `fc_cls` is the classifier: weight files of other projects fill it, other
-classes (`model.fit`) leave it as it is or change its order, and adaptive clipping passes it over.
-`tests/contract/test_heads.py` holds every registered head to this.
+A last Linear named `fc_cls` is the classifier: weight files of other projects fill it, `model.fit`
+with other classes leaves it as initialised or reorders it, and adaptive clipping skips it.
+`tests/contract/test_heads.py` checks every registered head.
 """
 
 

@@ -9,7 +9,7 @@ import paddle
 import pytest
 
 from passl.modeling.heads import build_head
-from passl.modeling.layers import Attention, DropPath, activation, norm
+from passl.modeling.layers import Attention, DropPath, activation
 from tests.numerics import Rounded, attention, layer_norm
 
 
@@ -58,15 +58,6 @@ def test_attention_with_any_scale(scale):
     q, k, v = normal(2, 5, 3, 8), normal(2, 7, 3, 8) * 2, normal(2, 7, 3, 8) + 1
     _, attended = attention(*(np.swapaxes(t.numpy(), 1, 2) for t in (q, k, v)), scale)
     attended.map(lambda array: np.swapaxes(array, 1, 2)).check(Attention(scale)(q, k, v).numpy())
-
-
-def test_names_that_do_not_exist():
-    with pytest.raises(ValueError, match="act 'gelo' is not one of gelu, gelu_tanh"):
-        activation("gelo")
-    with pytest.raises(
-        ValueError, match="norm_layer 'batch_norm' is not one of layer_norm, rms_norm"
-    ):
-        norm("batch_norm", 8, 1e-5)
 
 
 def test_gelu_by_tanh():

@@ -9,8 +9,7 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from passl.errors import ConfigError
-from passl.modeling.class_weights import balanced_weights
-from passl.modeling.losses import Distilled, Supervised, build_loss
+from passl.modeling.losses import Distilled, Supervised, balanced_weights, build_loss
 from tests.numerics import Rounded
 
 RNG = np.random.default_rng(0)
