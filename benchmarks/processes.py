@@ -1,6 +1,4 @@
-"""Measurements in processes of their own: each begins with the same memory, and none warms another
-one's caches.
-"""
+"""Runs measurements in processes of their own: each starts with the same memory and cold caches."""
 
 from __future__ import annotations
 
@@ -25,17 +23,17 @@ def measure_in_child(
     cpu: int | None = None,
     python: str | Path = sys.executable,
 ) -> dict[str, Any]:
-    """Let a script of `benchmarks` do a task, and read what it found.
+    """Run a task by a script of `benchmarks`, and return its result.
 
     Args:
-        script: takes the task as JSON, and prints JSON as its last line.
+        script: takes the task as JSON and prints the result as JSON on its last line.
         task: see the script.
-        threads: that its libraries may compute with.
+        threads: of its libraries.
         cpu: the only processor that it may use; null for all.
         python: its interpreter.
 
     Raises:
-        RunError: it failed; the message is the last that it said.
+        RunError: it failed; the message is its last one.
     """
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     environment = {**os.environ, **{name: str(threads) for name in names}}
@@ -59,10 +57,10 @@ def measure_in_child(
 
 
 def check_cpu(cpu: int | None) -> None:
-    """Whether a measurement can be bound to that processor.
+    """Check whether a measurement can be bound to a processor.
 
     Raises:
-        ConfigError: it may not be used, or this operating system binds no process.
+        ConfigError: it may not be used, or this operating system does not bind processes.
     """
     if cpu is None:
         return

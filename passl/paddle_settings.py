@@ -1,5 +1,5 @@
-"""What is set before Paddle is loaded, by `import passl` and so by every tool: fast code paths, and
-silence about what every user is told on every run and nobody can act on.
+"""Settings that must be made before Paddle is imported, by `import passl`: fast code paths, and
+the level below which Paddle's notes are hidden.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 
 MKL_SWITCH = "MKL_DEBUG_CPU_TYPE"
 _ERROR = 2
-"""Level of glog's errors, which are shown. Below are notes on each executor, and warnings such as
-`Paddle static graph(PIR) not support input out tensor` at Paddle's own calls.
+"""Level of glog's errors, which are shown. Below it are notes on each executor, and warnings such
+as `Paddle static graph(PIR) not support input out tensor` at Paddle's own calls.
 """
 _LEVEL = "GLOG_minloglevel"
 _CHOSEN_BY_USER = (_LEVEL, "GLOG_v", "GLOG_vmodule")
@@ -22,14 +22,14 @@ _WARNINGS = (
     ("No ccache found", r"paddle\.utils\.cpp_extension"),
     ("When training, we now always track global mean and variance", r"paddle\.nn\.layer\.norm"),
 )
-"""Beginnings of messages, and the modules that give them."""
+"""The beginnings of messages that are hidden, and the modules that print them."""
 
 
 def prepare_for_paddle() -> None:
-    """Set what Paddle reads while it is loaded. What the user has set stays.
+    """Set what Paddle reads while it is imported. Variables that the user has set stay.
 
-    Where Paddle is loaded already, only its notes are turned off: its matrix products then take
-    the code path that Paddle takes by itself.
+    If Paddle is imported already, only its notes are hidden; its matrix products then take the code
+    path that Paddle chooses.
     """
     for message, module in _WARNINGS:
         warnings.filterwarnings("ignore", message, UserWarning, module)
@@ -42,10 +42,10 @@ def prepare_for_paddle() -> None:
 
 
 def _quieten(paddle: object) -> None:
-    """Set the level in a Paddle that has read the environment. It has no function for that; the
-    variable of its library is named as in any program with glog.
+    """Set the level in a Paddle that has read the environment. It has no function for that, so the
+    variable of glog in its library is set.
     """
-    with suppress(AttributeError, OSError, ValueError):  # no such variable: it goes on talking
+    with suppress(AttributeError, OSError, ValueError):  # no such variable: the notes stay
         library = ctypes.CDLL(paddle.base.libpaddle.__file__)  # type: ignore[attr-defined]
         ctypes.c_int32.in_dll(library, "_ZN3fLI17FLAGS_minloglevelE").value = _ERROR
 

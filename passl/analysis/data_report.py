@@ -1,4 +1,4 @@
-"""What is wrong with the data of a config, and what it is made of: as plain data, and in lines."""
+"""The report on the data of a config: as plain data, and as lines of text."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from passl.data.datasets.base import ImageDataset
 from passl.logging import printable
 
 _LISTED = 10
-"""Of anything, in lines; the report has all."""
+"""Items of a list that are printed; the plain data has all."""
 _FREQUENT = 10
 
 
 def report(parts: Mapping[str, tuple[ImageDataset, Survey]]) -> dict[str, Any]:
-    """Everything that was found, as plain data.
+    """Return all findings as plain data.
 
     Args:
-        parts: the dataset of each part (train, val) and what its survey found.
+        parts: the dataset of each part (train, val) and its survey.
 
     Returns:
-        `hash`: of what; `parts`: of each, `samples`, `unreadable`, `sizes`, `modes`, `classes`,
-        `imbalance`, `empty_classes` and `duplicates`; `duplicates_between_parts`; and
-        `classes_of_one_part`, those that training and validation do not share.
+        `hash`: what is hashed; `parts`: of each part `samples`, `unreadable`, `sizes`, `modes`,
+        `classes`, `imbalance`, `empty_classes` and `duplicates`; `duplicates_between_parts`; and
+        `classes_of_one_part`, the classes that training and validation do not share.
     """
     first, *others = (set(dataset.classes) for dataset, _ in parts.values())
     return {
@@ -37,7 +37,7 @@ def report(parts: Mapping[str, tuple[ImageDataset, Survey]]) -> dict[str, Any]:
 
 
 def is_clean(found: Mapping[str, Any]) -> bool:
-    """Whether every sample can be read, and none is in both parts."""
+    """Whether every sample can be read and none is in both parts."""
     unreadable = any(part["unreadable"] for part in found["parts"].values())
     return not unreadable and not found["duplicates_between_parts"]
 
@@ -91,7 +91,7 @@ def _sizes(sizes: np.ndarray) -> dict[str, Any]:
 
 
 def _between(parts: Mapping[str, tuple[ImageDataset, Survey]]) -> Iterator[dict[str, Any]]:
-    """Groups of samples of the same pixels that are in both parts."""
+    """Groups of samples with the same pixels that are in both parts."""
     if len(parts) < 2:
         return
     (first, one), (second, other) = parts.items()
@@ -110,17 +110,17 @@ def _between(parts: Mapping[str, tuple[ImageDataset, Survey]]) -> Iterator[dict[
 # In lines
 # --------------------------------------------------------------------------------------------------
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """The report for people: the figures, and the first of what is wrong."""
+    """Return the report as text: the figures, and the first items of each list."""
     for part, of in found["parts"].items():
         yield from (printable(f"{part}: {line}") for line in _lines_of_part(of))
     both = found["duplicates_between_parts"]
     if len(found["parts"]) == 2:
         yield f"in both parts: {len(both)} images (by their pixels)" if both else "in both parts: 0"
-        told = (
+        lines = (
             " = ".join(sample["name"] for samples in group.values() for sample in samples)
             for group in both
         )
-        yield from _first(map(printable, told), len(both))
+        yield from _first(map(printable, lines), len(both))
     single = found["classes_of_one_part"]
     if single:
         yield printable(f"classes of one part only: {_some(single)}")

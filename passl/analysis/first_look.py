@@ -209,7 +209,7 @@ def _pixels(array: np.ndarray, norm: Normalize) -> np.ndarray:
 
 
 def _sample(loader: Loader, key: Key) -> Sample:
-    """What the run would get for that key, bad samples told or raised as there."""
+    """The sample of a key as the run gets it: bad samples are logged or raised as there."""
     sample = loader.samples[key]
     if isinstance(sample, Exception):
         raise sample

@@ -1,8 +1,8 @@
 """Multiply-accumulates of a network, attention included.
 
-Counted are linear layers, convolutions and the products of attention; norms, activations and
-softmax are not, as in the figures that the papers print. A multiply-accumulate is two floating
-point operations; what papers call FLOPs is this number.
+Linear layers, convolutions and the products of attention are counted; norms, activations and
+softmax are not, as in the figures of the papers. Papers call this number FLOPs, although a
+multiply-accumulate is two floating point operations.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ Shapes = Mapping[nn.Layer, Sequence[int]]
 
 
 def count_macs(model: nn.Layer, size: Sequence[int], channels: int = 3) -> dict[str, int]:
-    """Multiply-accumulates of one image, by the name of the layer that makes them. Their sum is the
-    network's.
+    """Count the multiply-accumulates of one image by layer name. Their sum is the network's.
 
-    One image of zeros is run in evaluation mode; the model's mode is restored. A product in the
-    `forward` of a layer of one's own, which is none of the kinds in `RULES`, is not seen.
+    One image of zeros is run in evaluation mode; the model's mode is restored. Products in the
+    `forward` of a layer that is not in `RULES` are not counted.
 
     Args:
         model: images [1, channels, height, width] to anything.
@@ -35,7 +34,7 @@ def count_macs(model: nn.Layer, size: Sequence[int], channels: int = 3) -> dict[
         channels: of the image.
 
     Raises:
-        ValueError: the size does not suit the network.
+        ValueError: the network does not take the size.
     """
     counts: dict[str, int] = {}
     shapes: dict[nn.Layer, Sequence[int]] = {}
@@ -105,6 +104,6 @@ RULES: Mapping[Any, Callable[..., int]] = {
     GPSA: _gated_attention,
     ConvAttention: _projected_attention,
 }
-"""What a layer computes itself, without its sublayers: (layer, shape of its input, of its output,
-shapes) -> multiply-accumulates.
+"""Multiply-accumulates of a layer without its sublayers: (layer, shape of its input, shape of its
+output, shapes) -> number.
 """

@@ -1,6 +1,6 @@
-"""Every sample of a dataset read once: what cannot be read, sizes, modes and duplicates.
+"""Reads every sample of a dataset once: unreadable files, sizes, modes and duplicates.
 
-Imports no paddle, and holds 25 bytes of each sample.
+Imports no paddle, and keeps 25 bytes per sample.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from passl.io.limits import in_line
 
 HASH = "BLAKE2b, 128 bits, of the pixels that training gets, before transforms"
 _CHUNK = 32
-"""Samples that a worker is given at once."""
+"""Samples that a worker reads at a time."""
 _AHEAD = 4
-"""Chunks for each worker that wait or are read."""
+"""Chunks per worker that are submitted."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found in a dataset of N samples.
+    """The findings on a dataset of N samples.
 
     Args:
         bad: index -> why the sample cannot be read.
-        sizes: int32 [N, 2], width and height as they are stored; 0 for a bad sample.
-        modes: int16 [N], the place of each sample's mode in `mode_names`; -1 for a bad sample.
-        mode_names: Pillow's modes as they are stored.
+        sizes: int32 [N, 2], width and height of the file; 0 for a bad sample.
+        modes: int16 [N], the index of each sample's mode in `mode_names`; -1 for a bad sample.
+        mode_names: Pillow's modes of the files.
         digests: uint64 [N, 2], see `HASH`.
     """
 
@@ -54,7 +54,7 @@ class Survey:
 
     @property
     def good(self) -> np.ndarray:
-        """int64, the samples that can be read."""
+        """int64, the indices of the readable samples."""
         return np.flatnonzero(self.modes >= 0)
 
 
@@ -69,7 +69,7 @@ def survey(dataset: ImageDataset, workers: int, done: Callable[[int], object]) -
 
     Args:
         workers: how many; 0 reads in this process.
-        done: called with the number of samples that have been read since the last call.
+        done: called with the number of samples read since the last call.
     """
     count = len(dataset)
     found = Survey(
@@ -96,7 +96,7 @@ def survey(dataset: ImageDataset, workers: int, done: Callable[[int], object]) -
 
 
 def duplicates(digests: np.ndarray, chosen: np.ndarray) -> list[np.ndarray]:
-    """The groups of samples that have the same digest, each in ascending order.
+    """Return the groups of samples with the same digest, each in ascending order.
 
     Args:
         digests: uint64 [N, 2].
@@ -114,7 +114,7 @@ def duplicates(digests: np.ndarray, chosen: np.ndarray) -> list[np.ndarray]:
 # Reading
 # --------------------------------------------------------------------------------------------------
 def _look(dataset: ImageDataset, index: int) -> _Look | str:
-    """What a sample is, or why it cannot be read: as training would read it."""
+    """Read a sample as training does: its properties, or why it cannot be read."""
     try:
         image, _ = dataset[index]
         source = dataset.source(index)
@@ -137,7 +137,7 @@ def _look(dataset: ImageDataset, index: int) -> _Look | str:
 
 
 def _all_looks(dataset: ImageDataset, workers: int) -> Iterator[list[_Look | str]]:
-    """Of all samples in order, some at a time."""
+    """Look at all samples in order, some at a time."""
     count = len(dataset)
     chunks = deque(range(s, min(s + _CHUNK, count)) for s in range(0, count, _CHUNK))
     while chunks:
@@ -147,14 +147,14 @@ def _all_looks(dataset: ImageDataset, workers: int) -> Iterator[list[_Look | str
         try:
             yield from _looks_of_workers(dataset, workers, chunks)
         except BrokenProcessPool:
-            # A file that the decoder does not survive is among those that were being read.
+            # One of the files being read has ended the process, in the decoder.
             yield [_look_alone(dataset, index) for index in chunks.popleft()]
 
 
 def _looks_of_workers(
     dataset: ImageDataset, workers: int, chunks: deque[range]
 ) -> Iterator[list[_Look | str]]:
-    """The looks of chunks in order; each is taken from `chunks` when it has been read."""
+    """The looks of chunks in order; each chunk is removed from `chunks` when it has been read."""
     with _Pool(dataset, workers) as pool:
         coming = iter(list(chunks))
         pending = deque(pool.submit(_looks, c) for c in _some(coming, _AHEAD * workers))
@@ -171,7 +171,7 @@ def _some(items: Iterator[range], count: int) -> Iterator[range]:
 
 
 def _look_alone(dataset: ImageDataset, index: int) -> _Look | str:
-    """A look in a process of its own, which may end of it."""
+    """Look at a sample in a process of its own, which the decoder may end."""
     with _Pool(dataset, 1) as pool:
         try:
             return pool.submit(_looks, range(index, index + 1)).result()[0]
@@ -183,8 +183,8 @@ def _look_alone(dataset: ImageDataset, index: int) -> _Look | str:
 
 
 class _Pool(ProcessPoolExecutor):
-    """Workers that share the dataset's memory, where processes can be forked; an error or Ctrl-C
-    drops what waits.
+    """Workers that share the dataset's memory if processes can be forked. An error or Ctrl-C
+    cancels what waits.
     """
 
     def __init__(self, dataset: ImageDataset, workers: int):
@@ -214,7 +214,7 @@ def _begin(dataset: ImageDataset) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+    """End a worker whose parent was killed, which would wait for work for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

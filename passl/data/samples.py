@@ -30,7 +30,7 @@ class Sample:
 
     image: np.ndarray | None
     label: int
-    index: int  # type: ignore[assignment]  # hides tuple.index
+    index: int
     bad: tuple[tuple[int, str], ...] = ()
 
 

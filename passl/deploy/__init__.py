@@ -1,6 +1,4 @@
-"""Trained networks as folders that run without the code that trained them. Importing this loads no
-paddle.
-"""
+"""Networks exported as folders, and their predictions. Importing this does not import paddle."""
 
 from __future__ import annotations
 

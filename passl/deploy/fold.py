@@ -1,10 +1,10 @@
-"""Networks rewritten for inference on pictures of one size, equal but for rounding.
+"""Networks rewritten for inference on images of one size. The outputs are equal but for rounding.
 
-What does not depend on the picture is computed once, in float64: BatchNorm goes into the
+Everything that does not depend on the image is computed once, in float64: BatchNorm goes into the
 convolution before it, the scale of q k^T into the Linear of q, ConViT's gates into the Linear of v,
 its positional attention and its resampled position embedding into constants, QuickGELU's factor
-into the two Linear around it. Where only the class token is looked at, the last block computes
-nothing else. Graphs are shaped for what oneDNN runs fast, with reasons at the place.
+into the two Linear around it. If the head reads the class token only, the last block computes
+nothing else. Comments give the reason where a graph is shaped for oneDNN.
 
 Shapes in names: B batch, N tokens (queries), M tokens (keys), C channels, H heads, D channels of a
 head, Y rows and X columns of the grid.
@@ -35,18 +35,18 @@ from passl.modeling.layers import (
 
 SCORES = 800_000
 """Attention weights of an image that are computed at once. CvT's first stage has three times as
-many: in turns they stay in the processor's cache, and less memory is needed.
+many. Computed in turns they stay in the processor's cache and need less memory.
 """
 LEAST = 1e-12
-"""What 1 - gate is at least. The positional half is divided by it; anything smaller is lost in
-float32 beside the gate anyway.
+"""Lower bound of 1 - gate, by which the positional half is divided. Anything smaller is lost in
+float32 beside the gate.
 """
 QUICK_GELU = 1.702
 
 
 def fold(model: nn.Layer, height: int, width: int) -> nn.Layer:
-    """A `Model` in evaluation mode, rewritten for images [B, channels, height, width]. The given
-    model is not changed. A backbone that there is no rule for stays as it is.
+    """Rewrite a `Model` in evaluation mode for images [B, channels, height, width]. The given model
+    is not changed. A backbone without a rule stays as it is.
     """
     rules: dict[type, Any] = {ConViT: FoldedConViT, CvT: FoldedCvT}
     rule = rules.get(type(model.backbone))
@@ -60,15 +60,14 @@ def fold(model: nn.Layer, height: int, width: int) -> nn.Layer:
 # Parts
 # --------------------------------------------------------------------------------------------------
 class Attention(nn.Layer):
-    """softmax(q k^T) v and the output's Linear; whatever scales q, k or v is in their Linear.
+    """softmax(q k^T) v and the Linear of the output; scales of q, k and v are in their Linear.
 
-    Three Linear instead of one for q, k and v together: oneDNN then reads each one's heads in
-    place, where it would copy slices.
+    q, k and v have a Linear each: oneDNN then reads the heads in place instead of copying slices.
 
     Args:
         heads: H.
         q, k, v, proj: the Linear layers.
-        positions: what is added to the attended values, computed from v [B, H, N, D]; null for
+        positions: computes from v [B, H, N, D] what is added to the attended values; null for
             nothing.
     """
 
@@ -159,8 +158,8 @@ class Block(nn.Layer):
     Args:
         block: the original.
         attn: [B, N, C] -> [B, N, C]; or, with only_first, [B, 1, C].
-        only_first: whether nothing but the first token is wanted of the output.
-        pre_norm: where the norms stand.
+        only_first: whether only the first token of the output is used.
+        pre_norm: whether the norms stand before attention and MLP.
     """
 
     def __init__(self, block: nn.Layer, attn: nn.Layer, only_first: bool, pre_norm: bool = True):
@@ -280,7 +279,7 @@ class FoldedStage(nn.Layer):
     Args:
         stage: the original.
         grid: of its tokens.
-        only_first: whether nothing but the class token is wanted.
+        only_first: whether only the class token is used.
     """
 
     def __init__(self, stage: nn.Layer, grid: tuple[int, int], only_first: bool):
@@ -333,8 +332,8 @@ def _grids(backbone: CvT, height: int, width: int) -> list[tuple[int, int]]:
 
 
 class Pool(nn.Layer):
-    """The `avg` projection on a grid, [B, C, Y, X], as a product with a constant matrix along each
-    axis: oneDNN's own pooling divides the last windows by another number than Paddle's.
+    """The `avg` projection of a grid [B, C, Y, X], as a product with a constant matrix along each
+    axis: oneDNN's pooling divides the last windows by another number than Paddle's.
     """
 
     def __init__(self, pool: nn.AvgPool2D, grid: tuple[int, int]):
@@ -348,8 +347,8 @@ class Pool(nn.Layer):
 
 
 def _window_means(length: int, pool: nn.AvgPool2D) -> np.ndarray:
-    """Along one axis, the means of windows [windows, length]. Padding counts as zeros; what the
-    last window has beyond it does not count.
+    """Along one axis, the means of windows [windows, length]. Padding counts as zeros; the part of
+    the last window beyond it does not count.
     """
     size, stride, padding = pool.ksize, pool.stride, pool.padding
     windows = -(-(length + 2 * padding - size) // stride) + 1
@@ -361,7 +360,7 @@ def _window_means(length: int, pool: nn.AvgPool2D) -> np.ndarray:
 
 
 def _projection(layer: nn.Layer, grid: tuple[int, int]) -> nn.Layer:
-    """What stands before the Linear of q, k or v, folded."""
+    """Fold the projection before the Linear of q, k or v."""
     if isinstance(layer, nn.AvgPool2D):
         return Pool(layer, grid)
     if not isinstance(layer, ConvProjection):

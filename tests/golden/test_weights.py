@@ -155,7 +155,7 @@ def test_as_pdparams(tmp_path):
         assert logits_error(Model({"model": section}, pretrained=out), name) <= 1e-5
 
 
-def test_nothing_is_written_over(tmp_path):
+def test_existing_files_are_not_overwritten(tmp_path):
     section = model_section("cvt_ms")["model"]
     out = tmp_path / "ours.safetensors"
     for expected in (None, "is there already"):

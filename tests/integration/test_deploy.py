@@ -207,7 +207,7 @@ def test_a_wrong_artifact_is_not_kept(network, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_written_over(network, tmp_path):
+def test_existing_files_are_not_overwritten(network, tmp_path):
     with pytest.raises(ConfigError, match="not UTF-8"):
         export(*network, tmp_path / os.fsdecode(b"out\xff"))
     with pytest.raises(ConfigError, match="is there already and is not overwritten"):
@@ -223,7 +223,7 @@ def test_a_size_that_the_patches_do_not_divide(network, tmp_path):
         export(model, odd, tmp_path / "out")
 
 
-def test_what_weights_tell(tmp_path):
+def test_weights_determine_network_and_transforms(tmp_path):
     """Weights of a published variant need no config: images and classes are the variant's."""
     paddle.seed(0)
     model = Model("configs/cvt/cvt_13_224.yaml")

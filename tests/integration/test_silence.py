@@ -34,7 +34,7 @@ with tempfile.TemporaryDirectory() as folder:
 
 
 @pytest.mark.parametrize("imports", ["import passl, paddle", "import paddle, passl"])
-def test_the_package_says_nothing(imports, root):
+def test_importing_prints_nothing(imports, root):
     """A network forward and backward, exported and run; whichever is imported first. Where it is
     Paddle, its first words are out before passl can do anything: a warning of its own import.
     """
@@ -43,7 +43,7 @@ def test_the_package_says_nothing(imports, root):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_tool_says_its_own_lines_alone(run_tool, tiny_config, root):
+def test_a_tool_prints_only_its_own_lines(run_tool, tiny_config, root):
     """The export has them all: it traces a graph, writes it and runs it by Paddle Inference."""
     config = tiny_config("CvT", epochs=1)
     told = ("dataloader.train.dataset.fraction=0.2", "dataloader.val.dataset.fraction=0.1")

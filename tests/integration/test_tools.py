@@ -243,13 +243,13 @@ def test_list_of_the_zoo(run_tool):
     assert len(done.stdout.splitlines()) > 20
 
 
-def test_a_name_that_the_zoo_has_not(run_tool):
+def test_an_unknown_zoo_name(run_tool):
     call = ("eval.py", "-c", "configs/convit/convit_small.yaml", "--weights")
     message = failing_after_output(run_tool, 2, *call, "convit_small.mindcv_in1")
     assert "did you mean 'convit_small.mindcv_in1k'" in message
 
 
-def test_weights_of_the_zoo_bring_their_images():
+def test_zoo_weights_use_their_own_transforms():
     """MindCV scored convit_small at 224 of 244 pixels; its weights are not scored at the config's
     224 of 256, unless the user says so. Files are scored as the config says.
     """

@@ -10,7 +10,7 @@ from passl.engine.metrics import MetricLog
 from passl.errors import ConfigError
 
 
-def test_a_image_of_a_run(tmp_path):
+def test_curves_of_a_run(tmp_path):
     log = MetricLog(tmp_path)
     for epoch in (1, 2, 3):
         log.write("train", 10 * epoch, epoch=epoch, loss=1 / epoch, lr=0.1)

@@ -51,7 +51,7 @@ def the_line(lines: list[str], beginning: str) -> str:
     return line
 
 
-def test_what_is_said(tiny_config, tmp_path, lines):
+def test_log_of_a_dry_run(tiny_config, tmp_path, lines):
     path = tiny_config("ConViT", epochs=8)
     cfg = get_config(path, ["optimizer.lr_base_batch=512", "lr_scheduler.warmup_epochs=2"])
     first_look(cfg, tmp_path / "augmented.png")
@@ -97,7 +97,7 @@ def test_what_is_said(tiny_config, tmp_path, lines):
 
 
 @pytest.mark.parametrize("repeats", [1, 3])
-def test_the_sheet_shows_what_the_run_sees(tiny_config, tmp_path, monkeypatch, repeats):
+def test_the_drawing_shows_what_the_run_sees(tiny_config, tmp_path, monkeypatch, repeats):
     """Column two is the first batch of the first epoch, without mean and deviation, each sample
     once.
     """
@@ -179,7 +179,7 @@ def test_another_size_in_validation_draws_a_remark(tiny_config, tmp_path, lines)
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGBA", 4)])
-def test_the_sheet_in_other_modes(tiny_config, tmp_path, monkeypatch, mode, channels):
+def test_the_drawing_in_other_modes(tiny_config, tmp_path, monkeypatch, mode, channels):
     shown = []
     draw = Axes.imshow
     monkeypatch.setattr(

@@ -68,7 +68,7 @@ def dataset_of(folder: Path, **options) -> ImageDataset:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_is_found(folders, workers):
+def test_every_problem_is_found(folders, workers):
     train, val = map(dataset_of, folders)
     told: list[int] = []
     parts = {

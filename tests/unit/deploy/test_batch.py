@@ -42,7 +42,7 @@ def test_links_are_followed_once_as_in_training(images, tmp_path, caplog):
     assert f"the first is {images}/gone.png" in caplog.text
 
 
-def test_what_is_not_there_is_all_told(images, tmp_path):
+def test_missing_files_are_reported_together(images, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError) as error:
         find_images([str(tmp_path / "empty"), str(tmp_path / "no.jpg")])

@@ -28,7 +28,7 @@ def test_variant_from_the_weights_alone(name, tmp_path):
     assert head["num_classes"] == 1000
 
 
-def test_every_variant_is_told_from_the_others():
+def test_every_variant_is_recognised():
     for name in passl.list_models():
         architecture = get_config(
             f"{'convit' if name.startswith('convit') else 'cvt'}/{name}.yaml"

@@ -44,7 +44,7 @@ def test_an_engine_that_is_not_installed(name, tmp_path, monkeypatch):
         load_engine(tmp_path, name, "fp32", 1)
 
 
-def test_a_graph_that_is_none(tmp_path):
+def test_an_invalid_graph(tmp_path):
     (tmp_path / "model.json").write_text("{}")
     (tmp_path / "model.pdiparams").write_bytes(b"")
     with pytest.raises(RunError, match="paddle cannot load it"):

@@ -86,7 +86,7 @@ def test_rectangular(architecture):
 
 
 @pytest.mark.parametrize("gate", [-60.0, -5.0, 5.0, 20.0, 60.0])
-def test_gates_that_are_shut(gate):
+def test_saturated_gates(gate):
     """A gate of 1 - 1e-26 would be divided by; nothing overflows, and the content half is gone."""
     model = model_of(CONVIT)
     for block in model.backbone.blocks[:2]:

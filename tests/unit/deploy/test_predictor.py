@@ -45,7 +45,7 @@ def flat(red: int, green: int, blue: int = 0) -> Image.Image:
     return Image.new("RGB", (11, 7), (red, green, blue))
 
 
-def test_prepare_is_what_the_transforms_say(classifier):
+def test_prepare_applies_the_transforms(classifier):
     image = classifier.prepare(flat(255, 0, 51))
     assert (image.shape, image.dtype) == ((3, 4, 6), np.float32)
     pixels = Rounded(np.array([255, 0, 51])[:, None, None] + np.zeros((3, 4, 6)))
@@ -63,7 +63,7 @@ def test_large_logits_do_not_overflow(classifier):
     np.testing.assert_array_equal(huge.predict([flat(255, 0)]), [[0, 1, 0]])
 
 
-def test_top_has_names_in_order(classifier):
+def test_top_is_sorted_and_named(classifier):
     ((first, second),) = classifier.top([flat(255, 0)], k=2)
     assert (first.label, first.name) == (1, "red")
     assert (second.label, second.name) == (0, "golden retriever")
@@ -72,7 +72,7 @@ def test_top_has_names_in_order(classifier):
     assert [prediction.label for prediction in every] == [1, 0, 2]
 
 
-def test_equal_guesses_go_by_label(classifier):
+def test_equal_probabilities_are_ordered_by_label(classifier):
     assert [g.label for g in classifier.best(np.array([0.25, 0.5, 0.25]), 3)] == [1, 0, 2]
 
 
@@ -92,7 +92,7 @@ def test_every_kind_of_image_is_the_same(classifier, tmp_path):
         assert classifier.top([file], 1) == classifier.top([image], 1)
 
 
-def test_anything_that_gives_images_one_by_one(classifier, tmp_path):
+def test_images_may_come_from_an_iterator(classifier, tmp_path):
     """Read a batch at a time: a generator over a large folder takes no more memory than a list."""
     images = [flat(50 * i, 0) for i in range(5)]
     expected = classifier.predict(images)
@@ -143,7 +143,7 @@ def test_one_image_where_several_are_wanted(classifier, tmp_path, kind):
 
 
 @pytest.mark.parametrize("thing", [None, 7, object()])
-def test_things_that_are_no_image(classifier, thing):
+def test_inputs_that_are_not_images(classifier, thing):
     kind = type(thing).__name__
     with pytest.raises(ConfigError, match=f"{kind} is no image; give paths"):
         classifier.prepare(thing)
@@ -151,7 +151,7 @@ def test_things_that_are_no_image(classifier, thing):
         classifier.predict(thing)
 
 
-def test_messages_do_not_hold_the_content(classifier, tmp_path):
+def test_messages_do_not_show_the_content(classifier, tmp_path):
     """Of a content that is no image, of one taken for a path, of one taken for an array."""
     content = b"\x89PNG secret" * 100_000
     latin = content.decode("latin-1")
@@ -210,12 +210,12 @@ def test_the_background_that_the_network_was_trained_with(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
-def test_a_image_that_does_not_say_what_is_white(classifier, mode):
+def test_modes_without_a_defined_white(classifier, mode):
     with pytest.raises(ConfigError, match=f"mode {mode}.* does not define which value is white"):
         classifier.prepare(Image.new(mode, (4, 4)))
 
 
-def test_batches_do_not_matter(classifier):
+def test_results_do_not_depend_on_the_batch_size(classifier):
     images = [flat(50 * i, 255 - 50 * i) for i in range(5)]
     together = classifier.predict(images, batch_size=5)
     for size in (1, 2, 99):
@@ -286,7 +286,7 @@ def test_wrong_images(classifier, shape):
         classifier.run(np.zeros(shape, np.float32))
 
 
-def test_a_file_that_is_no_image(classifier, tmp_path):
+def test_an_unreadable_file(classifier, tmp_path):
     path = tmp_path / "no.jpg"
     path.write_text("hello")
     with pytest.raises(RunError, match=r"no\.jpg: cannot be read as an image"):
@@ -313,7 +313,7 @@ def test_another_failure_of_the_engine_is_not_of_memory():
         Classifier(engine, DESCRIBED).predict([flat(0, 0)])
 
 
-def test_batch_sizes_that_cannot_be(classifier, tmp_path, monkeypatch):
+def test_impossible_batch_sizes(classifier, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="batch size 0 must be at least 1"):
         classifier.predict([flat(0, 0)], batch_size=0)
     monkeypatch.setattr(predicting, "_free_memory", lambda: 1000.0)

@@ -181,7 +181,7 @@ def test_classes_of_a_checkpoint_beside_a_config(weights, folders):
     assert load(told)[1].classes == ["ape", "bee", "dog"]
 
 
-def test_names_are_better_than_numbers(weights, folders):
+def test_class_names_are_preferred_to_numbers(weights, folders):
     given = config(CROP, NORMALIZE, **folders("ape", "bee", "cow"))
     assert load(weights(classes=["0", "1", "2"]), given)[1].classes == ["ape", "bee", "cow"]
     given = config(CROP, NORMALIZE)

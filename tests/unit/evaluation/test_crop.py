@@ -1,4 +1,4 @@
-"""`--crop` changes how a image is framed and nothing else."""
+"""`--crop` changes how an image is framed and nothing else."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_frames(before, squashed, cropped):
 
 
 def test_what_the_frames_show():
-    """A image twice as wide as high, with a column of each colour: squashed, all of them are in;
+    """An image twice as wide as high, with a column of each colour: squashed, all of them are in;
     cropped, the outer ones are not.
     """
     columns = np.repeat(np.array([0, 85, 170, 255], np.uint8), 100)

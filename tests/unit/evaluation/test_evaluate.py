@@ -97,7 +97,7 @@ def test_confusion(found, tmp_path):
 
 
 @pytest.mark.parametrize("classes", [2, MOST_DRAWN])
-def test_the_image_of_the_confusion(tmp_path, classes):
+def test_drawing_of_the_confusion_matrix(tmp_path, classes):
     """The diagonal is dark, the rest is light; names may have dollar signs."""
     names = [f"${index} of $" for index in range(classes)]
     draw_confusion(tmp_path / "m.png", np.eye(classes, dtype=int) * 3, names)

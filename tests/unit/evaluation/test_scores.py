@@ -53,11 +53,11 @@ def all_logits(section, mirror: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Logits [360, 10] and labels, image by image."""
     loader = build_loader(section, 0)
     samples = [loader.samples[(0, index, index)] for index in range(len(loader.dataset))]
-    images = np.stack([image for image, *_ in samples])
+    images = np.stack([sample.image for sample in samples])
     images = np.floor(8 * (images[..., ::-1] if mirror else images)).reshape(len(images), -1)
     terms = np.abs(images).max(0) @ np.abs(WEIGHTS_CK) * 2**13  # of the sums, in their last digit
     assert terms.max() < 2**24  # they are exact
-    return images / 8 @ WEIGHTS_CK, np.array([label for _, label, *_ in samples])
+    return images / 8 @ WEIGHTS_CK, np.array([sample.label for sample in samples])
 
 
 def expected(log_p: Rounded, labels: np.ndarray) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def test_predictions_do_not_depend_on_workers(section):
     np.testing.assert_array_equal(workers.probabilities, here.probabilities)
 
 
-def test_a_shuffled_order_is_put_right(section):
+def test_predictions_are_sorted_by_index(section):
     """And a sample that two ranks have, as in a shuffled order of odd length, is there once."""
     shuffled = {**section(64), "sampler": {"batch_size": 64, "shuffle": True}}
     found = predict(Linear(), build_loader(shuffled, 0))
