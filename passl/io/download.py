@@ -39,6 +39,10 @@ _HEAD = 512
 """Bytes at the beginning of a file that tell text from weights or an archive."""
 
 
+class _RefusedError(Exception):
+    """A download that failed, or must not be made; another attempt would not help."""
+
+
 def fetch_file(
     name: str,
     url: str | None,
@@ -82,10 +86,6 @@ def fetch_file(
             f"and has room for the file; {HOME} names the one of weights"
         ) from error
     return path
-
-
-class _RefusedError(Exception):
-    """A download that failed, or must not be made; another attempt would not help."""
 
 
 def fetch_url(url: str) -> Path:
@@ -262,16 +262,12 @@ def _explain(error: OSError) -> tuple[str, bool]:
     if isinstance(cause, MaxRetryError):  # there is no connection
         reason = str(cause.reason).rpartition(": ")[2]
         if isinstance(error, requests.exceptions.SSLError):
-            return (
-                f"the server's certificate is not trusted: {cause.reason}. SSL_CERT_FILE names a "
-                "file of certificates to trust instead",
-                False,
-            )
+            advice = "SSL_CERT_FILE names a file of certificates to trust"
+            return f"no trusted connection to the server: {cause.reason}; {advice}", False
         return f"no connection to the server: {reason}; {MIRRORS} names mirrors", False
     if isinstance(error, requests.HTTPError) and error.response is not None:
-        response = error.response
-        status = response.status_code
-        return f"the server says {status} {response.reason}", status in _TEMPORARY
+        status = error.response.status_code
+        return f"the server says {status} {error.response.reason}", status in _TEMPORARY
     broken = (
         requests.ConnectionError,
         requests.ReadTimeout,
