@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, reduce, wraps
 from operator import or_
+from os import PathLike, fspath
 from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -112,7 +113,8 @@ def options_of(target: Callable) -> Mapping[str, Option]:
 
 
 def validated(target: T) -> T:
-    """A decorator: the class or function checks its options on each call, also a direct one.
+    """A decorator: the class or function checks its options on each call, also a direct one. A path
+    object is taken for its text.
 
     Raises:
         ConfigError: on a call, everything that is wrong with the options.
@@ -123,6 +125,7 @@ def validated(target: T) -> T:
 
     @wraps(call)
     def checked(*given: Any, **arguments: Any) -> Any:
+        arguments = {k: fspath(v) if isinstance(v, PathLike) else v for k, v in arguments.items()}
         if needed <= arguments.keys() <= section.options.keys():  # else Python says what is wrong
             problems = problems_in(section, arguments)
             lines = [f"{dotted((target.__name__, *keys))}: {rule}" for keys, rule in problems]

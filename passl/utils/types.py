@@ -13,7 +13,7 @@ from pydantic import AllowInfNan, NonNegativeInt, PositiveInt, WithJsonSchema
 
 __all__ = [
     "Betas",
-    "Colour",
+    "Color",
     "Fraction",
     "ImageSize",
     "NonNegativeFloat",
@@ -37,7 +37,7 @@ NormEps = Annotated[float, Ge(0), Le(1e-3)]
 Betas = tuple[Rate, Rate]
 """Decay of two running means, as Adam has them."""
 
-Colour = tuple[
+Color = tuple[
     Annotated[int, Ge(0), Le(255)], Annotated[int, Ge(0), Le(255)], Annotated[int, Ge(0), Le(255)]
 ]
 """Red, green and blue."""

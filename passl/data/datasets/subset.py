@@ -14,7 +14,7 @@ from passl.data.datasets.images import check_mode
 from passl.errors import ConfigError
 from passl.utils.config import closest
 from passl.utils.schema import validated
-from passl.utils.types import Colour, Fraction, NonNegativeInt
+from passl.utils.types import Color, Fraction, NonNegativeInt
 
 PRESENT = "present"
 
@@ -53,7 +53,7 @@ class Subset(ImageDataset):
         fraction_seed: NonNegativeInt = 0,
         labels: str | Sequence[int | str] | None = None,
         mode: Literal["RGB", "L", "RGBA"] = "RGB",
-        background: Colour | None = None,
+        background: Color | None = None,
     ):
         valid = chosen_labels(labels, dataset.classes)
         self.mode, self.background = mode, background

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from passl.data import TRANSFORMS
 from passl.data.transforms.augment_ops import OPS, Geometry
 from passl.data.transforms.color import blur, on_colors, to_gray
-from passl.utils.types import Colour, NonNegativeInt
+from passl.utils.types import Color, NonNegativeInt
 
 MAX_MAGNITUDE = 10  # which is level 1
 
@@ -314,7 +314,7 @@ class _Augment:
     """The options of RandAugment and AutoAugment."""
 
     policy: str
-    fill: Colour = (124, 116, 104)
+    fill: Color = (124, 116, 104)
     interpolation: Literal["nearest", "bilinear", "bicubic", "random"] = "bicubic"
     translate_const: NonNegativeInt | None = None
 

@@ -25,7 +25,7 @@ from passl.utils.schema import (
     validated,
 )
 from passl.utils.types import (
-    Colour,
+    Color,
     Fraction,
     ImageSize,
     NonNegativeInt,
@@ -72,7 +72,7 @@ from passl.utils.types import (
         (Probability, [0, 0.5, 1], [-0.1, 1.1, float("nan"), "0.5", False]),
         (Rate, [0, 0.5], [1, -0.1, float("nan")]),
         (Fraction, [1, 0.5], [0, 1.1, float("nan")]),
-        (Colour, [[0, 128, 255], (1, 2, 3)], [[0, 0, 256], [0, 0], 5, [0, 0, True]]),
+        (Color, [[0, 128, 255], (1, 2, 3)], [[0, 0, 256], [0, 0], 5, [0, 0, True]]),
         (ImageSize, [32, [32, 64], (1, 1)], [0, [0, 1], [32], [1, 2, 3], 1.5, True, "32"]),
     ],
 )
@@ -108,7 +108,7 @@ def test_values_of_a_type(annotation, right, wrong):
         (Rate, "a number of at least 0 and below 1"),
         (Fraction, "a number above 0 and at most 1"),
         (Annotated[int, Field(le=3)], "a whole number of at most 3"),
-        (Colour, "a list of 3 whole numbers from 0 to 255"),
+        (Color, "a list of 3 whole numbers from 0 to 255"),
         (ImageSize, "one number of pixels, or [height, width]"),
         (Any, "anything"),
         (Sequence[Sequence[int]], "a list of lists of whole numbers"),
@@ -473,6 +473,14 @@ def test_a_validated_target_keeps_its_signature_and_its_subclasses_work():
     assert scaled(2, factor=3) == 6
     with pytest.raises(ConfigError, match="scaled.factor: must be a number above 0, not -1"):
         scaled(2, factor=-1)
+
+
+def test_a_path_object_is_text_to_a_direct_call(tmp_path):
+    @validated
+    def opened(*, dataroot: str) -> str:
+        return dataroot
+
+    assert opened(dataroot=tmp_path) == str(tmp_path)
 
 
 def test_a_section_of_a_class_has_its_options_and_its_rule():
