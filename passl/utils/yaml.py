@@ -1,8 +1,7 @@
-"""YAML files as plain data: YAML 1.2's scalars, no key twice, no tags, and where every value
-stands.
+"""YAML files as plain data: YAML 1.2's scalars, unique keys, no tags, and the line of each value.
 
-PyYAML does the parsing but follows YAML 1.1, where `5e-4` is a string, `no` is False and `010` is
-8, and takes the last of two equal keys in silence. So its nodes are turned into data here.
+PyYAML parses, but it follows YAML 1.1, where `5e-4` is a string, `no` is False and `010` is 8, and
+it keeps the last of two equal keys silently. So only its nodes are used; they become data here.
 """
 
 from __future__ import annotations
@@ -17,41 +16,31 @@ import yaml
 from passl.errors import ConfigError
 
 Keys = tuple[str | int, ...]
-"""Where a value stands: ("dataloader", "train", "dataset", "transforms", 0, "name")."""
+"""The place of a value: ("dataloader", "train", "dataset", "transforms", 0, "name")."""
 
 MAX_DEPTH = 100
-"""Most levels of lists and mappings in each other. Beyond it Python's own stack would end."""
-_MAX_CHARACTERS, _MAX_VALUES = 1_000_000, 100_000
-"""The most that a file may have, and may come to when its aliases are written out: a few lines can
-stand for any amount.
-"""
+"""Most levels of nested lists and mappings, below the limit of Python's own stack."""
+_MAX_BYTES, _MAX_VALUES = 4_000_000, 100_000
+"""The largest file, and the most values with aliases expanded: a few lines can alias any number."""
 
 _TAG = "tag:yaml.org,2002:"
+_FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 
 
 def _integer(text: str) -> int:
-    base = {"0o": 8, "0x": 16}.get(text[:2], 10)
-    return int(text, base)
+    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
 
 
 def _number(text: str) -> float:
-    return float(
-        text.replace(".", "", 1) if text[-1].isalpha() else text
-    )  # .inf and .nan are inf and nan to Python
+    return float(text.replace(".", "", 1) if text[-1].isalpha() else text)  # .inf is inf to Python
 
 
 # The core schema of YAML 1.2.2, section 10.3.2: type, form, first characters, conversion.
-_FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
-_SCALARS: tuple[tuple[str, str, list[str], Callable[[str], Any]], ...] = (
-    (
-        "bool",
-        r"true|True|TRUE|false|False|FALSE",
-        list("tTfF"),
-        lambda text: text.lower() == "true",
-    ),
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""], lambda text: None),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789"), _integer),
-    ("float", _FLOAT, list("-+.0123456789"), _number),
+_SCALARS: tuple[tuple[str, str, str, Callable[[str], Any]], ...] = (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF", lambda text: text.lower() == "true"),
+    ("null", r"~|null|Null|NULL|", "~nN", lambda text: None),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789", _integer),
+    ("float", _FLOAT, "-+.0123456789", _number),
 )
 _CONVERT = {_TAG + name: convert for name, _, _, convert in _SCALARS} | {_TAG + "str": str}
 
@@ -68,7 +57,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 for _name, _form, _first, _ in _SCALARS:
-    _Parser.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_form})$"), _first)
+    characters = [*_first, ""] if _name == "null" else [*_first]
+    _Parser.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_form})$"), characters)
 _RESOLVER = _Parser("")
 
 
@@ -76,11 +66,11 @@ def read(path: Path) -> tuple[dict[str, Any], dict[Keys, str]]:
     """The mapping in a YAML file, and "FILE:LINE" for each of its leaves.
 
     Raises:
-        ConfigError: every duplicate key, tag and wrong key of the file, or the place where it is no
-            YAML; or it is too large, or nested too deeply.
+        ConfigError: the file cannot be read, is not YAML, or is too large or nested too deeply; or
+            all its duplicate keys, tags and keys that are not words.
     """
     try:
-        if path.stat().st_size > 4 * _MAX_CHARACTERS:  # a character has at most four bytes
+        if path.stat().st_size > _MAX_BYTES:
             raise _too_large(str(path))
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -94,9 +84,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[Keys, str]]:
 
 
 def parse(text: str, name: str) -> tuple[Any, dict[Keys, str]]:
-    """The data in a YAML text. `name` stands for it in messages and origins."""
-    if len(text) > _MAX_CHARACTERS:
-        raise _too_large(name)
+    """The data in a YAML text, and "NAME:LINE" for each of its leaves."""
     try:
         node = yaml.compose(text, Loader=_Parser)  # builds nodes only: no tag constructs anything
     except yaml.YAMLError as error:
@@ -125,16 +113,20 @@ def to_yaml(data: Any) -> str:
         return yaml.dump(_plain(data), Dumper=_Dumper, **options)
 
     text = dump(readable=True)
-    # Unicode's other line ends would be read as blanks, and marks of direction show another text:
-    # then all beyond ASCII is escaped.
-    escaped = "[\x85\u2028-\u202e\u2066-\u2069\ufeff]"
-    return dump(readable=False) if re.search(escaped, text) else text
+    # YAML reads Unicode's other line ends as blanks, so such a text is written in ASCII.
+    return dump(readable=False) if re.search("[\x85\u2028\u2029\ufeff]", text) else text
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _plain(value) for key, value in data.items()}
+    return [_plain(item) for item in data] if isinstance(data, list | tuple) else data
 
 
 def _too_large(place: str) -> ConfigError:
     return ConfigError(
-        f"{place}: not a config: it comes to more than {_MAX_CHARACTERS:,} characters or "
-        f"{_MAX_VALUES:,} values, with its aliases written out"
+        f"{place}: not a config: it has more than {_MAX_BYTES:,} bytes, or more than "
+        f"{_MAX_VALUES:,} values with its aliases expanded"
     )
 
 
@@ -144,34 +136,29 @@ def _too_deep(place: str) -> ConfigError:
     )
 
 
-def _implicit_tag(node: yaml.ScalarNode) -> str:
-    """The tag that a scalar has by its form; another one was written out, as in `!!int "3"`."""
-    return _RESOLVER.resolve(yaml.ScalarNode, node.value, (node.style is None, True))
-
-
 class _Builder:
-    """Turns nodes into data and keeps what it learns on the way."""
+    """Turns nodes into data, and keeps the place of each leaf and all problems."""
 
     def __init__(self, name: str):
-        self.name = name
+        self.name, self.values = name, 0
         self.origins: dict[Keys, str] = {}
         self.problems: list[str] = []
-        self._values = self._characters = 0
 
     def build(self, node: yaml.Node, keys: Keys, parents: tuple[yaml.Node, ...]) -> Any:
         place = f"{self.name}:{node.start_mark.line + 1}"
-        if node in parents:
-            return self._refuse(place, "an alias points into itself")
+        self.values += 1
+        if self.values > _MAX_VALUES:
+            raise _too_large(place)
         if len(keys) > MAX_DEPTH:
             raise _too_deep(place)
-        self._count(node, place)
+        if node in parents:
+            return self._refuse(place, "an alias points into itself")
         tree: Any
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             tree = self._mapping(node, keys, (*parents, node))
         elif isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
-            tree = [
-                self.build(item, (*keys, i), (*parents, node)) for i, item in enumerate(node.value)
-            ]
+            inside = (*parents, node)
+            tree = [self.build(item, (*keys, i), inside) for i, item in enumerate(node.value)]
         elif isinstance(node, yaml.ScalarNode) and node.tag == _implicit_tag(node):
             try:
                 tree = _CONVERT[node.tag](node.value)
@@ -190,33 +177,22 @@ class _Builder:
     ) -> dict[str, Any]:
         tree: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key, line = key_node.value, key_node.start_mark.line + 1
-            self._count(key_node, f"{self.name}:{line}")
+            key, place = key_node.value, f"{self.name}:{key_node.start_mark.line + 1}"
             if not isinstance(key_node, yaml.ScalarNode):
-                self._refuse(f"{self.name}:{line}", "the key is a list or mapping, not a word")
+                self._refuse(place, "the key is a list or mapping, not a word")
             elif key_node.tag != _TAG + "str":
-                self._refuse(f"{self.name}:{line}", f"the key {key!r} is not a word; quote it")
+                self._refuse(place, f"the key {key!r} is not a word; quote it")
             elif key in tree:
-                self._refuse(
-                    f"{self.name}:{line}",
-                    f"{'.'.join(map(str, (*keys, key)))}: the key stands twice; keep one",
-                )
+                where = ".".join(map(str, (*keys, key)))
+                self._refuse(place, f"{where}: the key is given twice; keep one")
             else:
                 tree[key] = self.build(value_node, (*keys, key), parents)
         return tree
-
-    def _count(self, node: yaml.Node, place: str) -> None:
-        """Take the node into the size of the data, aliases written out."""
-        self._values += 1
-        self._characters += len(node.value) if isinstance(node, yaml.ScalarNode) else 0
-        if self._values > _MAX_VALUES or self._characters > _MAX_CHARACTERS:
-            raise _too_large(place)
 
     def _refuse(self, place: str, rule: str) -> None:
         self.problems.append(f"{place}: {rule}")
 
 
-def _plain(data: Any) -> Any:
-    if isinstance(data, Mapping):
-        return {key: _plain(value) for key, value in data.items()}
-    return [_plain(item) for item in data] if isinstance(data, list | tuple) else data
+def _implicit_tag(node: yaml.ScalarNode) -> str:
+    """The tag of a scalar by its form; any other tag is explicit, as in `!!int "3"`."""
+    return _RESOLVER.resolve(yaml.ScalarNode, node.value, (node.style is None, True))

@@ -158,7 +158,7 @@ def test_wrong_calls(run_tool, args, message):
 def test_duplicate_key(run_tool, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("epochs: 1\nseed: 0\nepochs: 2\n")
-    assert f"error: {path}:3: epochs: the key stands twice" in failing(
+    assert f"error: {path}:3: epochs: the key is given twice" in failing(
         run_tool, 2, "train.py", "-c", path
     )
 

@@ -395,7 +395,7 @@ def test_no_key_or_no_value(load, override):
     ("value", "rule"),
     [
         ("[1, 2", "not YAML"),
-        ("{a: 1, a: 2}", "a: the key stands twice"),
+        ("{a: 1, a: 2}", "a: the key is given twice"),
         ("!x 1", "the tag '!x' is not allowed"),
         ("{5: 1}", "the key '5' is not a word"),
     ],

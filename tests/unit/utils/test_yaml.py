@@ -207,17 +207,19 @@ def bomb(leaf: str, width: int, levels: int) -> str:
         bomb("[]", 10, 9),
         bomb("{}", 10, 9),
         bomb("{k: v}", 10, 9),
-        bomb("{" + "k" * 1000 + ": 1}", 10, 4),
-        bomb("w" * 10_000, 10, 3),
-        "a: " + "w" * 1_000_001,
     ],
-    ids=["word", "list", "mapping", "item", "long key", "long word", "long text"],
+    ids=["word", "list", "mapping", "item"],
 )
-def test_aliases_and_files_are_bounded(text):
+def test_aliases_are_bounded(text):
     (problem,) = problems(text)
-    assert re.match(
-        r"f\.yaml(:\d+)?: not a config: .*1,000,000 characters or 100,000 values", problem
-    )
+    assert re.match(r"f\.yaml(:\d+)?: not a config: .*100,000 values", problem)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    path = tmp_path / "large.yaml"
+    path.write_text("a: " + "w" * 4_000_001)
+    with pytest.raises(ConfigError, match="large.yaml: not a config: it has more than 4,000,000"):
+        read(path)
 
 
 def test_a_thousand_aliases_are_ordinary():
