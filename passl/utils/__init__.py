@@ -1,3 +1,1 @@
-"""Leaves that know nothing of the project: config, registry, schema, errors, files, logging. None
-imports paddle.
-"""
+"""The config system: YAML, configs, registries and the schema. It knows nothing of networks."""

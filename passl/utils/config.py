@@ -1,8 +1,8 @@
 """Configs: YAML files read as plain data, with inheritance and overrides from the command line.
 
-Numbers and booleans follow YAML 1.2 (`5e-4` is a number, `no` is a word), a key may stand only
-once, and nothing is ever evaluated. Every value remembers the file and line that it came from, so
-an error or `tools/print_config.py` can name it.
+Numbers and booleans follow YAML 1.2 (`5e-4` is a number, `no` is a word), keys are unique, and
+nothing is evaluated. A config keeps the file and line of each value, for errors and for
+`tools/print_config.py`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from passl.utils.paths import escaped, expand, is_path
 from passl.utils.yaml import MAX_DEPTH, Keys, parse, read
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# In a wheel the configs lie inside the package, in a checkout beside it.
+# In a wheel the configs are inside the package, in a checkout beside it.
 CONFIG_ROOT = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
 COMMAND_LINE = "-o"
 DERIVED = "derived"
-"""Origin of a value that follows from others."""
+"""Origin of a value that is derived from others."""
 
 Tree = tuple[dict[str, Any], dict[Keys, str]]
 """Data, and the origin of each of its leaves."""
@@ -35,8 +35,8 @@ class Config(Mapping):
 
     Args:
         data: plain data.
-        origins: for each leaf, "FILE:LINE" or "-o". Only the root config has them.
-        file: the file that was read, if one was.
+        origins: "FILE:LINE" or "-o" of each leaf. Only the root config has them.
+        file: the file that was read, if any.
     """
 
     __slots__ = ("_data", "file", "origins")
@@ -91,16 +91,16 @@ class Config(Mapping):
         return Config(_with(self.to_dict(), keys, value), origins, self.file)
 
     def to_dict(self) -> dict[str, Any]:
-        """A deep copy as dicts and lists, for YAML, JSON or changes of one's own."""
+        """A deep copy as dicts and lists."""
         return {key: _thawed(value) for key, value in self._data.items()}
 
 
 def get_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a config file, its bases and the overrides, and expand `~` and environment variables in
-    paths (see `passl.utils.paths`). What the values mean is checked later, where they are used.
+    paths (see `passl.utils.paths`). `passl.engine.check` checks the values.
 
-    The modules that the config names under `imports` are imported, that is, their code runs; they
-    are looked for in the file's folder and the current one first.
+    Modules listed under `imports` are imported, so their code runs. They are searched in the file's
+    folder and the current folder first.
 
     Args:
         file: a path, absolute or relative to the current folder; failing that, relative to the
@@ -109,7 +109,7 @@ def get_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
         overrides: `a.b.0.c=value` each; the value is YAML.
 
     Raises:
-        ConfigError: every problem of the files at once.
+        ConfigError: all problems of the files and overrides.
     """
     path = find_config(file)
     tree, origins = _read_with_bases(path, (), {})
@@ -138,7 +138,9 @@ def get_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def storable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain data that is read back to this config: its paths are expanded already."""
+    """The config as plain data for a file. Dollar signs in its paths, which are expanded already,
+    are escaped.
+    """
     tree = Config(config).to_dict()
     for keys, value in list(leaves(tree)):
         if is_path(keys, value) and "$" in value:
@@ -167,14 +169,14 @@ def _shipped(name: Path) -> tuple[Path, Path]:
 
 
 def _what_instead(path: Path) -> str:
-    """What a path is that is no file."""
+    """The reason why a path is not a file."""
     if path.is_dir():
         return "is a folder, not a file"
     return "is not a regular file" if path.exists() else "does not exist"
 
 
 def shipped_configs() -> list[Path]:
-    """Every config that comes with passl, bases left out."""
+    """Every config that comes with passl, without bases."""
     return sorted(path for path in CONFIG_ROOT.rglob("*.yaml") if "_base_" not in path.parts)
 
 
@@ -184,7 +186,7 @@ def shipped_names() -> list[str]:
 
 
 def closest(word: str, words: Collection[str]) -> str:
-    """`; did you mean 'x'?`, or what there is to choose from."""
+    """`; did you mean 'x'?`, or else all valid words."""
     near = difflib.get_close_matches(word, words, n=1)
     if near:
         return f"; did you mean {near[0]!r}?"
@@ -194,7 +196,7 @@ def closest(word: str, words: Collection[str]) -> str:
 
 
 def dotted(keys: Keys) -> str:
-    """("a", 0, "b") as it is written on the command line: a.0.b"""
+    """("a", 0, "b") as on the command line: a.0.b"""
     return ".".join(str(key) for key in keys)
 
 
@@ -204,9 +206,7 @@ def shown_origin(origin: str) -> str:
 
 
 def leaves(tree: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
-    """Every value that holds no other value, with the place where it stands. Empty lists and
-    mappings are leaves.
-    """
+    """Each scalar, empty list and empty mapping, with its place."""
     if not tree and not keys:
         return
     if isinstance(tree, Mapping) and tree:
@@ -223,8 +223,8 @@ def leaves(tree: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
 # Merging
 # --------------------------------------------------------------------------------------------------
 def merge(base: Any, over: Any) -> Any:
-    """Mappings merge key by key, anything else is replaced; so is a node whose `name` changes, as a
-    whole. A mapping that null stands above is taken away.
+    """Merge mappings key by key and replace anything else. A node whose `name` changes is replaced
+    as a whole, and null removes a mapping.
     """
     if not (isinstance(base, Mapping) and isinstance(over, Mapping)):
         return over
@@ -241,14 +241,14 @@ def _merge_with_origins(base: Tree, over: Tree) -> Tree:
 
 
 def _read_with_bases(path: Path, above: tuple[Path, ...], known: dict[str, Tree]) -> Tree:
-    """A file on top of its bases, which may have bases too.
+    """A file merged over its bases, which may have bases too.
 
     Args:
-        above: the files that have it as a base, from the first one on.
-        known: what files have come to, so that a base of several is read once.
+        above: the chain of files that have it as a base, from the first one.
+        known: results by file, so that a base of several files is read once.
 
     Raises:
-        ConfigError: every problem of the file and its bases.
+        ConfigError: all problems of the file and its bases.
     """
     name = os.path.join(os.path.realpath(path.parent), path.name)
     if name in known:
@@ -271,7 +271,7 @@ def _read_with_bases(path: Path, above: tuple[Path, ...], known: dict[str, Tree]
 
 
 def _bases(path: Path, names: Any, origins: Mapping[Keys, str]) -> list[tuple[Path, str]]:
-    """What `_base_` of that file names, and where it does."""
+    """The paths under `_base_`, each with its origin."""
     places = [origin for keys, origin in origins.items() if keys[:1] == ("_base_",)]
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -290,7 +290,7 @@ def _base(folder: Path, name: Path) -> Path:
 
 
 def _short(path: Path) -> Path:
-    """The path without `..`, unless a linked folder makes that another file."""
+    """The path without `..`, unless a symbolic link makes that another file."""
     short = Path(os.path.normpath(path))
     return short if not path.exists() or (short.exists() and short.samefile(path)) else path
 
@@ -305,12 +305,12 @@ def _check_base(base: Path, origin: str, chain: Sequence[Path]) -> None:
         if file.samefile(base):
             circle = " -> ".join(map(str, [*chain[index:], base]))
             raise ConfigError(
-                f"{origin}: _base_: {base} is a base of itself: {circle}; take one of these out"
+                f"{origin}: _base_: {base} is a base of itself: {circle}; remove one of these"
             )
 
 
 def _apply(override: str, tree, origins):
-    """One `a.b.0.c=value` on top of the tree."""
+    """The tree with one override, `a.b.0.c=value`."""
     place, separator, text = override.partition("=")
     if not separator or not place.strip():
         raise ConfigError(
@@ -347,7 +347,7 @@ def _apply(override: str, tree, origins):
 
 
 def _with(tree, keys: Keys, value):
-    """A copy of the tree in which `value` stands at `keys`, under the merging rule."""
+    """A copy of the tree with `value` merged in at `keys`."""
     if not keys:
         return merge(tree, value)
     key, rest = keys[0], keys[1:]

@@ -1,6 +1,4 @@
-"""Modules of a user's own: a config names them under `imports`, and its registries know their
-entries then.
-"""
+"""Import of a user's modules, listed in a config under `imports`, which register their entries."""
 
 from __future__ import annotations
 
@@ -18,12 +16,12 @@ def import_modules(names: Any, folders: Sequence[Path], origins: Mapping[int, st
     """Import modules, which runs their code.
 
     Args:
-        names: of modules, such as `my_package.my_module`.
-        folders: where modules are looked for first, before those on Python's path.
-        origins: where each name stands, for messages, by its index.
+        names: module names, such as `my_package.my_module`.
+        folders: searched before Python's path.
+        origins: "FILE:LINE" of each name, by its index.
 
     Raises:
-        ConfigError: all that cannot be imported, each with its reason.
+        ConfigError: all modules that cannot be imported, each with the reason.
     """
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ConfigError(

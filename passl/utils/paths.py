@@ -1,4 +1,4 @@
-"""Which values of a config are paths, and what `~` and environment variables stand for in them."""
+"""Paths in a config: which values are paths, and the expansion of `~` and environment variables."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ _ENDINGS = ("_dir", "_file", "_path")
 
 
 def is_path(keys: Keys, value: Any) -> bool:
-    """Whether a value of a config is a path: a text, but no address, whose key is one of
-    `dataroot`, `labels`, `pretrained`, `shards`, `teacher` and `weights`, or ends in `_dir`,
-    `_file` or `_path`.
+    """Whether a value is a path: text that is not a URL, whose key is one of `dataroot`, `labels`,
+    `pretrained`, `shards`, `teacher` and `weights`, or ends in `_dir`, `_file` or `_path`.
     """
     key = keys[-1] if keys else None
     named = isinstance(key, str) and (key in _KEYS or key.endswith(_ENDINGS))
@@ -25,7 +24,7 @@ def is_path(keys: Keys, value: Any) -> bool:
 
 def expand(path: str) -> str:
     """The path with $NAME and ${NAME} replaced by environment variables, $$ by a dollar sign, and
-    ~ or ~USER at its beginning by a home folder.
+    a leading ~ or ~USER by a home folder.
 
     Raises:
         ConfigError: a variable is not set or empty, or there is no such user.
@@ -39,7 +38,7 @@ def expand(path: str) -> str:
         ) from None
     except ValueError:
         raise ConfigError(
-            f"{path}: a $ begins neither $NAME nor ${{NAME}}; write $$ for a dollar sign"
+            f"{path}: a $ starts neither $NAME nor ${{NAME}}; write $$ for a dollar sign"
         ) from None
     home = os.path.expanduser(expanded)
     if home.startswith("~"):
@@ -49,5 +48,5 @@ def expand(path: str) -> str:
 
 
 def escaped(path: str) -> str:
-    """The text that `expand` turns into this expanded path."""
+    """The inverse of `expand` for an expanded path."""
     return path.replace("$", "$$")

@@ -62,7 +62,7 @@ def test_there_are_configs():
     assert {path.stem for path in CONFIGS} >= PARAMETERS.keys() | {"convit", "cvt"}
 
 
-def test_a_name_is_one_recipe():
+def test_names_are_unique():
     """What stands beside the published variants, in folders of its own, has names of its own."""
     stems = [path.stem for path in CONFIGS if path.parent.name not in ("digits", "study")]
     assert len(set(stems)) == len(stems)
@@ -73,7 +73,7 @@ def test_a_name_is_one_recipe():
     [path for path in OWN_NETWORKS if PARAMETERS.get(path.stem, 0) < LARGE],
     ids=lambda path: path.stem,
 )
-def test_the_snippet_works(path):
+def test_the_public_snippet_works(path):
     """At a small size; tests/unit/analysis/test_flops.py runs networks at theirs."""
     model = Snippet(path)
     if path.stem in PARAMETERS:
@@ -85,7 +85,7 @@ def test_the_snippet_works(path):
 
 
 @pytest.mark.parametrize("name", [name for name, count in PARAMETERS.items() if count >= LARGE])
-def test_parameters_of_the_large(name):
+def test_parameters_of_large_networks(name):
     """Their weights are not drawn, which takes seconds. (Local initialisation would need them.)"""
     (path,) = (path for path in OWN_NETWORKS if path.stem == name)
     local = {"convit": ["model.architecture.locality_strength=null"], "cvt": []}
@@ -95,7 +95,7 @@ def test_parameters_of_the_large(name):
 
 
 @pytest.mark.parametrize("path", DERIVED, ids=lambda path: path.stem)
-def test_other_recipes_have_networks_of_the_published_variants(path):
+def test_other_recipes_use_published_networks(path):
     """But for the classes, the size that the position embedding is made for, and the numerics."""
 
     def shape(file: Path) -> tuple:
@@ -108,7 +108,7 @@ def test_other_recipes_have_networks_of_the_published_variants(path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_the_form_is_right(path, tmp_path, monkeypatch):
+def test_configs_are_valid_except_for_missing_data(path, tmp_path, monkeypatch):
     """All that the check can find without the data: that it is missing, and nothing else. CIFAR is
     downloaded when a run begins.
     """
@@ -127,7 +127,7 @@ def test_the_form_is_right(path, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100"])
-def test_cifar_without_download_is_missed(name, tmp_path):
+def test_missing_cifar_without_download_is_an_error(name, tmp_path):
     path = next(path for path in CONFIGS if path.stem == f"convit_tiny_{name.lower()}")
     overrides = [f"dataloader.{part}.dataset.download=false" for part in ("train", "val")]
     overrides += [f"dataloader.{part}.dataset.dataroot={tmp_path}" for part in ("train", "val")]

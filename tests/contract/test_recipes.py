@@ -33,7 +33,7 @@ from tests.numerics import Rounded
 RECIPES = {
     path.stem: path for path in shipped_configs() if path.parent.name not in ("digits", "study")
 }
-IMAGENET = 1_281_167  # training pictures
+IMAGENET = 1_281_167  # training images
 
 
 # --------------------------------------------------------------------------------------------------
@@ -249,9 +249,9 @@ def thin(cfg: Any) -> Model:
     return Model({"model": {"architecture": architecture, "head": head}})
 
 
-def rates(cfg: Any, global_batch: int, pictures: int, epochs: list[float]) -> list[float]:
+def rates(cfg: Any, global_batch: int, images: int, epochs: list[float]) -> list[float]:
     """What the schedule gives at these times of a run with that batch."""
-    steps = pictures // global_batch
+    steps = images // global_batch
     peak = scaled_lr(cfg.optimizer, global_batch)
     schedule = build_schedule(cfg.lr_scheduler, peak, steps, cfg.epochs)
     return [schedule(round(epoch * steps)) for epoch in epochs]
@@ -273,9 +273,9 @@ def test_the_table_is_complete():
 def test_the_header_names_source_and_command(name):
     path = RECIPES[name]
     text = header(path)
-    processes, pictures, product = hardware(path)
-    assert processes * pictures == product
-    assert get_config(path).dataloader.train.sampler.batch_size == pictures
+    processes, images, product = hardware(path)
+    assert processes * images == product
+    assert get_config(path).dataloader.train.sampler.batch_size == images
     command = text.split("# Command", 1)[1]
     launched = re.search(r"bash tools/dist_train.sh (\S+) (\d+)(?: --nnodes (\d+))?", command)
     if launched:
@@ -319,7 +319,7 @@ def test_learning_rate_by_hand(name, expected):
 
 
 @recipes
-def test_pictures(name):
+def test_transforms_and_mixup(name):
     """Every transform with every option, in order; and how they are sampled and mixed."""
     row, cfg = PUBLISHED[name], get_config(RECIPES[name])
     assert built(cfg.dataloader.train.dataset.transforms) == row.train
@@ -444,7 +444,7 @@ def test_fine_tuning_starts_from_weights_that_fit(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "pictures", "steps"),
+    ("name", "images", "steps"),
     [
         ("cvt_13_224_to_384", IMAGENET, 20_000),
         ("cvt_21_224_to_384", IMAGENET, 20_000),
@@ -454,20 +454,20 @@ def test_fine_tuning_starts_from_weights_that_fit(name):
         ("cvt_13_flowers102", 2_040, 500),
     ],
 )
-def test_fine_tuning_of_cvt(name, pictures, steps):
-    """Section 4.1 of its paper: momentum 0.9, 512 pictures a step, so many steps; as in ViT, cosine
+def test_fine_tuning_of_cvt(name, images, steps):
+    """Section 4.1 of its paper: momentum 0.9, 512 images a step, so many steps; as in ViT, cosine
     to 0, no decay, gradients of norm 1 at most.
     """
     cfg = get_config(RECIPES[name])
     *_, batch = hardware(RECIPES[name])
     assert batch == 512
     per_epoch = BatchSampler(
-        range(pictures), 0, **{**cfg.dataloader.train.sampler, "batch_size": 512}
+        range(images), 0, **{**cfg.dataloader.train.sampler, "batch_size": 512}
     )
     assert cfg.epochs == round(steps / len(per_epoch))
     assert f"{cfg.epochs} epochs" in " ".join(header(RECIPES[name]).replace("# ", "").split())
     halves = [0, cfg.epochs / 2, cfg.epochs]
-    found = rates(cfg, batch, pictures, halves)
+    found = rates(cfg, batch, images, halves)
     assert found == pytest.approx([0.003, 0.0015, 0.0], abs=3e-5)
 
     model = thin(cfg)
@@ -509,7 +509,7 @@ def test_fine_tuning_of_cvt(name, pictures, steps):
 
 def test_fine_tuning_of_convit_at_384():
     """DeiT's command: --lr 5e-6 --min-lr 5e-6 --weight-decay 1e-8 --epochs 30, its other defaults
-    as in the training: five epochs of warm-up from 1e-6, augmentation, three of each picture.
+    as in the training: five epochs of warm-up from 1e-6, augmentation, three of each image.
     """
     path = RECIPES["convit_small_224_to_384"]
     cfg = get_config(path)
@@ -557,15 +557,15 @@ def test_distillation_is_the_recipe_with_a_teacher():
 
 
 @everything
-def test_the_page_of_recipes_agrees(name):
+def test_docs_recipes_agrees(name):
     """docs/recipes.md links every file, and states the hardware of its header."""
     page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
     path = RECIPES[name]
     link = f"(../configs/{path.as_posix().rpartition('configs/')[2]})"
     (row,) = [line for line in page.splitlines() if link in line]
     if name in PUBLISHED:
-        processes, pictures, product = hardware(path)
-        assert f"| {processes} x {pictures} = {product} |" in row
+        processes, images, product = hardware(path)
+        assert f"| {processes} x {images} = {product} |" in row
         cells = [cell.strip() for cell in row.split("|")]
         assert float(cells[3]) == PUBLISHED[name].peak
         assert float(cells[4]) == PUBLISHED[name].weight_decay

@@ -21,7 +21,7 @@ def problems(path: Path, *overrides: str, for_training: bool = True) -> str:
     return str(caught.value)
 
 
-def test_a_right_config_passes(tiny_config):
+def test_a_correct_config_passes(tiny_config):
     check_config(get_config(tiny_config("ConViT")))
     check_config(get_config(tiny_config("CvT")))
     check_config(get_config(tiny_config("CvT"), ["model.pretrained=null"]))
@@ -154,7 +154,7 @@ def test_one_problem(tiny_config, override, rule):
 
 
 @pytest.mark.parametrize("name", ["ConViT", "CvT"])
-def test_values_that_follow_from_others_may_be_left_out(tiny_config, name):
+def test_derived_values_may_be_left_out(tiny_config, name):
     left_out = ["model.head.in_channels=null", "model.head.num_classes=null"]
     check_config(get_config(tiny_config(name), left_out))
     head = "model={head: {name: CvTClsHead}}"
@@ -163,7 +163,7 @@ def test_values_that_follow_from_others_may_be_left_out(tiny_config, name):
     assert "2 numbers are not one for each of the 10 classes" in message
 
 
-def test_a_class_count_that_pretrained_weights_may_not_have(tiny_config):
+def test_another_number_of_classes_than_the_pretrained_weights(tiny_config):
     other = ("model.head.num_classes=11", "model.pretrained=imagenet.pth")
     assert "leave it out, and model.fit: [classes] if" in problems(tiny_config(), *other)
     assert problems(tiny_config(), *other, "model.fit=[classes]").endswith("or leave it out")
@@ -251,7 +251,7 @@ def test_a_class_count_that_pretrained_weights_may_not_have(tiny_config):
         ),
     ],
 )
-def test_values_that_a_constructor_refuses(tiny_config, override, rule):
+def test_values_out_of_range(tiny_config, override, rule):
     """The rules of the parts are known before they are built."""
     test_one_problem(tiny_config, override, rule)
 
@@ -275,14 +275,14 @@ def test_values_that_a_constructor_refuses(tiny_config, override, rule):
         ("in_chans=0", "in_chans: must be a whole number of at least 1"),
     ],
 )
-def test_values_that_cvt_refuses(tiny_config, override, rule):
+def test_values_of_cvt_out_of_range(tiny_config, override, rule):
     message = problems(tiny_config("CvT"), f"model.architecture.{override}")
     assert message.startswith("the command line (-o): model.architecture")
     assert rule in message
     assert len(message.splitlines()) == 1
 
 
-def test_values_that_a_teacher_s_loss_refuses(tiny_config):
+def test_values_of_distillation_out_of_range(tiny_config):
     told = f"distillation={{teacher: '{tiny_config()}', weights: w.safetensors, alpha: 2}}"
     assert "alpha: must be a number from 0 to 1" in problems(tiny_config(), told)
 
@@ -301,7 +301,7 @@ def test_values_that_a_teacher_s_loss_refuses(tiny_config):
         ("name: TarShards, shards: no, class_file: no, label_key: .jpg", "must be endings"),
     ],
 )
-def test_values_that_a_dataset_refuses(tiny_config, node, rule):
+def test_values_of_a_dataset_out_of_range(tiny_config, node, rule):
     message = problems(tiny_config(), f"dataloader.val.dataset={{{node}, transforms: []}}")
     assert rule in message
 
@@ -316,7 +316,7 @@ def test_pair_mixup_needs_an_even_batch(tiny_config):
     check_config(get_config(tiny_config(), told), for_training=False)
 
 
-def test_a_teacher_of_other_classes(tiny_config):
+def test_a_teacher_with_other_classes(tiny_config):
     student, teacher = tiny_config("ConViT"), tiny_config("CvT")
     teacher.write_text(teacher.read_text().replace("num_classes: 10", "num_classes: 7"))
     told = f"distillation={{teacher: '{teacher}', weights: w.safetensors}}"
@@ -331,7 +331,7 @@ GREY = ("dataloader.train.dataset.mode=L", "dataloader.val.dataset.mode=L")
 
 @pytest.mark.parametrize("name", ["ConViT", "CvT"])
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("RGBA", 4)])
-def test_a_network_of_the_images_channels(tiny_config, name, mode, channels):
+def test_network_and_images_have_the_same_channels(tiny_config, name, mode, channels):
     told = [told.replace("=L", f"={mode}") for told in GREY]
     told.append(f"model.architecture.in_chans={channels}")
     check_config(get_config(tiny_config(name), told))
@@ -342,7 +342,7 @@ def test_a_network_of_the_images_channels(tiny_config, name, mode, channels):
     assert len(message.splitlines()) == 2  # training and validation
 
 
-def test_the_mode_that_fits_a_network(tiny_config):
+def test_the_message_names_the_mode_that_fits_the_network(tiny_config):
     message = problems(tiny_config(), "model.architecture.in_chans=1", GREY[0])
     assert "set it to 3 or dataloader.val.dataset.mode to L" in message
     assert "dataloader.train" not in message
@@ -351,7 +351,7 @@ def test_the_mode_that_fits_a_network(tiny_config):
     assert "dataloader.train" not in message
 
 
-def test_a_mean_of_other_channels(tiny_config):
+def test_a_mean_for_other_channels(tiny_config):
     told = (*GREY, "model.architecture.in_chans=1")
     wrong = "dataloader.val.dataset.transforms=[{name: Normalize, mean: [0.5, 0.5, 0.5]}]"
     message = problems(tiny_config(), *told, wrong)
@@ -366,7 +366,7 @@ def test_a_background_without_transparency(tiny_config):
     assert "background: must be a list of 3 whole numbers from 0 to 255" in message
 
 
-def test_a_teacher_of_other_channels(tiny_config):
+def test_a_teacher_with_other_channels(tiny_config):
     student, teacher = tiny_config("ConViT"), tiny_config("CvT")
     told = (*GREY, "model.architecture.in_chans=1")
     told = (*told, f"distillation={{teacher: '{teacher}', weights: w.safetensors}}")
@@ -396,7 +396,7 @@ def test_problems_name_file_and_line(tiny_config):
     )
 
 
-def test_problems_between_values_name_the_one_that_was_changed(tiny_config, tmp_path):
+def test_problems_between_values_name_the_changed_value(tiny_config, tmp_path):
     """Of a node that several files make up, not its first line."""
     base = tiny_config("ConViT")
     path = tmp_path / "more.yaml"
@@ -424,7 +424,7 @@ def test_missing_sections_and_keys(tiny_config):
     assert "optimizer.lr is missing" in message
 
 
-def test_all_problems_at_once(tiny_config):
+def test_all_problems_are_reported_together(tiny_config):
     """Of form and of sense together, as long as they concern different sections."""
     message = problems(
         tiny_config(), "epoch=1", "model.head.num_classes=3", "optimizer.lr=x", "loss.name=L1"
@@ -497,7 +497,7 @@ RESIZE = "{name: Resize, size: 32}"
 
 @pytest.mark.parametrize("part", ["train", "val"])
 @pytest.mark.parametrize("transforms", [[], [RESIZE], ["{name: RandomHorizontalFlip}"]])
-def test_images_of_several_sizes_are_found_before_training(tiny_config, tmp_path, part, transforms):
+def test_images_of_several_sizes_are_an_error(tiny_config, tmp_path, part, transforms):
     other = {"train": "val", "val": "train"}[part]
     root = images(tmp_path / "data", (40, 30), (40, 30), (30, 60))
     told = [*node(part, root, *transforms), *node(other, root, "{name: CenterCrop, size: 32}")]
@@ -521,7 +521,7 @@ def test_images_of_several_sizes_are_found_before_training(tiny_config, tmp_path
         ["{name: RandomCrop, size: 8}", "{name: RandAugment, policy: rand-m9}"],
     ],
 )
-def test_transforms_that_end_in_one_size_read_nothing(tiny_config, tmp_path, transforms):
+def test_transforms_with_one_output_size_read_no_images(tiny_config, tmp_path, transforms):
     root = images(tmp_path / "data", (40, 30), (30, 60))
     for path in root.rglob("*.png"):
         path.write_bytes(b"damaged")
@@ -560,7 +560,7 @@ def test_evaluation_needs_no_training_data(tiny_config, tmp_path):
         check_config(cfg)
 
 
-def test_every_key_is_in_the_documents():
+def test_every_key_is_documented():
     """docs/training.md has the keys of a training config, or says which page has them."""
 
     def keys(spec) -> set[str]:

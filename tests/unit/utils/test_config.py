@@ -86,7 +86,7 @@ def test_mappings_merge_and_lists_replace(write):
     }
 
 
-def test_a_node_of_another_name_is_replaced_whole(write):
+def test_a_node_with_another_name_in_a_file_is_replaced(write):
     write("base.yaml", "model: {head: {name: A, x: 1, in: {y: 2}}, z: 3}\n")
     cfg = get_config(write("a.yaml", "_base_: base.yaml\nmodel: {head: {name: B, w: 4}}\n"))
     assert cfg.to_dict() == {"model": {"head": {"name": "B", "w": 4}, "z": 3}}
@@ -98,7 +98,7 @@ def test_a_node_of_the_same_name_is_merged(write):
     assert cfg.to_dict() == {"head": {"name": "A", "x": 1, "y": 2}}
 
 
-def test_later_bases_go_over_earlier_ones_and_the_file_over_all(write):
+def test_later_bases_override_earlier_ones_and_the_file_overrides_all(write):
     write("one.yaml", "a: 1\nb: 1\nc: 1\nn: {x: 1, y: 1}\n")
     write("two.yaml", "b: 2\nc: 2\nn: {y: 2}\n")
     cfg = get_config(write("a.yaml", "_base_: [one.yaml, two.yaml]\nc: 3\n"))
@@ -114,7 +114,7 @@ def test_bases_are_relative_to_their_file(write, tmp_path, monkeypatch):
     assert get_config("../inner/a.yaml").to_dict() == {"a": 1, "b": 2}
 
 
-def test_an_empty_list_of_bases_is_none(write):
+def test_an_empty_list_of_bases_changes_nothing(write):
     assert get_config(write("a.yaml", "_base_: []\na: 1\n")).to_dict() == {"a": 1}
 
 
@@ -127,7 +127,7 @@ def test_bases_of_bases(write):
     assert cfg.to_dict() == {"a": 1, "b": 2, "c": 3, "d": 4}
 
 
-def test_a_long_line_of_bases(write):
+def test_a_long_chain_of_bases(write):
     write("0.yaml", "v0: 0\n")
     for n in range(1, 101):
         path = write(f"{n}.yaml", f"_base_: {n - 1}.yaml\nv{n}: {n}\n")
@@ -153,13 +153,13 @@ def test_a_base_of_many_is_read_once(write):
     assert get_config(path).to_dict() == {"a": 1}
 
 
-def test_null_takes_away_what_a_base_of_a_base_gives(write):
+def test_null_removes_a_mapping_of_a_base_of_a_base(write):
     write("one.yaml", "ema: {decay: 0.9}\na: 1\n")
     write("two.yaml", "_base_: one.yaml\nema: null\n")
     assert get_config(write("a.yaml", "_base_: two.yaml\n")).to_dict() == {"a": 1}
 
 
-def test_a_circle_of_bases(write, tmp_path):
+def test_a_cycle_of_bases_is_an_error(write, tmp_path):
     one = write("one.yaml", "\n_base_: two.yaml\n")
     two = write("two.yaml", "_base_: [sub/three.yaml]\n")
     three = write("sub/three.yaml", "a: 1\n_base_: ../two.yaml\n")
@@ -211,7 +211,7 @@ def test_problems_of_all_bases_at_once(write):
 
 
 @pytest.mark.parametrize("value", ["5", "null", "", "true"])
-def test_a_base_that_is_no_path(write, value):
+def test_a_base_must_be_a_path(write, value):
     path = write("a.yaml", f"_base_: {value}\na: 1\n")
     with pytest.raises(ConfigError, match=rf"^{path}:1: _base_: must be the path of a config"):
         get_config(path)
@@ -266,7 +266,7 @@ def test_merge(base, over, expected):
     assert (base, over) == before
 
 
-def test_leaves_are_scalars_and_what_is_empty():
+def test_leaves_are_scalars_and_empty_containers():
     tree = {"a": {"b": [1, {"c": None}]}, "d": [], "e": {}, "f": (2,)}
     assert list(leaves(tree)) == [
         (("a", "b", 0), 1),
@@ -317,7 +317,7 @@ def test_list_items_by_index(load):
     assert changed == expected
 
 
-def test_an_index_of_what_another_override_gave(load):
+def test_an_index_into_a_list_from_another_override(load):
     assert load("sizes=[[1, 2], 3]", "sizes.0.1=9")["sizes"] == [[1, 9], 3]
 
 
@@ -328,7 +328,7 @@ def test_new_keys_at_any_depth(load):
     assert changed["transforms"][0] == {"name": "Resize", "size": 256, "interpolation": "nearest"}
 
 
-def test_overrides_merge_and_replace_as_files_do(load):
+def test_overrides_merge_and_replace_like_files(load):
     assert load("optimizer={lr: 2}")["optimizer"] == {
         "name": "AdamW",
         "lr": 2,
@@ -338,7 +338,7 @@ def test_overrides_merge_and_replace_as_files_do(load):
     assert load("transforms.0={size: 8}")["transforms"][0] == {"name": "Resize", "size": 8}
 
 
-def test_another_name_replaces_the_node(load):
+def test_a_node_with_another_name_is_replaced(load):
     assert load("optimizer.name=SGD")["optimizer"] == {"name": "SGD"}
     assert load("optimizer.name=AdamW") == load()
     assert load("optimizer={name: SGD, lr: 1}")["optimizer"] == {"name": "SGD", "lr": 1}
@@ -354,11 +354,11 @@ def test_overrides_apply_in_their_order(load):
     assert load("optimizer.lr=3", "optimizer.name=SGD")["optimizer"] == {"name": "SGD"}
 
 
-def test_a_scalar_gives_way_to_a_mapping(load):
+def test_a_mapping_replaces_a_scalar(load):
     assert load("epochs.warm=3")["epochs"] == {"warm": 3}
 
 
-def test_blanks_around_the_key_do_not_count(load):
+def test_spaces_around_the_key_are_ignored(load):
     assert load(" optimizer.lr = 3")["optimizer"]["lr"] == 3
 
 
@@ -400,12 +400,12 @@ def test_no_key_or_no_value(load, override):
         ("{5: 1}", "the key '5' is not a word"),
     ],
 )
-def test_a_value_that_is_refused_in_a_file_is_refused_here(load, value, rule):
+def test_a_value_that_a_file_refuses_is_refused_in_an_override(load, value, rule):
     with pytest.raises(ConfigError, match=rf"^-o epochs={re.escape(value)}.*{rule}"):
         load(f"epochs={value}")
 
 
-def test_a_place_that_is_too_deep(load):
+def test_a_key_that_is_too_deep(load):
     with pytest.raises(ConfigError, match=r"^-o a\.a.*: 5000 levels are more than 100"):
         load(".".join(["a"] * 5000) + "=1")
 
@@ -468,7 +468,7 @@ def test_origins_after_overrides(write):
     }
 
 
-def test_origins_of_what_an_override_leaves_alone(write):
+def test_an_override_keeps_the_origins_of_other_values(write):
     path = write("a.yaml", "n: {x: 1, y: 1}\n")
     cfg = get_config(path, ["n={y: 2}"])
     assert cfg.to_dict() == {"n": {"x": 1, "y": 2}}
@@ -507,7 +507,7 @@ def test_a_shipped_config_by_its_relative_name(path, prefix, tmp_path, monkeypat
     assert cfg.file.samefile(path)
 
 
-def test_a_file_of_ones_own_goes_before_a_shipped_one(write, tmp_path, monkeypatch):
+def test_a_local_file_takes_precedence_over_a_shipped_one(write, tmp_path, monkeypatch):
     write("digits/convit.yaml", "mine: true\n")
     write("configs/digits/cvt.yaml", "mine: true\n")
     monkeypatch.chdir(tmp_path)
@@ -532,13 +532,13 @@ def test_a_missing_file_suggests_the_closest(tmp_path, monkeypatch):
     assert find_config(suggestion).samefile(CONFIG_ROOT / "convit" / "convit_tiny.yaml")
 
 
-def test_a_missing_file_that_is_like_no_other(tmp_path):
+def test_a_missing_file_without_a_similar_one(tmp_path):
     path = tmp_path / "qqqqqqqqqqqq.yaml"
     with pytest.raises(ConfigError, match=rf"^{path}: the config file does not exist$"):
         find_config(path)
 
 
-def test_a_folder_is_no_config(tmp_path):
+def test_a_folder_is_not_a_config(tmp_path):
     with pytest.raises(ConfigError, match="is a folder, not a file"):
         find_config(tmp_path)
     os.mkfifo(tmp_path / "pipe")
@@ -620,7 +620,7 @@ def test_other_texts_are_not_paths(load, places):
         ("~no-such-user/x", "there is no user no-such-user"),
     ],
 )
-def test_paths_that_mean_nothing(write, places, text, rule):
+def test_paths_that_cannot_be_expanded(write, places, text, rule):
     path = write("a.yaml", f"a: 1\noutput_dir: {text}\n")
     with pytest.raises(ConfigError) as caught:
         get_config(path, [f"data.dataroot={text}"])
@@ -631,13 +631,13 @@ def test_paths_that_mean_nothing(write, places, text, rule):
     assert rule in told
 
 
-def test_a_base_that_means_nothing(write, places):
+def test_a_base_that_cannot_be_expanded(write, places):
     path = write("a.yaml", "a: 1\n_base_: $NOTHING/a.yaml\n")
     with pytest.raises(ConfigError, match=rf"^{path}:2: _base_: .* variable NOTHING is not set"):
         get_config(path)
 
 
-def test_a_path_that_is_replaced_need_not_mean_anything(write, places):
+def test_a_path_that_is_overridden_is_not_expanded(write, places):
     path = write("a.yaml", "output_dir: $NOTHING/x\n")
     assert get_config(path, ["output_dir=runs/x"]).output_dir == "runs/x"
 
@@ -678,7 +678,7 @@ def test_lists_are_tuples_and_mappings_are_configs(cfg):
     assert Config({"a": [[1, [2]], {"b": [3]}]}).a == ((1, (2,)), Config({"b": [3]}))
 
 
-def test_a_key_that_is_not_there(cfg):
+def test_a_missing_key(cfg):
     with pytest.raises(AttributeError, match=r"no 'momentum' here; it has name, lr, betas"):
         cfg.optimizer.momentum  # noqa: B018
     with pytest.raises(KeyError, match="momentum"):
@@ -729,7 +729,7 @@ def test_to_dict_is_a_copy_of_plain_data(cfg):
     assert cfg.sizes == (1, 2, 3)
 
 
-def test_the_data_given_stays_the_givers():
+def test_input_mapping_is_not_modified():
     data, origins = {"a": {"b": [1]}}, {("a", "b", 0): "f:1"}
     cfg = Config(data, origins)
     data["a"]["b"].append(2)

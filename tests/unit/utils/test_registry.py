@@ -73,7 +73,7 @@ def make(*given, times: int = 1) -> tuple:
     return given * times
 
 
-def test_register_is_a_decorator_that_gives_its_target_back(registry):
+def test_register_is_a_decorator_that_returns_its_target(registry):
     assert registry.register(Box) is Box
     assert "Box" in registry
     assert "Ball" not in registry
@@ -104,7 +104,7 @@ def test_modules_are_imported_when_an_entry_is_asked_for(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["Box", "Empty"])
-def test_a_taken_name(registry, name):
+def test_a_name_that_is_registered_already(registry, name):
     registry.register(Box)
     other = type(name, (), {})
     with pytest.raises(ValueError, match=rf"there is a thing '{name}' already; choose another"):
@@ -112,7 +112,7 @@ def test_a_taken_name(registry, name):
     assert registry.get(name) is not other
 
 
-def test_options_that_no_config_could_give():
+def test_signatures_that_register_refuses():
     """What stands before the options is the code's; a user may forget the star."""
     registry = Registry("schedule", given=("lr", "epochs"), required=("low",))
 
@@ -164,7 +164,7 @@ def test_a_layer_without_a_constructor_has_no_options(registry):
     assert registry.options("Mean") == {}
 
 
-def test_a_type_of_ones_own_takes_anything(registry):
+def test_a_type_unknown_to_pydantic_takes_any_value(registry):
     def entry(*, function: type[Box] | None = None, box: Box = None, n: int = 1):
         return box
 
@@ -174,7 +174,7 @@ def test_a_type_of_ones_own_takes_anything(registry):
         registry.build({"name": "entry", "n": "1"})
 
 
-def test_registries_do_not_share_their_entries(registry):
+def test_registries_do_not_share_entries(registry):
     registry.register(Box)
     assert "Box" not in Registry("thing")
 
@@ -234,14 +234,14 @@ def test_arguments_are_the_nodes_and_the_defaults(registry):
         ),
     ],
 )
-def test_what_build_refuses(registry, node, problem):
+def test_build_reports_wrong_nodes(registry, node, problem):
     registry.register(Box)
     with pytest.raises(ConfigError) as caught:
         registry.build(node)
     assert caught.value.problems == (problem,)
 
 
-def test_build_names_all_problems_at_once(registry):
+def test_build_reports_all_problems_together(registry):
     registry.register(Box)
     with pytest.raises(ConfigError) as caught:
         registry.build({"name": "Box", "lid": 1, "label": 2, "more": 3})
@@ -272,7 +272,7 @@ def test_rules_between_options_are_checked_without_building(registry):
         registry.check({"name": "Range", "high": -1})
 
 
-def test_what_the_entry_refuses_is_a_problem_of_the_config(registry):
+def test_a_value_error_of_an_entry_is_a_config_error(registry):
     def picky(*, a: int = 1, b: int = 1):
         if a > b:
             raise ValueError(f"a {a} is above b {b}")
@@ -293,7 +293,7 @@ def test_defaults_go_together(registry, name):
     registry.check({"name": name, **needed})
 
 
-def test_the_entrys_own_config_error_passes_unchanged(registry):
+def test_a_config_error_of_an_entry_passes_unchanged(registry):
     def picky(*, a: int = 1):
         raise ConfigError("one", "two")
 
@@ -303,7 +303,7 @@ def test_the_entrys_own_config_error_passes_unchanged(registry):
     assert caught.value.problems == ("one", "two")
 
 
-def test_a_bug_in_an_entry_is_no_problem_of_the_config(registry):
+def test_other_errors_of_an_entry_are_not_config_errors(registry):
     def broken(*, a: int = 1):
         raise KeyError("bug")
 

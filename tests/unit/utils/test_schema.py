@@ -323,7 +323,7 @@ def test_the_rule_of_a_section():
     assert list(problems_in(section, {})) == [((), "workers 1 is odd")]
 
 
-def test_all_problems_at_once():
+def test_all_problems_are_reported_together():
     data = {
         "epochs": "ten",
         "sed": 1,

@@ -93,7 +93,7 @@ def test_scalar_of_the_core_schema(text, value):
         "<<",
     ],
 )
-def test_word_that_is_no_number_no_switch_and_no_date(text):
+def test_word_that_is_not_a_number_boolean_or_date(text):
     assert identical(parse(f"key: {text}", "f")[0], {"key": text})
 
 
@@ -124,7 +124,7 @@ Also floats: [
     assert identical(parse(text, "f")[0], expected)
 
 
-def test_block_text_stays_text():
+def test_block_text_is_text():
     assert parse("a: |\n  5\nb: >-\n  5\n  6\n", "f")[0] == {"a": "5\n", "b": "5 6"}
 
 
@@ -168,7 +168,7 @@ def test_core_tag_on_something_else(value):
 
 
 @pytest.mark.parametrize("key", ["5", "5e-4", "true", "~", "[a, b]", "{a: 1}", "!x word"])
-def test_key_that_is_no_word(key):
+def test_key_that_is_not_a_word(key):
     (problem,) = problems(f"a: 1\n? {key}\n: 2\n")
     assert re.match(r"f\.yaml:2: the key .* not a word", problem)
 
@@ -213,13 +213,6 @@ def bomb(leaf: str, width: int, levels: int) -> str:
 def test_aliases_are_bounded(text):
     (problem,) = problems(text)
     assert re.match(r"f\.yaml(:\d+)?: not a config: .*100,000 values", problem)
-
-
-def test_a_file_that_is_too_large_is_not_read(tmp_path):
-    path = tmp_path / "large.yaml"
-    path.write_text("a: " + "w" * 4_000_001)
-    with pytest.raises(ConfigError, match="large.yaml: not a config: it has more than 4,000,000"):
-        read(path)
 
 
 def test_a_thousand_aliases_are_ordinary():
@@ -287,7 +280,7 @@ def test_variable_in_braces_must_be_quoted():
 
 
 @pytest.mark.parametrize("text", ["a: \x00\n", "a: \x07\n", "a: \ud800\n"])
-def test_character_that_yaml_does_not_have(text):
+def test_character_outside_yaml(text):
     (problem,) = problems(text)
     assert re.match(r"f\.yaml: not YAML: .*character", problem)
 
@@ -300,7 +293,7 @@ def test_problem_with_a_character_is_one_line():
 # -------------------------------------------------------------------------------------------------
 # Origins and files
 # -------------------------------------------------------------------------------------------------
-def test_origins_of_all_leaves_and_of_nothing_else():
+def test_origins_of_all_leaves_only():
     text = """\
 a: 1
 
@@ -326,7 +319,7 @@ f:
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# a comment\n", "---\n"])
-def test_nothing(tmp_path, text):
+def test_empty_text(tmp_path, text):
     path = tmp_path / "f.yaml"
     path.write_text(text)
     tree, _ = read(path)
@@ -339,14 +332,14 @@ def test_read_gives_data_and_origins_with_the_path(tmp_path):
     assert read(path) == ({"größe": "ü"}, {("größe",): f"{path}:1"})
 
 
-def test_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
+def test_byte_order_mark_is_not_part_of_the_first_key(tmp_path):
     path = tmp_path / "f.yaml"
     path.write_bytes(b"\xef\xbb\xbfa: 1\n")
     assert read(path)[0] == {"a": 1}
 
 
 @pytest.mark.parametrize(("text", "what"), [("- 1\n", "list"), ("5\n", "int"), ("word\n", "str")])
-def test_file_that_is_no_mapping(tmp_path, text, what):
+def test_file_that_is_not_a_mapping(tmp_path, text, what):
     path = tmp_path / "f.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=rf"{re.escape(str(path))}: .*mapping.*{what}"):
@@ -369,7 +362,7 @@ def test_large_file_is_not_read(tmp_path):
         read(path)
 
 
-def test_file_that_is_not_there(tmp_path):
+def test_missing_file(tmp_path):
     with pytest.raises(ConfigError, match=r"gone\.yaml: cannot be read"):
         read(tmp_path / "gone.yaml")
 
