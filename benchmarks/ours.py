@@ -87,7 +87,7 @@ def export(task: Task) -> Task:
 
     from passl import __version__
     from passl.deploy.export import export
-    from passl.deploy.source import load
+    from passl.deploy.from_weights import load
     from passl.modeling import Model
     from passl.porting.weight_file import OURS
 

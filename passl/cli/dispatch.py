@@ -52,7 +52,7 @@ def main() -> None:
         **_epilog(_EXAMPLES),
     )
     parser.add_argument("--version", action="version", version=f"passl {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(metavar="COMMAND")
     for name in COMMANDS:
         summary = " ".join((_module(name).__doc__ or "").partition(".")[0].split())
         _add_options(commands.add_parser(name, help=summary, **_about(name)), name)
@@ -99,6 +99,9 @@ def run(function: Callable[[], None]) -> None:
 def _call(parser: argparse.ArgumentParser) -> None:
     """Parse the arguments of this process and run the command that they name."""
     args, rest = parser.parse_known_args()
+    if "command" not in args:
+        parser.print_help(sys.stderr)
+        sys.exit(EXIT_WRONG_CALL)
     if args.command == _LAUNCH:
         args.rest = rest
     elif rest:

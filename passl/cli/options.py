@@ -149,7 +149,7 @@ def load_network(args: argparse.Namespace) -> tuple[Model, Description]:
         raise ConfigError("-o changes a value of a config; name one by -c")
     cfg = None if args.config is None else read_config(args)
 
-    from passl.deploy.source import load
+    from passl.deploy.from_weights import load
     from passl.evaluation.preset import transforms_of
     from passl.porting.resolve import zoo_entry
 

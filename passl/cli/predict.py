@@ -117,7 +117,7 @@ def _load(args: argparse.Namespace):
         return Predictor(args.model, engine, precision, args.threads, args.allow_imports)
     model, description = load_network(args)
 
-    from passl.deploy.source import as_engine
+    from passl.deploy.engines import as_engine
 
     return Classifier(as_engine(model), description)
 

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -98,6 +99,17 @@ def one_at_a_time(engine: Engine) -> Engine:
             return engine(images)
 
     return run
+
+
+def as_engine(layer: Any) -> Engine:
+    """Return an engine that runs a Paddle layer in evaluation mode."""
+    import paddle
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with paddle.no_grad():
+            return layer(paddle.to_tensor(images)).numpy()
+
+    return one_at_a_time(run)
 
 
 def _paddle(folder: Path, precision: str, threads: int) -> Engine:

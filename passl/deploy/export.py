@@ -12,11 +12,10 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from passl.deploy.engines import Engine
+from passl.deploy.engines import Engine, as_engine
 from passl.deploy.exported import GRAPH, ONNX, WEIGHTS, Description, write_description
 from passl.deploy.fold import fold
 from passl.deploy.predictor import Predictor
-from passl.deploy.source import as_engine
 from passl.errors import ConfigError, RunError
 from passl.io.files import obstacles, sync, unfinished
 from passl.io.stdout import captured_stdout

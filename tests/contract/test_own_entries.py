@@ -16,7 +16,7 @@ from passl.data import DATASETS, TRANSFORMS
 from passl.data.datasets.base import ImageDataset
 from passl.deploy import Predictor
 from passl.deploy.export import export
-from passl.deploy.source import load
+from passl.deploy.from_weights import load
 from passl.engine.check import check_config
 from passl.engine.train import train
 from passl.errors import ConfigError

@@ -20,9 +20,9 @@ from safetensors.numpy import save_file
 from passl.data.datasets.digits import Digits
 from passl.deploy import Predictor
 from passl.deploy import export as exporting
-from passl.deploy.engines import check_engine, load_engine
+from passl.deploy.engines import as_engine, check_engine, load_engine
 from passl.deploy.export import export
-from passl.deploy.source import as_engine, load
+from passl.deploy.from_weights import load
 from passl.errors import ConfigError, RunError
 from passl.modeling import Model
 from passl.porting.weight_file import NUMERICS, OURS

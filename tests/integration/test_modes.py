@@ -12,7 +12,7 @@ from PIL import Image
 from passl.deploy import Predictor
 from passl.deploy.batch import find_images, predict_files
 from passl.deploy.export import export
-from passl.deploy.source import load
+from passl.deploy.from_weights import load
 from passl.distributed import ranks as distributed
 from passl.engine.check import check_config
 from passl.engine.train import train

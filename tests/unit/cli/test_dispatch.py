@@ -57,6 +57,12 @@ def test_a_wrong_command_or_option(call):
     assert "unrecognized arguments: --no-such-option" in err
 
 
+def test_no_command_shows_the_help(call):
+    code, out, err = call()
+    assert (code, out) == (2, "")
+    assert all(name in err for name in dispatch.COMMANDS)
+
+
 def test_version(call):
     assert call("--version")[1].strip() == f"passl {passl.__version__}"
 

@@ -7,17 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import paddle
-from paddle import nn
-
 from passl.accelerate import accelerate
 from passl.data import TRANSFORMS
 from passl.data.build import build_transforms, class_names
 from passl.data.datasets.images import CHANNELS, check_mode
 from passl.data.transforms.sizes import channels_made, fixed_size
 from passl.deploy.convert import variant_of
-from passl.deploy.engines import Engine, one_at_a_time
 from passl.deploy.exported import Description
 from passl.errors import CheckpointError, ConfigError
 from passl.logging import get_logger
@@ -91,16 +86,6 @@ def load(
         imports=_imports(config, nodes),
     )
     return model, description
-
-
-def as_engine(layer: nn.Layer) -> Engine:
-    """Return an engine that runs a layer in evaluation mode."""
-
-    def run(images: np.ndarray) -> np.ndarray:
-        with paddle.no_grad():
-            return layer(paddle.to_tensor(images)).numpy()
-
-    return one_at_a_time(run)
 
 
 def _from_metadata(file: WeightFile, key: str) -> Any:

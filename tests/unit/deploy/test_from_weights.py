@@ -7,7 +7,8 @@ import paddle
 import pytest
 from safetensors.numpy import save_file
 
-from passl.deploy.source import as_engine, load
+from passl.deploy.engines import as_engine
+from passl.deploy.from_weights import load
 from passl.errors import CheckpointError, ConfigError
 from passl.modeling import Model
 from passl.porting.weight_file import OURS
