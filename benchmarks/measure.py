@@ -170,9 +170,8 @@ def measure_sweep(
 def check_keys(cfg: Config) -> None:
     """Check names, keys and types. The data need not exist."""
     from passl.engine.check import TRAINING
-    from passl.utils.schema import problems_in
 
-    problems = list(problems_in(TRAINING, cfg))
+    problems = list(TRAINING.problems(cfg))
     if problems:
         lines = [
             f"{cfg.origins.get(keys, cfg.file)}: {dotted(keys)}: {rule}" for keys, rule in problems

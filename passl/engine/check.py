@@ -42,7 +42,6 @@ from passl.utils.schema import (
     Problem,
     Section,
     options_of,
-    problems_in,
     section_of,
 )
 from passl.utils.types import NonNegativeInt, PositiveInt
@@ -135,7 +134,7 @@ def check_config(cfg: Config, for_training: bool = True) -> None:
         ConfigError: every problem, each with the file and line of the value, the rule, and the
             closest valid name.
     """
-    problems = list(problems_in(TRAINING, cfg))
+    problems = list(TRAINING.problems(cfg))
     wrong = [keys for keys, _ in problems]
     for sections, rule in _RULES:
         # A rule applies if all that it reads is right, so errors elsewhere do not hide its own.
@@ -158,7 +157,7 @@ def datasets(cfg: Config, parts: Sequence[str]) -> dict[str, Any]:
         keys = ("dataloader", part, "dataset")
         try:
             nodes[part] = _at(cfg, keys)
-            problems += problems_in(choice, nodes[part], keys)
+            problems += choice.problems(nodes[part], keys)
         except (KeyError, TypeError):
             problems.append(((), f"{dotted(keys)} is missing"))
     _raise(cfg, problems)

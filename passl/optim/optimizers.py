@@ -13,7 +13,7 @@ from passl.errors import ConfigError
 from passl.optim import CLIPS, OPTIMIZERS
 from passl.optim.parameters import decayed_names, layer_rates, trainable
 from passl.utils.config import dotted
-from passl.utils.schema import Choice, Option, problems_in
+from passl.utils.schema import Choice, Option
 from passl.utils.types import Fraction, NonNegativeFloat, PositiveInt
 
 __all__ = ["build_optimizer", "decayed_names", "lr_rule", "scaled_lr", "trainable"]
@@ -58,7 +58,7 @@ def build_optimizer(section: Mapping[str, Any], model: nn.Layer) -> paddle.optim
     Raises:
         ConfigError: an option that is wrong, or does not fit the model.
     """
-    problems = problems_in(OPTIMIZER_SECTION, section, ("optimizer",))
+    problems = OPTIMIZER_SECTION.problems(section, ("optimizer",))
     lines = [f"{dotted(keys)}: {rule}" for keys, rule in problems]
     if lines:
         raise ConfigError(*lines)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, overload
 
 from passl.errors import ConfigError
 from passl.utils.config import dotted
-from passl.utils.schema import Choice, Option, options_of, problems_in, validated
+from passl.utils.schema import Choice, Option, options_of, validated
 
 T = TypeVar("T", bound=Callable)
 
@@ -117,7 +117,7 @@ class Registry:
         """
         name = node.get("name")
         what = f"{self.kind} {name}" if name in self.names() else self.kind
-        problems = problems_in(Choice(self), node)
+        problems = Choice(self).problems(node)
         lines = [f"{what}: {dotted(keys)}: {r}" if keys else f"{what}: {r}" for keys, r in problems]
         if lines:
             raise ConfigError(*lines)

@@ -1,9 +1,9 @@
 """A constructor's signature is the schema of its config node.
 
-The options of a class or function are its keyword-only arguments; what stands before them is given
-by the code. An annotation says which values an option takes, ranges included, and pydantic checks
-it: `p: Probability`, `depth: PositiveInt | None`. Rules between several options are the static
-method `check_options` of the class, which raises a ValueError.
+The options of a class or function are its keyword-only arguments; the code passes what stands
+before them. An annotation gives type and range, and pydantic checks it: `p: Probability`,
+`depth: PositiveInt | None`. Rules between several options are the static method `check_options` of
+the class, which raises a ValueError.
 """
 
 from __future__ import annotations
@@ -28,19 +28,14 @@ from passl.utils.yaml import Keys
 T = TypeVar("T", bound=Callable)
 REQUIRED = inspect.Parameter.empty
 Problem = tuple[Keys, str]
-"""Where a value stands, and what is wrong with it."""
+"""The place of a value, and what is wrong with it."""
 Check = Callable[..., object]
 """Takes options by name and raises a ValueError for values that do not go together."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option of an entry.
-
-    Args:
-        annotation: its type.
-        default: its default, or REQUIRED.
-    """
+    """One option of an entry: its type, also in words, and its default, or REQUIRED."""
 
     annotation: Any
     default: Any = REQUIRED
@@ -58,8 +53,8 @@ class Option:
             return inspect.formatannotation(self.annotation)
 
     def problem(self, value: Any) -> str | None:
-        """What is wrong with a value; null if nothing is. A whole number is a number; true and
-        false are none, and neither is text.
+        """What is wrong with a value, or None. A whole number is a number, but true, false and text
+        are not.
         """
         if self._adapter is None:
             return None
@@ -67,7 +62,7 @@ class Option:
             self._adapter.validate_python(value)
         except ValidationError as error:
             for own in error.errors(include_url=False, include_input=False):
-                if own["type"] == "value_error":  # an annotation's own rule says what is wrong
+                if own["type"] == "value_error":  # from a validator in the annotation
                     return str(own["ctx"]["error"])
             words = self.words
             if "anything" in words:  # a type that no config can give, such as type[Layer]
@@ -77,9 +72,14 @@ class Option:
             return f"must be {words}, not {_shown(value)}"
         return None
 
+    def problems(self, data: Any, keys: Keys = ()) -> Iterator[Problem]:
+        rule = self.problem(data)
+        if rule is not None:
+            yield keys, rule
+
     @cached_property
     def _adapter(self) -> TypeAdapter | None:
-        """Null for a class that pydantic does not know, such as a user's own: any value fits."""
+        """None for a class that pydantic does not know, such as a user's own: any value fits."""
         try:
             return TypeAdapter(_strict(self.annotation))
         except PydanticSchemaGenerationError:
@@ -126,8 +126,8 @@ def validated(target: T) -> T:
     @wraps(call)
     def checked(*given: Any, **arguments: Any) -> Any:
         arguments = {k: fspath(v) if isinstance(v, PathLike) else v for k, v in arguments.items()}
-        if needed <= arguments.keys() <= section.options.keys():  # else Python says what is wrong
-            problems = problems_in(section, arguments)
+        if needed <= arguments.keys() <= section.options.keys():  # else Python's TypeError
+            problems = section.problems(arguments)
             lines = [f"{dotted((target.__name__, *keys))}: {rule}" for keys, rule in problems]
             if lines:
                 raise ConfigError(*lines)
@@ -142,14 +142,14 @@ def validated(target: T) -> T:
 
 
 # --------------------------------------------------------------------------------------------------
-# Sections: what may stand where
+# Sections
 # --------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Section:
-    """A mapping with these keys.
+    """A mapping.
 
     Args:
-        options: key -> Option, Section, Choice or Many.
+        options: its keys, each an Option, Section, Choice or Many.
         required: whether the section itself must be there.
         check: for the values together.
     """
@@ -157,6 +157,14 @@ class Section:
     options: Mapping[str, Any]
     required: bool = True
     check: Check | None = None
+
+    def problems(self, data: Any, keys: Keys = ()) -> Iterator[Problem]:
+        """Everything that is wrong with the data."""
+        if not isinstance(data, Mapping):
+            yield keys, f"must be a mapping, not {_shown(data)}"
+            return
+        problems = list(_problems_in_keys(self.options, data, keys, "a key"))
+        yield from problems or _problems_between(self.options, data, keys, self.check)
 
 
 def section_of(target: Callable, required: bool = False) -> Section:
@@ -166,14 +174,14 @@ def section_of(target: Callable, required: bool = False) -> Section:
 
 @dataclass(frozen=True)
 class Choice:
-    """A mapping whose `name` picks an entry of a registry; its other keys are that entry's options.
+    """A mapping whose `name` selects an entry of a registry; other keys are the entry's options.
 
     Args:
         registry: has `kind`, `names()` and `get(name)`.
-        more: keys that belong to the place and not to the entry.
+        more: keys that every entry has here.
         required: whether the mapping must be there.
         check: for the values of `more` together.
-        derived: options that may be left out, or null, since the code knows them.
+        derived: options that may be left out, or null, since the code derives them.
     """
 
     registry: Any
@@ -181,6 +189,29 @@ class Choice:
     required: bool = True
     check: Check | None = None
     derived: Sequence[str] = ()
+
+    def problems(self, data: Any, keys: Keys = ()) -> Iterator[Problem]:
+        """Everything that is wrong with the data."""
+        if not isinstance(data, Mapping):
+            yield keys, f"must be a mapping, not {_shown(data)}"
+            return
+        kind, names, name = self.registry.kind, self.registry.names(), data.get("name")
+        if not isinstance(name, str):
+            yield keys, f"needs a name: which {kind}{closest('', names)}"
+            return
+        if name not in names:
+            yield (*keys, "name"), f"there is no {kind} {name!r}{closest(name, names)}"
+            return
+        own = section_of(self.registry.get(name))
+        data = {k: v for k, v in data.items() if v is not None or k not in self.derived}
+        allowed = {"name": Option(str), **own.options, **self.more}
+        what = f"an option of {name}"
+        problems = list(_problems_in_keys(allowed, data, keys, what, self.derived))
+        yield from problems
+        if not problems:
+            if all(key in data for key in self.derived):
+                yield from _problems_between(own.options, data, keys, own.check)
+            yield from _problems_between(self.more, data, keys, self.check)
 
 
 @dataclass(frozen=True)
@@ -190,60 +221,22 @@ class Many:
     item: Any
     required: bool = True
 
-
-def problems_in(spec: Any, data: Any, keys: Keys = ()) -> Iterator[Problem]:
-    """Everything in `data` that the spec does not allow."""
-    if isinstance(spec, Option):
-        rule = spec.problem(data)
-        if rule is not None:
-            yield keys, rule
-    elif isinstance(spec, Many):
+    def problems(self, data: Any, keys: Keys = ()) -> Iterator[Problem]:
+        """Everything that is wrong with the data."""
         if not isinstance(data, list | tuple):
             yield keys, f"must be a list, not {_shown(data)}"
-        else:
-            for index, item in enumerate(data):
-                yield from problems_in(spec.item, item, (*keys, index))
-    elif not isinstance(data, Mapping):
-        yield keys, f"must be a mapping, not {_shown(data)}"
-    elif isinstance(spec, Choice):
-        yield from _problems_in_choice(spec, data, keys)
-    else:
-        problems = list(_problems_in_keys(spec.options, data, keys, "a key"))
-        yield from problems or _problems_between(spec.options, data, keys, spec.check)
-
-
-def _problems_in_choice(spec: Choice, data: Mapping, keys: Keys) -> Iterator[Problem]:
-    kind, names = spec.registry.kind, spec.registry.names()
-    name = data.get("name")
-    if not isinstance(name, str):
-        yield keys, f"needs a name: which {kind}{closest('', names)}"
-    elif name not in names:
-        yield (*keys, "name"), f"there is no {kind} {name!r}{closest(name, names)}"
-    else:
-        entry = spec.registry.get(name)
-        own, check = options_of(entry), getattr(entry, "check_options", None)
-        allowed = {"name": Option(str), **own, **spec.more}
-        what = f"an option of {name}"
-        data = {k: v for k, v in data.items() if v is not None or k not in spec.derived}
-        problems = list(_problems_in_keys(allowed, data, keys, what, spec.derived))
-        yield from problems
-        if not problems:
-            if all(key in data for key in spec.derived):
-                yield from _problems_between(own, data, keys, check)
-            yield from _problems_between(spec.more, data, keys, spec.check)
+            return
+        for index, item in enumerate(data):
+            yield from self.item.problems(item, (*keys, index))
 
 
 def _problems_in_keys(
     allowed: Mapping[str, Any], data: Mapping, keys: Keys, what: str, derived: Sequence[str] = ()
 ) -> Iterator[Problem]:
-    """Keys that are unknown or missing, and values that are wrong.
-
-    Args:
-        what: what a key is, for messages.
-    """
+    """Unknown keys, wrong values and missing keys. `what` says what a key is, for messages."""
     for key, value in data.items():
         if key in allowed:
-            yield from problems_in(allowed[key], value, (*keys, key))
+            yield from allowed[key].problems(value, (*keys, key))
         else:
             yield (*keys, key), f"{key!r} is not {what}{closest(str(key), list(allowed))}"
     for key, spec in allowed.items():
@@ -254,7 +247,7 @@ def _problems_in_keys(
 def _problems_between(
     options: Mapping[str, Any], data: Mapping, keys: Keys, check: Check | None
 ) -> Iterator[Problem]:
-    """What the check finds in values that are right one by one, and in the defaults of others."""
+    """The error of a check, which gets the values and the defaults of missing ones."""
     try:
         if check is not None:
             check(**{k: data.get(k, getattr(spec, "default", None)) for k, spec in options.items()})
@@ -280,7 +273,7 @@ def _strict(annotation: Any) -> Any:
     return reduce(or_, parts) if origin in (Union, UnionType) else origin[parts]
 
 
-_SCALARS = {
+_WORDS = {
     "boolean": ("true or false", "trues and falses"),
     "integer": ("a whole number", "whole numbers"),
     "null": ("null", "nulls"),
@@ -295,17 +288,16 @@ def _words(schema: Mapping[str, Any], many: bool = False) -> str:
     if "description" in schema:
         return schema["description"]
     if "anyOf" in schema:
-        texts = [_words(part, many) for part in schema["anyOf"]]
-        return (" or " if many else ", or ").join(dict.fromkeys(texts))
+        texts = dict.fromkeys(_words(part, many) for part in schema["anyOf"])
+        return (" or " if many else ", or ").join(texts)
     if "enum" in schema or "const" in schema:
         values = schema.get("enum", [schema.get("const")])
         return ("one of " if len(values) > 1 else "") + ", ".join(map(str, values))
-    kind = schema.get("type")
-    if kind == "array":
+    if schema.get("type") == "array":
         return _words_of_list(schema, many)
-    if kind not in _SCALARS:
+    if schema.get("type") not in _WORDS:
         return "values" if many else "anything"
-    return _SCALARS[kind][many] + _range(schema)
+    return _WORDS[schema["type"]][many] + _range(schema)
 
 
 def _words_of_list(schema: Mapping[str, Any], many: bool) -> str:
@@ -323,17 +315,13 @@ def _range(schema: Mapping[str, Any]) -> str:
     above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
     if above is not None and schema["type"] == "integer":
         low, above = above + 1, None
-    parts = [
-        f"from {low:g} to {high:g}" if low is not None and high is not None else "",
-        f"of at least {low:g}" if low is not None and high is None else "",
-        f"above {above:g}" if above is not None else "",
-        f"{'of ' if above is None else ''}at most {high:g}"
-        if high is not None and low is None
-        else "",
-        f"below {below:g}" if below is not None else "",
-    ]
-    text = " and ".join(part for part in parts if part)
-    return f" {text}" if text else ""
+    if low is not None and high is not None:
+        return f" from {low:g} to {high:g}"
+    start = f"above {above:g}" if above is not None else ""
+    start = f"of at least {low:g}" if low is not None else start
+    end = f"below {below:g}" if below is not None else ""
+    end = f"{'' if start else 'of '}at most {high:g}" if high is not None else end
+    return " ".join(["", *filter(None, [start, "and" if start and end else "", end])])
 
 
 def _shown(value: Any) -> str:

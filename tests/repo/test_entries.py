@@ -13,7 +13,7 @@ from passl.data.datasets.subset import Subset
 from passl.data.loader import Loader
 from passl.data.samplers import BatchSampler
 from passl.data.transforms.mixup import Mixup
-from passl.utils.schema import Choice, Many, Section, options_of, problems_in, section_of
+from passl.utils.schema import Choice, Many, Section, options_of, section_of
 from passl.utils.yaml import parse
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -65,4 +65,4 @@ def test_every_entry_has_a_valid_example(page, registry, more):
     for node in nodes:
         is_entry = "name" in node
         spec = Choice(registry, more) if is_entry else Section({key: SECTIONS[key] for key in node})
-        assert list(problems_in(spec, node)) == []
+        assert list(spec.problems(node)) == []

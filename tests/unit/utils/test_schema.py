@@ -20,7 +20,6 @@ from passl.utils.schema import (
     Option,
     Section,
     options_of,
-    problems_in,
     section_of,
     validated,
 )
@@ -190,7 +189,7 @@ RIGHT = {
 def found(data) -> dict:
     """The problems, by the place where they stand; those of one place in one text."""
     problems: dict = {}
-    for keys, rule in problems_in(SPEC, data):
+    for keys, rule in SPEC.problems(data):
         problems[keys] = f"{problems[keys]}; {rule}" if keys in problems else rule
     return problems
 
@@ -319,8 +318,8 @@ def test_the_rule_of_a_section():
             raise ValueError(f"workers {workers} is odd")
 
     section = Section({"workers": Option(int, 1)}, check=even)
-    assert list(problems_in(section, {"workers": 2})) == []
-    assert list(problems_in(section, {})) == [((), "workers 1 is odd")]
+    assert list(section.problems({"workers": 2})) == []
+    assert list(section.problems({})) == [((), "workers 1 is odd")]
 
 
 def test_all_problems_are_reported_together():
@@ -347,9 +346,9 @@ def test_all_problems_are_reported_together():
 def test_a_derived_option_may_be_left_out():
     """Given, it is checked; absent, the code knows it, and rules that would need it wait."""
     choice = Choice(KINDS, derived=("size",))
-    assert list(problems_in(choice, {"name": "Crop"})) == []
-    assert list(problems_in(choice, {"name": "Crop", "size": 0})) == [((), "p 0.5 is above size 0")]
-    assert [keys for keys, _ in problems_in(choice, {"name": "Crop", "size": "x"})] == [("size",)]
+    assert list(choice.problems({"name": "Crop"})) == []
+    assert list(choice.problems({"name": "Crop", "size": 0})) == [((), "p 0.5 is above size 0")]
+    assert [keys for keys, _ in choice.problems({"name": "Crop", "size": "x"})] == [("size",)]
 
 
 # -------------------------------------------------------------------------------------------------
@@ -486,4 +485,4 @@ def test_a_path_object_is_text_to_a_direct_call(tmp_path):
 def test_a_section_of_a_class_has_its_options_and_its_rule():
     section = section_of(Box)
     assert not section.required
-    assert list(problems_in(section, {"width": 1})) == [((), "height 2 is above width 1")]
+    assert list(section.problems({"width": 1})) == [((), "height 2 is above width 1")]

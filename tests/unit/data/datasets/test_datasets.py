@@ -18,7 +18,7 @@ from passl.data.datasets.image_folder import SUFFIXES, ImageFolder
 from passl.data.loader import Loader
 from passl.data.samplers import BatchSampler
 from passl.errors import ConfigError, RunError
-from passl.utils.schema import Choice, Section, problems_in, section_of
+from passl.utils.schema import Choice, Section, section_of
 from passl.utils.yaml import parse
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "transforms"
@@ -353,7 +353,7 @@ def test_yaml_examples_are_valid(node):
         spec = section_of(Loader)
     if "sampler" in node:
         spec = Section({"sampler": section_of(BatchSampler)})
-    assert list(problems_in(spec, node)) == []
+    assert list(spec.problems(node)) == []
 
 
 def test_page_shows_every_dataset():
