@@ -45,11 +45,11 @@ def measure_in_child(
         text=True,
         check=False,
     )
-    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     if done.returncode < 0:
         raise RunError(f"killed by signal {-done.returncode}")
     if done.returncode:
-        raise RunError(said[-1].removeprefix("error: ") if said else f"exit {done.returncode}")
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        raise RunError(lines[-1].removeprefix("error: ") if lines else f"exit {done.returncode}")
     try:
         return json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):

@@ -142,7 +142,7 @@ def _lines_of_part(of: Mapping[str, Any]) -> Iterator[str]:
         yield "modes: " + ", ".join(f"{mode} {count}" for mode, count in of["modes"].items())
     groups = of["duplicates"]
     mixed = sum(len({sample["class"] for sample in group}) > 1 for group in groups)
-    yield f"images that are there more than once: {len(groups)}, {mixed} of them in several classes"
+    yield f"duplicate images: {len(groups)}, {mixed} of them in several classes"
     yield from _first((" = ".join(s["name"] for s in group) for group in groups), len(groups))
     yield f"unreadable: {len(of['unreadable'])}"
     yield from _first((bad["reason"] for bad in of["unreadable"]), len(of["unreadable"]))

@@ -153,11 +153,11 @@ def _log_run(cfg: Config, learner: Learner, steps: int, global_batch: int) -> No
 
 
 def draw_augmented(out: Path, loader: Loader) -> None:
-    """Draw the samples that an epoch begins with, and what augmentation makes of them.
+    """Draw the first samples of an epoch and their augmentations.
 
-    Each is drawn from the generators of the run: the second column is what the network sees in the
-    first epoch, the others are what it would see at the same place of the epochs after it. Mixup
-    comes after that and is not shown.
+    The random numbers are those of the run: the second column shows what the network sees in the
+    first epoch, the others what it sees at the same position in the following epochs. Mixup comes
+    later and is not shown.
 
     Args:
         out: the PNG to write.

@@ -131,7 +131,7 @@ def _look(dataset: ImageDataset, index: int) -> _Look | str:
         digest.update(image.tobytes())
     except RunError as error:
         return str(error)
-    except Exception as error:  # a dataset of one's own may fail in any way
+    except Exception as error:  # a user's dataset may raise anything
         return f"{dataset.name(index)}: {in_line(error)}"
     return _Look(size, mode, digest.digest())
 
@@ -194,7 +194,7 @@ class _Pool(ProcessPoolExecutor):
 
     def submit(self, function, /, *arguments):
         with warnings.catch_warnings():
-            # Python 3.12 warns of a fork beside threads; numpy has some, which do not matter here.
+            # Python 3.12 warns of a fork with threads; those of numpy do not matter here.
             warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
             return super().submit(function, *arguments)
 

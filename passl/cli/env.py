@@ -57,7 +57,7 @@ def _paddle() -> dict[str, Any]:
     """Build and devices of Paddle, or why it cannot be imported."""
     try:
         import paddle
-    except Exception as error:  # the report is wanted above all where Paddle is broken
+    except Exception as error:  # a broken Paddle is a reason to report
         return {"error": f"{type(error).__name__}: {error}"}
     gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
     return {

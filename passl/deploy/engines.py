@@ -55,7 +55,7 @@ def load_engine(
     except (ConfigError, MemoryError):
         raise
     except Exception as error:  # of many kinds: each engine has its own
-        raise RunError(f"{folder}: {name} cannot load it: {_said(error)}") from error
+        raise RunError(f"{folder}: {name} cannot load it: {_last_line(error)}") from error
 
 
 def check_engine(
@@ -123,8 +123,8 @@ def _paddle(folder: Path, precision: str, threads: int) -> Engine:
     if precision == "bf16":
         config.enable_mkldnn_bfloat16()
     predictor = inference.create_predictor(config)
-    (given,), (wanted,) = predictor.get_input_names(), predictor.get_output_names()
-    images, logits = predictor.get_input_handle(given), predictor.get_output_handle(wanted)
+    (source,), (target,) = predictor.get_input_names(), predictor.get_output_names()
+    images, logits = predictor.get_input_handle(source), predictor.get_output_handle(target)
     has_run = False
 
     def run(array: np.ndarray) -> np.ndarray:
@@ -133,10 +133,10 @@ def _paddle(folder: Path, precision: str, threads: int) -> Engine:
         if has_run:
             predictor.run()
         else:
-            with captured_stdout() as said:
+            with captured_stdout() as printed:
                 predictor.run()
             has_run = True
-            sys.stdout.writelines(line for line in said if line != _CHECK)  # of other threads
+            sys.stdout.writelines(line for line in printed if line != _CHECK)  # of other threads
         return logits.copy_to_cpu()
 
     # predictor.clone() for each thread would take the memory of the weights again for each.
@@ -212,7 +212,7 @@ def _imported(module: str, package: str) -> ModuleType:
         ) from None
 
 
-def _said(error: Exception) -> str:
+def _last_line(error: Exception) -> str:
     """The last line of an engine's message that is not empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:300]

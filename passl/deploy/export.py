@@ -97,22 +97,23 @@ def _write_onnx(folder: Path) -> None:
 
     # Not paddle.onnx.export: that lets an optimiser install packages by itself.
     paths = (str(folder / name) for name in (GRAPH, WEIGHTS, ONNX))
-    said: list[str] = []
+    printed: list[str] = []
     try:
-        with captured_stdout() as said:
+        with captured_stdout() as printed:
             paddle2onnx.export(*paths, opset_version=_OPSET, optimize_tool="None")
     except (Exception, SystemExit) as error:  # it leaves by sys.exit, and prints why
-        printed = [line for line in said if not _PROGRESS.search(line)]
-        why = " ".join(_COLOUR.sub("", " ".join([str(error), *printed])).split())
+        reasons = [line for line in printed if not _PROGRESS.search(line)]
+        why = " ".join(_COLOUR.sub("", " ".join([str(error), *reasons])).split())
         raise RunError(f"{folder / ONNX}: paddle2onnx failed: {why[-1000:]}") from None
-    sys.stdout.writelines(line for line in said if not _PROGRESS.search(line))  # of other threads
+    # Other threads may have printed too.
+    sys.stdout.writelines(line for line in printed if not _PROGRESS.search(line))
     if not (folder / ONNX).is_file():
         raise RunError(f"{folder / ONNX}: paddle2onnx wrote no file")
 
 
 def _check_onnx() -> None:
-    wanted = ("paddle2onnx", "onnxruntime")
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    needed = ("paddle2onnx", "onnxruntime")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"--onnx needs {' and '.join(missing)}; install it: pip install {' '.join(missing)}"

@@ -106,7 +106,7 @@ def test_every_problem_is_found(folders, workers):
     assert [Path(sample["name"]).name for sample in both["val"]] == ["leaked.tiff"]
     assert not is_clean(found)
     text = "\n".join(lines(found))
-    assert "train: images that are there more than once: 2, 1 of them in several classes" in text
+    assert "train: duplicate images: 2, 1 of them in several classes" in text
     assert "in both parts: 1" in text
 
 
