@@ -29,8 +29,8 @@ from passl.errors import (
 from passl.logging import log_others, printable
 
 COMMANDS = (
-    *("train", "eval", "predict", "export", "convert", "visualize", "check-data"),
-    *("config", "models", "env", "launch"),
+    *("train", "eval", "predict", "export", "convert", "features", "probe", "visualize"),
+    *("check-data", "config", "models", "env", "launch"),
 )
 _LAUNCH = "launch"
 """Passes on the arguments that it does not know."""

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from passl.cli import eval, train
+from passl.cli import eval, features, train
 from passl.cli.options import as_path, read_config
 from passl.distributed.environment import parse_address
 from passl.errors import ConfigError
@@ -20,12 +20,14 @@ passl launch train my.yaml --nproc_per_node 2 --restarts 3
 passl launch eval my.yaml --weights w.pth --nproc_per_node 2
 passl launch train my.yaml --nproc_per_node 8 --nnodes 2 --rank 0 --master gpu1:20000
 """
-_COMMANDS = {"train": train, "eval": eval}
+_COMMANDS = {"train": train, "eval": eval, "features": features}
 _PROGRAM = Path(__file__).resolve().parents[1] / "__main__.py"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tool", choices=[*_COMMANDS, "train.py", "eval.py"], metavar="train|eval")
+    parser.add_argument(
+        "tool", choices=[*_COMMANDS, "train.py", "eval.py"], metavar="train|eval|features"
+    )
     parser.add_argument(
         "--nproc_per_node",
         type=int,

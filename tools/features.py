@@ -1,0 +1,5 @@
+"""`passl features`, from a checkout."""
+
+from _checkout import run_command
+
+run_command("features")

@@ -1,0 +1,5 @@
+"""`passl probe`, from a checkout."""
+
+from _checkout import run_command
+
+run_command("probe")
