@@ -1,5 +1,6 @@
-"""Write the features that a backbone computes for the images of a config. The same call continues
-an interrupted one. The last line on stdout describes what was written as JSON.
+"""Write the features of a dataset to a file. They are the output of a backbone, or of one of its
+layers. The same call continues an interrupted one. The last line on stdout describes what was
+written as JSON.
 """
 
 from __future__ import annotations

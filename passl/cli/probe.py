@@ -1,5 +1,5 @@
-"""Classify features by nearest neighbours and by ridge regression, without training a network. The
-last line on stdout is the result as JSON.
+"""Classify features by k-NN and ridge regression. No network is trained. The last line on stdout
+is the result as JSON.
 """
 
 import argparse

@@ -166,9 +166,11 @@ def read_features(path: Path) -> Features:
             if about.pop("sha256") != sha256_of(path):
                 raise ValueError(f"its SHA-256 is not the one in {beside.name}")
         found = Features(
-            *(arrays[key] for key in ("features", "labels", "names")),
-            arrays["classes"].tolist(),
-            about,
+            values=arrays["features"],
+            labels=arrays["labels"],
+            names=arrays["names"],
+            classes=arrays["classes"].tolist(),
+            about=about,
         )
         _check(found)
     except Exception as error:  # NumPy and zipfile raise many
@@ -189,7 +191,7 @@ def _check(found: Features) -> None:
         raise ValueError(f"{len(found.values)} features, {len(found.names)} names, {count} labels")
 
 
-def _write_arrays(path: Path, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+def _write_arrays(path: Path, about: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
     text = np.array(to_json(about))
     write_atomically(path, lambda temporary: np.savez(temporary, about=text, **arrays))
 

@@ -203,6 +203,7 @@ class _Compute:
         first = samples[0, 0, 0]
         if isinstance(first, Exception):
             raise first
+        assert first.image is not None  # it would be an error instead
         try:
             self._shape = self._forward(first.image[None]).shape[1:]
         except (ValueError, IndexError) as error:

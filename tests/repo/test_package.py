@@ -136,6 +136,8 @@ def test_every_command_works_in_an_empty_folder(installed, tmp_path):
         ["export", *weights, "exported"],
         ["predict", image.name, "--model", "exported", "--jsonl", "predictions.jsonl"],
         ["convert", "run/best.safetensors", "converted.safetensors"],
+        ["features", "digits/convit", "-o", *small[:2], *weights, "--out", "val.npz"],
+        ["probe", "val.npz", "val.npz"],
         ["visualize", "curves", "run"],
         ["check-data", "digits/convit", "--part", "val", "--workers", "0"],
         ["config", "digits/cvt"],
