@@ -1,15 +1,17 @@
-"""What the metadata of a checkpoint says, without its arrays: how far the run has come, its config
-and data, and the state of the loss scaling. Whatever a file says there, it is taken or refused.
+"""What the metadata of a checkpoint says: progress of the run, its config and data, and the state
+of the loss scaling. A file may be crafted, so everything is checked.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le, Len
+from pydantic import ConfigDict, FiniteFloat, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from passl.errors import CheckpointError
 
@@ -18,18 +20,9 @@ CONFIG = "config"
 SCALER = "loss_scaler"
 DATA = "data"
 """Keys of the metadata."""
-_LARGEST = 2**40
-"""No count of a run comes near it: at 1000 a second it takes 35 years."""
-_SCALER_RANGES = {
-    "incr_ratio": (float, 1.0, math.inf),
-    "decr_ratio": (float, 0.0, 1.0),
-    "incr_every_n_steps": (int, 1, _LARGEST),
-    "decr_every_n_nan_or_inf": (int, 1, _LARGEST),
-    "incr_count": (int, 0, _LARGEST),
-    "decr_count": (int, 0, _LARGEST),
-    "use_dynamic_loss_scaling": (bool, False, True),
-}
-ANEW = "go on from another checkpoint, or start anew with model.pretrained"
+ANEW = "continue from another checkpoint, or start a new run with model.pretrained"
+Count = Annotated[int, Ge(0), Le(2**40)]
+"""No run counts so far: at 1000 a second it takes 35 years."""
 
 
 @dataclass
@@ -37,26 +30,41 @@ class Progress:
     """How far a run has come.
 
     Args:
-        epoch: epochs finished, evaluation included.
-        samples: of the epoch that is not finished, over all ranks.
-        step: steps finished, over all epochs.
-        pending: losses of the last steps, which no line of metrics covers yet.
-        skipped: steps that were passed over because their loss was not finite.
+        epoch: finished epochs, evaluation included.
+        samples: of the current epoch, over all ranks.
+        step: finished steps, over all epochs.
+        pending: losses of the last steps, which no row of metrics covers yet.
+        skipped: steps skipped because their loss was not finite.
         best_top1: the best score so far, in per cent; -1 before the first.
-        best_epoch: the epoch, from 1, that had it; 0 before the first.
+        best_epoch: the epoch of that score, from 1; 0 before the first.
         world_size: processes of the run; 0 in checkpoints of version 0.1, which do not say.
-        global_batch: samples of its steps over all ranks; 0 likewise.
+        global_batch: samples of a step over all ranks; 0 likewise.
     """
 
-    epoch: int = 0
-    samples: int = 0
-    step: int = 0
-    pending: list[float] = field(default_factory=list)
-    skipped: int = 0
-    best_top1: float = -1.0
-    best_epoch: int = 0
-    world_size: int = 0
-    global_batch: int = 0
+    __pydantic_config__ = ConfigDict(strict=True)
+
+    epoch: Count = 0
+    samples: Count = 0
+    step: Count = 0
+    pending: list[FiniteFloat] = field(default_factory=list)
+    skipped: Count = 0
+    best_top1: Annotated[FiniteFloat, Ge(-1), Le(100)] = -1.0
+    best_epoch: Count = 0
+    world_size: Count = 0
+    global_batch: Count = 0
+
+
+class _Scaler(TypedDict):
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # type: ignore[misc]
+
+    scale: Annotated[list[Annotated[float, Ge(2.0**-126), Le(2.0**127)]], Len(1, 1)]
+    incr_ratio: Annotated[FiniteFloat, Ge(1)]
+    decr_ratio: Annotated[float, Ge(0), Le(1)]
+    incr_every_n_steps: Annotated[Count, Ge(1)]
+    decr_every_n_nan_or_inf: Annotated[Count, Ge(1)]
+    incr_count: Count
+    decr_count: Count
+    use_dynamic_loss_scaling: bool
 
 
 def damaged(path: Path, what: str) -> CheckpointError:
@@ -64,85 +72,46 @@ def damaged(path: Path, what: str) -> CheckpointError:
     return CheckpointError(f"{path}: damaged: {what}; {ANEW}")
 
 
-def read_json(path: Path, metadata: Mapping[str, str], key: str, kind: type) -> Any:
-    """The JSON under a key of the metadata.
+def read_json(path: Path, metadata: Mapping[str, str], key: str, kind: Any) -> Any:
+    """The JSON value of a key of the metadata.
+
+    Args:
+        kind: its type, for pydantic.
 
     Raises:
-        CheckpointError: there is none, or it is of another kind.
+        CheckpointError: there is none, or it is not of that type.
     """
+    if key not in metadata:
+        raise damaged(path, f"it has no {key}")
     try:
-        value = json.loads(metadata[key])
-    except KeyError:
-        raise damaged(path, f"it has no {key}") from None
-    except (ValueError, RecursionError):
-        raise damaged(path, f"its {key} is not JSON") from None
-    if type(value) is not kind:
-        raise damaged(path, f"its {key} is no {kind.__name__}")
-    return value
-
-
-def _is_number(value: Any, kind: type, lowest: float, highest: float) -> bool:
-    kinds = (int, float) if kind is float else (kind,)
-    return type(value) in kinds and lowest <= value <= highest and math.isfinite(value)
+        return TypeAdapter(kind).validate_json(metadata[key])
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = "".join(f" {part}" for part in first["loc"])
+        raise damaged(path, f"its {key}{place}: {first['msg']}") from None
 
 
 def read_progress(path: Path, metadata: Mapping[str, str]) -> tuple[Progress, dict[str, Any]]:
-    """The progress, and the config that the run had then."""
-    told = read_json(path, metadata, PROGRESS, dict)
-    config = read_json(path, metadata, CONFIG, dict)
-    for one in fields(Progress):
-        if one.name not in told:
-            if one.name in ("epoch", "samples", "step"):
-                raise damaged(path, f"its {PROGRESS} has no {one.name}")
-            continue
-        value = told[one.name]
-        if one.name == "pending":
-            right = type(value) is list and all(
-                _is_number(loss, float, -math.inf, math.inf) for loss in value
-            )
-        elif one.name == "best_top1":
-            right = _is_number(value, float, -1, 100)
-        else:
-            right = _is_number(value, int, 0, _LARGEST)
-        if not right:
-            raise damaged(path, f"its {PROGRESS} has {one.name} {_short(value)}")
+    """The progress, and the config that the run had."""
+    stored = read_json(path, metadata, PROGRESS, dict[str, Any])
+    for name in ("epoch", "samples", "step"):  # what version 0.1 does not store has defaults
+        if name not in stored:
+            raise damaged(path, f"its {PROGRESS} has no {name}")
+    progress = read_json(path, metadata, PROGRESS, Progress)
+    config = read_json(path, metadata, CONFIG, dict[str, Any])
     epochs = config.get("epochs")
-    if type(epochs) is int and told["epoch"] > epochs:
-        raise damaged(path, f"it has done {told['epoch']} of {epochs} epochs")
-    known = {one.name for one in fields(Progress)}
-    return Progress(**{key: value for key, value in told.items() if key in known}), config
-
-
-def _short(value: Any) -> str:
-    try:
-        return f"{value!r:.40}"
-    except (ValueError, RecursionError):  # an int of very many digits; lists within lists
-        return "of no sense"
+    if type(epochs) is int and progress.epoch > epochs:
+        raise damaged(path, f"its {PROGRESS} has epoch {progress.epoch} of {epochs}")
+    return progress, config
 
 
 def read_scaler(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The state of the loss scaling; nothing for a run that had none."""
-    scaler = read_json(path, {SCALER: "{}", **metadata}, SCALER, dict)
-    if not scaler:
-        return scaler
-    if scaler.keys() != {"scale", *_SCALER_RANGES}:
-        raise damaged(path, f"its {SCALER} has other entries than a scaler")
-    wrong = [key for key, rule in _SCALER_RANGES.items() if not _is_number(scaler[key], *rule)]
-    scale = scaler["scale"]
-    if (
-        type(scale) is not list
-        or len(scale) != 1
-        or not _is_number(scale[0], float, 2.0**-126, 2.0**127)
-    ):
-        wrong.append("scale")
-    if wrong:
-        raise damaged(path, f"its {SCALER} has {wrong[0]} {_short(scaler[wrong[0]])}")
-    return scaler
+    """The state of the loss scaling; empty for a run without it."""
+    if not read_json(path, {SCALER: "{}", **metadata}, SCALER, dict[str, Any]):
+        return {}
+    return read_json(path, metadata, SCALER, _Scaler)
 
 
 def read_data(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Fingerprints of the data; nothing in checkpoints of earlier versions."""
-    data = read_json(path, {DATA: "{}", **metadata}, DATA, dict)
-    if not all(type(part) is dict for part in data.values()):
-        raise damaged(path, f"its {DATA} is {_short(data)}")
-    return data
+    """Fingerprints of the data; empty in version 0.1."""
+    return read_json(path, {DATA: "{}", **metadata}, DATA, dict[str, dict[str, Any]])
