@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights (EMA), which often scores better than they do."""
+"""An exponential moving average (EMA) of the weights, which often scores better than they do."""
 
 from __future__ import annotations
 
@@ -18,60 +18,52 @@ from passl.utils.types import Rate
 class WeightAverage:
     """average = decay * average + (1 - decay) * weights, after every step.
 
-    Everything in the state dict is averaged, the running statistics of BatchNorm too, as timm's
-    ModelEmaV3 does. Without `decay` it averages nothing and costs nothing.
+    All of the state dict is averaged, BatchNorm's running statistics too, as in timm's ModelEmaV3.
+    Without `decay` nothing is averaged, and every method does nothing.
 
     Args:
-        model: whose weights; they are where the average starts.
-        decay: in [0, 1), or null for no average. facebookresearch/convit has 0.99996 as default,
-            switched off.
-        warmup: a smaller decay at the beginning, min(decay, (1 + step) / (10 + step)), so that the
-            random start is forgotten soon (TensorFlow's num_updates).
+        model: whose weights are averaged. The average starts with them.
+        decay: null for no average. facebookresearch/convit has 0.99996 as default, switched off.
+        warmup: use a smaller decay at first, min(decay, (1 + step) / (10 + step)), so that the
+            random initialization is forgotten soon (TensorFlow's num_updates).
 
     Attributes:
-        averages: tensors by the names of the state dict; none without an average.
+        averages: tensors by their names in the state dict.
     """
 
     def __init__(self, model: nn.Layer, /, *, decay: Rate | None = None, warmup: bool = True):
-        self._model, self.decay, self.warmup = model, decay, warmup
-        kept = self._weights() if decay is not None else {}
-        self.averages = {name: weight.detach().clone() for name, weight in kept.items()}
+        self.decay, self.warmup = decay, warmup
+        # The parameters themselves: in half precision the state dict has float32 copies.
+        self._weights = dict(model.named_parameters()) if decay is not None else {}
+        self.averages = {name: weight.detach().clone() for name, weight in self._weights.items()}
 
     @paddle.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights of the model.
+        """Add the model's weights to the average.
 
         Args:
-            step: steps made before the one that has just been made.
+            step: steps made before the last one.
         """
         if self.decay is None:
             return
         decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
-        weights = self._weights()
         for name, average in self.averages.items():
             average.scale_(decay)
-            average.add_(weights[name].astype(average.dtype) * (1 - decay))
+            average.add_(self._weights[name].astype(average.dtype) * (1 - decay))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within it the model has the averages as its weights."""
-        weights = self._weights()
-        trained = {name: weights[name].detach().clone() for name in self.averages}
+        """A context in which the model has the averages as its weights."""
+        trained = {name: weight.detach().clone() for name, weight in self._weights.items()}
         try:
-            for name, average in self.averages.items():
-                weights[name].set_value(average.astype(weights[name].dtype))
+            for name, weight in self._weights.items():
+                weight.set_value(self.averages[name].astype(weight.dtype))
             yield
         finally:
             for name, weight in trained.items():
-                weights[name].set_value(weight)
+                self._weights[name].set_value(weight)
 
     def restore(self, averages: Mapping[str, Any]) -> None:
-        """Go on from these averages; arrays by name."""
+        """Continue with these averages, arrays by name."""
         for name, average in self.averages.items():
             average.set_value(np.asarray(averages[name]))
-
-    def _weights(self) -> dict[str, Any]:
-        """The model's own tensors, running statistics included. (In half precision its state dict
-        has copies in float32.)
-        """
-        return dict(self._model.named_parameters())

@@ -1,4 +1,4 @@
-"""Parameters that are not trained, for a while or for good."""
+"""Parameters that are not trained, for some epochs or for the whole run."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from passl.utils.types import PositiveInt
 
 @validated
 class Freezing:
-    """Freezes parameters for the first epochs (linear probing, then fine-tuning all), or for all.
+    """Freezes parameters for the first epochs (linear probing, then fine-tuning) or for all.
 
     Args:
         model: whose parameters.
         names: shell-style patterns of parameter names, such as `backbone.*`.
-        epochs: how many epochs they stay as they are; null for the whole run.
+        epochs: epochs in which they are frozen; null for the whole run.
 
     Raises:
-        ConfigError: no parameter is left to train, or a pattern matches none.
+        ConfigError: a pattern matches no parameter, or no parameter is left to train.
     """
 
     def __init__(
         self, model: nn.Layer, /, *, names: Sequence[str] = (), epochs: PositiveInt | None = None
     ):
-        self._model, self._epochs = model, epochs
+        self._epochs = epochs
         trainable = {n: p for n, p in model.named_parameters() if not p.stop_gradient}
         for pattern in names:
             if not any(fnmatchcase(name, pattern) for name in trainable):
@@ -53,11 +53,10 @@ class Freezing:
         ]
 
     def apply(self, epoch: int) -> bool:
-        """Freeze or thaw for that epoch, counted from 0.
+        """Freeze or thaw for an epoch, from 0.
 
         Returns:
-            Whether anything has changed. Paddle's DataParallel overlooks parameters that thaw after
-            it was made, so it must be made anew then.
+            Whether anything has changed.
         """
         frozen = self._epochs is None or epoch < self._epochs
         changed = [p for p in self._parameters if p.stop_gradient != frozen]

@@ -1,5 +1,5 @@
-"""Automatic mixed precision. Tested with bfloat16 on CPUs, where every path is the same but for the
-kernels; not on a GPU, since none was at hand.
+"""Automatic mixed precision. Tested with bfloat16 on CPUs, where all but the kernels is the same;
+untested on GPUs, because none was at hand.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from passl.utils.types import PositiveFloat
 
 @validated
 class Precision:
-    """The number format of forward and backward passes. Parameters, their gradients, the
-    optimizer's state and averages are float32 always.
+    """The number format of forward and backward passes. Parameters, gradients, optimizer state and
+    averages are always float32.
 
     Args:
         on_gpu: whether the run is on a GPU. On a CPU bfloat16 is computed in float32 and rounded
             (see `engine.rounding`), and float16 is off.
         level: `O0` is float32 everywhere; `O1` casts for each operation, by Paddle's lists; `O2`
-            computes with half-precision copies of the weights, those of norms excepted, and keeps
-            nearly everything in between in half precision.
+            computes nearly everything in half precision, with half-precision copies of the weights
+            except those of norms.
         dtype: bfloat16 needs a GPU of the Ampere generation or later.
-        loss_scale: what the loss is multiplied by at first, so that small gradients survive
-            float16; bfloat16 has none.
-        dynamic_loss_scale: halve it when a gradient overflows, and double it after many steps that
-            did not.
+        loss_scale: initial factor of the loss, which keeps small gradients in float16's range;
+            unused with bfloat16.
+        dynamic_loss_scale: halve the scale when a gradient overflows, and double it after many
+            steps without overflow.
 
     Raises:
-        ConfigError: the GPU cannot do it.
+        ConfigError: the GPU has no bfloat16.
     """
 
     def __init__(
@@ -63,20 +63,15 @@ class Precision:
         elif level != "O0" and dtype == "bfloat16" and not paddle.amp.is_bfloat16_supported():
             raise ConfigError("amp.dtype: this GPU has no bfloat16; use float16")
         self.level, self.dtype, self.on_gpu = level, dtype, on_gpu
-        # Without scaling it passes everything through.
+        # If disabled, it passes everything through.
         self.scaler = LossScaler(
             enable=level != "O0" and dtype == "float16",
             init_loss_scaling=loss_scale,
             use_dynamic_loss_scaling=dynamic_loss_scale,
         )
 
-    @property
-    def loss_scale(self) -> float:
-        """What gradients are multiplied by before the update."""
-        return self.scaler.state_dict()["scale"].item() if self.scaler.is_enable() else 1.0
-
     def prepare(self, model: nn.Layer) -> None:
-        """Let a new model follow `autocast`, on this device."""
+        """Prepare a new model for `autocast` on this device."""
         if self.level != "O0" and not self.on_gpu:
             round_layers(model, self.level)
 
@@ -89,9 +84,8 @@ class Precision:
         return autocast_on_cpu(self.level).applied()
 
     def weights(self, model: nn.Layer) -> AbstractContextManager:
-        """The context of a forward pass and of its backward pass, in which the model computes with
-        the weights of this level. They are made anew, from the float32 parameters, which the
-        gradients go to; so nobody else needs to know of them.
+        """The context of a forward and backward pass, in which the model computes with weights of
+        this level. They are copies of the float32 parameters, which get the gradients.
         """
         if self.level != "O2":
             return nullcontext()
@@ -100,8 +94,8 @@ class Precision:
 
 
 def is_kept(layer: nn.Layer) -> bool:
-    """Whether O2 leaves a layer's own parameters in float32: norms, and what asks for it. That is
-    Paddle's rule for float16, here for bfloat16 too.
+    """Whether O2 keeps a layer's own parameters in float32: norms, and layers that ask for it. That
+    is Paddle's rule for float16, used for bfloat16 too.
     """
     return need_keep_fp32(layer, "float16")
 
@@ -110,8 +104,8 @@ class LossScaler(paddle.amp.GradScaler):
     """Paddle's, whose message of an overflow fails under numpy 2.4."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue with the scale and the counts of a run. Its settings are not taken over: a scale
-        that stays as configured does so.
+        """Continue with the scale and the counts of a run. The settings, and a scale that is not
+        dynamic, stay those of the config.
 
         Args:
             state: a `state_dict`; empty for a run without loss scaling.

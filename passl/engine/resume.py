@@ -1,4 +1,4 @@
-"""What a run goes on from: which checkpoint, whether it fits, and what is another now."""
+"""Resuming a run: which checkpoint it continues from, whether that fits, and what differs."""
 
 from __future__ import annotations
 
@@ -104,11 +104,10 @@ def _open(path: Path, cfg: Config, classes: list[str]) -> tuple[Checkpoint, Mode
 
 
 def _network(checkpoint: Checkpoint, cfg: Config, classes: list[str]) -> Model:
-    """The network with the weights of a checkpoint, and with the numerics of what it was fine-tuned
-    from.
+    """The network with the weights and numerics of a checkpoint.
 
     Raises:
-        CheckpointError: it is another network's.
+        CheckpointError: it is of another network.
         ConfigError: it is for other classes, or for these in another order.
     """
     file = checkpoint.weight_file()
@@ -124,55 +123,54 @@ def _check_classes(path: Path, before: list[str], classes: list[str]) -> None:
         if are_named(before):
             get_logger().info("%s names its classes, the data numbers them: not compared", path)
         return
-    anew = f"begin anew with model.pretrained: {path} in another output_dir"
+    new_run = f"start a new run with model.pretrained: {path} in another output_dir"
     try:
         order = order_in(before, classes)
     except ValueError as error:
         raise ConfigError(
-            f"{path}: the data no longer has the classes that the run was trained on: {error}. "
-            f"Name them as before, or {anew}, and model.fit: [classes]"
+            f"{path}: the data no longer has the classes of the run: {error}. Name them as before, "
+            f"or {new_run}, and model.fit: [classes]"
         ) from None
     if order is not None:
         label = next(label for label, place in enumerate(order) if label != place)
         raise ConfigError(
             f"{path}: the data now has the classes in another order: label {label} is "
-            f"{classes[label]}, and was {before[label]}. List them in the order before by "
-            f"class_file, or {anew}"
+            f"{classes[label]}, and was {before[label]}. List them in the old order by "
+            f"class_file, or {new_run}"
         )
 
 
 def _compare_data(
     checkpoint: Checkpoint, data: Mapping[str, Mapping[str, Any]], progress: Progress
 ) -> None:
-    """Say which parts of the data are others than the run had before.
-
-    Args:
-        data: fingerprints of the parts.
+    """Warn of changed data.
 
     Raises:
-        ConfigError: the run stands within an epoch of training data that had other samples, so
-            that what is left of it cannot be known.
+        ConfigError: the checkpoint is within an epoch, and the training data has other samples, so
+            the rest of the epoch is not known.
     """
+    path = checkpoint.path
     for part, before in checkpoint.data.items():
         now = data.get(part, {})
         changed = [name for name, value in before.items() if now.get(name) != value]
         if not changed:
             continue
         count = f"{now.get('samples')} samples, it was {before.get('samples')}"
-        what = f"the {part} data has other {', '.join(changed)} ({count})"
-        order = {"samples", "labels"}.intersection(changed)
-        if part == "train" and progress.samples and order:
+        difference = f"the {part} data has other {', '.join(changed)} ({count})"
+        if part == "train" and progress.samples and not {"samples", "labels"}.isdisjoint(changed):
             raise ConfigError(
-                f"{checkpoint.path} stands within an epoch, behind sample {progress.samples}, and "
-                f"{what}; give it the data it had until the epoch is done, or begin anew with "
-                f"model.pretrained: {checkpoint.path} in another output_dir"
+                f"{path} is within an epoch, after sample {progress.samples}, and {difference}; "
+                "restore the data until the epoch is done, or start a new run with "
+                f"model.pretrained: {path} in another output_dir"
             )
-        get_logger().warning("resuming with other data: %s", what)
+        get_logger().warning("resuming with other data: %s", difference)
 
 
 def compare(old: dict, cfg: Config, checkpoint: Path) -> None:
-    """A resumed run may have other settings, such as more epochs; say which. Another optimizer
-    cannot use the state.
+    """Warn of changed settings.
+
+    Raises:
+        CheckpointError: the optimizer is another one, which cannot use the state.
     """
     try:
         name, before = old["optimizer"]["name"], dict(leaves(old))
@@ -180,9 +178,8 @@ def compare(old: dict, cfg: Config, checkpoint: Path) -> None:
         raise damaged(checkpoint, "its config is not that of a run") from None
     if name != cfg.optimizer.name:
         raise CheckpointError(
-            f"{checkpoint}: saved with optimizer {name}, which "
-            f"{cfg.optimizer.name} cannot go on from; "
-            f"keep optimizer.name, or start anew with model.pretrained: {checkpoint}"
+            f"{checkpoint}: saved with optimizer {name}, whose state {cfg.optimizer.name} cannot "
+            f"use; keep optimizer.name, or start a new run with model.pretrained: {checkpoint}"
         )
     now = dict(leaves(cfg.to_dict()))
     for keys in sorted(before.keys() | now.keys(), key=str):
@@ -193,36 +190,34 @@ def compare(old: dict, cfg: Config, checkpoint: Path) -> None:
 
 
 def _continue_schedule(
-    learner: Learner, progress: Progress, global_batch: int, steps: int, checkpoint: Path
+    learner: Learner, progress: Progress, global_batch: int, steps: int, path: Path
 ) -> None:
-    """Let the learning rate go on at the same epoch and the same part of it, however many steps the
-    epochs had before; and say if the batches are not the same.
-
-    Args:
-        global_batch: of this run; steps: of its epochs.
+    """Continue the learning rate at the same epoch and the same part of it, even if epochs had
+    another number of steps before. Warn of another global batch.
     """
-    whole = progress.samples >= steps * global_batch
-    if progress.samples % global_batch and not whole:
+    is_done = progress.samples >= steps * global_batch
+    if progress.samples % global_batch and not is_done:
         raise ConfigError(
-            f"{checkpoint} stands within an epoch, behind sample {progress.samples}, which the "
-            f"global batch of {global_batch} does not divide; keep the global batch, "
-            "batch_size x processes, until the epoch is done"
+            f"{path} is within an epoch, after sample {progress.samples}, which the global batch "
+            f"of {global_batch} does not divide; keep the global batch, batch_size x processes, "
+            "until the epoch is done"
         )
     place = progress.epoch * steps + steps_done(progress, global_batch, steps)
     learner.schedule_shift = place - progress.step
-    world = learner.ranks.world
-    if progress.world_size not in (0, world) or progress.global_batch not in (0, global_batch):
+    now, before = (
+        (learner.ranks.world, global_batch),
+        (progress.world_size, progress.global_batch),
+    )
+    if any(old not in (0, new) for old, new in zip(before, now, strict=True)):
         get_logger().warning(
-            "resuming with %d process(es) and a global batch of %d, it was %d and %d: the run goes "
-            "on, but not as it would have",
-            world,
-            global_batch,
-            progress.world_size,
-            progress.global_batch,
+            "resuming with %d process(es) and a global batch of %d, it was %d and %d: the result "
+            "is not that of the unbroken run",
+            *now,
+            *before,
         )
     if learner.schedule_shift:
         get_logger().warning(
-            "an epoch has %d steps now, and had another number before: the learning rate goes on "
+            "an epoch has %d steps now, and had another number before: the learning rate continues "
             "at epoch %.2f of the schedule",
             steps,
             place / steps,
@@ -230,5 +225,5 @@ def _continue_schedule(
 
 
 def steps_done(progress: Progress, global_batch: int, steps: int) -> int:
-    """Steps of the epoch that is not finished. (Its last one may have less than a batch.)"""
+    """Steps of the current epoch. (The last one of an epoch may have less than a batch.)"""
     return min(progress.samples // global_batch, steps)

@@ -1,4 +1,4 @@
-"""The folder of a run: who may write there, and what it holds."""
+"""The folder of a run: its files, and which run may write there."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ NONFINITE = "nonfinite_step_{}.txt"
 LOG = "train.log"
 LAST, BEST = "last.safetensors", "best.safetensors"
 PREVIOUS = "previous.safetensors"
-"""The last but one."""
+"""The checkpoint before the last one."""
 T = TypeVar("T")
 
 
 @contextmanager
 def opened_run_folder(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Make the folder, keep every other run out of it, and let its `train.log` have what is logged.
-    The first rank does so for all.
+    """A context in which the folder exists, no other run may use it, and `train.log` in it gets the
+    log. The first rank opens it for all.
 
     Raises:
-        ConfigError: another run is at work there, or it cannot be made. All ranks raise it.
+        ConfigError: another run uses it, or it cannot be made. All ranks raise it.
     """
     with ExitStack() as stack:
         by_first(ranks, lambda: _open(folder, stack))
@@ -56,13 +56,11 @@ def _open(folder: Path, stack: ExitStack) -> None:
         stack.callback(stop_logging_to, log_file)
     except OSError as error:
         kind = RunError if error.errno in (errno.ENOSPC, errno.EDQUOT) else ConfigError
-        raise kind(
-            f"output_dir: {folder} cannot be made, or not be written: {error.strerror}"
-        ) from None
+        raise kind(f"output_dir: {folder} cannot be made or written: {error.strerror}") from None
 
 
 def _remove_if_unused(folder: Path) -> None:
-    """Remove the folder of a run that could not even begin."""
+    """Remove the new folder of a run that could not start."""
     log = folder / LOG
     own = {log, folder / LOCK, folder / STARTS}
     with suppress(OSError):
@@ -73,8 +71,8 @@ def _remove_if_unused(folder: Path) -> None:
 
 
 def by_first(ranks: Ranks, act: Callable[[], str | None]) -> str | None:
-    """What `act` gives on the first rank, or the ConfigError or RunError that it raises there: the
-    same on all ranks.
+    """Call `act` on the first rank. All ranks return its result, or raise its ConfigError or
+    RunError.
     """
     if ranks.world == 1:
         return act()
@@ -95,8 +93,8 @@ def by_first(ranks: Ranks, act: Callable[[], str | None]) -> str | None:
 
 
 def check_start(folder: Path, resume: str | None) -> None:
-    """Whether a run may begin in the folder, or go on there. What a run has left is never written
-    over.
+    """Check that a run may start or continue in the folder. Files of another run are never
+    overwritten.
 
     Args:
         folder: of the run.
@@ -115,20 +113,19 @@ def check_start(folder: Path, resume: str | None) -> None:
 
 
 def find_checkpoint(folder: Path, resume: str | None, read: Callable[[Path], T]) -> T | None:
-    """The checkpoint that a run goes on from, whole.
+    """Find the checkpoint that a run continues from.
 
     Args:
-        folder: of the run, which `check_start` lets begin.
-        resume: null starts a new run; `auto` goes on from the folder's last checkpoint, if there is
-            one, or from the one before if that cannot be used; else a checkpoint's path.
-        read: gives what is made of the file, or raises CheckpointError if the run cannot go on from
-            it.
+        folder: of the run, after `check_start`.
+        resume: null for a new run; `auto` for the folder's last checkpoint, if there is one, or the
+            previous one if that cannot be used; else a checkpoint's path.
+        read: reads the file, or raises CheckpointError if the run cannot continue from it.
 
     Returns:
-        What `read` gives; null for a new run.
+        The result of `read`; null for a new run.
 
     Raises:
-        CheckpointError: it cannot be used, and neither can the one before.
+        CheckpointError: it cannot be used, and neither can the previous one.
     """
     if resume is None:
         return None
@@ -138,14 +135,13 @@ def find_checkpoint(folder: Path, resume: str | None, read: Callable[[Path], T])
 
 
 def _check_unused(folder: Path) -> None:
-    """Raise ConfigError if a run has left there what it makes after its first epoch, or what no run
-    that ended before leaves alone: its checkpoints may have been moved away or deleted.
+    """Raise ConfigError if the folder has checkpoints of a run, or results whose checkpoints may
+    have been moved or deleted. A run that ends before its first checkpoint leaves no such results.
     """
     way_out = "choose another with -o output_dir=..."
     if has_checkpoint(folder):
         raise ConfigError(
-            f"output_dir: {folder} holds a run already; go on with it by --resume auto, or "
-            f"{way_out}"
+            f"output_dir: {folder} holds a run already; continue it by --resume auto, or {way_out}"
         )
     metrics = folder / METRICS
     if metrics.exists():
@@ -157,13 +153,13 @@ def _check_unused(folder: Path) -> None:
     if found:
         raise ConfigError(
             f"output_dir: {folder} holds {found} of a run whose checkpoints are not there; put "
-            f"them back and go on by --resume auto, or {way_out}. Without them --resume auto "
-            "begins anew, and moves these files to a folder in it before"
+            f"them back and continue by --resume auto, or {way_out}. Without them --resume auto "
+            "starts a new run, and moves these files to a folder in it first"
         )
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a run in the folder has come to its first checkpoint."""
+    """Whether the folder has a checkpoint."""
     return any((folder / name).exists() for name in (LAST, PREVIOUS, BEST))
 
 
@@ -179,7 +175,7 @@ def _check_named(path: Path) -> None:
 
 
 def _last_usable(folder: Path, read: Callable[[Path], T]) -> T:
-    """What is read of the last checkpoint, or of the one before."""
+    """The result of `read` for the last checkpoint, or for the previous one."""
     damage: list[str] = []
     for path in (folder / LAST, folder / PREVIOUS):
         try:
@@ -190,18 +186,18 @@ def _last_usable(folder: Path, read: Callable[[Path], T]) -> T:
             damage.append(str(error))
             continue
         for text in damage:
-            get_logger().warning("%s; going on from %s, the one before", text, path)
+            get_logger().warning("%s; continuing from %s, the previous one", text, path)
         return found
-    instead = "start anew in another output_dir"
+    instead = "start a new run in another output_dir"
     if (folder / BEST).exists():
-        instead = f"go on from the best epoch by --resume {folder / BEST}, or {instead}"
+        instead = f"continue from the best epoch by --resume {folder / BEST}, or {instead}"
     raise CheckpointError("; ".join([*damage, f"there is no other one. {instead}"]))
 
 
 def set_aside(folder: Path) -> None:
-    """Move what a run has left that this one would write over into a folder `unsaved_N`. If there
-    is no checkpoint, that is everything but `train.log`, which goes on. If there is one, it is
-    curves without the metrics that they could be drawn anew from.
+    """Move files of an earlier run, which this one would overwrite, into a folder `unsaved_N`:
+    without a checkpoint all but `train.log`, which is continued; with a checkpoint, curves that
+    could not be drawn again because their metrics are gone.
     """
     patterns = [CONFIG, CONFIG_OF_RESUME.format("*"), METRICS, VISUALDL, NONFINITE.format("*")]
     if has_checkpoint(folder):
@@ -219,8 +215,8 @@ def set_aside(folder: Path) -> None:
 
 
 def make_last(folder: Path, checkpoint: Path) -> None:
-    """Let the folder's last checkpoint be the one that the run goes on from. Until the next one is
-    saved, `auto` must find it: not a damaged one, nor a later one, whose metrics are dropped.
+    """Make the checkpoint that the run continues from the folder's last one. `auto` must find it,
+    not a damaged one, nor a later one, whose metrics are dropped, until the next one is saved.
     """
     last = folder / LAST
     if last.exists() and last.samefile(checkpoint):
@@ -230,7 +226,7 @@ def make_last(folder: Path, checkpoint: Path) -> None:
 
 
 def write_config(folder: Path, config: Mapping[str, Any], epoch: int) -> None:
-    """Store the resolved config; that of a run resumed with other settings beside the first."""
+    """Store the resolved config. That of a run resumed with other settings is stored beside it."""
     text = to_yaml(storable(config))
     path = folder / CONFIG
     if path.exists() and path.read_text(encoding="utf-8") != text:

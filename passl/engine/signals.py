@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: a run that is told to stop saves its state first."""
+"""SIGTERM and SIGINT stop a run after it has saved its state."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ STDERR = 2
 
 
 class StopRequest:
-    """Notes the signal instead of ending the process; a second Ctrl-C ends it at once.
+    """Notes the signal instead of ending the process. A second Ctrl-C ends it at once.
 
-    Used as a context. Only the main thread may handle signals: in another one it notes nothing.
+    Used as a context. In another thread than the main one, which may not handle signals, it does
+    nothing.
 
     Attributes:
-        name: of the signal that has come; null if none has.
+        name: of the signal; null before one has arrived.
     """
 
     def __init__(self) -> None:
@@ -28,12 +29,10 @@ class StopRequest:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        try:
+        with suppress(ValueError):  # not the main thread
             self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
-        except ValueError:  # not the main thread
-            self._before = {}
         for number in self._before:
-            # Or a rank that waits for another one in Paddle's store fails with "interrupted".
+            # Otherwise a rank that waits in Paddle's store fails with "interrupted".
             signal.siginterrupt(number, False)
         return self
 
@@ -42,21 +41,21 @@ class StopRequest:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """For places where nothing is half done.
+        """Raise if a signal has arrived. Called where no operation is half done.
 
         Raises:
-            Stopped: the signal has come.
+            Stopped: a signal has arrived.
         """
         if self.name is not None:
             raise Stopped(self.name)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        again = self.name is not None
+        is_second = self.name is not None
         self.name = signal.Signals(number).name
-        if again and number == signal.SIGINT:
+        if is_second and number == signal.SIGINT:
             raise KeyboardInterrupt
-        # Nothing more: what a handler raises may come up in code that takes it for an error of its
-        # own, and the log may be in the middle of a line.
+        # Not more: code that is interrupted may catch an exception as its own, and the logger may
+        # be in the middle of a line.
         with suppress(OSError):
             text = f"{self.name}: saving the state of the run, then stopping\n"
             os.write(STDERR, text.encode())

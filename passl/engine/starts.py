@@ -26,7 +26,7 @@ _CHECKOUT = Path(passl.__file__).resolve().parents[1]
 
 @contextmanager
 def recorded_failure(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Record a start that fails in this context, before it trains."""
+    """A context whose failure, before training, is recorded as a failed start."""
     try:
         yield
     except BaseException as error:
@@ -43,13 +43,13 @@ def record_start(
     error: str | None = None,
 ) -> None:
     """Append a line to the folder's `starts.jsonl`. It has the command line, but no environment
-    variables, which may be secret. What goes wrong is a warning: a run does not depend on it.
+    variables, which may be secret. A failure is a warning, because the run does not depend on it.
 
     Args:
         folder: of the run.
-        progress: where the run begins; null if it does not.
-        checkpoint: what it is resumed from.
-        error: why it does not begin.
+        progress: where training starts; null if it does not.
+        checkpoint: from which it is resumed.
+        error: why training does not start.
     """
     start = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -1,5 +1,5 @@
-"""Nothing is lost: runs that are killed, stopped, out of room or given damaged files, with tiny
-networks on the digits. `tests/stress/chaos.py` does the same at random moments, and more of it.
+"""Runs that are killed, stopped, out of disk space or have damaged files lose nothing. (Tiny
+networks on the digits; `tests/stress/chaos.py` does more of the same at random moments.)
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def at_call(monkeypatch, module, name: str, number: int, act) -> None:
     monkeypatch.setattr(module, name, counting)
 
 
-def test_a_kill_at_random(run_tool, tmp_path):
+def test_kill_at_a_random_moment(run_tool, tmp_path):
     """Exit code 0 says that it ended as the run that was not killed; `make chaos` has many."""
     options = ("--kills", 1, "--epochs", 2, "--seed", 5, "--folder", tmp_path / "chaos")
     assert (
@@ -96,7 +96,7 @@ def test_a_kill_at_random(run_tool, tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------
-# Told to stop
+# Stop signals
 # --------------------------------------------------------------------------------------------------
 MOMENTS = {
     "in a step": (train_module, "train_step", 4),
@@ -111,7 +111,7 @@ MOMENTS = {
     ("moment", "number"),
     [*((moment, signal.SIGTERM) for moment in MOMENTS), ("in evaluation", signal.SIGINT)],
 )
-def test_told_to_stop(
+def test_stop_signal_saves_the_state(
     tiny_config, tmp_path, monkeypatch, differences, straight_run, moment, number
 ):
     path = tiny_config("CvT")
@@ -143,7 +143,7 @@ def kill() -> None:
 
 
 @pytest.mark.parametrize("kind", ["cut", "of another network", "gone"])
-def test_the_checkpoint_before_a_damaged_one(
+def test_previous_checkpoint_replaces_a_damaged_one(
     tiny_config, tmp_path, monkeypatch, differences, straight_run, kind
 ):
     path = tiny_config("ConViT")
@@ -171,7 +171,7 @@ def test_the_checkpoint_before_a_damaged_one(
     assert "resumed after epoch 1, step 11" in log
 
 
-def test_both_damaged_or_named(tiny_config, tmp_path):
+def test_damaged_checkpoints_are_named(tiny_config, tmp_path):
     path = tiny_config("ConViT")
     run(path, tmp_path / "run", "epochs=1")
     last, previous = (tmp_path / "run" / f"{name}.safetensors" for name in ("last", "previous"))
@@ -187,7 +187,7 @@ def test_both_damaged_or_named(tiny_config, tmp_path):
     assert run(path, tmp_path / "run", resume=str(last.with_name("best.safetensors"))).epoch == 3
 
 
-def test_a_later_checkpoint_is_not_gone_on_from_after_an_earlier_one(
+def test_resume_from_an_earlier_checkpoint_discards_the_later_one(
     tiny_config, tmp_path, monkeypatch, differences, straight_run
 ):
     """Rows behind the one that was named are dropped; a kill must not bring back a state that knows
@@ -205,7 +205,7 @@ def test_a_later_checkpoint_is_not_gone_on_from_after_an_earlier_one(
 # --------------------------------------------------------------------------------------------------
 # No room
 # --------------------------------------------------------------------------------------------------
-def test_a_full_disk_stops_the_run_and_loses_nothing(
+def test_full_disk_stops_the_run_and_loses_nothing(
     tiny_config, tmp_path, monkeypatch, differences, straight_run
 ):
     path, folder = tiny_config("ConViT"), tmp_path / "run"
@@ -222,7 +222,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(
     assert differences(folder, straight_run("ConViT")) == []
 
 
-def test_a_run_may_go_on_without_room(
+def test_run_can_continue_on_a_full_disk(
     tiny_config, tmp_path, monkeypatch, differences, straight_run
 ):
     """No checkpoint can be written before the end."""
@@ -249,7 +249,7 @@ def test_a_run_may_go_on_without_room(
     assert step_of(ours / "best.safetensors") == 33
 
 
-def test_a_run_whose_end_is_not_saved_has_failed(tiny_config, tmp_path):
+def test_run_whose_end_is_not_saved_fails(tiny_config, tmp_path):
     more = ("epochs=1", "checkpoint={on_error: continue}")
     with file_limit(30_000), pytest.raises(RunError, match="all 1 epochs are done, but their end"):
         run(tiny_config("ConViT"), tmp_path / "run", *more)
@@ -260,7 +260,7 @@ def test_a_run_whose_end_is_not_saved_has_failed(tiny_config, tmp_path):
 # --------------------------------------------------------------------------------------------------
 @pytest.fixture
 def spoiled(monkeypatch):
-    """A transform that makes a few pictures infinite; the overrides that use it."""
+    """A transform that makes a few images infinite; the overrides that use it."""
 
     class Spoiled:
         on_arrays = True
@@ -268,8 +268,8 @@ def spoiled(monkeypatch):
         def __init__(self, *, probability: float):
             self.probability = probability
 
-        def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-            return picture * np.float32("inf") if rng.random() < self.probability else picture
+        def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+            return image * np.float32("inf") if rng.random() < self.probability else image
 
     monkeypatch.setitem(TRANSFORMS._registered, "Spoiled", Spoiled)
     return (
@@ -278,7 +278,7 @@ def spoiled(monkeypatch):
     )
 
 
-def test_a_loss_that_is_not_finite_is_told_in_full(tiny_config, tmp_path, spoiled, monkeypatch):
+def test_nonfinite_loss_is_reported_with_images(tiny_config, tmp_path, spoiled, monkeypatch):
     """Also where the names of the files are not UTF-8: the list has their bytes."""
     monkeypatch.setattr(Digits, "name", lambda digits, index: os.fsdecode(b"\xff %d" % index))
     with pytest.raises(RunError) as caught:
@@ -295,10 +295,10 @@ def test_a_loss_that_is_not_finite_is_told_in_full(tiny_config, tmp_path, spoile
         assert all(np.isfinite(array).all() for array in read_checkpoint(path).arrays.values())
 
 
-def test_passed_over_and_killed(tiny_config, tmp_path, monkeypatch, differences, spoiled):
-    """Steps that are passed over are counted across a resume; the limit holds for both parts
-    together.
-    """
+def test_skipped_steps_are_counted_across_a_resume(
+    tiny_config, tmp_path, monkeypatch, differences, spoiled
+):
+    """The limit holds for both parts together."""
     path = tiny_config("CvT")
     skip = (*spoiled, "on_nonfinite=skip")
     progress = run(path, tmp_path / "straight", *skip, "max_nonfinite=33")

@@ -117,14 +117,14 @@ def test_resume_is_bit_for_bit(tiny_config, tmp_path, monkeypatch, name, workers
     same_run(tmp_path / "killed", tmp_path / "straight")
 
 
-def test_the_recipe_is_one_run_for_any_number_of_workers(tiny_config, tmp_path):
+def test_any_number_of_workers_gives_the_same_run(tiny_config, tmp_path):
     for workers in (0, 3):
         more = (f"dataloader.train.loader={{num_workers: {workers}}}", "epochs=1", *RECIPE)
         run(tiny_config(), tmp_path / str(workers), *more)
     same_run(tmp_path / "0", tmp_path / "3")
 
 
-def test_averaged_weights_are_what_is_scored_and_saved_as_best(tiny_config, tmp_path):
+def test_averaged_weights_are_evaluated_and_saved_as_best(tiny_config, tmp_path):
     more = ("epochs=2", "ema={decay: 0.95}")
     progress = run(tiny_config(), tmp_path / "run", *more)
     config = get_config(tiny_config(), SMALL)
@@ -143,7 +143,7 @@ def test_evaluation_every_few_epochs_and_at_the_end(tiny_config, tmp_path):
     assert content(tmp_path / "run")[1]["epoch"] == 5
 
 
-def test_seeds_zero_and_one_differ_and_zero_repeats(tiny_config, tmp_path):
+def test_a_seed_repeats_and_seeds_differ(tiny_config, tmp_path):
     path = tiny_config()
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
         run(path, tmp_path / folder, f"seed={seed}", "epochs=1")
@@ -152,7 +152,7 @@ def test_seeds_zero_and_one_differ_and_zero_repeats(tiny_config, tmp_path):
     assert not np.array_equal(ours["head.fc_cls.weight"], other["head.fc_cls.weight"])
 
 
-def test_the_best_checkpoint_is_that_of_the_best_epoch(tiny_config, tmp_path):
+def test_best_checkpoint_is_of_the_best_epoch(tiny_config, tmp_path):
     progress = run(tiny_config(), tmp_path / "run", "epochs=4")
     scores = {
         row["epoch"]: row["top1"] for row in read_metrics(tmp_path / "run") if row["phase"] == "val"
@@ -163,7 +163,7 @@ def test_the_best_checkpoint_is_that_of_the_best_epoch(tiny_config, tmp_path):
     assert content(tmp_path / "run", "best.safetensors")[1]["epoch"] == progress.best_epoch
 
 
-def test_more_epochs_and_a_checkpoint_by_path(tiny_config, tmp_path):
+def test_resume_with_more_epochs_and_by_path(tiny_config, tmp_path):
     path = tiny_config()
     run(path, tmp_path / "one", "epochs=1")
     with pytest.raises(ConfigError, match="holds a run already"):
@@ -179,7 +179,7 @@ def test_more_epochs_and_a_checkpoint_by_path(tiny_config, tmp_path):
 
 
 @pytest.mark.parametrize("interval", ["null", 4])
-def test_the_schedule_goes_on_at_its_place_with_another_batch(tiny_config, tmp_path, interval):
+def test_schedule_continues_at_its_place_with_another_batch(tiny_config, tmp_path, interval):
     """Epochs of 5 steps become epochs of 11; between them, or within the first after 4 of 5."""
     path, large = tiny_config(), "dataloader.train.sampler.batch_size=64"
     run(path, tmp_path / "small", "epochs=3")
@@ -198,19 +198,19 @@ def test_the_schedule_goes_on_at_its_place_with_another_batch(tiny_config, tmp_p
     assert rates[-12:] == expected[-12:]  # of the last two epochs
     log = (tmp_path / "run" / "train.log").read_text()
     assert "a global batch of 32, it was 1 and 64" in log
-    assert f"goes on at epoch {8 / 11 if within else 1:.2f}" in log
+    assert f"continues at epoch {8 / 11 if within else 1:.2f}" in log
 
 
-def test_a_batch_that_does_not_fit_into_the_epoch_is_refused(tiny_config, tmp_path):
+def test_batch_that_does_not_divide_the_samples_seen_is_refused(tiny_config, tmp_path):
     path = tiny_config()
     run(path, tmp_path / "run", "checkpoint={interval: 4}", "epochs=1")
     (tmp_path / "run" / "previous.safetensors").replace(tmp_path / "run" / "last.safetensors")
     size = "dataloader.train.sampler.batch_size=25"
-    with pytest.raises(ConfigError, match="behind sample 256.*keep the global batch"):
+    with pytest.raises(ConfigError, match="after sample 256.*keep the global batch"):
         run(path, tmp_path / "run", size, "epochs=2", resume="auto")
 
 
-def test_an_epoch_whose_last_batch_is_small_is_done_for_any_batch(tiny_config, tmp_path):
+def test_finished_epoch_with_a_small_last_batch_resumes_with_any_batch(tiny_config, tmp_path):
     """Saved between its last step and its end, it has more samples than there are."""
     path, keep = tiny_config(), ("dataloader.train.sampler.drop_last=false",)
     run(path, tmp_path / "run", *keep, "checkpoint={interval: 12}", "epochs=1")
@@ -225,11 +225,11 @@ def test_an_epoch_whose_last_batch_is_small_is_done_for_any_batch(tiny_config, t
     assert (progress.epoch, progress.step) == (2, 12 + 15)
 
 
-def test_resume_auto_without_a_checkpoint_starts(tiny_config, tmp_path):
+def test_resume_auto_without_a_checkpoint_starts_a_run(tiny_config, tmp_path):
     assert run(tiny_config(), tmp_path / "run", "epochs=1", resume="auto").step == 11
 
 
-def test_a_second_run_in_the_folder_is_refused(tiny_config, tmp_path, monkeypatch):
+def test_second_run_in_a_folder_is_refused(tiny_config, tmp_path, monkeypatch):
     """Whether it is a new one or would go on; the first is not disturbed."""
     monkeypatch.setattr(run_lock, "_PATIENCE", 0.05)
     path, step, refusals = tiny_config(), train_module.train_step, []
@@ -250,7 +250,7 @@ def test_a_second_run_in_the_folder_is_refused(tiny_config, tmp_path, monkeypatc
     assert not (tmp_path / "run" / "run.lock.json").exists()
 
 
-def test_warnings_of_a_resume_are_in_the_log(tiny_config, tmp_path):
+def test_warnings_of_a_resume_are_logged_to_the_file(tiny_config, tmp_path):
     path, last = tiny_config(), tmp_path / "run" / "last.safetensors"
     run(path, tmp_path / "run", "epochs=1", "checkpoint.interval=6")
     last.write_bytes(b"damaged")
@@ -260,7 +260,7 @@ def test_warnings_of_a_resume_are_in_the_log(tiny_config, tmp_path):
     assert "resuming with another epochs: 2 was 1" in log
 
 
-def test_a_run_that_failed_before_its_first_checkpoint_may_begin_again(tiny_config, tmp_path):
+def test_run_that_failed_before_its_first_checkpoint_can_be_started_again(tiny_config, tmp_path):
     """Nothing that it has written is lost."""
     path, folder = tiny_config(drop=0.0), tmp_path / "run"
     with pytest.raises(RunError, match="the loss is"):
@@ -278,18 +278,18 @@ def test_a_run_that_failed_before_its_first_checkpoint_may_begin_again(tiny_conf
     assert "lr: 1e+29" in (folder / "unsaved_3" / "config.yaml").read_text().replace("1.0e", "1e")
     assert "epochs: 1\n" in (folder / "config.yaml").read_text()
     assert [row["step"] for row in read_metrics(folder)][0] == 2
-    assert (folder / "train.log").read_text().count("training and") == 4  # the log goes on
+    assert (folder / "train.log").read_text().count("training and") == 4  # the log is continued
     starts = (folder / "starts.jsonl").read_text().splitlines()  # and so do the starts
     assert [json.loads(start)["resumed_from"] for start in starts] == [None] * 4
 
 
-def test_another_network_or_optimizer_cannot_resume(tiny_config, tmp_path):
+def test_another_network_cannot_resume(tiny_config, tmp_path):
     run(tiny_config("ConViT"), tmp_path / "run", "epochs=1")
     with pytest.raises(CheckpointError, match="weights of another network"):
         run(tiny_config("CvT"), tmp_path / "run", resume="auto")
 
 
-def test_a_start_that_fails_before_training_is_on_record(tiny_config, tmp_path):
+def test_start_that_fails_before_training_is_recorded(tiny_config, tmp_path):
     """Where it is one of the folder's run, and there is a folder."""
     path, folder = tiny_config(), tmp_path / "run"
     run(path, folder, "epochs=1")
@@ -384,7 +384,7 @@ def test_classes_are_compared_by_name(colours, tmp_path):
     assert run(path, tmp_path / "other", *told, "model.fit=[classes]").epoch == 1
 
 
-def test_data_that_has_changed_since_is_told(colours, tmp_path):
+def test_changed_data_is_a_warning_or_refused(colours, tmp_path):
     """Within an epoch, what is left of it must be what was left."""
     path, overrides, root = colours
     told = [*overrides("ape", "bee", "cow"), "checkpoint.interval=2"]
@@ -394,7 +394,7 @@ def test_data_that_has_changed_since_is_told(colours, tmp_path):
     (tmp_path / "run" / "previous.safetensors").rename(within / "last.safetensors")
     assert content(within)[1]["samples"] == 16
     (root / "ape" / "8.png").write_bytes((root / "ape" / "7.png").read_bytes())
-    with pytest.raises(ConfigError, match="25 samples, it was 24.*the data it had"):
+    with pytest.raises(ConfigError, match="25 samples, it was 24.*restore the data"):
         run(path, within, "epochs=1", *told, resume="auto")
     run(path, tmp_path / "run", "epochs=2", *told, resume="auto")
     log = (tmp_path / "run" / "train.log").read_text()
@@ -437,7 +437,7 @@ def test_training_learns(tiny_config, tmp_path):
     assert progress.best_top1 > 40
 
 
-def test_an_unreadable_picture_stops_the_run(tiny_config, tmp_path):
+def test_unreadable_image_stops_the_run(tiny_config, tmp_path):
     from PIL import Image
 
     for name in ("a", "b"):
@@ -464,7 +464,7 @@ def test_an_unreadable_picture_stops_the_run(tiny_config, tmp_path):
         assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
+def test_nonfinite_loss_stops_the_run(tiny_config, tmp_path):
     with pytest.raises(RunError, match="the loss is nan|the loss is inf|not finite"):
         run(
             tiny_config(drop=0.0),

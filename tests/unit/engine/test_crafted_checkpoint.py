@@ -240,7 +240,7 @@ def without_state(state, pattern: str) -> list[str]:
 
 
 def test_a_checkpoint_that_says_that_it_has_no_state(cfg, state, tmp_path):
-    """The moments of all parameters would begin anew, in silence."""
+    """The moments of all parameters would start at zero without a message."""
     names = without_state(state, "*")
     assert len(names) > 10
     assert f"no state of the optimizer for {len(names)} " in refused(cfg, state, tmp_path / "a")

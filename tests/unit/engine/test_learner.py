@@ -1,4 +1,4 @@
-"""What a step does with averages, parts of a batch and frozen parameters."""
+"""Averages, accumulated gradients, frozen parameters and distillation in training steps."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Second(Ranks):
         return model
 
 
-def test_balanced_weights_are_the_first_ranks(tiny_config):
+def test_balanced_weights_are_of_the_first_rank(tiny_config):
     cfg = get_config(tiny_config(), ["loss.class_weights=balanced"])
     digits = Digits(split="train")
     for ranks, counts in ((Ranks(), np.bincount(digits.labels)), (Second(1, 2), np.full(10, 7))):
@@ -57,7 +57,7 @@ def test_balanced_weights_are_the_first_ranks(tiny_config):
         np.testing.assert_allclose(learner.objective.loss.class_weights, expected, rtol=1e-6)
 
 
-def test_a_class_without_samples_has_no_balanced_weight(tiny_config):
+def test_class_without_samples_is_refused(tiny_config):
     cfg = get_config(tiny_config(), ["loss.class_weights=balanced"])
     digits = Digits(split="train")
     digits.labels = digits.labels[digits.labels != 7]
@@ -76,7 +76,7 @@ BINARY = "loss.name=BinaryCrossEntropy"
     ("parts", "loss"),
     [(2, []), (5, []), (12, []), (40, []), (5, [WEIGHTS]), (5, [BINARY, WEIGHTS])],
 )
-def test_a_batch_in_parts_is_the_whole_batch(tiny_config, parts, loss):
+def test_accumulated_gradients_are_those_of_the_whole_batch(tiny_config, parts, loss):
     """Also where the parts are not equal (12 in 5), or more than the samples. Nothing random is on,
     and ConViT has no statistics of a batch. SGD, since AdamW makes a step of any size of what is
     rounding in a gradient that should be zero.
@@ -94,7 +94,7 @@ def test_a_batch_in_parts_is_the_whole_batch(tiny_config, parts, loss):
         check_network(weights(apart)[name], expected, GRADIENTS, max(moves.values()))
 
 
-def test_soft_targets_come_in_parts_too(tiny_config):
+def test_soft_targets_are_split_too(tiny_config):
     path = tiny_config("ConViT", drop=0.0)
     images, labels = batch()
     targets = paddle.nn.functional.one_hot(labels, 10) * 0.7 + 0.03
@@ -109,7 +109,7 @@ def test_soft_targets_come_in_parts_too(tiny_config):
 # Averages
 # --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("warmup", [False, True])
-def test_the_average_is_what_the_formula_says(tiny_config, warmup):
+def test_average_follows_the_formula(tiny_config, warmup):
     learner = learner_of(tiny_config("CvT"), f"ema={{decay: 0.9, warmup: {warmup}}}".lower())
     expected = {name: Rounded(value) for name, value in weights(learner).items()}
     images, labels = batch()
@@ -128,7 +128,7 @@ def test_the_average_is_what_the_formula_says(tiny_config, warmup):
         np.testing.assert_array_equal(value, trained[name], name)
 
 
-def test_the_weights_come_back_after_an_error(tiny_config):
+def test_weights_are_restored_after_an_error(tiny_config):
     learner = learner_of(tiny_config(), "ema={decay: 0.5}")
     train_step(learner, *batch(), 0)
     trained = weights(learner)
@@ -183,7 +183,7 @@ def test_linear_probe_then_thaw(tiny_config, name):
     assert unchanged == idle[name]
 
 
-def test_freezing_for_good_and_refusals(tiny_config):
+def test_freezing_for_the_whole_run_and_refusals(tiny_config):
     learner = learner_of(tiny_config(), "freeze={names: ['backbone.blocks.0.*']}")
     learner.begin_epoch(100)
     before = weights(learner)
@@ -203,7 +203,7 @@ def test_freezing_for_good_and_refusals(tiny_config):
 # --------------------------------------------------------------------------------------------------
 # Statistics, recomputation, distillation
 # --------------------------------------------------------------------------------------------------
-def test_sync_bn_with_one_process_is_said_and_changes_nothing(tiny_config, caplog):
+def test_sync_bn_with_one_process_changes_nothing(tiny_config, caplog):
     path = tiny_config("CvT")
     with caplog.at_level(logging.INFO, logger="passl"):
         told = learner_of(path, "sync_bn=true")
@@ -231,8 +231,8 @@ def test_distillation_from_a_config(tiny_config, tmp_path):
     teacher_config = tiny_config("CvT")
     teacher = learner_of(teacher_config)
     save_checkpoint(tmp_path / "teacher.safetensors", teacher, Progress(), {}, [])
-    told = f"{{teacher: '{teacher_config}', weights: '{tmp_path / 'teacher.safetensors'}'"
-    student = learner_of(tiny_config(drop=0.0), f"distillation={told}, alpha: 1.0}}")
+    section = f"{{teacher: '{teacher_config}', weights: '{tmp_path / 'teacher.safetensors'}'"
+    student = learner_of(tiny_config(drop=0.0), f"distillation={section}, alpha: 1.0}}")
     images, labels = batch()
     teacher.model.eval()
     guesses = teacher.model(images).argmax(-1).numpy()
@@ -243,20 +243,20 @@ def test_distillation_from_a_config(tiny_config, tmp_path):
     assert not any("teacher" in name for name in named)
 
 
-def test_a_teacher_of_other_classes(tiny_config, tmp_path):
+def test_teacher_of_another_number_of_classes(tiny_config, tmp_path):
     from passl.engine.checkpoint import save_checkpoint
     from passl.engine.progress import Progress
 
     teacher_config = tiny_config("CvT")
     save_checkpoint(tmp_path / "t.safetensors", learner_of(teacher_config), Progress(), {}, [])
-    told = f"{{teacher: '{teacher_config}', weights: '{tmp_path / 't.safetensors'}'}}"
+    section = f"{{teacher: '{teacher_config}', weights: '{tmp_path / 't.safetensors'}'}}"
     with pytest.raises(
         ConfigError, match="distillation.teacher: 10 classes, but the student has 7"
     ):
-        learner_of(tiny_config(), f"distillation={told}", "model.head.num_classes=7")
+        learner_of(tiny_config(), f"distillation={section}", "model.head.num_classes=7")
 
 
-def test_a_teacher_who_names_the_classes_in_another_order(tiny_config, tmp_path):
+def test_teacher_with_classes_in_another_order(tiny_config, tmp_path):
     from passl.engine.checkpoint import save_checkpoint
     from passl.engine.progress import Progress
 

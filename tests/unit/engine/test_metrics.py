@@ -31,7 +31,7 @@ def test_metrics_rows_and_curves(tmp_path):
     reader = LogReader(file_path=str(curves))
     assert reader.get_data("scalar", "train/loss")[0].value == pytest.approx(1.2345679)
     assert reader.get_data("scalar", "val/top1")[0].id == 10
-    MetricLog(tmp_path, 10, 1).close()  # draws all rows anew
+    MetricLog(tmp_path, 10, 1).close()  # draws all rows again
     (curves,) = (tmp_path / "vdl").iterdir()
     assert b"val/top1" in curves.read_bytes()
     assert b"/time" not in curves.read_bytes()

@@ -59,7 +59,7 @@ def assert_rounded_sum(found, terms: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_linear_is_that_of_bfloat16(level):
+def test_linear_rounds_to_bfloat16(level):
     """Inputs, weights, outputs and all gradients have 8 bits, sums are exact to 24."""
     rng = np.random.default_rng(0)
     x, w, b, g = (
@@ -145,7 +145,7 @@ def test_small_steps_add_up(tiny_config):
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", ["ConViT", "CvT"])
 def test_recompute_and_parts_in_bfloat16(tiny_config, name, level):
-    """What is made anew is rounded as it was; the recomputed block runs after the context."""
+    """What is recomputed is rounded as before; the recomputed block runs after the context."""
     path = tiny_config(name)
     learners = [
         learner_of(path, amp(level), "accumulate=2", f"recompute={value}")
@@ -171,7 +171,7 @@ def test_norms_and_positions_stay_float32(tiny_config):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_loss_of_ones_own_is_given_float32(tiny_config, level):
+def test_custom_loss_gets_float32(tiny_config, level):
     learner, seen = learner_of(tiny_config("CvT"), amp(level)), []
 
     def loss(logits, targets):
@@ -184,7 +184,7 @@ def test_a_loss_of_ones_own_is_given_float32(tiny_config, level):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_the_teacher_is_in_the_same_precision(tiny_config, tmp_path, level):
+def test_teacher_uses_the_same_precision(tiny_config, tmp_path, level):
     from passl.engine.checkpoint import save_checkpoint
     from passl.engine.progress import Progress
 
@@ -204,7 +204,7 @@ def test_the_teacher_is_in_the_same_precision(tiny_config, tmp_path, level):
 # --------------------------------------------------------------------------------------------------
 # float16, whose kernels need a GPU; its loss scale does not
 # --------------------------------------------------------------------------------------------------
-def test_float16_on_a_cpu_is_said_and_changes_nothing(tiny_config, caplog):
+def test_float16_on_a_cpu_changes_nothing(tiny_config, caplog):
     path = tiny_config()
     with caplog.at_level(logging.INFO, logger="passl"):
         mixed = learner_of(path, "amp={level: O2, dtype: float16}")
@@ -223,7 +223,7 @@ def scaler(monkeypatch) -> LossScaler:
     return LossScaler(init_loss_scaling=64.0, incr_every_n_steps=2)
 
 
-def test_the_loss_scale(tiny_config, scaler, caplog, capfd):
+def test_loss_scale(tiny_config, scaler, caplog, capfd):
     """Powers of two scale without rounding: the step is that of float32. An overflow halves the
     scale and changes nothing else; two steps without one double it.
     """
@@ -246,11 +246,11 @@ def test_the_loss_scale(tiny_config, scaler, caplog, capfd):
     assert capfd.readouterr().out == ""
     for name, array in before.items():
         np.testing.assert_array_equal(weights(learner)[name], array, name)
-    assert learner.precision.loss_scale == 32.0
+    assert scaler.state_dict()["scale"].item() == 32.0
     learner.objective.loss = usual
     for step in (2, 3):
         train_step(learner, *batch(), step)
-    assert learner.precision.loss_scale == 64.0
+    assert scaler.state_dict()["scale"].item() == 64.0
     # Through a checkpoint's JSON.
     state = {key: np.asarray(value).tolist() for key, value in scaler.state_dict().items()}
     state = json.loads(json.dumps(state))

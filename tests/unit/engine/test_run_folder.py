@@ -1,4 +1,4 @@
-"""Who may write into the folder of a run, and what is found there."""
+"""Which run may use a folder, and the checkpoints in it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def save(tiny_config):
 
 
 def found_in(folder: Path, resume: str | None) -> Path | None:
-    """The path of the checkpoint that a run goes on from."""
+    """The path of the checkpoint that a run continues from."""
     check_start(folder, resume)
     found = find_checkpoint(folder, resume, read_checkpoint)
     return None if found is None else found.path
@@ -55,7 +55,7 @@ def found_in(folder: Path, resume: str | None) -> Path | None:
 # --------------------------------------------------------------------------------------------------
 # One run at a time
 # --------------------------------------------------------------------------------------------------
-def test_a_folder_in_use_is_refused_with_host_and_process(tmp_path, impatient):
+def test_folder_in_use_is_refused_with_host_and_process(tmp_path, impatient):
     folder = tmp_path / "run"
     with opened_run_folder(folder, Ranks()):
         get_logger().warning("first")
@@ -70,7 +70,7 @@ def test_a_folder_in_use_is_refused_with_host_and_process(tmp_path, impatient):
     assert [line.rsplit(" ", 1)[1] for line in lines] == ["first", "third"]
 
 
-def test_a_lock_is_let_go_whatever_happens(tmp_path, impatient):
+def test_lock_is_released_after_an_error(tmp_path, impatient):
     with pytest.raises(KeyboardInterrupt), opened_run_folder(tmp_path, Ranks()):
         raise KeyboardInterrupt
     with opened_run_folder(tmp_path, Ranks()):
@@ -92,7 +92,7 @@ time.sleep(60)
 """
 
 
-def test_a_dead_holder_does_not_block(tmp_path, root):
+def test_dead_process_does_not_block(tmp_path, root):
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", HOLDER, tmp_path], cwd=root, stdout=subprocess.PIPE
     )
@@ -105,7 +105,7 @@ def test_a_dead_holder_does_not_block(tmp_path, root):
     RunLock(tmp_path).release()
 
 
-def test_what_is_left_of_a_lock_of_another_host_does_not_block(tmp_path):
+def test_lock_left_by_another_host_does_not_block(tmp_path):
     (tmp_path / "run.lock").touch()
     (tmp_path / "run.lock.json").write_text('{"host": "gpu7", "pid": 1, "since": "long ago"}')
     RunLock(tmp_path).release()
@@ -114,7 +114,7 @@ def test_what_is_left_of_a_lock_of_another_host_does_not_block(tmp_path):
 @pytest.mark.parametrize(
     "error", [NotImplementedError("no flock"), OSError(errno.ENOLCK, "No locks")]
 )
-def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog, error):
+def test_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog, error):
     def refuse(self):
         raise error
 
@@ -124,7 +124,7 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog, erro
     assert "has no locks" in caplog.text
 
 
-def test_the_lock_may_be_taken_by_who_may_write_into_the_folder(tmp_path):
+def test_lock_has_the_permissions_of_the_folder(tmp_path):
     before = os.umask(0o077)
     try:
         (tmp_path / "run").mkdir()
@@ -135,7 +135,7 @@ def test_the_lock_may_be_taken_by_who_may_write_into_the_folder(tmp_path):
     assert (tmp_path / "run" / "run.lock").stat().st_mode & 0o777 == 0o664
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
+def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with (
         pytest.raises(ConfigError, match="cannot be made"),
@@ -144,7 +144,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         pass
 
 
-def test_a_run_that_could_not_begin_leaves_no_folder(tmp_path):
+def test_run_that_cannot_start_leaves_no_folder(tmp_path):
     (tmp_path / "old").mkdir()
     for name in ("new", "old"):
         with pytest.raises(ConfigError), opened_run_folder(tmp_path / name, Ranks()):
@@ -156,7 +156,7 @@ def test_a_run_that_could_not_begin_leaves_no_folder(tmp_path):
     assert "something to keep" in (tmp_path / "new" / "train.log").read_text()
 
 
-def test_leftovers_are_removed(tmp_path):
+def test_unfinished_files_are_removed(tmp_path):
     left = tmp_path / f".exported.{os.getpid()}.tmp"
     left.mkdir()
     (left / "model.json").touch()
@@ -165,16 +165,16 @@ def test_leftovers_are_removed(tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------
-# Where a run goes on
+# Where a run continues
 # --------------------------------------------------------------------------------------------------
-def test_a_run_is_never_written_over(save, tmp_path):
+def test_run_is_never_overwritten(save, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     assert found_in(folder, None) is None
     last, foreign = folder / "last.safetensors", tmp_path / "foreign.safetensors"
     for path in (last, foreign):
         save(path)
-    with pytest.raises(ConfigError, match="holds a run already; go on with it by --resume auto"):
+    with pytest.raises(ConfigError, match="holds a run already; .*--resume auto"):
         found_in(folder, None)
     assert found_in(folder, "auto") == last
     assert found_in(folder, str(last)) == last
@@ -184,7 +184,7 @@ def test_a_run_is_never_written_over(save, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["last", "previous", "best"])
-def test_any_of_its_checkpoints_is_a_run(save, tmp_path, name):
+def test_any_checkpoint_is_a_run(save, tmp_path, name):
     save(tmp_path / f"{name}.safetensors")
     with pytest.raises(ConfigError, match="holds a run already"):
         found_in(tmp_path, None)
@@ -198,7 +198,7 @@ def test_any_of_its_checkpoints_is_a_run(save, tmp_path, name):
         (["nonfinite_step_7.txt"], "nonfinite_step_7.txt"),
     ],
 )
-def test_results_without_their_checkpoints_are_not_written_over(tmp_path, left, named):
+def test_results_without_checkpoints_are_not_overwritten(tmp_path, left, named):
     """A run that ended before its first checkpoint has evaluated nothing, and always has metrics
     beside its curves.
     """
@@ -219,7 +219,7 @@ def test_results_without_their_checkpoints_are_not_written_over(tmp_path, left, 
     assert sorted(path.read_text() for path in kept) == sorted(contents[name] for name in left)
 
 
-def test_a_best_alone_is_named_and_not_written_over(save, tmp_path):
+def test_best_alone_is_named_and_not_overwritten(save, tmp_path):
     save(tmp_path / "best.safetensors")
     with pytest.raises(CheckpointError, match=f"--resume {tmp_path / 'best.safetensors'}"):
         found_in(tmp_path, "auto")
@@ -228,7 +228,7 @@ def test_a_best_alone_is_named_and_not_written_over(save, tmp_path):
 
 
 @pytest.mark.parametrize("holds_a_run", [True, False])
-def test_a_checkpoint_that_is_not_there(save, tmp_path, holds_a_run):
+def test_missing_checkpoint(save, tmp_path, holds_a_run):
     if holds_a_run:
         save(tmp_path / "last.safetensors")
     with pytest.raises(ConfigError, match="--resume nope: there is no such checkpoint.*auto"):
@@ -238,20 +238,20 @@ def test_a_checkpoint_that_is_not_there(save, tmp_path, holds_a_run):
         found_in(tmp_path, str(tmp_path / "pipe"))
 
 
-def test_a_folder_is_no_checkpoint(save, tmp_path):
+def test_folder_instead_of_a_checkpoint(save, tmp_path):
     save(tmp_path / "last.safetensors")
     with pytest.raises(ConfigError, match=rf"is a folder.*{tmp_path / 'last.safetensors'}"):
         found_in(tmp_path, str(tmp_path))
 
 
-def test_a_last_that_is_missing_is_announced(save, tmp_path, caplog, monkeypatch):
+def test_missing_last_checkpoint_is_a_warning(save, tmp_path, caplog, monkeypatch):
     save(tmp_path / "previous.safetensors")
     monkeypatch.setattr(get_logger(), "propagate", True)
     assert found_in(tmp_path, "auto") == tmp_path / "previous.safetensors"
     assert f"{tmp_path / 'last.safetensors'}: missing" in caplog.text
 
 
-def test_a_run_without_a_checkpoint_is_set_aside(tmp_path):
+def test_files_of_a_run_without_a_checkpoint_are_moved(tmp_path):
     for number in (1, 2):
         assert found_in(tmp_path, None) is None
         set_aside(tmp_path)
@@ -270,8 +270,8 @@ def test_a_run_without_a_checkpoint_is_set_aside(tmp_path):
         assert all((place / name).is_file() for name in names)
 
 
-def test_curves_without_their_metrics_are_set_aside(save, tmp_path):
-    """A resumed run draws them anew from the metrics, if it has these."""
+def test_curves_without_metrics_are_moved(save, tmp_path):
+    """A resumed run draws them again from the metrics, if there are any."""
     save(tmp_path / "last.safetensors")
     (tmp_path / "metrics.jsonl").touch()
     (tmp_path / "vdl").mkdir()

@@ -1,6 +1,4 @@
-"""Checkpoints of a run: last, previous and best; what happens when they, or the metrics, cannot be
-written; which is gone on from.
-"""
+"""Checkpoints of a run: last, previous and best, damaged ones, and a full disk."""
 
 from __future__ import annotations
 
@@ -64,7 +62,7 @@ def test_last_previous_and_best(saver):
     }
 
 
-def test_a_checkpoint_that_cannot_be_written_changes_nothing(saver):
+def test_checkpoint_that_cannot_be_written_changes_nothing(saver):
     one = saver()
     for step in (1, 2):
         one.save(Progress(step=step), is_best=step == 1)
@@ -75,7 +73,7 @@ def test_a_checkpoint_that_cannot_be_written_changes_nothing(saver):
     assert names(one.folder) == before
 
 
-def test_a_run_may_go_on_without(saver, caplog):
+def test_run_can_continue_without_a_checkpoint(saver, caplog):
     one = saver(on_error="continue")
     one.save(Progress(step=1))
     with file_limit(20_000):
@@ -85,7 +83,7 @@ def test_a_run_may_go_on_without(saver, caplog):
     assert names(one.folder) == {"last.safetensors": 3, "previous.safetensors": 1}
 
 
-def test_weights_that_are_not_finite_are_not_saved(saver):
+def test_nonfinite_weights_are_not_saved(saver):
     one = saver()
     for step in (1, 2):
         one.save(Progress(step=step))
@@ -98,7 +96,7 @@ def test_weights_that_are_not_finite_are_not_saved(saver):
 
 
 def damages(data: bytes) -> dict[str, bytes]:
-    """What may happen to a file."""
+    """Damaged versions of a file."""
     (size,) = struct.unpack("<Q", data[:8])
     progress = data.index(b"progress") + 20
     flip = bytes([data[-50] ^ 1])
@@ -117,7 +115,7 @@ def damages(data: bytes) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("damage", damages(struct.pack("<Q", 0) + b"progress" + bytes(99)))
-def test_the_one_before_a_damaged_checkpoint(saver, damage, caplog):
+def test_previous_checkpoint_is_used_if_the_last_is_damaged(saver, damage, caplog):
     one = saver()
     for step in (1, 2):
         one.save(Progress(step=step))
@@ -136,7 +134,7 @@ def test_the_one_before_a_damaged_checkpoint(saver, damage, caplog):
     assert str(previous) in text
 
 
-def test_any_flipped_bit_is_found(saver):
+def test_any_flipped_bit_is_detected(saver):
     """In the header, where names, shapes, places and metadata are, and in the arrays."""
     one = saver()
     one.save(Progress(step=1))
@@ -152,7 +150,7 @@ def test_any_flipped_bit_is_found(saver):
             read_checkpoint(path)
 
 
-def test_what_a_run_goes_on_from_is_its_last(saver, tmp_path):
+def test_checkpoint_that_a_run_continues_from_becomes_its_last(saver, tmp_path):
     one = saver()
     for step in (1, 2):
         one.save(Progress(step=step))
@@ -170,7 +168,7 @@ def test_what_a_run_goes_on_from_is_its_last(saver, tmp_path):
 
 
 @pytest.mark.parametrize("linked", [True, False])
-def test_a_duplicate_is_whole_with_and_without_hard_links(tmp_path, monkeypatch, linked):
+def test_duplicate_is_complete_with_and_without_hard_links(tmp_path, monkeypatch, linked):
     if not linked:
 
         def refuse(*paths):
@@ -184,8 +182,8 @@ def test_a_duplicate_is_whole_with_and_without_hard_links(tmp_path, monkeypatch,
         assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a": "new", "b": "new"}
 
 
-def test_rows_that_cannot_be_written_come_later(tmp_path):
-    """A row is cut in the middle by the end of the room, and whole again once there is some."""
+def test_rows_that_cannot_be_written_are_written_later(tmp_path):
+    """A row is cut in the middle by a full disk, and complete once there is space."""
     log = MetricLog(tmp_path)
     log.write("train", 1, loss=1.0)
     size = (tmp_path / "metrics.jsonl").stat().st_size
@@ -207,7 +205,7 @@ def test_rows_that_cannot_be_written_come_later(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # VisualDL's
-def test_a_checkpoint_never_knows_more_than_the_metrics(saver, monkeypatch):
+def test_metrics_are_written_before_a_checkpoint(saver, monkeypatch):
     monkeypatch.setattr(metrics, "_PATIENCE", 0.5)
     one = saver()
     one.metrics = MetricLog(one.folder)
@@ -232,7 +230,7 @@ def test_curves_that_cannot_be_written_do_not_stop_a_run(tmp_path, caplog, monke
     assert "curves are incomplete" in caplog.text
 
 
-def test_a_skipped_step_leaves_no_trace(saver):
+def test_skipped_step_changes_nothing(saver):
     """Neither in weights, nor in the optimizer, nor in the running statistics of BatchNorm, which
     the forward pass has changed by then.
     """

@@ -1,4 +1,4 @@
-"""A signal is noted, and acted upon where nothing is half done."""
+"""A signal is noted, and handled where no operation is half done."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from passl.errors import Stopped
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_only_leaves_a_note(number, capfd):
+def test_first_signal_is_only_noted(number, capfd):
     before = signal.getsignal(number)
     with StopRequest() as stop:
         stop.check()
@@ -27,20 +27,20 @@ def test_the_first_signal_only_leaves_a_note(number, capfd):
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_ctrl_c_ends_at_once(first):
+def test_second_ctrl_c_raises(first):
     with pytest.raises(KeyboardInterrupt), StopRequest():
         os.kill(os.getpid(), first)
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_second_sigterm_does_not():
+def test_second_sigterm_does_not_raise():
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.name == "SIGTERM"
 
 
-def test_another_thread_than_the_main_one_notes_nothing():
+def test_other_threads_note_nothing():
     before = signal.getsignal(signal.SIGTERM)
     seen = []
 
