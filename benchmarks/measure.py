@@ -18,7 +18,6 @@ from passl.utils.config import Config, dotted
 WITHOUT_DATA, WITH_DATA = ("inference", "training"), ("data", "training_with_data")
 PARTS = (*WITHOUT_DATA, *WITH_DATA)
 IMAGES = 64  # that --synthetic writes, if a batch is not larger
-SWEPT = ("size", "batch")
 HEAD = ("", "images/s", "process ms (low to high)", "wall ms (low to high)", "peak MiB")
 
 
@@ -74,15 +73,6 @@ def add_network_options(network: argparse.ArgumentParser) -> None:
         "parts their names have (default 2: blocks of a ConViT, stages of a CvT)",
     )
     network.add_argument(
-        "--sweep",
-        type=sweep,
-        metavar="size=224,384|batch=1,8",
-        help="inference and training for each of these instead, as a plot",
-    )
-    network.add_argument(
-        "--plot", type=as_path, default="sweep.png", metavar="FILE.png", help="where --sweep draws"
-    )
-    network.add_argument(
         "--synthetic",
         action="store_true",
         help="read synthetic images of 500 x 375 pixels instead of the config's",
@@ -106,8 +96,6 @@ def measure_network(args: argparse.Namespace) -> dict[str, object]:
     parts, size = parts_of(args), size_of(args, cfg)
     task = {**timing_of(args), "config": args.config, "batch": args.batch, "size": size}
     task["overrides"] = overrides(args)
-    if args.sweep is not None:
-        return measure_sweep(args, task, parts)
     result = {"benchmark": "network", "config": args.config, "batch": args.batch, "size": size}
     result |= {"threads": args.threads, **machine()}
     result |= measure_in_child(OURS, {**task, "task": "describe"}, args.threads, args.cpu)
@@ -131,40 +119,6 @@ def measure_network(args: argparse.Namespace) -> dict[str, object]:
         print_modules(found)
         result |= {"modules": found["modules"]}
     return result
-
-
-def measure_sweep(
-    args: argparse.Namespace, task: Mapping[str, object], parts: Sequence[str]
-) -> dict[str, object]:
-    name, values = args.sweep
-    parts = [part for part in parts if part in WITHOUT_DATA]
-    if not parts:
-        raise ConfigError("--sweep measures inference and training; name one of them by --parts")
-    if not args.plot.absolute().parent.is_dir():
-        raise ConfigError(f"--plot {args.plot}: the folder {args.plot.parent} does not exist")
-    rows = {
-        f"{part}, {name} {value}": {
-            **task,
-            "task": part,
-            name: [value, value] if name == "size" else value,
-        }
-        for value in values
-        for part in parts
-    }
-    found = measure_rows(rows, args)
-    by_part = {
-        part: [
-            {"batch": rows[row]["batch"], **found[row]} for row in rows if rows[row]["task"] == part
-        ]
-        for part in parts
-    }
-    from benchmarks.sweep import plot_sweep
-
-    threads = f"{args.threads} thread{'s' * (args.threads > 1)}"
-    plot_sweep(name, values, by_part, f"{args.config}, {threads}", args.plot)
-    print(args.plot)
-    result = {"benchmark": "sweep", "config": args.config, "threads": args.threads, **machine()}
-    return {**result, name: values, **by_part, "plot": str(args.plot)}
 
 
 def check_keys(cfg: Config) -> None:
@@ -328,17 +282,6 @@ def machine() -> dict[str, object]:
     from passl.machine import processor, versions
 
     return {"processor": processor(), "versions": versions(["paddlepaddle", "numpy", "pillow"])}
-
-
-def sweep(text: str) -> tuple[str, list[int]]:
-    """Parse `size=224,384`."""
-    name, _, listed = text.partition("=")
-    values = [int(value) if value.isdecimal() else 0 for value in listed.split(",")]
-    if name not in SWEPT or min(values) < 1:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not {' or '.join(SWEPT)} with whole numbers, such as size=224,320,384"
-        )
-    return name, values
 
 
 # --------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import math
 import sys
 
 import pytest
-from PIL import Image
 
 BRIEF = ("--repeats", 1, "--warmup", 0, "--batch", 1)
 FAKE = """\
@@ -53,19 +52,6 @@ def test_network(tiny_config, run_tool):
     assert "the whole forward pass" in done.stdout
 
 
-def test_sweep(tiny_config, run_tool, tmp_path):
-    plot = tmp_path / "sweep.png"
-    options = ("--parts", "inference", "--sweep", "size=32,36", "--plot", plot)
-    done = run_tool("benchmark.py", "network", "-c", tiny_config(), *options, *BRIEF)
-    found = result_of(done)
-    measured, wrong = found["inference"]
-    assert is_measured(measured)
-    assert "does not divide into patches of 8" in wrong["error"]
-    assert f"inference, size 36: cannot run: {wrong['error']}" in done.stdout
-    with Image.open(plot) as image:
-        assert image.width > 800
-
-
 def test_exported(tiny_config, run_tool, tmp_path):
     folder = tmp_path / "exported"
     task = {"task": "export", "config": str(tiny_config()), "overrides": [], "cpu": None}
@@ -80,7 +66,6 @@ def test_exported(tiny_config, run_tool, tmp_path):
     [
         (("--batch", 0), "--batch 0 must be at least 1"),
         (("--cpu", 4096), "--cpu 4096 is none of the processors"),
-        (("--sweep", "depth=1"), "'depth=1' is not size or batch"),
         (("--size", 1, 2, 3), "--size 1 2 3: give one side, or height and width"),
         (("--size", 64, "--parts", "data"), "the transforms fix the size of the images of data"),
         (("-o", "model.architecture.deph=3"), "'deph' is not an option of ConViT"),
