@@ -88,6 +88,42 @@ class Model(nn.Layer):
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
 
+class FeatureMaps(nn.Layer):
+    """A backbone that returns feature maps, for dense tasks.
+
+    Args:
+        backbone: as the registry builds it.
+        out_indices: of its feature maps; negative ones from the end; null for all.
+
+    Attributes:
+        feature_channels: channels of each map.
+        feature_strides: pixels of the image between two neighbours of each map.
+
+    Raises:
+        ConfigError: there is no such map.
+    """
+
+    def __init__(self, backbone: nn.Layer, out_indices: Sequence[int] | None = None):
+        super().__init__()
+        count = len(backbone.feature_channels)
+        indices = range(count) if out_indices is None else out_indices
+        wrong = [index for index in indices if not -count <= index < count]
+        if wrong:
+            raise ConfigError(
+                f"out_indices: there is no feature map {wrong[0]}; there are 0 to {count - 1}"
+            )
+        self.backbone = backbone
+        self.out_indices = [index % count for index in indices]
+        self.feature_channels = [backbone.feature_channels[i] for i in self.out_indices]
+        self.feature_strides = [backbone.feature_strides[i] for i in self.out_indices]
+
+    def forward(self, images):
+        """Images [B, in_chans, height, width] -> a list of maps [B, channels, height / stride,
+        width / stride].
+        """
+        return self.backbone.forward_features(images, self.out_indices)
+
+
 def list_models() -> list[str]:
     """The names that `create_model` knows: the published variants."""
     return [path.stem for path in shipped_configs() if path.parent.name in ("convit", "cvt")]
@@ -99,7 +135,10 @@ def create_model(
     num_classes: int | None = None,
     img_size: int | Sequence[int] | None = None,
     in_chans: int | None = None,
-) -> Model:
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    **overrides: Any,
+) -> Model | FeatureMaps:
     """A published variant by name. Loaded weights are fitted to the other arguments.
 
     Args:
@@ -108,9 +147,12 @@ def create_model(
         num_classes: another number of classes than the published 1000.
         img_size: another size, or [height, width], that ConViT's position embedding is made for.
         in_chans: another number of channels than 3.
+        features_only: return a `FeatureMaps`, without the head.
+        out_indices: the maps that it returns; null for all.
+        overrides: any other option of the backbone, such as `drop_path_rate=0.2`.
 
     Raises:
-        ConfigError: there is no such model.
+        ConfigError: there is no such model, option or feature map.
         RunError: the weights cannot be found or read, or are another network's.
     """
     if name not in list_models():
@@ -127,8 +169,13 @@ def create_model(
     if img_size is not None and model["architecture"]["name"] == "ConViT":  # CvT takes any size
         model["architecture"]["img_size"] = img_size
         fit.append("resolution")
+    if out_indices is not None and not features_only:
+        raise ConfigError("out_indices needs features_only=True")
+    model["architecture"].update(overrides)
+    model["head"].pop("in_channels", None)  # which follows from the backbone
     weights = fetch_default(name) if pretrained is True else pretrained
-    return Model({"model": model}, weights, fit)
+    whole = Model({"model": model}, weights, fit)
+    return FeatureMaps(whole.backbone, out_indices) if features_only else whole
 
 
 def _read(pretrained: bool | str | Path | WeightFile, config: Mapping[str, Any]) -> WeightFile:
