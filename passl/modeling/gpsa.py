@@ -127,7 +127,7 @@ class GPSA(nn.Layer):
         # The softmax cancels the bias. Times zero, it gets the gradient 0 that it has in exact
         # arithmetic; AdamW would turn rounding errors into steps of full size.
         zero = 0 * self.pos_proj.bias.reshape([-1, 1, 1])
-        y_YY, x_XX = (_offsets(length).astype(zero.dtype) for length in grid)
+        y_YY, x_XX = (_offsets(length, zero.dtype) for length in grid)
         y_HYY = F.softmax(weight_y * y_YY + weight_d * y_YY.square() + zero, axis=-1)
         x_HXX = F.softmax(weight_x * x_XX + weight_d * x_XX.square() + zero, axis=-1)
         return y_HYY, x_HXX
@@ -147,7 +147,7 @@ class GPSA(nn.Layer):
         return v_HXBYD.transpose([2, 3, 1, 0, 4]).flatten(1, 2)
 
 
-def _offsets(length: int):
+def _offsets(length: int, dtype):
     """[length, length] offsets j - i along one axis of the grid."""
-    index = paddle.arange(length, dtype="float32")
-    return index.unsqueeze(0) - index.unsqueeze(1)
+    index = paddle.arange(length, dtype=dtype)
+    return index - index.unsqueeze(1)
