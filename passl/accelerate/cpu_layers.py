@@ -21,7 +21,7 @@ def on_cpu(x) -> bool:
 
 
 def trains_on_cpu(x) -> bool:
-    """The same, where gradients are recorded. What is faster in the backward pass alone asks it."""
+    """`on_cpu`, where gradients are recorded: for kernels that are faster in the backward pass."""
     return paddle.is_grad_enabled() and on_cpu(x)
 
 

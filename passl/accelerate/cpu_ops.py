@@ -1,8 +1,5 @@
-"""Operations whose plain Paddle form is slow or large in training on a CPU: the same values and
-gradients by other means.
-
-`cpu_layers` says where they are used. Ratios in the comments are
-processor time, one thread, Paddle 3.3.1, at the sizes of convit_tiny and CvT-13.
+"""Operations that are slow or take much memory in Paddle when a network trains on a CPU, with the
+same values and gradients. `cpu_layers` uses them.
 
 Shapes in names: G one head of one sample, N queries, M keys, D channels of a head, R rows, I and O
 channels in and out, C channels, B batch, Y rows and X columns of a map, K side of a kernel.
@@ -17,26 +14,27 @@ from paddle.nn import functional as F
 
 from passl.accelerate import onednn
 
-# Attention scores that are worked on at once, 4 MB of float32: of fewer there are more calls, and
-# more leave the caches.
 SCORES = 2**20
+"""Attention scores that are computed at once, 4 MB of float32: fewer make more calls, and more do
+not fit the caches.
+"""
 
 
-def _wanted(*tensors) -> list[bool]:
+def _need_grad(*tensors) -> list[bool]:
     return [not tensor.stop_gradient for tensor in tensors]
 
 
 def column_sums(x_RC):
-    """Sums over the rows as a matrix product, which is many times as fast as `sum(0)`."""
+    """Sums over the rows as a matrix product, which is many times faster than `sum(0)`."""
     return (paddle.ones([1, x_RC.shape[0]], x_RC.dtype) @ x_RC).squeeze(0)
 
 
 class Linear(PyLayer):
-    """x W + b, where Paddle adds the bias in a pass of its own, and sums its gradient slowly."""
+    """x W + b. Paddle adds the bias in a pass of its own, and sums its gradient slowly."""
 
     @staticmethod
     def forward(ctx, x, weight_IO, bias_O):
-        ctx.wanted = _wanted(x, weight_IO, bias_O)
+        ctx.need_grad = _need_grad(x, weight_IO, bias_O)
         ctx.save_for_backward(x, weight_IO)
         y_RO = paddle.addmm(bias_O.unsqueeze(0), x.reshape([-1, x.shape[-1]]), weight_IO)
         return y_RO.reshape([*x.shape[:-1], -1])
@@ -45,21 +43,19 @@ class Linear(PyLayer):
     def backward(ctx, grad):
         x, weight_IO = ctx.saved_tensor()
         grad_RO = grad.reshape([-1, grad.shape[-1]])
-        x_wanted, weight_wanted, bias_wanted = ctx.wanted
-        return (
-            paddle.matmul(grad_RO, weight_IO, transpose_y=True).reshape(x.shape)
-            if x_wanted
-            else None,
-            paddle.matmul(x.reshape([-1, x.shape[-1]]), grad_RO, transpose_x=True)
-            if weight_wanted
-            else None,
-            column_sums(grad_RO) if bias_wanted else None,
-        )
+        of_x, of_weight, of_bias = ctx.need_grad
+        dx, dweight_IO = None, None
+        if of_x:
+            dx = paddle.matmul(grad_RO, weight_IO, transpose_y=True).reshape(x.shape)
+        if of_weight:
+            x_RI = x.reshape([-1, x.shape[-1]])
+            dweight_IO = paddle.matmul(x_RI, grad_RO, transpose_x=True)
+        return dx, dweight_IO, column_sums(grad_RO) if of_bias else None
 
 
 class ScaleSamples(PyLayer):
-    """x * scale with one number for each sample. Paddle's product keeps x too, for a gradient of
-    the scale that nobody wants.
+    """x * scale with one number for each sample. Paddle's product also keeps x, for the gradient of
+    the scale, which nothing needs.
     """
 
     @staticmethod
@@ -74,14 +70,14 @@ class ScaleSamples(PyLayer):
 
 
 class LayerNorm(PyLayer):
-    """LayerNorm over the last axis. Backward it is a BatchNorm of one sample whose channels are the
-    rows, and that kernel's gradient takes a tenth of the time of LayerNorm's own.
+    """LayerNorm over the last axis. Its gradient is that of a BatchNorm of one sample whose
+    channels are the rows, and the BatchNorm kernel takes a tenth of the time.
     """
 
     @staticmethod
     def forward(ctx, x, weight_C, bias_C, eps: float):
         ctx.eps = eps
-        ctx.wanted = _wanted(x, weight_C, bias_C)
+        ctx.need_grad = _need_grad(x, weight_C, bias_C)
         ctx.save_for_backward(x, weight_C)
         return F.layer_norm(x, [x.shape[-1]], weight_C, bias_C, eps)
 
@@ -89,28 +85,26 @@ class LayerNorm(PyLayer):
     def backward(ctx, grad):
         x, weight_C = ctx.saved_tensor()
         channels = x.shape[-1]
-        x_wanted, weight_wanted, bias_wanted = ctx.wanted
+        of_x, of_weight, of_bias = ctx.need_grad
         x_1RC = x.reshape([1, -1, channels])
         grad_RC = grad.reshape([-1, channels])
         rows = x_1RC.shape[1]
         zeros_R, ones_R = paddle.zeros([rows], x.dtype), paddle.ones([rows], x.dtype)
-        # The kernels want running statistics too, which they write to, and a rate to mix them at.
-        how = (0.9, ctx.eps, "NCHW", False, False)
+        # The kernels also take running statistics, which they write to, and their momentum.
+        options = (0.9, ctx.eps, "NCHW", False, False)
         n_1RC, *statistics = _C_ops.batch_norm(
-            x_1RC, zeros_R.clone(), ones_R.clone(), ones_R, zeros_R, False, *how
+            x_1RC, zeros_R.clone(), ones_R.clone(), ones_R, zeros_R, False, *options
         )
-        dx = None
-        if x_wanted:
+        dx, dweight_C = None, None
+        if of_x:
             dn_1RC = (grad_RC * weight_C).unsqueeze(0)
             dx_1RC, _, _ = _C_ops.batch_norm_grad(
-                x_1RC, ones_R, zeros_R, *statistics, dn_1RC, *how[:3], False, *how[3:]
+                x_1RC, ones_R, zeros_R, *statistics, dn_1RC, *options[:3], False, *options[3:]
             )
             dx = dx_1RC.reshape(x.shape)
-        return (
-            dx,
-            column_sums(n_1RC.squeeze(0).multiply_(grad_RC)) if weight_wanted else None,
-            column_sums(grad_RC) if bias_wanted else None,
-        )
+        if of_weight:
+            dweight_C = column_sums(n_1RC.squeeze(0).multiply_(grad_RC))
+        return dx, dweight_C, column_sums(grad_RC) if of_bias else None
 
 
 class Conv2D(PyLayer):
@@ -119,13 +113,15 @@ class Conv2D(PyLayer):
     @staticmethod
     def forward(ctx, x_BCYX, weight_OIKK, stride: int, padding: int, groups: int):
         ctx.geometry = (stride, padding, groups)
-        ctx.wanted = _wanted(x_BCYX, weight_OIKK)
+        ctx.need_grad = _need_grad(x_BCYX, weight_OIKK)
         ctx.save_for_backward(x_BCYX, weight_OIKK)
         return onednn.conv2d(x_BCYX, weight_OIKK, *ctx.geometry)
 
     @staticmethod
     def backward(ctx, grad_BOYX):
-        return onednn.conv2d_grad(*ctx.saved_tensor(), grad_BOYX, *ctx.geometry, tuple(ctx.wanted))
+        return onednn.conv2d_grad(
+            *ctx.saved_tensor(), grad_BOYX, *ctx.geometry, tuple(ctx.need_grad)
+        )
 
 
 class Gelu(PyLayer):
@@ -142,13 +138,13 @@ class Gelu(PyLayer):
 
 
 class QuickGelu(PyLayer):
-    """x * sigmoid(1.702 x) = swish(1.702 x) / 1.702, of which only x is kept: one activation of the
-    feed-forward's width less.
-    """
+    """x * sigmoid(1.702 x) = swish(1.702 x) / 1.702. Only x is kept for the backward pass."""
 
     @staticmethod
     def forward(ctx, x):
         ctx.save_for_backward(x)
+        # Not in place: outputs of a graph share one version counter, so a layer that keeps this
+        # output would find it changed by a later call.
         return onednn.swish(x * 1.702) * (1 / 1.702)
 
     @staticmethod
@@ -158,20 +154,16 @@ class QuickGelu(PyLayer):
 
 
 class Attention(PyLayer):
-    """softmax(q k^T * scale) v, some heads or a part of one head's queries at a time. Only q, k and
-    v are kept for the backward pass, which makes the weights anew: memory grows with the tokens and
-    not with their square, and the scores never leave the cache.
+    """softmax(q k^T * scale) v, for some heads, or some queries of a head, at a time. Only q, k and
+    v are kept for the backward pass, which computes the weights again: memory grows with the tokens
+    rather than with their square, and the scores stay in the cache.
     """
 
     @staticmethod
     def forward(ctx, q_BNHD, k_BMHD, v_BMHD, scale: float):
         ctx.heads, ctx.scale = q_BNHD.shape[2], scale
-        ctx.wanted = _wanted(q_BNHD, k_BMHD, v_BMHD)
-        q_GND, k_GMD, v_GMD = (
-            _heads_first(q_BNHD * scale),
-            _heads_first(k_BMHD),
-            _heads_first(v_BMHD),
-        )
+        ctx.need_grad = _need_grad(q_BNHD, k_BMHD, v_BMHD)
+        q_GND, k_GMD, v_GMD = (_heads_first(x) for x in (q_BNHD * scale, k_BMHD, v_BMHD))
         ctx.save_for_backward(q_GND, k_GMD, v_GMD)
         out = [
             _joined([_weights(q, k) @ v for q in _queries(q, k)])
@@ -185,13 +177,11 @@ class Attention(PyLayer):
         grads = zip(*(_attention_grad(*part) for part in parts), strict=True)
         dq_BNHD, dk_BMHD, dv_BMHD = (_heads_last(list(grad), ctx.heads) for grad in grads)
         grads = (dq_BNHD.scale_(ctx.scale), dk_BMHD, dv_BMHD)
-        return tuple(
-            grad if wanted else None for grad, wanted in zip(grads, ctx.wanted, strict=True)
-        )
+        return tuple(g if needed else None for g, needed in zip(grads, ctx.need_grad, strict=True))
 
 
 def _attention_grad(q_GND, k_GMD, v_GMD, grad_GND):
-    """The gradients of q (its scale in it), k and v of some heads."""
+    """The gradients of q (scaled), k and v of some heads."""
     dq, dk_GMD, dv_GMD = [], None, None
     for q, grad in zip(_queries(q_GND, k_GMD), _queries(grad_GND, k_GMD), strict=True):
         weights_GNM = _weights(q, k_GMD)
@@ -212,21 +202,21 @@ def _weights(q_GND, k_GMD):
 
 
 def _heads(q_GND, k_GMD, *others):
-    """The tensors in parts of as many heads as have SCORES scores, one at least."""
+    """The tensors in parts of heads that have SCORES scores at most, or of one head."""
     count, scores = q_GND.shape[0], q_GND.shape[1] * k_GMD.shape[1]
     sizes = _sizes(count, SCORES // scores)
     return zip(*(x.split(sizes) for x in (q_GND, k_GMD, *others)), strict=True)
 
 
 def _queries(x_GND, k_GMD):
-    """The queries of some heads in blocks that have SCORES scores at most."""
+    """The queries of some heads in blocks that have SCORES scores at most, or of one query."""
     rows = x_GND.shape[1]
     sizes = _sizes(rows, SCORES // (x_GND.shape[0] * k_GMD.shape[1]))
     return x_GND.split(sizes, axis=1) if len(sizes) > 1 else [x_GND]
 
 
 def _sizes(count: int, size: int) -> list[int]:
-    """`count` things in parts of `size`, or of one."""
+    """Sizes of the parts of `count` items, `size` each, or 1."""
     size = max(1, size)
     return [min(size, count - start) for start in range(0, count, size)]
 

@@ -98,8 +98,8 @@ def test_convolution(name, batch):
     check(in_float32(ours, *tensors), expected)
 
 
-@pytest.mark.parametrize("wanted", [(True, False), (False, True), (False, False)])
-def test_frozen_inputs_of_a_convolution(wanted):
+@pytest.mark.parametrize("needed", [(True, False), (False, True), (False, False)])
+def test_frozen_inputs_of_a_convolution(needed):
     # Small whole numbers, whose sums no order rounds.
     tensors = [(normal(*shape) * 2).round() for shape in ((2, 3, 8, 8), (4, 3, 3, 3))]
     bias = (normal(4) * 2).round()
@@ -107,13 +107,13 @@ def test_frozen_inputs_of_a_convolution(wanted):
     found = []
     for function in (cpu_ops.Conv2D.apply, lambda x, w, *how: F.conv2d(x, w, None, *how[:2])):
         inputs = [tensor.clone().detach() for tensor in tensors]
-        for tensor, is_wanted in zip(inputs, wanted, strict=True):
-            tensor.stop_gradient = not is_wanted
+        for tensor, is_needed in zip(inputs, needed, strict=True):
+            tensor.stop_gradient = not is_needed
         ((function(*inputs, 2, 1, 1) + bias.reshape([-1, 1, 1])) ** 2).sum().backward()
         found.append([tensor.grad for tensor in inputs])
-    for ours, own, is_wanted in zip(*found, wanted, strict=True):
-        assert (ours is not None) == is_wanted
-        if is_wanted:
+    for ours, own, is_needed in zip(*found, needed, strict=True):
+        assert (ours is not None) == is_needed
+        if is_needed:
             np.testing.assert_array_equal(ours.numpy(), own.numpy())
 
 
@@ -204,7 +204,7 @@ def test_a_paddle_that_makes_graphs_otherwise(monkeypatch, caplog):
     monkeypatch.setattr(onednn, "PassManager", Other)
     monkeypatch.setattr(onednn.get_logger(), "propagate", True)
     assert not onednn._is_right.__wrapped__()
-    assert "without oneDNN's kernels, slower: no such thing any more" in caplog.text
+    assert "oneDNN" in caplog.text and "no such thing any more" in caplog.text
     monkeypatch.setattr(onednn, "usable", lambda: False)
     x = normal(2, 3, 4)
     np.testing.assert_array_equal(gelu(x).numpy(), F.gelu(x).numpy())
@@ -215,7 +215,7 @@ def test_a_paddle_that_makes_graphs_otherwise(monkeypatch, caplog):
 
 
 def test_a_paddle_whose_gradient_has_its_axes_elsewhere(monkeypatch):
-    """What is checked is the result, not only that there is one."""
+    """The result is compared, not only its presence."""
     real = onednn.conv2d_grad
 
     def turned(*arguments):
