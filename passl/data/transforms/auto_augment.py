@@ -81,67 +81,44 @@ class RandPolicy(NamedTuple):
     noise: Noise
 
 
-# Operations that RandAugment draws from, with weights. `inc1` replaces those whose strength does
-# not always increase with the magnitude.
-_STANDARD = dict.fromkeys(
-    (
-        "AutoContrast",
-        "Equalize",
-        "Invert",
-        "Rotate",
-        "Posterize",
-        "Solarize",
-        "SolarizeAdd",
-        "Color",
-        "Contrast",
-        "Brightness",
-        "Sharpness",
-        "ShearX",
-        "ShearY",
-        "TranslateX",
-        "TranslateY",
-    ),
-    1.0,
+def _weighted(groups: Mapping[float, str]) -> Mapping[str, float]:
+    """Return the weight of each operation, from the operations of each weight."""
+    return {op: weight for weight, ops in groups.items() for op in ops.split()}
+
+
+# Operations that RandAugment draws from. `inc1` replaces those whose strength does not always
+# increase with the magnitude.
+_STANDARD = _weighted(
+    {
+        1: "AutoContrast Equalize Invert Rotate Posterize Solarize SolarizeAdd Color Contrast "
+        "Brightness Sharpness ShearX ShearY TranslateX TranslateY"
+    }
 )
 _INCREASING = {
     f"{op}Increasing" if f"{op}Increasing" in OPS else op: weight
     for op, weight in _STANDARD.items()
 }
-_NAMED_SETS: Mapping[str, Mapping[str, float]] = {
-    "3a": {"SolarizeIncreasing": 1, "Desaturate": 1, "GaussianBlur": 1},
-    "3aw": {
-        "SolarizeIncreasing": 6,
-        "Desaturate": 6,
-        "GaussianBlur": 6,
-        "Rotate": 3,
-        "ShearX": 2,
-        "ShearY": 2,
-        "PosterizeIncreasing": 1,
-        "AutoContrast": 1,
-        "ColorIncreasing": 1,
-        "SharpnessIncreasing": 1,
-        "ContrastIncreasing": 1,
-        "BrightnessIncreasing": 1,
-        "Equalize": 1,
-        "Invert": 1,
-    },
-    "weights": {
-        "Rotate": 3,
-        "ShearX": 2,
-        "ShearY": 2,
-        "TranslateX": 1,
-        "TranslateY": 1,
-        "ColorIncreasing": 0.25,
-        "SharpnessIncreasing": 0.25,
-        "AutoContrast": 0.25,
-        "SolarizeIncreasing": 0.05,
-        "SolarizeAdd": 0.05,
-        "ContrastIncreasing": 0.05,
-        "BrightnessIncreasing": 0.05,
-        "Equalize": 0.05,
-        "PosterizeIncreasing": 0.05,
-        "Invert": 0.05,
-    },
+_NAMED_SETS = {
+    "3a": _weighted({1: "SolarizeIncreasing Desaturate GaussianBlur"}),
+    "3aw": _weighted(
+        {
+            6: "SolarizeIncreasing Desaturate GaussianBlur",
+            3: "Rotate",
+            2: "ShearX ShearY",
+            1: "PosterizeIncreasing AutoContrast ColorIncreasing SharpnessIncreasing "
+            "ContrastIncreasing BrightnessIncreasing Equalize Invert",
+        }
+    ),
+    "weights": _weighted(
+        {
+            3: "Rotate",
+            2: "ShearX ShearY",
+            1: "TranslateX TranslateY",
+            0.25: "ColorIncreasing SharpnessIncreasing AutoContrast",
+            0.05: "SolarizeIncreasing SolarizeAdd ContrastIncreasing BrightnessIncreasing Equalize "
+            "PosterizeIncreasing Invert",
+        }
+    ),
 }
 
 Pairs = Sequence[Sequence[Layer]]
