@@ -62,8 +62,8 @@ def timm_auto_augment(monkeypatch):
     """timm's module, with the one thing that ours does otherwise: a bit is kept."""
     from timm.data import auto_augment
 
-    def posterize(picture, bits, **_):
-        return picture if bits >= 8 else ImageOps.posterize(picture, max(bits, 1))
+    def posterize(image, bits, **_):
+        return image if bits >= 8 else ImageOps.posterize(image, max(bits, 1))
 
     for name in ("Posterize", "PosterizeIncreasing", "PosterizeOriginal"):
         monkeypatch.setitem(auto_augment.NAME_TO_OP, name, posterize)
@@ -71,18 +71,18 @@ def timm_auto_augment(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     with Image.open(GOLDEN / "flower.jpg") as file:
         return file.convert("RGB").resize((48, 40))
 
 
-def check_policy(ours, theirs, module, picture, monkeypatch, seeds: int) -> None:
+def check_policy(ours, theirs, module, image, monkeypatch, seeds: int) -> None:
     for seed in range(seeds):
         stream = Stream(np.random.default_rng(seed))
         monkeypatch.setattr(module, "random", stream)
         monkeypatch.setattr(np.random, "choice", stream.choices)
-        expected = theirs(picture)
-        actual = ours(picture, np.random.default_rng(seed))
+        expected = theirs(image)
+        actual = ours(image, np.random.default_rng(seed))
         np.testing.assert_array_equal(np.asarray(actual), np.asarray(expected), f"seed {seed}")
 
 
@@ -105,11 +105,11 @@ RAND_POLICIES = [
 
 
 @pytest.mark.parametrize("policy", RAND_POLICIES)
-def test_rand_augment_equals_timm(timm_auto_augment, picture, monkeypatch, policy):
+def test_rand_augment_equals_timm(timm_auto_augment, image, monkeypatch, policy):
     hparams = {"img_mean": (124, 116, 104), "interpolation": Image.Resampling.BICUBIC}
     theirs = timm_auto_augment.rand_augment_transform(policy, dict(hparams))
     ours = RandAugment(policy=policy)
-    check_policy(ours, theirs, timm_auto_augment, picture, monkeypatch, 150)
+    check_policy(ours, theirs, timm_auto_augment, image, monkeypatch, 150)
 
 
 @pytest.mark.parametrize(
@@ -123,11 +123,11 @@ def test_rand_augment_equals_timm(timm_auto_augment, picture, monkeypatch, polic
         ("autoaugr", "originalr"),
     ],
 )
-def test_auto_augment_equals_timm(timm_auto_augment, picture, monkeypatch, policy, timms):
+def test_auto_augment_equals_timm(timm_auto_augment, image, monkeypatch, policy, timms):
     # Without "interpolation", timm draws bilinear or bicubic for each op.
     theirs = timm_auto_augment.auto_augment_transform(timms, {"img_mean": (124, 116, 104)})
     ours = AutoAugment(policy=policy, interpolation="random")
-    check_policy(ours, theirs, timm_auto_augment, picture, monkeypatch, 400)
+    check_policy(ours, theirs, timm_auto_augment, image, monkeypatch, 400)
 
 
 def test_every_auto_augment_layer_equals_timms(timm_auto_augment):
@@ -141,13 +141,13 @@ def test_every_auto_augment_layer_equals_timms(timm_auto_augment):
         ]
 
 
-def test_three_augment_equals_timm(timm_auto_augment, picture, monkeypatch):
+def test_three_augment_equals_timm(timm_auto_augment, image, monkeypatch):
     theirs = timm_auto_augment.auto_augment_transform("3a", {"img_mean": (124, 116, 104)})
-    check_policy(ThreeAugment(), theirs, timm_auto_augment, picture, monkeypatch, 60)
+    check_policy(ThreeAugment(), theirs, timm_auto_augment, image, monkeypatch, 60)
 
 
 @pytest.mark.parametrize("magnitude", [half / 2 for half in range(32)])
-def test_every_op_equals_timm_at_every_level(timm_auto_augment, picture, monkeypatch, magnitude):
+def test_every_op_equals_timm_at_every_level(timm_auto_augment, image, monkeypatch, magnitude):
     from passl.data.transforms.augment_ops import OPS, Geometry
 
     geometry = Geometry((1, 2, 3), "bilinear", None)
@@ -160,12 +160,12 @@ def test_every_op_equals_timm_at_every_level(timm_auto_augment, picture, monkeyp
         for seed in range(4):
             stream = Stream(np.random.default_rng(seed))
             monkeypatch.setattr(timm_auto_augment, "random", stream)
-            actual = op(picture, magnitude / 10, np.random.default_rng(seed), geometry)
-            np.testing.assert_array_equal(np.asarray(actual), np.asarray(theirs(picture)), name)
+            actual = op(image, magnitude / 10, np.random.default_rng(seed), geometry)
+            np.testing.assert_array_equal(np.asarray(actual), np.asarray(theirs(image)), name)
 
 
 @pytest.mark.parametrize("name", ["TranslateX", "TranslateY"])
-def test_translate_const_is_timms_absolute_shift(timm_auto_augment, picture, monkeypatch, name):
+def test_translate_const_is_timms_absolute_shift(timm_auto_augment, image, monkeypatch, name):
     from passl.data.transforms.augment_ops import OPS, Geometry
 
     hparams = {"interpolation": Image.Resampling.BICUBIC, "translate_const": 17}
@@ -173,8 +173,8 @@ def test_translate_const_is_timms_absolute_shift(timm_auto_augment, picture, mon
     for seed in range(4):
         monkeypatch.setattr(timm_auto_augment, "random", Stream(np.random.default_rng(seed)))
         rng = np.random.default_rng(seed)
-        actual = OPS[name](picture, 0.7, rng, Geometry((0, 0, 0), "bicubic", 17))
-        np.testing.assert_array_equal(np.asarray(actual), np.asarray(theirs(picture)))
+        actual = OPS[name](image, 0.7, rng, Geometry((0, 0, 0), "bicubic", 17))
+        np.testing.assert_array_equal(np.asarray(actual), np.asarray(theirs(image)))
 
 
 # -------------------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ def test_mixup_draws_as_timm_does(mixup_alpha, cutmix_alpha):
 # Pictures, against torchvision and timm
 # -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("option", ["brightness", "contrast", "saturation", "hue"])
-def test_color_jitter_equals_torchvision(picture, option):
+def test_color_jitter_equals_torchvision(image, option):
     from torchvision.transforms import ColorJitter as Theirs
     from torchvision.transforms import functional
 
@@ -290,29 +290,29 @@ def test_color_jitter_equals_torchvision(picture, option):
         assert ColorJitter(**{option: amount}).range_of(option) == getattr(theirs, option)
     for step in range(1, 21):  # not 0: torchvision's own ColorJitter leaves that out
         factor = step / 20 - 0.525 if option == "hue" else step / 8
-        expected = getattr(functional, f"adjust_{option}")(picture, factor)
-        actual = ColorJitter(**{option: [factor, factor]})(picture, np.random.default_rng(0))
+        expected = getattr(functional, f"adjust_{option}")(image, factor)
+        actual = ColorJitter(**{option: [factor, factor]})(image, np.random.default_rng(0))
         np.testing.assert_array_equal(np.asarray(actual), np.asarray(expected))
 
 
-def test_grayscale_equals_torchvision(picture):
+def test_grayscale_equals_torchvision(image):
     from torchvision.transforms import functional
 
-    actual = RandomGrayscale(p=1.0)(picture, np.random.default_rng(0))
-    expected = functional.to_grayscale(picture, num_output_channels=3)
+    actual = RandomGrayscale(p=1.0)(image, np.random.default_rng(0))
+    expected = functional.to_grayscale(image, num_output_channels=3)
     np.testing.assert_array_equal(np.asarray(actual), np.asarray(expected))
 
 
 @pytest.mark.parametrize("interpolation", ["random", "bilinear"])
-def test_random_resized_crop_resamples_as_timm_does(picture, monkeypatch, interpolation):
+def test_random_resized_crop_resamples_as_timm_does(image, monkeypatch, interpolation):
     from timm.data import transforms
 
     ours = RandomResizedCrop(size=32, interpolation=interpolation)
     theirs = transforms.RandomResizedCropAndInterpolation(32, interpolation=interpolation)
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        left, top, width, height = ours.box(*picture.size, rng)
+        left, top, width, height = ours.box(*image.size, rng)
         monkeypatch.setattr(theirs, "get_params", lambda *_: (top, left, height, width))  # noqa: B023
         monkeypatch.setattr(transforms, "random", Stream(rng))
-        actual = ours(picture, np.random.default_rng(seed))
-        np.testing.assert_array_equal(np.asarray(actual), np.asarray(theirs(picture)))
+        actual = ours(image, np.random.default_rng(seed))
+        np.testing.assert_array_equal(np.asarray(actual), np.asarray(theirs(image)))

@@ -28,11 +28,11 @@ def written(tmp_path):
     pattern = str(tmp_path / "train-%03d.tar")
     with webdataset.ShardWriter(pattern, maxcount=8, verbose=0) as sink:
         for index in range(30):
-            picture = Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8))
+            image = Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8))
             sink.write(
                 {
                     "__key__": f"{'deep/' * (index % 2)}sample{index:04d}",
-                    "png": picture,
+                    "png": image,
                     "cls": int(rng.integers(7)),
                     "txt": "a caption",
                     "json": {"label": int(rng.integers(7))},
@@ -51,9 +51,9 @@ def test_the_samples_of_its_reader(written, label_key):
     assert len(dataset) == len(theirs) == 30
     decoded = list(webdataset.WebDataset(written["shards"], shardshuffle=False).decode())
     for index, (raw, sample) in enumerate(zip(theirs, decoded, strict=True)):
-        picture, label = dataset[index]
+        image, label = dataset[index]
         expected = np.asarray(Image.open(io.BytesIO(raw["png"])))
-        np.testing.assert_array_equal(np.asarray(picture), expected)
+        np.testing.assert_array_equal(np.asarray(image), expected)
         assert label == (sample["cls"] if label_key == "cls" else sample["json"]["label"])
         assert dataset.members[index] == f"{raw['__key__']}.png"
 
