@@ -60,11 +60,12 @@ class Model(nn.Layer):
             architecture = _with_numerics(architecture, file)
             self.numerics = {key: architecture[key] for key in file.numerics}
         self.backbone = build_backbone(architecture)
-        derived = {"in_channels": self.backbone.num_features}
-        if classes is not None:
-            derived["num_classes"] = len(classes)
-        head = derived | {k: v for k, v in section["head"].items() if v is not None}
-        if "num_classes" not in head:
+        head = dict(section["head"])
+        if head.get("in_channels") is None:
+            head["in_channels"] = self.backbone.num_features
+        if head.get("num_classes") is None and classes is not None:
+            head["num_classes"] = len(classes)
+        if head.get("num_classes") is None:
             raise ConfigError(
                 "model.head.num_classes is missing; only training and evaluation can derive it, "
                 "from the dataset"

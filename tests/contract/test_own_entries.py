@@ -194,6 +194,13 @@ def test_a_width_that_does_not_fit(own):
         Model(cfg, classes=["a", "b"])
 
 
+def test_null_is_a_value_but_for_derived_options(own):
+    left_out = ["model.head.in_channels=null", "model.head.num_classes=null"]
+    assert Model(get_config(own, left_out), classes=["a", "b"]).num_classes == 2
+    with pytest.raises(ConfigError, match="hidden: must be a whole number, not None"):
+        Model(get_config(own, ["model.head.hidden=null"]), classes=["a", "b"])
+
+
 def test_wrong_options_are_found_by_the_check(own):
     wrong = ["model.head.hiden=3", "optimizer.slow=x", "dataloader.val.dataset.count=a lot"]
     with pytest.raises(ConfigError) as caught:
