@@ -117,7 +117,8 @@ def _shipped_config(architecture: Mapping[str, Any]) -> dict[str, Any]:
 def _imports(config: Mapping[str, Any], transforms: Sequence[Mapping[str, Any]]) -> list[str]:
     """The modules that the config names, if a transform is of one of them."""
     homes = [TRANSFORMS.get(node["name"]).__module__ for node in transforms]
-    return [] if all(home.startswith("passl.") for home in homes) else list(config["imports"])
+    is_own = all(home.startswith("passl.") for home in homes)
+    return [] if is_own else list(config.get("imports", ()))
 
 
 def _dataset(config: Mapping[str, Any], part: str) -> Mapping[str, Any]:

@@ -141,10 +141,10 @@ def val_folder(tmp_path):
 
 def test_real_labels_valid_labels_and_crop(run_tool, weights, val_folder, tmp_path):
     data = ("-o", f"dataloader.val.dataset={val_folder}")
-    predictions = tmp_path / "p.jsonl"
-    run_tool("eval.py", *weights, *data, "--predictions", predictions)
+    file = tmp_path / "p.jsonl"
+    run_tool("eval.py", *weights, *data, "--predictions", file)
     predictions = {}
-    for line in predictions.read_text().splitlines():
+    for line in file.read_text().splitlines():
         sample = json.loads(line)
         number = int(Path(sample["name"]).stem.split("_")[-1])
         predictions[number] = [prediction["label"] for prediction in sample["best"]]
