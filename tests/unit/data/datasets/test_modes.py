@@ -343,6 +343,7 @@ def test_default_mean_and_std(mode, mean, std):
 def test_given_mean_and_std(mode, values):
     image = rgba().convert(mode)
     array = Normalize(mean=values, std=values)(image, np.random.default_rng(0))
+    assert array.flags.c_contiguous
     pixels = np.asarray(image, float).reshape(20, 24, -1) / 255
     expected = (pixels / values - 1).transpose(2, 0, 1)
     np.testing.assert_allclose(array, expected, rtol=0, atol=1e-5)
