@@ -7,12 +7,10 @@ import hashlib
 import io
 import pickle
 import re
-import ssl
 import struct
 import tarfile
 import threading
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from passl.data import DATASETS
 from passl.data.datasets import cifar as cifar_module
 from passl.data.datasets.cifar import CIFAR10, CIFAR100
 from passl.errors import ConfigError, RunError
+from tests.unit.io.download_server import Server, status
 
 ROOT = Path(__file__).resolve().parents[4]
 RNG = np.random.default_rng(0)
@@ -390,43 +389,25 @@ def test_class_names_download_nothing(tmp_path):
 # -------------------------------------------------------------------------------------------------
 # Downloads
 # -------------------------------------------------------------------------------------------------
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.server.requests.append(self.path)
-        body = self.server.files.get(self.path)
-        self.send_response(404 if body is None else 200)
-        self.send_header("Content-Length", str(len(body or b"")))
-        self.send_header("Content-Type", "application/x-gzip")
-        self.end_headers()
-        self.wfile.write(body or b"")
-
-    def log_message(self, format, *args):
-        pass
-
-
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """An https server on loopback that has a small CIFAR-10 under ~kriz."""
+    """A server on loopback that has a small CIFAR-10, once."""
     authority = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    certificates = tmp_path / "authority.pem"
-    authority.cert_pem.write_to_path(str(certificates))
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificates))
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
     files, contents = ten()
     archived(tmp_path / "made.tar.gz", CIFAR10.folder, files)
     body = (tmp_path / "made.tar.gz").read_bytes()
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.socket = context.wrap_socket(httpd.socket, server_side=True)
-    httpd.files, httpd.requests = {f"/~kriz/{CIFAR10.archive}": body}, []
-    httpd.contents = contents
-    monkeypatch.setattr(CIFAR10, "url", f"https://127.0.0.1:{httpd.server_port}/~kriz/")
+    server = Server(authority)
+    server.answers = [lambda handler: handler.send(200, body)]
+    server.contents = contents
+    monkeypatch.setattr(CIFAR10, "url", f"{server.origin}/~kriz/")
     monkeypatch.setattr(CIFAR10, "sha256", hashlib.sha256(body).hexdigest())
-    thread = threading.Thread(target=lambda: httpd.serve_forever(0.05))
+    thread = threading.Thread(target=lambda: server.serve_forever(0.05))
     thread.start()
-    yield httpd
-    httpd.shutdown()
-    httpd.server_close()
+    yield server
+    server.shutdown()
+    server.server_close()
     thread.join()
 
 
@@ -436,8 +417,7 @@ def test_download(server, tmp_path):
     for _ in range(2):  # the second time it is there
         contents = [server.contents[f"data_batch_{n}"] for n in range(1, 6)]
         assert_samples(DATASETS.build(node), contents, "labels")
-    assert server.requests == [f"/~kriz/{CIFAR10.archive}"]
-    assert (root / CIFAR10.archive).read_bytes() == server.files[server.requests[0]]
+    assert [request["path"] for request in server.requests] == [f"/~kriz/{CIFAR10.archive}"]
     assert len(CIFAR10(dataroot=str(root), split="val")) == 4
 
 
@@ -451,7 +431,7 @@ def test_download_does_not_overwrite_existing_files(server, tmp_path):
 
 
 def test_failed_download_says_which_file_to_put_where(tmp_path, server):
-    server.files.clear()
+    server.answers = [status(404)] * 10
     root = tmp_path / "new"
     with pytest.raises(RunError) as caught:
         CIFAR10(dataroot=str(root), split="val", download=True)
