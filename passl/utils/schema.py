@@ -325,6 +325,9 @@ def _range(schema: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
+    """A value as YAML writes it."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, list | tuple):

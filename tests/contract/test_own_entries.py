@@ -197,7 +197,7 @@ def test_a_width_that_does_not_fit(own):
 def test_null_is_a_value_but_for_derived_options(own):
     left_out = ["model.head.in_channels=null", "model.head.num_classes=null"]
     assert Model(get_config(own, left_out), classes=["a", "b"]).num_classes == 2
-    with pytest.raises(ConfigError, match="hidden: must be a whole number, not None"):
+    with pytest.raises(ConfigError, match="hidden: must be a whole number, not null"):
         Model(get_config(own, ["model.head.hidden=null"]), classes=["a", "b"])
 
 

@@ -240,10 +240,10 @@ def test_what_is_missing_is_named_where_it_should_stand():
 @pytest.mark.parametrize(
     ("value", "rule"),
     [
-        (True, "must be a whole number, not True"),
+        (True, "must be a whole number, not true"),
         (1.5, "must be a whole number, not 1.5"),
         ("1", "must be a whole number, not '1'"),
-        (None, "must be a whole number, not None"),
+        (None, "must be a whole number, not null"),
         ([1], "must be a whole number, not [1]"),
         ((1, "a"), "must be a whole number, not [1, 'a']"),
         ({"a": 1}, "must be a whole number, not a mapping"),
