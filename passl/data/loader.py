@@ -130,12 +130,12 @@ class Loader:
         batches = self._read_here() if self._workers is None else self._workers.batches(check)
         with closing(batches):  # an error ends the workers at once
             for *arrays, encoded in batches:
-                report = decode_report(encoded.numpy())
+                report = decode_report(encoded)
                 if report.error is not None:
                     raise (RunError if report.expected else RuntimeError)(report.error)
                 for index, text in report.bad:
                     self.note(index, text)
-                if arrays:
+                if len(arrays) > 1:
                     yield Batch(*arrays)
 
     def original(self, index: int) -> Image.Image | None:
@@ -174,9 +174,9 @@ class Loader:
         for keys in self.sampler:
             with _keep_global_generators():
                 arrays = self._read(keys)
-            yield [paddle.to_tensor(array) for array in arrays]
+            yield [a if isinstance(a, str) else paddle.to_tensor(a) for a in arrays]
 
-    def _read(self, keys: Sequence[Key]) -> list[np.ndarray]:
+    def _read(self, keys: Sequence[Key]) -> list[np.ndarray | str]:
         return collate((self.samples[key] for key in keys), len(keys))
 
     def _fits_shared_memory(self, samples: int) -> bool:

@@ -85,7 +85,10 @@ class Samples:
         return Sample(image, label, index, tuple(bad))
 
 
-def collate(samples: Iterable[Sample | Exception], count: int) -> list[np.ndarray]:
+_NOTHING = np.zeros(1, np.uint8)
+
+
+def collate(samples: Iterable[Sample | Exception], count: int) -> list[np.ndarray | str]:
     """Stack samples into a batch.
 
     Paddle can lose a worker's exception or hang, so errors are returned as data.
@@ -94,8 +97,8 @@ def collate(samples: Iterable[Sample | Exception], count: int) -> list[np.ndarra
         samples: at most `count`; each is copied into the batch before the next is read.
 
     Returns:
-        Images, labels, indices and an encoded `Report`; the report alone if there is an error or
-        if all samples are left out.
+        Images, labels, indices and an encoded `Report`; a placeholder, which Paddle needs, and
+        the report if there is an error or if all samples are left out.
     """
     images: np.ndarray | None = None
     labels: list[int] = []
@@ -103,7 +106,7 @@ def collate(samples: Iterable[Sample | Exception], count: int) -> list[np.ndarra
     bad: list[tuple[int, str]] = []
     for sample in samples:
         if isinstance(sample, Exception):
-            return [_encode(sample)]
+            return [_NOTHING, _encode(sample)]
         bad += sample.bad
         if sample.image is None:
             continue
@@ -115,13 +118,13 @@ def collate(samples: Iterable[Sample | Exception], count: int) -> list[np.ndarra
                 f"images of {small} and {large} cannot be in one batch; end the transforms with "
                 "one size, by RandomResizedCrop or by Resize and CenterCrop"
             )
-            return [_encode(error)]
+            return [_NOTHING, _encode(error)]
         images[len(labels)] = sample.image
         labels.append(sample.label)
         indices.append(sample.index)
     report = _encode(None, bad)
     if images is None:
-        return [report]
+        return [_NOTHING, report]
     return [
         images[: len(labels)],
         np.asarray(labels, dtype=np.int64),
@@ -144,17 +147,19 @@ class Report(NamedTuple):
     bad: Sequence[tuple[int, str]]
 
 
-def _encode(error: Exception | None, bad: Sequence[tuple[int, str]] = ()) -> np.ndarray:
-    """Return a `Report` as JSON in uint8."""
+def _encode(error: Exception | None, bad: Sequence[tuple[int, str]] = ()) -> str:
+    """Return a `Report` as JSON. Text stays on the host, where it is read; an array would be copied
+    to the GPU and back.
+    """
     lines = map(printable, str(error).split("\n"))  # a traceback has several
     report = Report(
         None if error is None else "\n".join(lines),
         isinstance(error, RunError | ConfigError),
         [(index, printable(text)) for index, text in bad],
     )
-    return np.frombuffer(json.dumps(report).encode(), dtype=np.uint8)
+    return json.dumps(report)
 
 
-def decode_report(encoded: np.ndarray) -> Report:
+def decode_report(encoded: str) -> Report:
     """Return the `Report` that `collate` has encoded."""
-    return Report(*json.loads(encoded.tobytes()))
+    return Report(*json.loads(encoded))

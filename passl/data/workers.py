@@ -61,7 +61,7 @@ class Workers:
 
     def __init__(
         self,
-        read: Callable[[Sequence[Key]], list[np.ndarray]],
+        read: Callable[[Sequence[Key]], list[np.ndarray | str]],
         sampler: BatchSampler,
         *,
         count: int,

@@ -141,7 +141,7 @@ def test_samples_are_copied_before_the_next_is_read():
 @pytest.mark.parametrize("error", [RunError("no image"), RuntimeError("a bug")])
 def test_reading_stops_at_an_error(error):
     samples = iter([Sample(np.zeros((3, 2, 2), np.float32), 0, 0), error, None])
-    (report,) = collate(samples, 3)
+    _, report = collate(samples, 3)
     assert decode_report(report) == Report(str(error), isinstance(error, RunError), [])
     assert list(samples) == [None]
 
