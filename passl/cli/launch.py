@@ -107,7 +107,7 @@ def main(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace, command: str) -> list[float]:
     """Check the options and return the seconds of --restart_waits."""
     if args.restarts and command != "train":
-        raise ConfigError(f"--restarts {args.restarts} is for training; {command} has no state")
+        raise ConfigError(f"--restarts {args.restarts} is for training, not for {command}")
     if args.restarts and args.nnodes > 1:
         raise ConfigError(
             f"--restarts {args.restarts} with --nnodes {args.nnodes}: this launcher restarts the "

@@ -131,8 +131,10 @@ def extract(
     if ranks.is_first:
         about = {
             **describe(architecture, backbone, options),
-            "transforms": node["transforms"],
-            "dataset": fingerprint(dataset),
+            "transforms": node.pop("transforms"),
+            "dataset": node,
+            "samples": fingerprint(dataset),
+            "seed": samples.seed,  # a transform may be random
         }
         unfinished = Unfinished(options.out, shape, options.dtype, about)
         if unfinished.done:

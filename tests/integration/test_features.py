@@ -120,6 +120,9 @@ def test_an_interrupted_call_is_continued(run_tool, network, tmp_path, monkeypat
     assert "is unfinished" in run_tool("probe.py", out, whole, expect=2).stderr
     other = run_tool(*call, out, "--layer", 0, expect=2)
     assert "it differs in layer" in other.stderr
+    pixels = ("-o", "seed=7", "dataloader.train.dataset.background=[0, 0, 0]")
+    other = run_tool(*call, out, *pixels, expect=2)
+    assert "it differs in dataset, seed" in other.stderr
     computed = []
     forward = features._Compute.block
     monkeypatch.setattr(
