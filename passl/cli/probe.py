@@ -10,7 +10,7 @@ from passl.cli.options import as_path
 EXAMPLES = """\
 passl probe train.npy val.npy
 passl probe train.npy val.npy --k 10 20 --temperature 0.07 --ridge
-passl probe train.npz val.npz --shots 1 5 10 --seeds 0 1 2
+passl probe train.npz val.npz --k 1 --shots 1 5 10 --seeds 0 1 2
 """
 
 
@@ -47,7 +47,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="learn from N random samples of each class, once for each seed",
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], metavar="SEED")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2, 3, 4],
+        metavar="SEED",
+        help="of the choice of these samples (default 0 1 2 3 4)",
+    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -67,7 +74,7 @@ def main(args: argparse.Namespace) -> None:
     rows = probe(train, val, options)
     for row in rows:
         kind = f"k-NN, k {row['value']}" if row["probe"] == "knn" else f"ridge, {row['value']:g}"
-        shots = f"{row['shots']} images per class, " if row["shots"] else ""
+        shots = f"shots {row['shots']}, " if row["shots"] else ""
         std = f" (std {row['std']:.2f})" if row["std"] is not None else ""
         get_logger().info("%s%s: top1 %.2f %%%s", shots, kind, row["top1"], std)
     summary = {"train": len(train.labels), "val": len(val.labels), "classes": len(train.classes)}

@@ -211,7 +211,7 @@ def _size_problems(train: Features, options: Options) -> Iterator[str]:
     for shots in options.shots:
         short = [train.classes[i] for i in np.flatnonzero(present & (counts < shots))]
         if short:
-            yield f"--shots {shots}: TRAIN has fewer images of {shortened(short)}"
+            yield f"--shots {shots}: TRAIN has fewer images of the classes {shortened(short)}"
     samples = min(options.shots) * int(present.sum()) if options.shots else len(train.labels)
     for k in options.k:
         if k > samples:

@@ -172,7 +172,12 @@ TRAIN = features(12)
     [
         (TRAIN, TRAIN, {"k": (13,)}, ["--k 13 is more than the 12 training samples"]),
         (TRAIN, TRAIN, {"k": (7,), "shots": (2, 4)}, ["--k 7 is more than the 6 training"]),
-        (TRAIN, TRAIN, {"k": (), "shots": (4, 5)}, ["--shots 5: TRAIN has fewer images of class"]),
+        (
+            TRAIN,
+            TRAIN,
+            {"k": (), "shots": (4, 5)},
+            ["--shots 5: TRAIN has fewer images of the classes"],
+        ),
         (
             *(TRAIN, TRAIN, {"k": (0,), "ridge": (0.0,), "shots": (0,), "temperature": -1.0}),
             ["--k 0 must", "--ridge 0 must", "--shots 0 must", "--temperature -1 must"],
