@@ -67,7 +67,7 @@ def test_features_of_any_batch(backbone, batch, mode):
     assert np.isfinite(features.numpy()).all()
 
 
-def test_a_batch_is_its_samples(backbone):
+def test_outputs_do_not_depend_on_the_batch(backbone):
     backbone.eval()
     images = images_of(3)
     one_by_one = paddle.concat([backbone(images[i : i + 1]) for i in range(3)])
@@ -88,7 +88,7 @@ def test_exported_with_any_batch(backbone, tmp_path):
 
 
 @pytest.mark.parametrize("size", [(32, 64), (64, 32), (48, 80)])
-def test_rectangular_images_of(backbone, size):
+def test_rectangular_images(backbone, size):
     backbone.eval()
     features = backbone(images_of(2, *size))
     assert features.shape == [2, backbone.num_features]
@@ -116,9 +116,7 @@ def test_channels_and_strides_of_each_feature_map(backbone):
 
 
 def test_height_and_width_are_not_confused(backbone):
-    """A picture and its transpose give different features, and a change at one end of a wide
-    picture changes the map there.
-    """
+    """A change at one end of a wide image changes the map there."""
     backbone.eval()
     wide = images_of(1, 32, 96)
     changed = wide.clone()
@@ -158,7 +156,7 @@ def test_state_dict_round_trip(cfg, backbone):
     np.testing.assert_array_equal(other(images_of(1)).numpy(), backbone(images_of(1)).numpy())
 
 
-def test_the_config_is_not_changed_and_builds_twice(cfg):
+def test_config_is_not_modified_and_builds_twice(cfg):
     before = copy.deepcopy(cfg)
     first, second = build_backbone(cfg), build_backbone(cfg)
     assert cfg == before

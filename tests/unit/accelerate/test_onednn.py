@@ -117,7 +117,7 @@ def test_frozen_inputs_of_a_convolution(needed):
             np.testing.assert_array_equal(ours.numpy(), own.numpy())
 
 
-def test_the_layer_follows_its_weights_and_keeps_what_it_made():
+def test_convolution_uses_new_weights_and_keeps_earlier_outputs():
     """A graph keeps weights that it takes for constants, and hands the same memory out again."""
     layer = Conv2D(4, 4, 3, 1, 1, groups=4)
     x = normal(1, 4, 5, 5)
@@ -159,13 +159,13 @@ def test_softmax(shape):
     Rounded(x.numpy()).softmax().check(onednn.softmax(x).numpy())
 
 
-def test_activations_far_out():
+def test_activations_of_large_inputs():
     x = paddle.to_tensor([-1e4, -60.0, -1e-30, 0.0, 1e-30, 60.0, 1e4])
     check(in_float32(gelu, x), with_gradient(gelu_and_slope, x))
     check(in_float32(quick_gelu, x), with_gradient(quick_gelu_and_slope, x))
 
 
-def test_another_precision_goes_by_paddle():
+def test_float64_uses_paddles_kernel():
     x = normal(3, 4).astype("float64")
     assert onednn.gelu(x).dtype == paddle.float64
     np.testing.assert_array_equal(onednn.gelu(x).numpy(), F.gelu(x).numpy())
@@ -187,7 +187,7 @@ def test_graphs_are_made_and_run_without_autocast(level, caplog):
     assert not caplog.records
 
 
-def test_making_graphs_draws_no_random_number():
+def test_making_graphs_draws_no_random_numbers():
     paddle.seed(3)
     expected = paddle.rand([4]).numpy()
     paddle.seed(3)
@@ -195,7 +195,7 @@ def test_making_graphs_draws_no_random_number():
     np.testing.assert_array_equal(paddle.rand([4]).numpy(), expected)
 
 
-def test_a_paddle_that_makes_graphs_otherwise(monkeypatch, caplog):
+def test_fallback_where_graphs_cannot_be_made(monkeypatch, caplog):
     class Other:
         def __init__(self):
             raise AttributeError("no such thing any more")
@@ -214,7 +214,7 @@ def test_a_paddle_that_makes_graphs_otherwise(monkeypatch, caplog):
     np.testing.assert_array_equal(layer(maps).numpy(), expected.numpy())
 
 
-def test_a_paddle_whose_gradient_has_its_axes_elsewhere(monkeypatch):
+def test_wrong_gradients_are_detected(monkeypatch):
     """The result is compared, not only its presence."""
     real = onednn.conv2d_grad
 
@@ -226,7 +226,7 @@ def test_a_paddle_whose_gradient_has_its_axes_elsewhere(monkeypatch):
     assert not onednn._is_right.__wrapped__()
 
 
-def test_other_graphs_of_the_process_keep_their_axes():
+def test_convolutions_do_not_permute_axes_of_other_graphs():
     """A convolution with its channels last would turn all larger tensors that oneDNN sees later."""
     x = normal(2, 3, 5)
     graph = onednn.Graph(_activated, [[-1, -1, -1]])

@@ -68,7 +68,7 @@ def gpsa_by_definition(attn: GPSA, x_BNC, rows: int, columns: int):
 
 @pytest.mark.parametrize("grid", [(4, 4), (3, 5), (6, 2), (1, 7), (1, 1)])
 @pytest.mark.parametrize("bias", [False, True])
-def test_gpsa_is_its_definition_in_value_and_gradient(grid, bias):
+def test_gpsa_equals_its_definition_in_value_and_gradient(grid, bias):
     """In double precision, where two forms of one formula agree to the last few digits."""
     attn = randomised(GPSA(16, 4, qkv_bias=bias, scale=4**-0.5)).to(dtype="float64")
     x = normal(2, grid[0] * grid[1], 16, dtype="float64")
@@ -88,7 +88,7 @@ def test_gpsa_is_its_definition_in_value_and_gradient(grid, bias):
         check_forms(ours[name], expected, largest)  # the gradient of a bias of scores is zero
 
 
-def test_attention_map_is_the_definition():
+def test_attention_map_equals_its_definition():
     attn = randomised(GPSA(16, 4, qkv_bias=False, scale=4**-0.5))
     attn, x = attn.to(dtype="float64"), normal(2, 15, 16, dtype="float64")
     ours = attn.attention_map(x, (3, 5)).numpy()
@@ -113,7 +113,7 @@ def test_attention_dropout_takes_the_dense_form():
 
 
 @pytest.mark.parametrize("heads", [4, 9, 16])
-def test_local_initialisation_is_a_convolution(heads):
+def test_local_initialisation_attends_to_a_window(heads):
     """Each head of a fresh ConViT attends most to one neighbour, and together they cover a K x K
     window.
     """
@@ -166,7 +166,7 @@ def test_the_class_token_joins_before_the_first_non_local_block():
     assert [type(block.attn).__name__ for block in backbone.blocks] == ["GPSA", "GPSA", "MHSA"]
 
 
-def test_all_blocks_local_needs_the_mean():
+def test_only_local_blocks_need_average_pooling():
     with pytest.raises(
         ValueError, match="local_up_to_layer 3 leaves no block .* set global_pool: avg"
     ):
@@ -184,7 +184,7 @@ def test_average_pooling_leaves_the_class_token_out():
     Rounded(backbone.norm(patches).numpy()).mean(1)[:, 0].check(backbone(images).numpy())
 
 
-def test_another_size_resamples_the_position_embedding():
+def test_position_embedding_is_resampled_for_another_size():
     backbone = small().to(dtype="float64")
     images = normal(1, 3, 48, 24, dtype="float64")
     expected = resample_positions(backbone.pos_embed, (4, 4), (6, 3))
@@ -235,17 +235,17 @@ def test_resampling_is_bicubic(new):
         ({"token_dropout": -0.1}, "token_dropout: must be a number of at least 0 and below 1"),
     ],
 )
-def test_options_that_do_not_go_together(options, rule):
+def test_conflicting_options_are_refused(options, rule):
     with pytest.raises(ValueError, match=rule):
         small(**options)
 
 
-def test_a_picture_that_the_patch_does_not_divide():
+def test_image_size_must_be_a_multiple_of_the_patch_size():
     with pytest.raises(ValueError, match="33x32 does not divide into patches of 8"):
         small()(normal(1, 3, 33, 32))
 
 
-def test_heads_or_head_width():
+def test_head_dim_replaces_num_heads():
     assert small(num_heads=None, head_dim=8).blocks[0].attn.num_heads == 2
     assert small(num_heads=None, embed_dim=192).blocks[0].attn.num_heads == 4
 
@@ -258,7 +258,7 @@ def test_feed_forward_width_and_activation():
     assert small(mlp_ratio=2.0).blocks[0].mlp.fc1.weight.shape == [16, 32]
 
 
-def test_post_norm_puts_the_norm_behind_the_sum():
+def test_post_norm_follows_the_sum():
     block, other = (
         small(pre_norm=before).to(dtype="float64").blocks[0] for before in (False, True)
     )
@@ -291,7 +291,7 @@ def test_drop_path_rises_over_the_depth():
     ]
 
 
-def test_dropout_rates_go_where_they_belong():
+def test_dropout_rates_of_each_layer():
     block = small(drop_rate=0.1).blocks[0]
     assert (block.attn.proj_drop.p, block.mlp.drop.p, block.attn.attn_drop.p) == (0.1, 0.1, 0.0)
     block = small(drop_rate=0.1, proj_drop_rate=0.2, ff_dropout=0.3, attn_drop_rate=0.4).blocks[0]

@@ -31,7 +31,7 @@ def normal(*shape: int, seed: int = 0):
     return paddle.to_tensor(np.random.default_rng(seed).standard_normal(shape).astype("float32"))
 
 
-def test_scale_is_that_of_the_full_width():
+def test_scale_uses_the_full_width():
     """QUIRK of the original: dim^-0.5, not head_dim^-0.5."""
     backbone = small()
     attn = backbone.stage2.blocks[0].attn
@@ -56,22 +56,20 @@ def test_activation_and_norm_defaults():
     gelu(x.numpy()).check(small(act="gelu").stage0.blocks[0].mlp.act(x).numpy())
 
 
-def test_batch_norm_as_in_pytorch():
+def test_batch_norm_matches_pytorch():
     bn = ConvProjection(4, kernel=3, stride=1, padding=1).bn
     assert (bn._momentum, bn._epsilon) == (0.9, 1e-5)
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 2, 1), (3, 1, 1), (2, 2, 0)])
 @pytest.mark.parametrize(("height", "width"), [(5, 5), (6, 8), (7, 4), (2, 3)])
-def test_average_projection_counts_padding_but_nothing_beyond(
-    height, width, kernel, stride, padding
-):
+def test_average_projection_counts_padding_only(height, width, kernel, stride, padding):
     """PyTorch's AvgPool2d(ceil_mode=True, count_include_pad=True), from its definition."""
     x = np.float64(normal(1, 2, height, width).numpy())
 
     def starts(length):
         count = math.ceil((length + 2 * padding - kernel) / stride) + 1
-        if (count - 1) * stride >= length + padding:  # a window must not begin beyond the picture
+        if (count - 1) * stride >= length + padding:  # a window must not begin beyond the image
             count -= 1
         return [i * stride - padding for i in range(count)]
 
@@ -182,7 +180,7 @@ def test_drop_path_restarts_in_each_stage():
         ({"drop_rate": 1.5}, "drop_rate: must be a number of at least 0 and below 1"),
     ],
 )
-def test_options_that_do_not_go_together(options, rule):
+def test_conflicting_options_are_refused(options, rule):
     with pytest.raises(ValueError, match=rule):
         small(**options)
 

@@ -36,7 +36,7 @@ def test_head_with_a_hidden_layer():
 
 
 @pytest.mark.parametrize("options", [{"num_classes": 0}, {"in_channels": 0}, {"drop_rate": 1.0}])
-def test_head_refuses(options):
+def test_wrong_options_of_the_head(options):
     with pytest.raises(ValueError, match="must be a (whole )?number of at least"):
         build_head({"name": "ClsHead", "num_classes": 5, "in_channels": 8, **options})
 

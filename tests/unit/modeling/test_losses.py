@@ -38,7 +38,7 @@ def value(section: dict, targets: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_cross_entropy_of_labels_is_paddles(smoothing):
+def test_cross_entropy_of_labels_matches_paddle(smoothing):
     expected = cross_entropy(ONE_HOT * (1 - smoothing) + smoothing / 4)
     check(F.cross_entropy(tensor(LOGITS), tensor(LABELS), label_smoothing=smoothing), expected)
     check(value({"name": "CrossEntropy", "label_smoothing": smoothing}, LABELS), expected)
@@ -54,7 +54,7 @@ def test_mixed_targets_are_smoothed_once_as_timms_mixup_does(smoothing):
     check(ours, cross_entropy(targets))
 
 
-def test_labels_and_their_one_hot_targets_are_one_thing():
+def test_labels_and_one_hot_targets_have_the_same_loss():
     for name in ("CrossEntropy", "BinaryCrossEntropy"):
         section = {"name": name, "label_smoothing": 0.1}
         assert value(section, LABELS) == value(section, ONE_HOT)
@@ -110,8 +110,8 @@ def test_weighted_cross_entropy(smoothing, targets):
 
 
 @pytest.mark.parametrize("name", ["CrossEntropy", "BinaryCrossEntropy"])
-def test_a_sample_of_weight_three_is_three_samples(name):
-    """So balanced weights are what a data set with as many samples of each class would give."""
+def test_weight_three_equals_three_samples(name):
+    """So balanced weights are what a dataset with as many samples of each class would give."""
     rows = np.array([0, 1, 1, 1, 2, 3, 4, 5, 5, 5])
     loss = build_loss({"name": name, "class_weights": [1, 3, 1, 1]})
     plain = build_loss({"name": name})
@@ -134,7 +134,7 @@ def test_weighted_binary_cross_entropy(threshold, sum_classes, targets):
 
 
 @pytest.mark.parametrize("name", ["CrossEntropy", "BinaryCrossEntropy"])
-def test_labels_and_their_one_hot_targets_have_the_same_weighted_loss(name):
+def test_labels_and_one_hot_targets_have_the_same_weighted_loss(name):
     section = {"name": name, "label_smoothing": 0.1, "class_weights": WEIGHTS.tolist()}
     assert value(section, LABELS) == pytest.approx(value(section, ONE_HOT), rel=SAME)
 
@@ -153,7 +153,7 @@ def test_classes_without_weight():
     assert (logits.grad.numpy() == 0).all()
 
 
-def test_balanced_weights_are_scikit_learns():
+def test_balanced_weights_match_scikit_learn():
     """compute_class_weight("balanced") of scikit-learn 1.9.1 for 6, 3, 1 and 2 samples. A class
     that the data leaves out does not count.
     """
@@ -181,7 +181,7 @@ def test_balanced_weights_are_scikit_learns():
         ({"name": "CrossEntrpy"}, "no loss 'CrossEntrpy'; did you mean 'CrossEntropy'"),
     ],
 )
-def test_losses_refuse(section, message):
+def test_wrong_options_of_losses(section, message):
     with pytest.raises(ConfigError, match=message):
         build_loss(section)
 
@@ -222,7 +222,7 @@ def test_distillation(kind, alpha):
     assert student.logits.grad is not None
 
 
-def test_a_student_like_its_teacher_has_nothing_to_learn_from_it():
+def test_student_equal_to_its_teacher_has_distance_zero():
     model = Fixed(LOGITS)
     model.eval()
     base = build_loss({"name": "CrossEntropy"})
@@ -233,6 +233,6 @@ def test_a_student_like_its_teacher_has_nothing_to_learn_from_it():
 
 
 @pytest.mark.parametrize("options", [{"kind": "warm"}, {"alpha": 1.5}, {"temperature": 0.0}])
-def test_distillation_refuses(options):
+def test_wrong_options_of_distillation(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Distilled(build_loss({"name": "CrossEntropy"}), Fixed(TEACHER), **options)

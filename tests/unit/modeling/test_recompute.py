@@ -48,7 +48,7 @@ def gradients(name: str, recompute: bool, frozen: str | None = None):
 
 @pytest.mark.parametrize("name", ["ConViT", "CvT"])
 @pytest.mark.parametrize("frozen", [None, "embedding"])
-def test_gradients_and_statistics_are_the_same(name, frozen):
+def test_recompute_keeps_gradients_and_statistics(name, frozen):
     """With the embedding frozen, the first block's input needs no gradient but its weights do."""
     prefix = {"ConViT": "backbone.patch_embed", "CvT": "backbone.stage0.patch_embed"}[name]
     prefix = prefix if frozen else None
@@ -84,7 +84,7 @@ print("more:", peak() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_it_takes_less_memory(tmp_path):
+def test_recompute_takes_less_memory(tmp_path):
     """Peak of a process over what it had before, by the operating system's count."""
     peaks = []
     for recompute in (False, True):
