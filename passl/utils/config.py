@@ -312,11 +312,11 @@ def _check_base(base: Path, origin: str, chain: Sequence[Path]) -> None:
 def _apply(override: str, tree, origins):
     """The tree with one override, `a.b.0.c=value`."""
     place, separator, text = override.partition("=")
+    names = place.strip().split(".")
     if not separator or not place.strip():
         raise ConfigError(
             f"{COMMAND_LINE} {override}: an override is KEY=VALUE, for example -o optimizer.lr=5e-4"
         )
-    names = place.strip().split(".")
     if len(names) > MAX_DEPTH:
         raise ConfigError(
             f"{COMMAND_LINE} {override[:60]}...: {len(names)} levels are more than {MAX_DEPTH}"
@@ -325,22 +325,15 @@ def _apply(override: str, tree, origins):
     keys: Keys = ()
     node = tree
     for name in names:
-        key: str | int = name
-        if isinstance(node, list):
-            if not (name.isdecimal() and int(name) < len(node)):
-                rule = (
-                    f"not an index from 0 to {len(node) - 1}"
-                    if node
-                    else "not an index: it is empty"
-                )
-                raise ConfigError(
-                    f"{COMMAND_LINE} {override}: {dotted(keys)} is a list; {name!r} is {rule}"
-                )
-            key = int(name)
-            node = node[key]
-        else:
-            node = node.get(name, {}) if isinstance(node, Mapping) else {}
+        is_list = isinstance(node, list)
+        if is_list and not (name.isdecimal() and int(name) < len(node)):
+            raise ConfigError(
+                f"{COMMAND_LINE} {override}: {dotted(keys)} is a list of {len(node)}, counted from "
+                f"0; {name!r} is not an index of it"
+            )
+        key: str | int = int(name) if is_list else name
         keys = (*keys, key)
+        node = node[key] if is_list else node.get(name) if isinstance(node, Mapping) else None
     changed = _with(tree, keys, value)
     given = {place for place, _ in leaves(value, keys)}
     return changed, {k: COMMAND_LINE if k in given else origins[k] for k, _ in leaves(changed)}

@@ -137,7 +137,7 @@ CONFIG = ("-c", "configs/digits/convit.yaml")
         ((*CONFIG, "-o", "optimizer.lr"), "an override is KEY=VALUE"),
         (
             (*CONFIG, "-o", "dataloader.train.dataset.transforms.7.size=3"),
-            "'7' is not an index from 0 to 1",
+            "'7' is not an index",
         ),
         (
             (*CONFIG, "-o", "model.head.num_classes=11"),

@@ -370,18 +370,18 @@ def test_an_override_of_an_inherited_value(write):
 
 @pytest.mark.parametrize("index", ["3", "-1", "x", "x.0", "9999", "", "1_0", "0x1"])
 def test_a_bad_index(load, index):
-    rule = f"sizes is a list; {index.split('.')[0]!r} is not an index from 0 to 2"
+    rule = f"sizes is a list of 3, .*; {index.split('.')[0]!r} is not an index of it"
     with pytest.raises(ConfigError, match=rf"^-o sizes\.{index}=1: {rule}$"):
         load(f"sizes.{index}=1")
 
 
 def test_a_bad_index_names_the_list(load):
-    with pytest.raises(ConfigError, match=r"transforms is a list; 'p' is not an index from 0 to 1"):
+    with pytest.raises(ConfigError, match=r"transforms is a list of 2, .*'p' is not an index"):
         load("transforms.p=1")
 
 
 def test_an_empty_list_has_no_index(load):
-    with pytest.raises(ConfigError, match=r"empty is a list; '0' is not an index"):
+    with pytest.raises(ConfigError, match=r"empty is a list of 0, .*'0' is not an index"):
         load("empty.0=1")
 
 
