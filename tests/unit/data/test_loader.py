@@ -255,7 +255,7 @@ def test_section_is_not_modified():
 # -------------------------------------------------------------------------------------------------
 @pytest.fixture
 def holes(tmp_path, monkeypatch, caplog):
-    """A loader over 24 images of which some are no images; an image's grey tells its index."""
+    """Make a loader over 24 files, some of them not images; the grey of an image is its index."""
     monkeypatch.setattr(get_logger(), "propagate", True)
 
     def make(bad, workers=0, rank=0, world=1, even=False, transforms=None, sampler=None, **loader):

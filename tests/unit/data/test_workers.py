@@ -74,10 +74,10 @@ def test_workers_stopped_after_their_last_batch_end():
 def test_check_can_end_the_wait_for_a_late_batch(monkeypatch):
     monkeypatch.setattr(workers_module, "_PATIENCE", 0.2)
 
-    def told():
+    def stop():
         raise InterruptedError
 
-    batches = loader().epoch(0, check=told)
+    batches = loader().epoch(0, check=stop)
     next(batches)
     pids = running()
     for pid in pids:

@@ -1,4 +1,4 @@
-"""Files to images, and what is said of those that are none. ImageFolder's tests have the modes."""
+"""Files are read as images, or are a one-line error."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from passl.errors import ConfigError, RunError
 
 
 def encoded(index: int, kind: str = "PNG") -> bytes:
-    """An image whose first pixel tells which it is."""
+    """Encode an image whose first pixel is its index."""
     file = io.BytesIO()
     Image.new("RGB", (8, 8), (index % 256, index // 256, 77)).save(
         file, kind, **LOSSLESS.get(kind, {})
