@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -187,7 +188,8 @@ class Meter:
         )
         self._done, self._timed, self._samples = done, 0, 0
         self._last = self._mark = time.perf_counter()
-        self._reading = 0.0
+        self._wait = self._reading = 0.0
+        self._queued: deque[tuple[float, float]] = deque()
         self.pending = list(pending)
 
     def begin_reading(self) -> None:
@@ -196,25 +198,31 @@ class Meter:
 
     def batch_read(self) -> None:
         """The batch has arrived."""
-        self._reading += time.perf_counter() - self._last
+        self._wait = time.perf_counter() - self._last
+
+    def step_queued(self) -> None:
+        """The step with that batch is made, or queued on a GPU."""
+        self._queued.append((self._wait, time.perf_counter()))
 
     def step_done(self, loss: float | None, lr: float, samples: int) -> None:
-        """The loss of the next step is known.
+        """The loss of the first queued step is known. Times are those of `step_queued`, because
+        losses may be read later, several at once.
 
         Args:
             loss: null if the step was skipped.
             samples: of the step, over all ranks; the last one of an epoch may have fewer.
         """
+        wait, moment = self._queued.popleft()
+        self._reading += wait
         self.pending += [] if loss is None else [loss]
         self._samples += samples
         self._done += 1
         self._timed += 1
         self._bar.update()
         if self._done % self.interval == 0 or self._done == self.steps:
-            self._report(lr)
+            self._report(lr, moment)
 
-    def _report(self, lr: float) -> None:
-        now = time.perf_counter()
+    def _report(self, lr: float, now: float) -> None:
         loss = sum(self.pending) / len(self.pending) if self.pending else 0.0
         cost, ips = (now - self._mark) / self._timed, self._samples / (now - self._mark)
         reader_cost = self._reading / self._timed

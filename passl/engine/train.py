@@ -182,6 +182,7 @@ def _train_epoch(run: Run) -> None:
         images, targets = run.mixup(batch.images, batch.labels, epoch, rng)
         meter.batch_read()
         outcome = train_step(learner, images, targets, progress.step, run.stop.name is not None)
+        meter.step_queued()
         progress.step += 1
         progress.samples += progress.global_batch
         run.queued.append((progress.step, outcome, batch.indices))

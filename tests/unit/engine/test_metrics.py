@@ -76,6 +76,7 @@ def test_meter_reports(tmp_path):
     for value, samples in ((1.0, 8), (3.0, 8), (5.0, 8), (7.0, 8), (9.0, 3)):
         meter.begin_reading()
         meter.batch_read()
+        meter.step_queued()
         meter.step_done(value, 0.1, samples)
     meter.close()
     rows = read_metrics(tmp_path)
@@ -100,10 +101,10 @@ def test_meter_reports(tmp_path):
         done=2,
         pending=[1.0, 2.0],
     )
-    for value in (None, 4.0):
+    for value in (None, 4.0, 6.0):
+        meter.step_queued()
+        assert meter.pending in ([1.0, 2.0], [], [4.0])
         meter.step_done(value, 0.1, 8)
-    assert meter.pending == [4.0]
-    meter.step_done(6.0, 0.1, 8)
     meter.close()
     assert [(row["step"], row["loss"]) for row in read_metrics(tmp_path)[3:]] == [
         (18, 1.5),
@@ -112,7 +113,28 @@ def test_meter_reports(tmp_path):
     log.close()
 
 
-def test_the_config_of_a_resumed_run_stands_beside_the_first(tmp_path):
+def test_times_do_not_depend_on_when_losses_are_read(tmp_path, monkeypatch):
+    """A batch takes a second to read, a step three; both losses are read at the end."""
+    log, clock = MetricLog(tmp_path), iter(range(100))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    meter = Meter(log, epoch=0, epochs=1, first_step=0, steps=2, interval=1, shown=False)
+    for _ in range(2):
+        meter.begin_reading()
+        meter.batch_read()
+        next(clock)
+        next(clock)
+        meter.step_queued()
+    for _ in range(2):
+        meter.step_done(1.0, 0.1, 8)
+    meter.close()
+    log.close()
+    rows = read_metrics(tmp_path)
+    assert [row["batch_cost"] for row in rows] == [5, 5]
+    assert [row["reader_cost"] for row in rows] == [1, 1]
+    assert [row["ips"] for row in rows] == [8 / 5, 8 / 5]
+
+
+def test_config_of_a_resumed_run_is_stored_beside_the_first(tmp_path):
     write_config(tmp_path, {"epochs": 1}, 0)
     write_config(tmp_path, {"epochs": 1}, 1)
     write_config(tmp_path, {"epochs": 2}, 1)
