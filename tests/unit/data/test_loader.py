@@ -502,7 +502,7 @@ def failing(tmp_path, transform):
     def make(workers: int, node: dict, **loader) -> tuple[Exception, Exception]:
         sampler = {"batch_size": 2, "shuffle": False}
         made = build_loader(
-            section(workers, sampler=sampler, timeout=20.0, **loader) | {"dataset": node}, 0
+            section(workers, sampler=sampler, timeout=60.0, **loader) | {"dataset": node}, 0
         )
         errors = []
         for epoch in range(2):  # a loader still works after an error

@@ -45,8 +45,10 @@ def is_alive(pid: int) -> bool:
 
 def test_stopped_workers_are_logged_and_end_the_run(caplog, monkeypatch):
     monkeypatch.setattr(get_logger(), "propagate", True)
-    batches = loader(warn_after=0.2, timeout=1.0).epoch(0)
-    next(batches)
+    whole = loader()
+    batches = whole.epoch(0)
+    next(batches)  # workers may start slowly
+    whole._workers.warn_after, whole._workers.timeout = 0.2, 1.0
     pids = running()
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
@@ -72,13 +74,13 @@ def test_workers_stopped_after_their_last_batch_end():
 
 
 def test_check_can_end_the_wait_for_a_late_batch(monkeypatch):
-    monkeypatch.setattr(workers_module, "_PATIENCE", 0.2)
-
     def stop():
         raise InterruptedError
 
+    monkeypatch.setattr(workers_module, "_PATIENCE", 60.0)
     batches = loader().epoch(0, check=stop)
     next(batches)
+    monkeypatch.setattr(workers_module, "_PATIENCE", 0.2)
     pids = running()
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
