@@ -28,6 +28,7 @@ from passl.engine.checkpoint import Saver
 from passl.engine.freezing import Freezing
 from passl.engine.precision import Precision
 from passl.errors import ConfigError, RunError
+from passl.evaluation import METRICS
 from passl.modeling import LOSSES
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.heads import HEADS
@@ -80,6 +81,7 @@ TRAINING = Section(
         "optimizer": OPTIMIZER_SECTION,
         "lr_scheduler": Choice(SCHEDULES),
         "epochs": Option(PositiveInt),
+        "metrics": Many(Choice(METRICS), required=False),
         "eval_interval": Option(PositiveInt, 1),
         "accumulate": Option(PositiveInt, 1),
         "recompute": Option(bool, False),

@@ -36,6 +36,7 @@ from passl.engine.signals import StopRequest
 from passl.engine.starts import record_start, recorded_failure
 from passl.engine.step import Outcome, train_step
 from passl.errors import RunError, Stopped
+from passl.evaluation.metrics import build_metrics
 from passl.evaluation.scores import Scores, predict, score
 from passl.io.files import write_text
 from passl.logging import get_logger
@@ -323,7 +324,8 @@ def _evaluate(run: Run) -> Scores:
     if ranks.any(run.stop.name):
         run.saver.save(run.progress)
         raise _stopped(run, "in the evaluation after")
-    return score(found, len(run.val_loader.classes), ranks)
+    metrics = build_metrics(run.cfg.get("metrics") or ())
+    return score(found, len(run.val_loader.classes), ranks, metrics)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -89,6 +90,7 @@ def evaluate_weights(
     """
     from passl.accelerate import accelerate
     from passl.data.loader import build_loader
+    from passl.evaluation.metrics import build_metrics
     from passl.evaluation.scores import VIEWS, predict, score
     from passl.modeling import Model
 
@@ -106,7 +108,8 @@ def evaluate_weights(
     model = accelerate(Model(cfg, weights, classes=classes))
 
     found = predict(model, loader, valid, VIEWS[options.tta])
-    scores = score(found, len(classes), ranks)
+    metrics = build_metrics(cfg.get("metrics") or ())
+    scores = score(found, len(classes), ranks, metrics)
     found = found.of_all(ranks)
     result = {
         **scores.to_dict(),
@@ -121,14 +124,14 @@ def evaluate_weights(
         labels = [real[index] for index in found.indices]
         result["real_top1"], result["real_samples"] = real_top1(found.classes[:, 0], labels)
     if ranks.is_first:
-        _log(result, len(classes))
+        _log(result, len(classes), metrics)
         _write(options, found, dataset)
         for file in files:
             get_logger().info("wrote %s", file)
     return result
 
 
-def _log(result: dict[str, Any], classes: int) -> None:
+def _log(result: dict[str, Any], classes: int, metrics: Iterable[str]) -> None:
     log = get_logger().info
     log(
         "%(samples)d images: top1 %(top1).2f %%, top5 %(top5).2f %%, loss %(loss).4f; "
@@ -141,6 +144,8 @@ def _log(result: dict[str, Any], classes: int) -> None:
         "balanced accuracy %.2f %%, macro F1 %.2f %%: means over %d classes%s",
         *(result["balanced_accuracy"], result["macro_f1"], there, without),
     )
+    for name in metrics:
+        log("%s %.4f", name, result[name])
     if result["valid_labels"] is not None:
         log("compared among %d of %d classes (valid labels)", result["valid_labels"], classes)
     if result["tta"] == "flip":

@@ -22,6 +22,7 @@ from passl.errors import RunError
 from passl.evaluation.predictions import BEST, Predictions
 
 View = Callable[[Any], Any]
+Metric = Callable[[Predictions, int], float]
 _RULED_OUT = -1e30  # finite, so that no infinity meets another; its probability is exactly 0
 
 
@@ -54,6 +55,7 @@ class Scores:
         samples: number of samples, over all ranks.
         ips: images per second, over all ranks, reading included.
         recall: of each class in percent; null for a class without a sample.
+        metrics: what the config's `metrics` found, by name.
     """
 
     top1: float
@@ -64,10 +66,13 @@ class Scores:
     samples: int
     ips: float
     recall: tuple[float | None, ...]
+    metrics: Mapping[str, float]
 
     def to_dict(self) -> dict[str, float]:
         """As plain data, without the classes' recalls."""
-        return {key: value for key, value in asdict(self).items() if key != "recall"}
+        plain = asdict(self)
+        del plain["recall"]
+        return plain | plain.pop("metrics")
 
 
 def evaluate(model: nn.Layer, loader: Loader, ranks: Ranks = Ranks()) -> Scores:  # noqa: B008 (frozen)
@@ -115,15 +120,21 @@ def predict(
     return Predictions(indices, labels, classes, best, losses, time.perf_counter() - start)
 
 
-def score(found: Predictions, classes: int, ranks: Ranks = Ranks()) -> Scores:  # noqa: B008 (frozen)
+def score(
+    found: Predictions,
+    classes: int,
+    ranks: Ranks = Ranks(),  # noqa: B008 (frozen)
+    metrics: Mapping[str, Metric] | None = None,
+) -> Scores:
     """Compute the scores over all ranks. Counts are summed, so the scores do not depend on the
     number of ranks.
 
     Args:
         classes: how many the data has.
+        metrics: further ones, see `passl.evaluation.METRICS`.
 
     Raises:
-        RunError: the outputs are not finite, or no image could be read.
+        RunError: the outputs or a metric are not finite, or no image could be read.
     """
     ranks.wait()  # ranks finish at different times
     own = (found.correct(1).sum(), found.correct(BEST).sum(), found.losses.sum(dtype=np.float64))
@@ -151,7 +162,19 @@ def score(found: Predictions, classes: int, ranks: Ranks = Ranks()) -> Scores:  
         samples=int(samples),
         ips=samples * ranks.world / seconds,
         recall=tuple(next(recalls) if has else None for has in there),
+        metrics=_of_metrics(metrics, found, classes, ranks) if metrics else {},
     )
+
+
+def _of_metrics(
+    metrics: Mapping[str, Metric], found: Predictions, classes: int, ranks: Ranks
+) -> dict[str, float]:
+    whole = found.of_all(ranks)
+    values = {name: float(metric(whole, classes)) for name, metric in metrics.items()}
+    wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+    if wrong:
+        raise RunError(f"metrics: {wrong[0]}, which is not a finite number")
+    return values
 
 
 def averaged(logits_BK: Sequence[Any]):
