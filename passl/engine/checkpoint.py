@@ -141,13 +141,7 @@ def save_checkpoint(
         DATA: json.dumps(data or {}),
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise RunError(
-                f"{name} is not finite after step {progress.step}: training has diverged. The last "
-                "checkpoint is kept; a lower optimizer.lr, a longer warmup or optimizer.grad_clip "
-                "can help"
-            )
+    _check_finite(arrays, progress.step)
     metadata[_CHECKSUM] = _checksum(sorted(arrays.items()), metadata)
 
     def write(temporary: Path) -> None:
@@ -157,6 +151,16 @@ def save_checkpoint(
             raise OSError(str(error)) from None
 
     write_atomically(path, write, first, previous)
+
+
+def _check_finite(arrays: Mapping[str, np.ndarray], step: int) -> None:
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise RunError(
+                f"{name} is not finite after step {step}: training has diverged. The last "
+                "checkpoint is kept; a lower optimizer.lr, a longer warmup or optimizer.grad_clip "
+                "can help"
+            )
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

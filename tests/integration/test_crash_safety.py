@@ -315,3 +315,55 @@ def test_skipped_steps_are_counted_across_a_resume(
         run(path, tmp_path / "limited", *skip, limit)
     with pytest.raises(RunError, match="the loss is nan"):
         run(path, tmp_path / "limited", *skip, limit, resume="auto")
+
+
+SKIPPING = r"""
+import math
+import numpy as np
+import paddle
+
+from passl.engine.learner import build_learner
+from passl.engine.step import train_step
+from passl.modeling import Model
+from passl.utils.config import get_config
+
+cfg = get_config(CONFIG, ["on_nonfinite=skip", "ema={decay: 0.9}"])
+paddle.seed(7)
+learner = build_learner(cfg, Model(cfg), ranks, global_batch=8, steps_per_epoch=3)
+learner.begin_epoch(0)
+
+
+def state():
+    optimizer = learner.optimizer.state_dict()
+    tensors = {**dict(learner.model.named_parameters()), **optimizer}
+    averages = {f"average {key}": value for key, value in learner.average.averages.items()}
+    return {k: v.numpy() for k, v in {**tensors, **averages}.items() if hasattr(v, "numpy")}
+
+
+def step(number, spoiled, stop):
+    rng = np.random.default_rng((number, ranks.rank))
+    images = paddle.to_tensor(rng.standard_normal((4, 3, 32, 32)).astype("float32"))
+    images[0] = float("inf") if spoiled and ranks.rank == 1 else images[0]
+    return train_step(learner, images, paddle.to_tensor(rng.integers(10, size=4)), number, stop)
+
+
+assert step(0, False, False).is_finite
+before = state()
+outcome = step(1, True, ranks.rank == 1)
+assert not outcome.is_finite
+assert outcome.stop
+assert math.isfinite(outcome.own_loss) == (ranks.rank == 0)
+for key, value in before.items():
+    np.testing.assert_array_equal(state()[key], value, key)
+last = step(2, False, False)
+assert last.is_finite
+assert not last.stop
+changed = [key for key, value in before.items() if not np.array_equal(state()[key], value)]
+assert len(changed) > len(before) / 2
+ranks.check_same(learner.model, 3)
+"""
+
+
+def test_ranks_skip_a_step_and_stop_together(run_ranks, tiny_config):
+    """One rank has an infinite image, and is asked to stop."""
+    run_ranks(f"CONFIG = {str(tiny_config('CvT'))!r}\n{SKIPPING}")
