@@ -76,16 +76,16 @@ def by_first(ranks: Ranks, act: Callable[[], str | None]) -> str | None:
     """
     if ranks.world == 1:
         return act()
-    told: list[str] = []
+    sent: list[str] = []
     if ranks.is_first:
         try:
             found = act()
-            told = [""] if found is None else ["", found]
+            sent = [""] if found is None else ["", found]
         except (ConfigError, RunError) as error:
             texts = error.problems if isinstance(error, ConfigError) else [str(error)]
-            told = [type(error).__name__, *texts]
+            sent = [type(error).__name__, *texts]
     ranks.wait()
-    error_type, *text = ranks.gather_texts(told)[0]
+    error_type, *text = ranks.gather_texts(sent)[0]
     if error_type:
         kinds = {kind.__name__: kind for kind in (ConfigError, CheckpointError)}
         raise kinds.get(error_type, RunError)(*text)

@@ -82,8 +82,8 @@ class Roll:
     def __init__(self, *, most: int = 2):
         self.most = most
 
-    def __call__(self, picture, rng):
-        return Image.fromarray(np.roll(np.asarray(picture), int(rng.integers(self.most)), 0))
+    def __call__(self, image, rng):
+        return Image.fromarray(np.roll(np.asarray(image), int(rng.integers(self.most)), 0))
 
 
 class Noise:

@@ -1,4 +1,4 @@
-"""Every shipped recipe trains, as its own file says, with synthetic pictures in place of its data.
+"""Every shipped recipe trains, as its own file says, with synthetic images in place of its data.
 
 In the tests the networks are thin. At full size, by hand, from the project's folder:
 `PYTHONPATH=. python tests/integration/test_recipes.py convit_tiny cvt_13_224`
@@ -45,7 +45,7 @@ def write_data(folder: Path) -> None:
         for index in range(count):
             pixels = rng.integers(0, 256, (240, 320, 3), dtype=np.uint8)
             (folder / part / f"{index:04}").mkdir(parents=True)
-            Image.fromarray(pixels).save(folder / part / f"{index:04}" / "picture.png")
+            Image.fromarray(pixels).save(folder / part / f"{index:04}" / "image.png")
     for classes in (37, 102, 1000):
         names = "\n".join(f"{label:04}" for label in range(classes))
         (folder / f"{classes}.txt").write_text(names)
@@ -56,7 +56,7 @@ def write_data(folder: Path) -> None:
     for name, (batches, kind) in members.items():
         (folder / name).mkdir()
         for batch in batches:
-            # Five files of one picture each, or one of four: two steps of two in either case.
+            # Five files of one image each, or one of four: two steps of two in either case.
             count = 1 if batch.startswith("data") else BATCH * STEPS
             data = rng.integers(0, 256, (count, 3072), dtype=np.uint8)
             content = {b"data": data, f"{kind}labels".encode(): list(range(count))}
@@ -64,7 +64,7 @@ def write_data(folder: Path) -> None:
 
 
 def on_synthetic_data(cfg: Config, data: Path) -> list[str]:
-    """Overrides: other pictures, few of them at a time. The transforms stay."""
+    """Overrides: other images, few of them at a time. The transforms stay."""
     overrides = ["log_config.interval=1"]
     for part in ("train", "val"):
         place = f"dataloader.{part}"

@@ -444,7 +444,7 @@ def test_unreadable_image_stops_the_run(tiny_config, tmp_path):
         (tmp_path / "data" / name).mkdir(parents=True)
         for i in range(8):
             Image.new("RGB", (32, 32), (i, 0, 0)).save(tmp_path / "data" / name / f"{i}.png")
-    (tmp_path / "data" / "b" / "3.png").write_bytes(b"no picture")
+    (tmp_path / "data" / "b" / "3.png").write_bytes(b"no image")
     data = (
         f"{{name: ImageFolder, dataroot: '{tmp_path / 'data'}', transforms: [{{name: Normalize}}]}}"
     )

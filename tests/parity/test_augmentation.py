@@ -278,7 +278,7 @@ def test_mixup_draws_as_timm_does(mixup_alpha, cutmix_alpha):
 
 
 # -------------------------------------------------------------------------------------------------
-# Pictures, against torchvision and timm
+# Images, against torchvision and timm
 # -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("option", ["brightness", "contrast", "saturation", "hue"])
 def test_color_jitter_equals_torchvision(image, option):

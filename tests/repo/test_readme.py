@@ -58,7 +58,7 @@ def test_python_commands_run(tmp_path):
         assert (tmp_path / "run" / name).is_file()
 
 
-def test_imagenet_commands_miss_only_the_pictures():
+def test_imagenet_commands_miss_only_the_images():
     found = [args for args in commands("python") if any("convit_tiny." in arg for arg in args)]
     assert {args[1] for args in found} == {"tools/train.py", "tools/print_config.py"}
     for args in found:

@@ -108,7 +108,13 @@ class Stage(nn.Layer):
         attn_drop_rate: float,
         drop_path_rate: float,
         with_cls_token: bool,
-        **of_attention: Any,
+        qkv_bias: bool,
+        method: str,
+        kernel_size: int,
+        padding_q: int,
+        padding_kv: int,
+        stride_q: int,
+        stride_kv: int,
     ):
         super().__init__()
         self.patch_embed = ConvEmbed(
@@ -126,9 +132,15 @@ class Stage(nn.Layer):
             attention = ConvAttention(
                 embed_dim,
                 num_heads,
+                method=method,
+                kernel_size=kernel_size,
+                padding_q=padding_q,
+                padding_kv=padding_kv,
+                stride_q=stride_q,
+                stride_kv=stride_kv,
+                qkv_bias=qkv_bias,
                 attn_drop=attn_drop_rate,
                 proj_drop=drop_rate,
-                **of_attention,
             )
             mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio), act, drop_rate)
             norms = [norm(norm_layer, embed_dim, norm_eps) for _ in range(2)]

@@ -21,7 +21,7 @@ from passl.evaluation.tables import write_per_class, write_predictions
 CLASSES = ["cat", "dog", 'it\'s, a "fox"']
 
 
-def dataset(labels, classes=CLASSES, names="picture_{}.png", valid_labels=None):
+def dataset(labels, classes=CLASSES, names="image_{}.png", valid_labels=None):
     return SimpleNamespace(
         labels=np.asarray(labels),
         classes=list(classes),
@@ -118,12 +118,12 @@ def test_predictions(found, tmp_path, suffix):
         table = rows(path)
         assert table[0][:6] == ["name", "label", "label_name", "label_1", "name_1", "probability_1"]
         assert table[0][-1] == "probability_3"
-        assert table[3][:6] == ["picture_2.png", "1", "dog", "2", CLASSES[2], "0.7"]
+        assert table[3][:6] == ["image_2.png", "1", "dog", "2", CLASSES[2], "0.7"]
         assert len(table) == 5
     else:
         samples = [json.loads(line) for line in path.read_text().splitlines()]
         assert samples[2] == {
-            "name": "picture_2.png",
+            "name": "image_2.png",
             "label": 1,
             "label_name": "dog",
             "best": [
@@ -132,7 +132,7 @@ def test_predictions(found, tmp_path, suffix):
                 {"label": 1, "name": "dog", "probability": 0.1},
             ],
         }
-        assert [sample["name"] for sample in samples] == [f"picture_{i}.png" for i in range(4)]
+        assert [sample["name"] for sample in samples] == [f"image_{i}.png" for i in range(4)]
 
 
 def test_names_that_are_not_utf8(found, tmp_path):
