@@ -341,8 +341,8 @@ def colours(tiny_config, tmp_path):
         file.write_text("".join(f"{name}\n" for name in names))
         node = {"name": "ImageFolder", "dataroot": str(root), "class_file": str(file)}
         data = json.dumps({**node, "transforms": normalize})
-        told = [f"dataloader.{part}.dataset={data}" for part in ("train", "val")]
-        return [*told, "dataloader.train.sampler.batch_size=8", "model.head.num_classes=3"]
+        options = [f"dataloader.{part}.dataset={data}" for part in ("train", "val")]
+        return [*options, "dataloader.train.sampler.batch_size=8", "model.head.num_classes=3"]
 
     return path, overrides, root
 
@@ -357,8 +357,8 @@ def test_classes_are_compared_by_name(colours, tmp_path):
     best, last = (tmp_path / "run" / f"{name}.safetensors" for name in ("best", "last"))
     assert progress.best_top1 == 100
 
-    def top1(told: list[str]) -> float:
-        return evaluate_weights(get_config(path, told), best, Options(), Ranks())["top1"]
+    def top1(options: list[str]) -> float:
+        return evaluate_weights(get_config(path, options), best, Options(), Ranks())["top1"]
 
     assert top1(straight) == top1(turned) == 100
     some = [f"dataloader.val.dataset.labels={labels}" for labels in ("[cow, bee]", "[0, 1]")]
@@ -378,29 +378,29 @@ def test_classes_are_compared_by_name(colours, tmp_path):
         top1(renamed)
     with pytest.raises(ConfigError, match=r"only the data has wasp.*fit: \[classes\]"):
         run(path, tmp_path / "run", "epochs=13", *renamed, resume="auto")
-    told = ("epochs=1", f"model.pretrained={last}", *renamed)
+    options = ("epochs=1", f"model.pretrained={last}", *renamed)
     with pytest.raises(ConfigError, match=r"only the data has wasp.*fit: \[classes\]"):
-        run(path, tmp_path / "other", *told)
-    assert run(path, tmp_path / "other", *told, "model.fit=[classes]").epoch == 1
+        run(path, tmp_path / "other", *options)
+    assert run(path, tmp_path / "other", *options, "model.fit=[classes]").epoch == 1
 
 
 def test_changed_data_is_a_warning_or_refused(colours, tmp_path):
     """Within an epoch, what is left of it must be what was left."""
     path, overrides, root = colours
-    told = [*overrides("ape", "bee", "cow"), "checkpoint.interval=2"]
-    run(path, tmp_path / "run", "epochs=1", *told)
+    options = [*overrides("ape", "bee", "cow"), "checkpoint.interval=2"]
+    run(path, tmp_path / "run", "epochs=1", *options)
     within = tmp_path / "within"
     within.mkdir()
     (tmp_path / "run" / "previous.safetensors").rename(within / "last.safetensors")
     assert content(within)[1]["samples"] == 16
     (root / "ape" / "8.png").write_bytes((root / "ape" / "7.png").read_bytes())
     with pytest.raises(ConfigError, match="25 samples, it was 24.*restore the data"):
-        run(path, within, "epochs=1", *told, resume="auto")
-    run(path, tmp_path / "run", "epochs=2", *told, resume="auto")
+        run(path, within, "epochs=1", *options, resume="auto")
+    run(path, tmp_path / "run", "epochs=2", *options, resume="auto")
     log = (tmp_path / "run" / "train.log").read_text()
     for part in ("train", "val"):
-        told = f"the {part} data has other samples, sample names, labels (25 samples, it was 24)"
-        assert told in log
+        options = f"the {part} data has other samples, sample names, labels (25 samples, it was 24)"
+        assert options in log
 
 
 def test_a_resume_reads_the_checkpoint_and_builds_the_network_once(

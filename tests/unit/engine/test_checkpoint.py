@@ -48,7 +48,7 @@ def content_of(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 @pytest.mark.parametrize("name", ["ConViT", "CvT"])
 @pytest.mark.parametrize("ema", [{}, {"decay": 0.9}])
 @pytest.mark.parametrize("level", ["O0", "O1", "O2"])
-def test_another_learner_goes_on_exactly(tiny_config, tmp_path, name, ema, level):
+def test_another_learner_continues_exactly(tiny_config, tmp_path, name, ema, level):
     """The second one is built after others, so that Paddle's generated names differ."""
     cfg = get_config(tiny_config(name, ema=ema, amp={"level": level, "dtype": "bfloat16"}))
     learner = fresh(cfg)
@@ -72,7 +72,7 @@ def test_another_learner_goes_on_exactly(tiny_config, tmp_path, name, ema, level
 
 
 @pytest.mark.parametrize("level", ["O0", "O2"])
-def test_a_checkpoint_is_a_weight_file_too(tiny_config, tmp_path, level):
+def test_checkpoint_is_a_weight_file(tiny_config, tmp_path, level):
     """With O2 too it has the float32 weights that training goes on from."""
     cfg = get_config(tiny_config(amp={"level": level, "dtype": "bfloat16"}))
     learner = fresh(cfg)
@@ -92,7 +92,7 @@ def test_a_checkpoint_is_a_weight_file_too(tiny_config, tmp_path, level):
 
 
 @pytest.mark.parametrize("ema", [{}, {"decay": 0.9}])
-def test_a_checkpoint_of_version_0_1_with_half_precision_weights(tiny_config, tmp_path, ema):
+def test_half_precision_checkpoint_of_version_0_1(tiny_config, tmp_path, ema):
     """There the float32 copies, and a state of their own, belonged to the optimizer."""
     cfg = get_config(tiny_config(ema=ema))
     learner = fresh(cfg)
@@ -119,7 +119,7 @@ def test_a_checkpoint_of_version_0_1_with_half_precision_weights(tiny_config, tm
     [("moment1_0", "mean_0"), ("", "mean_0"), ("moment1_0", "")],
     ids=["other", "more", "less"],
 )
-def test_a_state_that_is_not_this_optimizers(tiny_config, tmp_path, theirs, ours):
+def test_state_of_another_optimizer_is_refused(tiny_config, tmp_path, theirs, ours):
     """As another version of Paddle may have left: fresh moments would be another run."""
     cfg = get_config(tiny_config())
     learner = fresh(cfg)
@@ -137,7 +137,7 @@ def test_a_state_that_is_not_this_optimizers(tiny_config, tmp_path, theirs, ours
         load_checkpoint(read_checkpoint(path), fresh(cfg))
 
 
-def test_with_averages_the_weight_file_is_that_of_the_averages(tiny_config, tmp_path):
+def test_weight_file_has_the_averages(tiny_config, tmp_path):
     cfg = get_config(tiny_config(ema={"decay": 0.5, "warmup": False}))
     learner = fresh(cfg)
     step(learner, 0)
@@ -161,7 +161,7 @@ def test_with_averages_the_weight_file_is_that_of_the_averages(tiny_config, tmp_
     np.testing.assert_array_equal(late.average.averages[key].numpy(), before[key])
 
 
-def test_a_checkpoint_of_another_network(tiny_config, tmp_path):
+def test_checkpoint_of_another_network_is_refused(tiny_config, tmp_path):
     cfg = get_config(tiny_config("ConViT"))
     path = tmp_path / "c.safetensors"
     save_checkpoint(path, fresh(cfg), Progress(), cfg.to_dict(), [])
@@ -171,7 +171,7 @@ def test_a_checkpoint_of_another_network(tiny_config, tmp_path):
         load_checkpoint(read_checkpoint(path), fresh(get_config(tiny_config("CvT"))))
 
 
-def test_damaged_missing_and_foreign(tiny_config, tmp_path):
+def test_damaged_missing_and_foreign_files_are_refused(tiny_config, tmp_path):
     cfg = get_config(tiny_config())
     learner = fresh(cfg)
     path = tmp_path / "c.safetensors"
@@ -187,7 +187,7 @@ def test_damaged_missing_and_foreign(tiny_config, tmp_path):
         load_checkpoint(read_checkpoint(path), learner)
 
 
-def test_a_run_of_very_many_classes_reads_its_own_checkpoint(tiny_config, tmp_path):
+def test_checkpoint_with_very_many_classes(tiny_config, tmp_path):
     """250,000 names are more than the header may hold that `read_file` takes."""
     cfg = get_config(tiny_config())
     learner = fresh(cfg)
@@ -201,7 +201,7 @@ def test_a_run_of_very_many_classes_reads_its_own_checkpoint(tiny_config, tmp_pa
 
 
 @pytest.mark.parametrize("ema", [{}, {"decay": 0.9}])
-def test_a_resume_has_one_array_of_the_file_in_memory(tiny_config, tmp_path, ema):
+def test_resume_reads_one_array_at_a_time(tiny_config, tmp_path, ema):
     """Beside the network, which has its own, and the metadata."""
     width = ["model.architecture.embed_dim=192", "model.head.in_channels=192"]
     cfg = get_config(tiny_config(ema=ema), width)
@@ -221,7 +221,7 @@ def test_a_resume_has_one_array_of_the_file_in_memory(tiny_config, tmp_path, ema
     assert peak < 3 * largest
 
 
-def test_a_checkpoint_is_read_on_when_another_takes_its_name(tiny_config, tmp_path):
+def test_replaced_checkpoint_is_read_to_its_end(tiny_config, tmp_path):
     """As that of a run that goes on while another one begins with it."""
     cfg = get_config(tiny_config())
     learner, path = fresh(cfg), tmp_path / "c.safetensors"
@@ -237,7 +237,7 @@ def test_a_checkpoint_is_read_on_when_another_takes_its_name(tiny_config, tmp_pa
         np.testing.assert_array_equal(tensor.numpy(), before[name], name)
 
 
-def test_a_checkpoint_that_becomes_shorter_while_it_is_read(tiny_config, tmp_path):
+def test_checkpoint_truncated_while_it_is_read(tiny_config, tmp_path):
     cfg = get_config(tiny_config())
     path = tmp_path / "c.safetensors"
     save_checkpoint(path, fresh(cfg), Progress(), cfg.to_dict(), [])
@@ -247,7 +247,7 @@ def test_a_checkpoint_that_becomes_shorter_while_it_is_read(tiny_config, tmp_pat
         load_checkpoint(stored, fresh(cfg))
 
 
-def test_a_failed_save_leaves_the_old_checkpoint(tiny_config, tmp_path, monkeypatch):
+def test_failed_save_keeps_the_old_checkpoint(tiny_config, tmp_path, monkeypatch):
     cfg = get_config(tiny_config())
     learner = fresh(cfg)
     path = tmp_path / "c.safetensors"
@@ -265,7 +265,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(tiny_config, tmp_path, monkeypa
     assert [file.name for file in tmp_path.iterdir() if file.suffix != ".yaml"] == ["c.safetensors"]
 
 
-def test_a_checkpoint_keeps_the_numerics_of_what_it_was_fine_tuned_from(tiny_config, tmp_path):
+def test_checkpoint_keeps_the_numerics_of_its_pretrained_weights(tiny_config, tmp_path):
     """MindCV's weights want a tanh GELU; who evaluates the fine-tuned network must get it too."""
     golden = Path(__file__).parents[2] / "golden" / "convit_mindcv"
     cfg = get_config(tiny_config("ConViT", drop=0.0)).to_dict()

@@ -127,7 +127,7 @@ def refused(cfg, state, path: Path) -> str:
     return message
 
 
-def test_the_state_itself_is_taken(cfg, state, tmp_path):
+def test_unchanged_state_is_accepted(cfg, state, tmp_path):
     assert resume(cfg, *state, tmp_path / "a.safetensors").step == 1
     state[1]["loss_scaler"] = json.dumps(SCALER)
     assert resume(cfg, *state, tmp_path / "a.safetensors").step == 1
@@ -139,44 +139,44 @@ def test_the_state_itself_is_taken(cfg, state, tmp_path):
     "key", ["progress", "config", "loss_scaler", "without_optimizer_state", "data"]
 )
 @pytest.mark.parametrize("text", ["", "{", "null", "3", '"a"', "[" * 100_000, "\x00", "true"])
-def test_metadata_of_another_kind(cfg, state, tmp_path, key, text):
+def test_metadata_of_another_type_is_refused(cfg, state, tmp_path, key, text):
     state[1][key] = text
     assert key in refused(cfg, state, tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("config", [{}, {"optimizer": 3}, {"optimizer": {}}, {"optimizer": None}])
-def test_a_config_of_no_run(cfg, state, tmp_path, config):
+def test_config_that_is_not_of_a_run_is_refused(cfg, state, tmp_path, config):
     state[1]["config"] = json.dumps(config)
     assert "config" in refused(cfg, state, tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize(("key", "value"), [(k, v) for k, many in PROGRESS.items() for v in many])
-def test_progress_that_no_run_makes(cfg, state, tmp_path, key, value):
+def test_impossible_progress_is_refused(cfg, state, tmp_path, key, value):
     state[1]["progress"] = json.dumps(json.loads(state[1]["progress"]) | {key: value})
     assert key in refused(cfg, state, tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("key", ["epoch", "samples", "step"])
-def test_progress_without_a_count(cfg, state, tmp_path, key):
+def test_progress_without_a_count_is_refused(cfg, state, tmp_path, key):
     progress = json.loads(state[1]["progress"])
     del progress[key]
     state[1]["progress"] = json.dumps(progress)
     assert key in refused(cfg, state, tmp_path / "a.safetensors")
 
 
-def test_a_number_of_very_many_digits(cfg, state, tmp_path):
+def test_number_of_very_many_digits_is_refused(cfg, state, tmp_path):
     state[1]["progress"] = '{"epoch": 0, "samples": 0, "step": ' + "9" * 10_000 + "}"
     assert "progress" in refused(cfg, state, tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize(("key", "value"), [(k, v) for k, many in SCALERS.items() for v in many])
-def test_a_loss_scaling_that_none_has(cfg, state, tmp_path, key, value):
+def test_impossible_loss_scaling_is_refused(cfg, state, tmp_path, key, value):
     state[1]["loss_scaler"] = json.dumps(SCALER | {key: value})
     assert key in refused(cfg, state, tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("key", [*SCALER, "more"])
-def test_a_loss_scaling_of_other_entries(cfg, state, tmp_path, key):
+def test_loss_scaling_with_other_keys_is_refused(cfg, state, tmp_path, key):
     scaler = {k: v for k, v in SCALER.items() if k != key} | ({"more": 1} if key == "more" else {})
     state[1]["loss_scaler"] = json.dumps(scaler)
     assert "loss_scaler" in refused(cfg, state, tmp_path / "a.safetensors")
@@ -221,7 +221,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("old", [False, True], ids=["now", "0.1"])
-def test_arrays_that_are_not_a_state(cfg, state, tmp_path, change, old):
+def test_arrays_that_are_not_a_state_are_refused(cfg, state, tmp_path, change, old):
     CHANGES[change](state[0])
     if old:
         del state[1]["without_optimizer_state"]
@@ -239,14 +239,14 @@ def without_state(state, pattern: str) -> list[str]:
     return names
 
 
-def test_a_checkpoint_that_says_that_it_has_no_state(cfg, state, tmp_path):
+def test_checkpoint_that_lists_all_parameters_as_stateless_is_refused(cfg, state, tmp_path):
     """The moments of all parameters would start at zero without a message."""
     names = without_state(state, "*")
     assert len(names) > 10
     assert f"no state of the optimizer for {len(names)} " in refused(cfg, state, tmp_path / "a")
 
 
-def test_state_that_is_missing_and_said_to_be(cfg, state, tmp_path, caplog):
+def test_listed_missing_state_is_a_warning(cfg, state, tmp_path, caplog):
     """Of a parameter that no loss has reached it is right, so the run goes on."""
     (name,) = without_state(state, f"optimizer/{WEIGHT}/*")
     assert resume(cfg, *state, tmp_path / "a.safetensors").step == 1
@@ -260,7 +260,7 @@ def test_state_that_is_missing_and_said_to_be(cfg, state, tmp_path, caplog):
         ("progress", {"step": 2, "skipped": 2}),
     ],
 )
-def test_state_that_there_was_none_of_yet(cfg, state, tmp_path, caplog, key, changes):
+def test_state_that_did_not_exist_yet(cfg, state, tmp_path, caplog, key, changes):
     """Of frozen parameters; of all, where each step was skipped."""
     without_state(state, "optimizer/backbone.*" if key == "config" else "*")
     state[1][key] = json.dumps(json.loads(state[1][key]) | changes)
@@ -269,7 +269,7 @@ def test_state_that_there_was_none_of_yet(cfg, state, tmp_path, caplog, key, cha
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["now", "0.1"])
-def test_an_optimizer_that_keeps_no_state(tiny_config, tmp_path, caplog, old):
+def test_optimizer_without_state(tiny_config, tmp_path, caplog, old):
     cfg = get_config(tiny_config(optimizer={"name": "SGD", "lr": 0.1}))
     arrays, metadata = _trained(cfg, tmp_path / "c.safetensors")
     assert not [key for key in arrays if key.startswith("optimizer/")]
@@ -279,7 +279,7 @@ def test_an_optimizer_that_keeps_no_state(tiny_config, tmp_path, caplog, old):
     assert "no state" not in caplog.text
 
 
-def test_what_is_no_file(tmp_path):
+def test_pipes_and_folders_are_refused(tmp_path):
     pipe = tmp_path / "last.safetensors"
     os.mkfifo(pipe)
     for path, rule in ((pipe, "not a regular file"), (tmp_path, "is a folder")):
@@ -287,7 +287,7 @@ def test_what_is_no_file(tmp_path):
             read_checkpoint(path)
 
 
-def test_a_type_that_numpy_does_not_know(tmp_path):
+def test_type_that_numpy_does_not_know_is_refused(tmp_path):
     header = json.dumps({"a": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}).encode()
     content = len(header).to_bytes(8, "little") + header + b"\0\0"
     path = tmp_path / "a.safetensors"

@@ -206,9 +206,9 @@ def test_freezing_for_the_whole_run_and_refusals(tiny_config):
 def test_sync_bn_with_one_process_changes_nothing(tiny_config, caplog):
     path = tiny_config("CvT")
     with caplog.at_level(logging.INFO, logger="passl"):
-        told = learner_of(path, "sync_bn=true")
+        with_sync = learner_of(path, "sync_bn=true")
     assert "sync_bn: does nothing with one process" in caplog.text
-    outcomes = [train_step(one, *batch(), 0).loss for one in (told, learner_of(path))]
+    outcomes = [train_step(one, *batch(), 0).loss for one in (with_sync, learner_of(path))]
     assert outcomes[0] == outcomes[1]
 
 

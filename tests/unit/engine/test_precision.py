@@ -190,8 +190,8 @@ def test_teacher_uses_the_same_precision(tiny_config, tmp_path, level):
 
     config = tiny_config("CvT")
     save_checkpoint(tmp_path / "t.safetensors", learner_of(config), Progress(), {}, [])
-    told = f"distillation={{teacher: '{config}', weights: '{tmp_path / 't.safetensors'}'}}"
-    learner = learner_of(tiny_config(), told, amp(level))
+    section = f"distillation={{teacher: '{config}', weights: '{tmp_path / 't.safetensors'}'}}"
+    learner = learner_of(tiny_config(), section, amp(level))
     teacher, seen = learner.objective.teacher, []
     teacher.register_forward_post_hook(lambda layer, inputs, output: seen.append(output.dtype))
     before = {name: p.numpy() for name, p in learner.model.named_parameters()}

@@ -24,7 +24,7 @@ def lines(folder: Path) -> list[str]:
     return (folder / STARTS).read_text(encoding="utf-8").splitlines()
 
 
-def test_each_start_is_a_line(tmp_path, monkeypatch):
+def test_each_start_is_recorded_in_a_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PASSWORD", "hunter2")
     monkeypatch.setattr(sys, "argv", ["tools/train.py", "-o", "output_dir=数据"])
     record_start(tmp_path, Ranks(), Progress(), None)
@@ -45,7 +45,7 @@ def test_each_start_is_a_line(tmp_path, monkeypatch):
     assert "hunter2" not in (tmp_path / STARTS).read_text(encoding="utf-8")
 
 
-def test_a_line_that_was_cut_short_stays_alone(tmp_path):
+def test_truncated_line_stays_a_line_of_its_own(tmp_path):
     (tmp_path / STARTS).write_text('{"time": "20')
     record_start(tmp_path, Ranks(), Progress(), None)
     cut, whole = lines(tmp_path)
@@ -53,7 +53,7 @@ def test_a_line_that_was_cut_short_stays_alone(tmp_path):
     assert json.loads(whole)["pid"] == os.getpid()
 
 
-def test_a_record_that_cannot_be_written_is_a_warning(tmp_path, caplog):
+def test_unwritable_record_is_a_warning(tmp_path, caplog):
     (tmp_path / STARTS).mkdir()
     record_start(tmp_path, Ranks(), Progress(), None)
     assert f"{tmp_path / STARTS} cannot be written: Is a directory" in caplog.text

@@ -88,7 +88,7 @@ def test_every_optimizer_has_its_formula():
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize(("name", "formula", "options"), CASES)
-def test_an_optimizer_is_its_formula(
+def test_optimizer_follows_its_formula(
     make_model, give_gradients, name, formula, options, weight_decay
 ):
     """Twelve steps with a rate that changes, on every parameter, decayed or not."""
@@ -123,7 +123,7 @@ def in_float32(value):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("backbone", ["ConViT", "CvT"])
-def test_decay_moves_what_it_may_and_nothing_else(make_model, give_gradients, name, backbone):
+def test_decay_changes_only_the_parameters_that_decay(make_model, give_gradients, name, backbone):
     """With gradients of zero, decay is all that moves a weight."""
     model = make_model(backbone)
     optimizer = build_optimizer({"name": name, "lr": 1.0, "weight_decay": 0.1}, model)
@@ -138,7 +138,7 @@ def test_decay_moves_what_it_may_and_nothing_else(make_model, give_gradients, na
 
 
 @pytest.mark.parametrize("name", ["AdamW", "Lion", "SGD", "Momentum"])
-def test_decay_shrinks_by_rate_and_decay(make_model, give_gradients, name):
+def test_decay_shrinks_weights_by_rate_times_decay(make_model, give_gradients, name):
     model = make_model()
     optimizer = build_optimizer({"name": name, "lr": 1.0, "weight_decay": 0.1}, model)
     weight = model.head.fc_cls.weight
@@ -151,7 +151,7 @@ def test_decay_shrinks_by_rate_and_decay(make_model, give_gradients, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_layer_learns_at_its_own_rate(make_model, give_gradients, name):
+def test_each_layer_has_its_own_rate(make_model, give_gradients, name):
     """From weights of zero, a first step is in proportion to the rate: exactly that of one rate for
     all, times 0.5 for each layer that lies behind.
     """
@@ -174,7 +174,7 @@ def test_a_layer_learns_at_its_own_rate(make_model, give_gradients, name):
 
 
 @pytest.mark.parametrize(("name", "formula", "options"), CASES)
-def test_two_steps_and_two_more_are_four(make_model, give_gradients, name, formula, options):
+def test_state_resumes_exactly(make_model, give_gradients, name, formula, options):
     """The state is kept under the parameters' own names, as checkpoints do, and goes on in another
     network, whose generated names are others.
     """
@@ -216,7 +216,7 @@ def test_two_steps_and_two_more_are_four(make_model, give_gradients, name, formu
         np.testing.assert_array_equal(parameter.numpy(), expected[n].numpy(), err_msg=n)
 
 
-def test_nothing_is_left_of_an_earlier_optimizer(make_model, give_gradients):
+def test_earlier_optimizer_leaves_no_settings(make_model, give_gradients):
     model = make_model()
     build_optimizer({"name": "SGD", "lr": 1.0, "weight_decay": 0.3, "layer_decay": 0.5}, model)
     optimizer = build_optimizer({"name": "SGD", "lr": 1.0}, model)

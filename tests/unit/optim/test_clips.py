@@ -55,7 +55,7 @@ def test_all_gradients_are_clipped_by_one_norm(clipped, layer_decay):
         check(n, rate * Rounded(gradient) * 2.0 / norm)
 
 
-def test_a_small_norm_is_left_alone(clipped):
+def test_small_norm_is_not_clipped(clipped):
     _, gradients, check = clipped({"name": "global_norm", "value": 1e6}, "ConViT")
     for n, gradient in gradients.items():
         check(n, gradient)
@@ -92,7 +92,7 @@ def test_units_are_clipped_by_their_weights(clipped, backbone, size):
     assert bool(left) == (size < 1)
 
 
-def test_what_is_excluded_can_be_chosen(clipped):
+def test_excluded_parameters_can_be_chosen(clipped):
     clip = {"name": "adaptive", "exclude": ["*.bias"]}
     _, gradients, check = clipped(clip)
     for n, gradient in gradients.items():

@@ -9,7 +9,7 @@ from passl.optim.optimizers import build_optimizer, decayed_names, scaled_lr, tr
 from passl.optim.parameters import layer_rates
 
 
-def test_what_decays_in_convit(make_model):
+def test_parameters_of_convit_that_decay(make_model):
     net = make_model("ConViT")
     decayed = decayed_names(net)
     spared = {name for name, _ in trainable(net)} - decayed
@@ -24,7 +24,7 @@ def test_what_decays_in_convit(make_model):
     assert not any("norm" in name or name.endswith("bias") for name in decayed)
 
 
-def test_what_decays_in_cvt(make_model):
+def test_parameters_of_cvt_that_decay(make_model):
     net = make_model("CvT")
     decayed = decayed_names(net)
     names = {name for name, _ in trainable(net)}
@@ -51,7 +51,7 @@ def test_decay_by_patterns(make_model):
     assert more == {"backbone.blocks.0.attn.pos_proj.weight"}
 
 
-def test_a_pattern_may_name_what_is_frozen(make_model):
+def test_pattern_can_match_frozen_parameters(make_model):
     net = make_model("ConViT")
     net.backbone.pos_embed.stop_gradient = True
     decayed = decayed_names(net, ["backbone.pos_embed"])
@@ -59,7 +59,7 @@ def test_a_pattern_may_name_what_is_frozen(make_model):
     assert "backbone.pos_embed" not in decayed
 
 
-def test_a_pattern_that_matches_nothing(make_model):
+def test_pattern_without_a_match_is_refused(make_model):
     section = {"name": "SGD", "lr": 1.0, "no_weight_decay": ["default", "backbone.pos_emb"]}
     message = (
         "optimizer.no_weight_decay: 'backbone.pos_emb' matches no parameter; the closest name is "

@@ -48,7 +48,7 @@ def test_cosine():
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
 
 
-def test_cosine_behind_the_warm_up():
+def test_cosine_after_warmup():
     """MindCV's convit_tiny_gpu: warm-up of 10 epochs from 0, a cosine of 200, and 90 at its end."""
     section = {
         "name": "Cosine",
@@ -68,7 +68,7 @@ def test_cosine_behind_the_warm_up():
         assert schedule(1251 * epoch) == pytest.approx(1e-5)
 
 
-def test_cosine_behind_the_warm_up_takes_what_is_left():
+def test_cosine_after_warmup_takes_the_remaining_epochs():
     """MindCV's 5 + 295 need not be spelled out."""
     section = {"name": "Cosine", "warmup_epochs": 5, "min_lr": 1e-6, "warmup_prefix": True}
     schedules = [
@@ -135,7 +135,7 @@ def test_constant():
 
 
 @pytest.mark.parametrize("name", NEEDED)
-def test_warm_up_is_a_line_to_the_rate(name):
+def test_warmup_is_linear(name):
     section = {"name": name, "warmup_epochs": 1.5, "warmup_lr": 0.1, **NEEDED[name]}
     schedule = build_schedule(section, 0.7, 10, 4)
     for step in range(15):
@@ -143,7 +143,7 @@ def test_warm_up_is_a_line_to_the_rate(name):
 
 
 @pytest.mark.parametrize("name", NEEDED)
-def test_cool_down_keeps_the_last_rate(name):
+def test_cooldown_keeps_the_last_rate(name):
     """The schedule of the shorter run, whose end stays."""
     section = {"name": name, "warmup_epochs": 1, **NEEDED[name]}
     short = build_schedule(section, 0.7, 10, 4)
@@ -153,7 +153,7 @@ def test_cool_down_keeps_the_last_rate(name):
 
 
 @pytest.mark.parametrize("name", NEEDED)
-def test_a_rate_below_the_ends_does_not_rise_to_them(name):
+def test_rate_never_rises_to_min_lr_or_warmup_lr(name):
     section = {"name": name, "warmup_epochs": 1, "warmup_lr": 1e-6, **NEEDED[name]}
     if "min_lr" in SCHEDULES.options(name):
         section["min_lr"] = 1e-5
@@ -203,13 +203,13 @@ def test_short_runs(section):
         options = {"warmup_epochs": warmup, "warmup_lr": 0.02, "cooldown_epochs": cooldown}
         schedule = build_schedule({**section, **options}, lr, steps, epochs)
         rates = [schedule(step) for step in range(epochs * steps + 3)]
-        told = (epochs, steps, warmup, cooldown, rates)
-        assert all(0 < rate <= lr * (1 + 1e-12) for rate in rates), told  # also no nan
+        case = (epochs, steps, warmup, cooldown, rates)
+        assert all(0 < rate <= lr * (1 + 1e-12) for rate in rates), case  # also no nan
         end = max(round((epochs - cooldown) * steps), 1)
-        assert len(set(rates[end:])) == 1 or section.get("per_epoch"), told
+        assert len(set(rates[end:])) == 1 or section.get("per_epoch"), case
         if ends:
-            assert min(rates) >= lowest * (1 - 1e-12), told
-            assert rates[end] == pytest.approx(lowest), told
+            assert min(rates) >= lowest * (1 - 1e-12), case
+            assert rates[end] == pytest.approx(lowest), case
         tried += 1
     assert tried > 100
 
