@@ -185,8 +185,9 @@ def variant_of(architecture: Mapping[str, Any]) -> str | None:
     """Return the published variant of an architecture, from its widths and depths; null if it is
     none of the eleven.
     """
-    compared = {"name", "embed_dim", "depth", "num_heads", "local_up_to_layer", "patch_size"}
-    compared = {*compared, "in_chans"} & architecture.keys()
+    # The name first: the two networks have different options.
+    options = ("name", "embed_dim", "depth", "num_heads", "local_up_to_layer", "patch_size")
+    compared = [key for key in (*options, "in_chans") if key in architecture]
     for name in list_models():
         cfg = get_config(next(path for path in shipped_configs() if path.stem == name))
         node = cfg.model.architecture
