@@ -399,8 +399,8 @@ def test_changed_data_is_a_warning_or_refused(colours, tmp_path):
     run(path, tmp_path / "run", "epochs=2", *options, resume="auto")
     log = (tmp_path / "run" / "train.log").read_text()
     for part in ("train", "val"):
-        options = f"the {part} data has other samples, sample names, labels (25 samples, it was 24)"
-        assert options in log
+        warning = f"the {part} data has other samples, sample names, labels (25 samples, it was 24)"
+        assert warning in log
 
 
 def test_a_resume_reads_the_checkpoint_and_builds_the_network_once(
