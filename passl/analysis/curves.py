@@ -1,8 +1,12 @@
-"""The curves of a run as a PNG."""
+"""The curves of a run, or of several in one figure, as a PNG."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, product
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -11,6 +15,61 @@ from passl.errors import ConfigError
 from passl.io.files import write_atomically
 from passl.io.fonts import fonts_for
 from passl.logging import printable
+
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+"""Okabe and Ito, "Color Universal Design", 2008, without yellow, which is too light for a line."""
+_STYLES = ("-", "--", ":", "-.")
+_LEGEND = 150
+"""Characters of a row of the legend of several runs."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The rows of a run's metrics.
+
+    Args:
+        train: a row for each logged interval.
+        val: a row for each evaluation.
+    """
+
+    train: list[dict[str, Any]]
+    val: list[dict[str, Any]]
+
+    @property
+    def is_drawable(self) -> bool:
+        """Whether an epoch is finished, so that steps can be shown as epochs."""
+        return bool(self.train and self.val)
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The first evaluation with the highest top-1 accuracy; null if there is none."""
+        scored = [row for row in self.val if "top1" in row]
+        return max(scored, key=lambda row: row["top1"], default=None)
+
+    def draw(self, axes: Any, phase: str, key: str, **style: Any) -> None:
+        """Draw a metric over the epochs.
+
+        Args:
+            phase: `train` or `val`.
+            key: of the rows; those without it are left out.
+            style: options of `axes.plot`.
+        """
+        steps_per_epoch = self.val[0]["step"] / self.val[0]["epoch"]
+        rows = [row for row in getattr(self, phase) if key in row]
+        axes.plot([r["step"] / steps_per_epoch for r in rows], [r[key] for r in rows], **style)
+
+
+def read_run(folder: Path) -> Metrics:
+    """The metrics of a run.
+
+    Raises:
+        ConfigError: the folder holds no run.
+    """
+    if not (folder / METRICS).is_file():
+        raise ConfigError(f"{folder}: holds no {METRICS}; name the output_dir of a training run")
+    rows = [row for row in read_metrics(folder) if row.get("epoch", 0) > 0 and row["step"] > 0]
+    train, val = ([row for row in rows if row["phase"] == phase] for phase in ("train", "val"))
+    return Metrics(train, val)
 
 
 def plot_curves(folder: Path, out: Path) -> None:
@@ -23,47 +82,90 @@ def plot_curves(folder: Path, out: Path) -> None:
     Raises:
         ConfigError: the folder holds no run, or one without a finished epoch.
     """
-    if not (folder / METRICS).is_file():
-        raise ConfigError(f"{folder}: holds no {METRICS}; name the output_dir of a training run")
-    rows = read_metrics(folder)
-    train, val = ([row for row in rows if row["phase"] == phase] for phase in ("train", "val"))
-    if not train or not val:
+    metrics, title = read_run(folder), printable(folder.resolve().name)
+    if not metrics.is_drawable:
         raise ConfigError(f"{folder}: the run has not finished an epoch yet")
-    title = printable(folder.resolve().name)
     with fonts_for([title]):
-        _plot(train, val, title, out)
+        _save(_figure_of_one(metrics, title), out)
 
 
-def _plot(train: list[dict], val: list[dict], title: str, out: Path) -> None:
-    steps_per_epoch = val[0]["step"] / val[0]["epoch"]
+def plot_runs(runs: Sequence[tuple[str, Metrics]], out: Path) -> None:
+    """Draw loss, top-1 accuracy and learning rate of several runs over their epochs.
 
-    def draw(axes, rows, key, label):
-        axes.plot(
-            [row["step"] / steps_per_epoch for row in rows], [row[key] for row in rows], label=label
-        )
+    Args:
+        runs: name and metrics of each; runs without a finished epoch are left out.
+        out: the PNG to write.
 
+    Raises:
+        ConfigError: no run has finished an epoch.
+    """
+    shown = [(printable(name), metrics) for name, metrics in runs if metrics.is_drawable]
+    if not shown:
+        raise ConfigError("no run has finished an epoch yet: there are no curves to draw")
+    with fonts_for([name for name, _ in shown]):
+        _save(_figure_of_several(shown), out)
+
+
+def _save(figure: Figure, out: Path) -> None:
+    def write(temporary: Path) -> None:
+        figure.savefig(temporary, dpi=110, format="png", bbox_inches="tight")
+
+    write_atomically(out, write)
+
+
+def _figure_of_one(metrics: Metrics, title: str) -> Figure:
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     losses, accuracy, rate = figure.subplots(1, 3)
-    draw(losses, train, "loss", "training (as augmented and smoothed)")
-    draw(losses, val, "loss", "validation")
-    losses.set(title="Cross entropy", xlabel="epoch", ylim=(0, None))
+    metrics.draw(losses, "train", "loss", label="training (as augmented and smoothed)")
+    metrics.draw(losses, "val", "loss", label="validation")
+    _finish(losses, title="Cross entropy", ylim=(0, None))
     losses.legend()
-    best = max(val, key=lambda row: row["top1"])
-    draw(accuracy, val, "top1", "top-1")
-    draw(accuracy, val, "top5", "top-5")
-    accuracy.plot(
-        best["epoch"],
-        best["top1"],
-        "o",
-        color="C0",
-        label=f"best: {best['top1']:.2f} % in epoch {best['epoch']}",
-    )
-    accuracy.set(title="Validation accuracy in %", xlabel="epoch", ylim=(None, 101))
+    metrics.draw(accuracy, "val", "top1", label="top-1")
+    metrics.draw(accuracy, "val", "top5", label="top-5")
+    _mark_best(accuracy, metrics, color="C0", label=_best(metrics))
+    _finish(accuracy, title="Validation accuracy in %", ylim=(None, 101))
     accuracy.legend(loc="lower right")
-    draw(rate, train, "lr", "learning rate")
-    rate.set(title="Learning rate", xlabel="epoch", ylim=(0, None))
-    for axes in (losses, accuracy, rate):
-        axes.grid(alpha=0.3)
-        axes.set_xlim(0, None)
+    metrics.draw(rate, "train", "lr")
+    _finish(rate, title="Learning rate", ylim=(0, None))
     figure.suptitle(title, fontsize=9)
-    write_atomically(out, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    return figure
+
+
+def _figure_of_several(runs: Sequence[tuple[str, Metrics]]) -> Figure:
+    figure = Figure(figsize=(13, 8))
+    (train_loss, val_loss), (accuracy, rate) = figure.subplots(2, 2)
+    figure.subplots_adjust(hspace=0.28, wspace=0.14)
+    styles = cycle(product(_STYLES, _COLORS))
+    for (name, metrics), (linestyle, color) in zip(runs, styles, strict=False):
+        style = {"color": color, "linestyle": linestyle, "linewidth": 1.4}
+        label = f"{name} ({_best(metrics)})"
+        metrics.draw(train_loss, "train", "loss", label=label, **style)
+        metrics.draw(val_loss, "val", "loss", **style)
+        metrics.draw(accuracy, "val", "top1", **style)
+        metrics.draw(rate, "train", "lr", **style)
+        _mark_best(accuracy, metrics, color=color, markersize=5)
+    _finish(train_loss, title="Training loss (as augmented and smoothed)", ylim=(0, None))
+    _finish(val_loss, title="Validation loss", ylim=(0, None))
+    _finish(accuracy, title="Validation top-1 accuracy in %", ylim=(None, 101))
+    _finish(rate, title="Learning rate", ylim=(0, None))
+    handles, labels = train_loss.get_legend_handles_labels()
+    columns = max(1, min(4, len(runs), _LEGEND // (max(map(len, labels)) + 8)))
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.06)}
+    figure.legend(handles, labels, ncols=columns, fontsize=9, handlelength=3.5, **place)
+    return figure
+
+
+def _best(metrics: Metrics) -> str:
+    best = metrics.best
+    return f"best: {best['top1']:.2f} % in epoch {best['epoch']}" if best else "no top-1"
+
+
+def _mark_best(axes: Any, metrics: Metrics, **style: Any) -> None:
+    if metrics.best is not None:
+        axes.plot(metrics.best["epoch"], metrics.best["top1"], "o", **style)
+
+
+def _finish(axes: Any, **options: Any) -> None:
+    axes.set(xlabel="epoch", **options)
+    axes.grid(alpha=0.3)
+    axes.set_xlim(0, None)

@@ -30,6 +30,7 @@ from passl.logging import log_others, printable
 
 COMMANDS = (
     *("train", "eval", "predict", "export", "convert", "features", "probe", "visualize"),
+    *("compare", "sweep"),
     *("check-data", "config", "models", "env", "launch"),
 )
 _LAUNCH = "launch"

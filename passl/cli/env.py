@@ -18,7 +18,7 @@ passl env --json
 """
 _PACKAGES = (
     *("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "pyyaml", "pydantic", "safetensors"),
-    *("visualdl", "matplotlib", "paddle2onnx", "onnxruntime", "openvino", "scikit-learn"),
+    *("visualdl", "matplotlib", "paddle2onnx", "onnxruntime", "openvino", "scikit-learn", "optuna"),
 )
 _FEATURES = ("avx", "fma", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd")
 """The instruction sets that decide which kernels run."""

@@ -219,7 +219,7 @@ class _Rank(subprocess.Popen):
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=end_with_parent,
             )
 
     @property
@@ -248,10 +248,12 @@ def _open_for_owner(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _end_with_parent() -> None:
-    """Let the system send this process SIGTERM when the launcher ends, even by SIGKILL."""
-    assert _PRCTL is not None  # called on Linux only
-    _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def end_with_parent() -> None:
+    """Let the system send this new process SIGTERM when the one that started it ends, even by
+    SIGKILL. (On Linux; other systems do nothing.)
+    """
+    if _PRCTL is not None:
+        _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _say(text: str) -> None:

@@ -139,6 +139,7 @@ def test_every_command_works_in_an_empty_folder(installed, tmp_path):
         ["features", "digits/convit", "-o", *small[:2], *weights, "--out", "val.npz"],
         ["probe", "val.npz", "val.npz"],
         ["visualize", "curves", "run"],
+        ["compare", "run"],
         ["check-data", "digits/convit", "--part", "val", "--workers", "0"],
         ["config", "digits/cvt"],
         ["models"],

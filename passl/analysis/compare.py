@@ -1,0 +1,310 @@
+"""What differs between runs: settings, scores and throughput."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from passl.analysis.curves import Metrics, read_run
+from passl.engine.metrics import METRICS
+from passl.engine.run_folder import CONFIG, CONFIG_OF_RESUME
+from passl.errors import ConfigError
+from passl.io.files import to_json
+from passl.logging import printable
+from passl.utils.config import dotted, leaves
+from passl.utils.yaml import read
+
+SWEEP = "sweep.yaml"
+"""In the folder of a sweep, which has the folders of its runs."""
+_IGNORED = ("epochs", "output_dir", "log_config", "checkpoint", "timeouts", "rank_check_interval")
+"""Sections that change neither the result of a run nor its speed; `epochs` is in the results."""
+_RESULTS = {
+    "epochs_done": "epochs",
+    "best_top1": "best top-1",
+    "best_epoch": "in epoch",
+    "last_top1": "last top-1",
+    "last_loss": "last loss",
+    "train_loss": "training loss",
+    "images_per_second": "images/s",
+}
+"""Attributes of a run, and their titles in a table of text."""
+_LONGEST = 24
+"""Characters of a value in a table of text."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run as a row of the table.
+
+    Args:
+        name: the folder's, with as many of its parents as distinguish it from other runs.
+        settings: every value of the resolved config, by its dotted key. A value that was changed
+            when the run was resumed is a text, `BEFORE -> AFTER`.
+    """
+
+    name: str
+    folder: Path
+    settings: dict[str, Any]
+    metrics: Metrics
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs of which all steps are made."""
+        train, val = (
+            max((row["epoch"] for row in rows), default=0)
+            for rows in (self.metrics.train, self.metrics.val)
+        )
+        return max(val, train - 1)
+
+    @property
+    def best_top1(self) -> float | None:
+        """The highest top-1 accuracy, in per cent."""
+        return None if self.metrics.best is None else self.metrics.best["top1"]
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch of that accuracy, from 1."""
+        return None if self.metrics.best is None else self.metrics.best["epoch"]
+
+    @property
+    def last_top1(self) -> float | None:
+        """The top-1 accuracy of the last evaluation, in per cent."""
+        return self._last("val", "top1")
+
+    @property
+    def last_loss(self) -> float | None:
+        """The validation loss of the last evaluation."""
+        return self._last("val", "loss")
+
+    @property
+    def train_loss(self) -> float | None:
+        """The training loss of the last logged interval."""
+        return self._last("train", "loss")
+
+    @property
+    def images_per_second(self) -> float | None:
+        """The median throughput of the logged intervals."""
+        values = [row["ips"] for row in self.metrics.train if "ips" in row]
+        return statistics.median(values) if values else None
+
+    def results(self) -> dict[str, Any]:
+        """The values of the table beside the settings."""
+        return {name: getattr(self, name) for name in _RESULTS}
+
+    def _last(self, phase: str, key: str) -> float | None:
+        rows = getattr(self.metrics, phase)
+        return rows[-1].get(key) if rows else None
+
+
+def read_runs(folders: Sequence[Path]) -> list[RunSummary]:
+    """Read runs. The folder of a sweep stands for all its runs that have started to train.
+
+    Raises:
+        ConfigError: everything that is wrong with the folders.
+    """
+    found: list[Path] = []
+    problems: list[str] = []
+    for folder in folders:
+        inside = _runs_of_sweep(folder)
+        if inside == []:
+            problems.append(f"{folder}: no run of this sweep has started to train yet")
+        found += [folder] if inside is None else inside
+    runs = []
+    for folder, name in zip(found, _names(found), strict=True):
+        try:
+            runs.append(RunSummary(name, folder, _settings(folder), read_run(folder)))
+        except ConfigError as error:
+            problems += error.problems
+    places = [folder.resolve() for folder in found]
+    problems += [
+        f"{folder}: is named twice; name each run once"
+        for number, folder in enumerate(found)
+        if places[number] in places[:number]
+    ]
+    if problems:
+        raise ConfigError(*problems)
+    return runs
+
+
+def differing(runs: Sequence[RunSummary]) -> list[str]:
+    """The keys whose values differ between the runs, in the order of the configs. `epochs` is none
+    of them: the results name it.
+    """
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    return [
+        key
+        for key in keys
+        if key.partition(".")[0] not in _IGNORED and len({_exact(run, key) for run in runs}) > 1
+    ]
+
+
+def as_rows(runs: Sequence[RunSummary]) -> tuple[list[str], list[list[Any]]]:
+    """The table for a CSV file: its head, and a row for each run. Values that a run does not have
+    are empty.
+    """
+    keys = differing(runs)
+    head = ["run", "folder", *keys, "epochs", *_RESULTS]
+    rows = []
+    for run in runs:
+        results = ["" if value is None else value for value in run.results().values()]
+        settings = [_plain(run, key) for key in keys]
+        rows.append([run.name, str(run.folder), *settings, _plain(run, "epochs"), *results])
+    return head, rows
+
+
+def as_json(runs: Sequence[RunSummary]) -> dict[str, Any]:
+    """The table as plain data: for each run its results, and the settings that differ."""
+    keys = differing(runs)
+    return {
+        "runs": [
+            {
+                "name": run.name,
+                "folder": str(run.folder),
+                "settings": {key: run.settings[key] for key in keys if key in run.settings},
+                "epochs": run.settings.get("epochs"),
+                **run.results(),
+            }
+            for run in runs
+        ]
+    }
+
+
+def as_text(runs: Sequence[RunSummary], columns: int) -> str:
+    """The table as aligned text. The runs are its rows, or its columns if it is narrower so and
+    does not fit otherwise.
+
+    Args:
+        columns: characters of a line that fit.
+    """
+    keys = differing(runs)
+    short = shortest(keys)
+    rows = [["run", *(printable(short[key]) for key in keys), *_RESULTS.values()]]
+    for run in runs:
+        shown = [_shown(run.settings[key]) if key in run.settings else "-" for key in keys]
+        rows.append([printable(run.name), *shown, *_shown_results(run)])
+    by_run = _aligned(rows)
+    if _widest(by_run) <= columns:
+        return by_run
+    return min(by_run, _aligned(list(zip(*rows, strict=True))), key=_widest)
+
+
+def shortest(keys: Iterable[str]) -> dict[str, str]:
+    """The end of each dotted key, as short as distinguishes it from the others: `optimizer.lr` is
+    `lr` if no other key ends so. It does not begin with the index of a list.
+    """
+    ends = {key: _ends(key) for key in keys}
+    return {
+        key: next(
+            end for end in own if sum(end in others for others in ends.values()) == 1 or end == key
+        )
+        for key, own in ends.items()
+    }
+
+
+def _ends(key: str) -> list[str]:
+    parts = key.split(".")
+    starts = [start for start in range(len(parts)) if not parts[start].isdecimal()]
+    return [".".join(parts[start:]) for start in reversed(starts)]
+
+
+def _runs_of_sweep(folder: Path) -> list[Path] | None:
+    """The runs in the folder of a sweep; null if it is none."""
+    if not (folder / SWEEP).is_file():
+        return None
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if (path / METRICS).is_file() and (path / CONFIG).is_file()
+    )
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The ends of the paths, as short as distinguishes them."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, parts), default=0)):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(set(parts)):
+            return names
+    return [str(folder) for folder in folders]
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """The values of the resolved config, with those that a resume has changed."""
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(f"{folder}: holds no {CONFIG}; name the output_dir of a training run")
+    form = re.compile(re.escape(CONFIG_OF_RESUME).replace(r"\{\}", "([0-9]+)"))
+    found = [(form.fullmatch(path.name), path) for path in folder.iterdir()]
+    later = sorted((int(match[1]), path) for match, path in found if match)
+    configs = [
+        {dotted(keys): value for keys, value in leaves(read(path)[0])}
+        for path in (folder / CONFIG, *(path for _, path in later))
+    ]
+    settings = {}
+    for key in dict.fromkeys(key for config in configs for key in config):
+        texts = [to_json(config[key]) if key in config else "-" for config in configs]
+        changes = [
+            text for text, before in zip(texts, [None, *texts], strict=False) if text != before
+        ]
+        settings[key] = configs[0][key] if len(changes) == 1 else " -> ".join(changes)
+    return settings
+
+
+def _exact(run: RunSummary, key: str) -> str:
+    """A setting as JSON, where 1, 1.0, true and "1" differ; empty if there is none."""
+    return to_json(run.settings[key]) if key in run.settings else ""
+
+
+def _plain(run: RunSummary, key: str) -> str:
+    """A setting as a cell of a table, without the quotes of JSON."""
+    value = run.settings.get(key)
+    return value if isinstance(value, str) else _exact(run, key)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = printable(value if isinstance(value, str) else to_json(value))
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[: half - 1]}…{text[-half:]}"
+
+
+def _shown_results(run: RunSummary) -> list[str]:
+    def number(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    return [
+        f"{run.epochs_done}/{run.settings.get('epochs', '-')}",
+        number(run.best_top1, ".2f"),
+        number(run.best_epoch, "d"),
+        number(run.last_top1, ".2f"),
+        number(run.last_loss, ".4f"),
+        number(run.train_loss, ".4f"),
+        number(run.images_per_second, ".1f"),
+    ]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *rest in rows:
+        cells = [first + " " * (widths[0] - _width(first))]
+        cells += [
+            " " * (width - _width(cell)) + cell
+            for cell, width in zip(rest, widths[1:], strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _widest(text: str) -> int:
+    return max(map(_width, text.splitlines()))
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal that the text takes: characters of Chinese, for example, take two."""
+    return sum(1 + (unicodedata.east_asian_width(one) in "WF") for one in text)

@@ -1,0 +1,5 @@
+"""`passl compare`, from a checkout."""
+
+from _checkout import run_command
+
+run_command("compare")

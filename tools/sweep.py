@@ -1,0 +1,5 @@
+"""`passl sweep`, from a checkout."""
+
+from _checkout import run_command
+
+run_command("sweep")
