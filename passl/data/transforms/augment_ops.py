@@ -50,7 +50,9 @@ class Geometry(NamedTuple):
 
     def shift(self, level: float, side: int) -> float:
         """Return the shift in pixels along a side of that length."""
-        return level * (0.45 * side if self.translate_const is None else self.translate_const)
+        if self.translate_const is None:
+            return level * 0.45 * side  # in timm's order: another rounds to other pixels
+        return level * self.translate_const
 
 
 Op = Callable[[Image.Image, float, np.random.Generator, Geometry], Image.Image]
