@@ -48,19 +48,7 @@ def load(
         RunError: the weights cannot be loaded or belong to another network.
     """
     file = read_file(locate(weights))
-    if cfg is not None:
-        config = cfg.to_dict() if isinstance(cfg, Config) else dict(cfg)
-    else:
-        config = _from_metadata(file, "config")  # of a checkpoint
-        if config is not None and config.get("imports"):
-            import_stored(config["imports"], file.path, allow_imports)
-    if config is not None:
-        section = _model_section(config)
-    else:
-        architecture, head = architecture_of(file)
-        converted = _from_metadata(file, "architecture")  # of a converted file
-        section = {"architecture": converted or architecture, "head": head}
-        config = _shipped_config(section["architecture"])
+    config, section = _network(file, cfg, allow_imports)
     section["architecture"] = {**file.numerics, **section["architecture"]}
     dataset = _dataset(config, "val")
     classes = file.classes or _classes_of_data(dataset)
@@ -88,12 +76,33 @@ def load(
     return model, description
 
 
-def _from_metadata(file: WeightFile, key: str) -> Any:
+def _network(
+    file: WeightFile, cfg: Mapping[str, Any] | None, allow_imports: bool
+) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """The config, empty if an unpublished network has none, and its section `model`."""
+    if cfg is not None:
+        config = cfg.to_dict() if isinstance(cfg, Config) else dict(cfg)
+        return config, _model_section(config)
+    stored = _from_metadata(file, "config")  # of a checkpoint
+    if stored is not None:
+        if stored.get("imports"):
+            import_stored(stored["imports"], file.path, allow_imports)
+        return stored, _model_section(stored)
+    architecture, head = architecture_of(file)
+    converted = _from_metadata(file, "architecture")  # of a converted file
+    section = {"architecture": converted or architecture, "head": head}
+    return _shipped_config(section["architecture"]), section
+
+
+def _from_metadata(file: WeightFile, key: str) -> dict[str, Any] | None:
     text = file.metadata.get(key)
     try:
-        return None if text is None else json.loads(text)
+        found = None if text is None else json.loads(text)
     except ValueError:
-        raise CheckpointError(f"{file.path}: damaged: its {key} is not JSON") from None
+        found = text
+    if found is not None and not isinstance(found, dict):
+        raise CheckpointError(f"{file.path}: damaged: its {key} is not a mapping in JSON")
+    return found
 
 
 def _model_section(config: Mapping[str, Any]) -> dict[str, Any]:

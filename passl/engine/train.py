@@ -36,7 +36,7 @@ from passl.engine.signals import StopRequest
 from passl.engine.starts import record_start, recorded_failure
 from passl.engine.step import Outcome, train_step
 from passl.errors import RunError, Stopped
-from passl.evaluation.metrics import build_metrics
+from passl.evaluation.added_metrics import build_metrics
 from passl.evaluation.scores import Scores, predict, score
 from passl.io.files import write_text
 from passl.logging import get_logger

@@ -90,7 +90,7 @@ def evaluate_weights(
     """
     from passl.accelerate import accelerate
     from passl.data.loader import build_loader
-    from passl.evaluation.metrics import build_metrics
+    from passl.evaluation.added_metrics import build_metrics
     from passl.evaluation.scores import VIEWS, predict, score
     from passl.modeling import Model
 

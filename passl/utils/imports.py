@@ -54,9 +54,9 @@ def import_stored(names: Any, file: Path, is_allowed: bool) -> None:
     """
     if is_allowed:
         import_modules(names, (Path.cwd(),), {0: str(file)})
-    elif any(name not in sys.modules for name in names):
+    elif not isinstance(names, list) or any(str(name) not in sys.modules for name in names):
         raise ConfigError(
-            f"{file}: needs the modules {', '.join(map(str, names))}. Importing them runs their "
+            f"{file}: needs to import {names}. Importing them runs their "
             "code: if you trust it, pass --allow-imports or allow_imports=True, or import them "
             "first"
         )

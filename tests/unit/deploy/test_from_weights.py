@@ -198,7 +198,7 @@ def test_classes_of_the_data(weights, tmp_path):
 
 
 def test_a_damaged_config(weights):
-    with pytest.raises(CheckpointError, match="damaged: its config is not JSON"):
+    with pytest.raises(CheckpointError, match="damaged: its config is not a mapping"):
         load(weights(config="{"))
 
 

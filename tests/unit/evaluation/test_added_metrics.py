@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from passl.errors import ConfigError, RunError
-from passl.evaluation.metrics import CalibrationError, TopK, build_metrics
+from passl.evaluation.added_metrics import CalibrationError, TopK, build_metrics
 from passl.evaluation.predictions import Predictions
 from passl.evaluation.scores import score
 
