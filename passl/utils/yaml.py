@@ -113,8 +113,10 @@ def to_yaml(data: Any) -> str:
         return yaml.dump(_plain(data), Dumper=_Dumper, **options)
 
     text = dump(readable=True)
-    # YAML reads Unicode's other line ends as blanks, so such a text is written in ASCII.
-    return dump(readable=False) if re.search("[\x85\u2028\u2029\ufeff]", text) else text
+    # YAML reads Unicode's other line ends as blanks, and marks of direction show another text. A
+    # text with one of them is written in ASCII.
+    escaped = "[\x85\u2028-\u202e\u2066-\u2069\ufeff]"
+    return dump(readable=False) if re.search(escaped, text) else text
 
 
 def _plain(data: Any) -> Any:
