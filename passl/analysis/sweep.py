@@ -48,6 +48,9 @@ from passl.utils.yaml import read, to_yaml
 
 STUDY = "study.journal"
 _POLL = 0.2
+"""Seconds between two looks at a run."""
+_LOOK = 2.0
+"""Seconds between two looks at its metrics."""
 _LONGEST = 80
 """Characters of the name of a run."""
 _PROGRAM = Path(passl.__file__).with_name("__main__.py")
@@ -160,7 +163,7 @@ def _opened(folder: Path, sweep: Sweep) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"output_dir: {folder} cannot be made: {error.strerror}") from None
-    lock = RunLock(folder)
+    lock = RunLock(folder, "by the same call")
     try:
         remove_unfinished(folder)
         if path.exists():
@@ -209,8 +212,8 @@ def _open_study(folder: Path, sweep: Sweep) -> Any:
         load_if_exists=True,
     )
     if sweep.trials is None:
-        for point in sweep.points:
-            study.enqueue_trial(point, skip_if_exists=True)
+        for point in sweep.points[len(study.trials) :]:  # a killed sweep may have queued some
+            study.enqueue_trial(point)
     return study
 
 
@@ -274,13 +277,14 @@ def _make_run(
     output_dir = f"output_dir={to_json(escaped(str(folder)))}"
     command = [sys.executable, "-u", str(_PROGRAM), "train", sweep.config]
     command += ["-o", *sweep.overrides, *overrides_of(point), output_dir, "--resume", "auto"]
-    is_pruned = False
+    is_pruned, last_look = False, time.monotonic()
     with closing(_Process(command)) as process:
         while process.poll() is None:
             time.sleep(_POLL)
             if stop.name is not None:
                 process.ask_to_stop()
-            elif sweep.prune and not is_pruned:
+            elif sweep.prune and not is_pruned and time.monotonic() > last_look + _LOOK:
+                last_look = time.monotonic()
                 is_pruned = _report(study, trial, folder) and trial.should_prune()
                 if is_pruned:
                     process.ask_to_stop()

@@ -30,13 +30,14 @@ class RunLock:
 
     Args:
         folder: of the run, which exists.
+        way_on: how a run that was ended is continued, for the message.
 
     Raises:
         ConfigError: another run holds it; the message has its host and process.
         OSError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, way_on: str = "by --resume auto"):
         self._holder = folder / HOLDER
         # Whoever may write into the folder may lock it.
         mode = folder.stat().st_mode & 0o666
@@ -46,7 +47,7 @@ class RunLock:
         except Timeout:
             raise ConfigError(
                 f"output_dir: {folder} is in use by {_read(self._holder)}; wait for its end, or "
-                "end it and continue by --resume auto, or choose another with -o output_dir=..."
+                f"end it and continue {way_on}, or choose another with -o output_dir=..."
             ) from None
         except (OSError, NotImplementedError) as error:
             if isinstance(error, OSError) and error.errno not in _NO_LOCKS:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from passl.analysis import sweep as module
 from passl.analysis.search_space import grid_points, parse_grid, parse_search
 from passl.analysis.sweep import Sweep, run_sweep
+from passl.engine import run_lock
 from passl.errors import ConfigError, RunError, Stopped
 from passl.utils.config import get_config
 
@@ -57,6 +60,7 @@ def make(tmp_path, tiny_config, monkeypatch):
     script.write_text(RUN)
     monkeypatch.setattr(module, "_PROGRAM", script)
     monkeypatch.setattr(module, "_POLL", 0.02)
+    monkeypatch.setattr(module, "_LOOK", 0.02)
     config = tiny_config("CvT")
 
     def build(*values: str, mode: str = "normal", **options: object) -> Sweep:
@@ -128,15 +132,15 @@ def test_all_runs_fail(make):
         run_sweep(make("optimizer.lr=0.1,0.2", mode="fail 0"))
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_interrupted_search_samples_the_same_values(make, tmp_path, sampler):
+@pytest.mark.parametrize(("sampler", "count"), [("tpe", 12), ("random", 4)])
+def test_interrupted_search_samples_the_same_values(make, tmp_path, sampler, count):
     values = ("optimizer.lr=loguniform(1e-4,1e-2)", "epochs=int(1,9)", "seed=choice(0,1)")
     options = {"sampler": sampler, "seed": 5}
     short = run_sweep(make(*values, trials=3, **options))
-    longer = run_sweep(make(*values, trials=12, **options))
+    longer = run_sweep(make(*values, trials=count, **options))
     assert longer[:3] == short
     (tmp_path / "out").rename(tmp_path / "continued")
-    assert run_sweep(make(*values, trials=12, **options)) == longer
+    assert run_sweep(make(*values, trials=count, **options)) == longer
     (tmp_path / "out").rename(tmp_path / "again")
     other = run_sweep(make(*values, trials=3, sampler=sampler, seed=6))
     assert [trial["values"] for trial in other] != [trial["values"] for trial in short]
@@ -145,7 +149,7 @@ def test_interrupted_search_samples_the_same_values(make, tmp_path, sampler):
         assert 1e-4 <= found["optimizer.lr"] <= 1e-2
         assert found["epochs"] in range(1, 10)
         assert found["seed"] in (0, 1)
-    assert len({trial["values"]["optimizer.lr"] for trial in longer}) == 12
+    assert len({trial["values"]["optimizer.lr"] for trial in longer}) == count
 
 
 def test_run_below_the_median_is_pruned(make):
@@ -178,6 +182,35 @@ def test_folder_of_something_else(make, tmp_path):
     with pytest.raises(ConfigError, match="is not the folder of a sweep"):
         run_sweep(make("optimizer.lr=0.1", "seed=0"))
     assert len(started(tmp_path)) == 1
+
+
+def test_two_sweeps_in_one_folder(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_lock, "_PATIENCE", 0.1)
+    (tmp_path / "out").mkdir()
+    lock = run_lock.RunLock(tmp_path / "out")
+    with pytest.raises(ConfigError, match="is in use by .* continue by the same call"):
+        run_sweep(make("seed=0,1"))
+    lock.release()
+    assert started(tmp_path) == []
+
+
+def test_run_whose_folder_is_in_use_is_waited_for(make, tmp_path):
+    """The run of a killed sweep saves its state before it ends."""
+    with pytest.raises(Stopped):
+        run_sweep(make("optimizer.lr=0.1", "seed=0,1", mode="end 1"))
+    lock = FileLock(tmp_path / "out" / "0001_lr=0.1_seed=1" / run_lock.LOCK, thread_local=False)
+    lock.acquire()
+    waiting = threading.Timer(0.3, lock.release)
+    waiting.start()
+    trials = run_sweep(make("optimizer.lr=0.1", "seed=0,1"))
+    waiting.join()
+    assert [trial["state"] for trial in trials] == ["complete", "complete"]
+
+
+def test_optuna_is_missing(make, monkeypatch):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install optuna"):
+        run_sweep(make("seed=0,1"))
 
 
 def test_options_of_the_values():
