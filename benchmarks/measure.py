@@ -13,6 +13,7 @@ from benchmarks.processes import OURS, check_cpu, measure_in_child
 from passl.cli.dispatch import run
 from passl.cli.options import add_config_options, as_path, overrides, read_config
 from passl.errors import ConfigError, RunError
+from passl.logging import aligned
 from passl.utils.config import Config, dotted
 
 WITHOUT_DATA, WITH_DATA = ("inference", "training"), ("data", "training_with_data")
@@ -202,7 +203,7 @@ def print_modules(found: Mapping[str, object]) -> None:
     rows.append(("what stands between", "", "", f"{rest:.2f}", f"{100 * rest / total:.1f}"))
     rows.append(("the whole forward pass", "", "", f"{total:.2f}", "100.0"))
     print()
-    print_table(rows)
+    print("\n".join(aligned(rows)))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -242,7 +243,7 @@ def measure_rows(
         except RunError as error:
             found[name] = {"error": str(error)}
     print()
-    print_table([HEAD, *(cells(name, result) for name, result in found.items())])
+    print("\n".join(aligned([HEAD, *(cells(name, result) for name, result in found.items())])))
     for name, result in found.items():
         if "error" in result:
             print(f"{name}: cannot run: {result['error']}")
@@ -260,13 +261,6 @@ def cells(name: str, result: Mapping[str, object]) -> tuple[str, ...]:
     ]
     peak = "-" if result["peak_mib"] is None else f"{result['peak_mib']:,.0f}"
     return (name, f"{result['rate']:.4g}", *spans, peak)
-
-
-def print_table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for first, *others in rows:
-        right = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        print("  ".join([first.ljust(widths[0]), *right]).rstrip())
 
 
 def in_words(count: int) -> str:

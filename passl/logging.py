@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import unicodedata
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -128,6 +129,29 @@ def printable(text: str) -> str:
     that are not UTF-8 are escapes such as \\x1b and \\udcff.
     """
     return "".join(ascii(one)[1:-1] if _acts(one) else one for one in text)
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
+    """Lines of a table whose columns have one width each, and start at the right.
+
+    Args:
+        left: indices of the columns that start at the left.
+    """
+    widths = [max(map(columns_of, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        spaces = [" " * (width - columns_of(cell)) for cell, width in zip(row, widths, strict=True)]
+        cells = [
+            cell + space if index in left else space + cell
+            for index, (cell, space) in enumerate(zip(row, spaces, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def columns_of(text: str) -> int:
+    """Columns of a terminal that the text takes: characters of Chinese, for example, take two."""
+    return sum(1 + (unicodedata.east_asian_width(one) in "WF") for one in text)
 
 
 def _acts(one: str) -> bool:

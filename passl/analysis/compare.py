@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import statistics
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from passl.engine.metrics import METRICS
 from passl.engine.run_folder import CONFIG, CONFIG_OF_RESUME
 from passl.errors import ConfigError
 from passl.io.files import to_json
-from passl.logging import printable
+from passl.logging import aligned, columns_of, printable
 from passl.utils.config import dotted, leaves
 from passl.utils.yaml import read
 
@@ -187,10 +186,10 @@ def as_text(runs: Sequence[RunSummary], columns: int) -> str:
     for run in runs:
         shown = [_shown(run.settings[key]) if key in run.settings else "-" for key in keys]
         rows.append([printable(run.name), *shown, *_shown_results(run)])
-    by_run = _aligned(rows)
-    if _widest(by_run) <= columns:
-        return by_run
-    return min(by_run, _aligned(list(zip(*rows, strict=True))), key=_widest)
+    by_run = aligned(rows)
+    if _widest(by_run) > columns:
+        by_run = min(by_run, aligned(list(zip(*rows, strict=True))), key=_widest)
+    return "\n".join(by_run)
 
 
 def shortest(keys: Iterable[str]) -> dict[str, str]:
@@ -288,23 +287,5 @@ def _shown_results(run: RunSummary) -> list[str]:
     ]
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *rest in rows:
-        cells = [first + " " * (widths[0] - _width(first))]
-        cells += [
-            " " * (width - _width(cell)) + cell
-            for cell, width in zip(rest, widths[1:], strict=True)
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
-def _widest(text: str) -> int:
-    return max(map(_width, text.splitlines()))
-
-
-def _width(text: str) -> int:
-    """Columns of a terminal that the text takes: characters of Chinese, for example, take two."""
-    return sum(1 + (unicodedata.east_asian_width(one) in "WF") for one in text)
+def _widest(lines: Sequence[str]) -> int:
+    return max(map(columns_of, lines))

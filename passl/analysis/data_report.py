@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from passl.analysis.survey import HASH, Survey, duplicates
 from passl.data.datasets.base import ImageDataset
+from passl.errors import shortened
 from passl.logging import printable
 
 _LISTED = 10
@@ -123,7 +124,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield from _first(map(printable, lines), len(both))
     single = found["classes_of_one_part"]
     if single:
-        yield printable(f"classes of one part only: {_some(single)}")
+        yield printable(f"classes of one part only: {shortened(single, _LISTED)}")
 
 
 def _lines_of_part(of: Mapping[str, Any]) -> Iterator[str]:
@@ -136,7 +137,7 @@ def _lines_of_part(of: Mapping[str, Any]) -> Iterator[str]:
     if of["imbalance"] is not None:
         yield f"the largest class is {of['imbalance']:.3g} times the smallest"
     if of["empty_classes"]:
-        yield f"classes without a sample: {_some(of['empty_classes'])}"
+        yield f"classes without a sample: {shortened(of['empty_classes'], _LISTED)}"
     yield from _lines_of_sizes(of["sizes"])
     if of["modes"]:
         yield "modes: " + ", ".join(f"{mode} {count}" for mode, count in of["modes"].items())
@@ -168,8 +169,3 @@ def _first(items: Iterator[str], count: int) -> Iterator[str]:
         yield f"  {item}"
     if count > _LISTED:
         yield f"  ... and {count - _LISTED} more, which --json lists"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more

@@ -11,13 +11,14 @@ import numpy as np
 import paddle
 from matplotlib.figure import Figure
 
-from passl.data.loader import Loader, Sample, build_loader
+from passl.data.loader import Loader, Sample
 from passl.data.samplers import Key
 from passl.data.transforms.normalize import Normalize
 from passl.data.transforms.sizes import sizes_differ
 from passl.distributed import ranks as distributed
 from passl.distributed.ranks import Ranks
 from passl.engine.learner import Learner, build_learner
+from passl.engine.train import build_loaders
 from passl.errors import RunError
 from passl.io.files import write_atomically
 from passl.io.fonts import fonts_for
@@ -53,16 +54,9 @@ def first_look(cfg: Config, out: Path) -> None:
 
 
 def _look(cfg: Config, out: Path, ranks: Ranks) -> None:
-    seed = cfg.get("seed", 0)
-    place: dict[str, Any] = {
-        "rank": ranks.rank,
-        "world": ranks.world,
-        "local_world": ranks.local_world,
-    }
-    train = build_loader(cfg.dataloader.train, seed, **place, even=True)
-    val = build_loader(cfg.dataloader.val, seed, **place)
+    train, val = build_loaders(cfg, ranks)
     global_batch = cfg.dataloader.train.sampler.batch_size * ranks.world
-    paddle.seed(seed)
+    paddle.seed(cfg.get("seed", 0))
     pretrained, fit = cfg.model.get("pretrained", False), cfg.model.get("fit", ())
     model = Model(cfg, pretrained, fit, train.classes)
     learner = build_learner(cfg, model, ranks, global_batch, len(train), train.dataset)

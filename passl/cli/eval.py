@@ -31,11 +31,7 @@ passl eval my.yaml --weights w.pth --tta flip --confusion confusion.csv
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_config_options(parser)
-    add_weights_option(
-        parser,
-        "weight file of any kind, https address, or name of the model zoo; the transforms of the "
-        "zoo's published score are then used, unless -o changes them",
-    )
+    add_weights_option(parser)
     parser.add_argument(
         "--crop",
         choices=("squash", "resize"),

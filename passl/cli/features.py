@@ -20,11 +20,7 @@ passl launch features my.yaml --weights w.pth --out val.npy --nproc_per_node 4
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_config_options(parser)
-    add_weights_option(
-        parser,
-        "weight file of any kind, https address, or name of the model zoo; the transforms of the "
-        "zoo's published score are then used, unless -o changes them",
-    )
+    add_weights_option(parser)
     parser.add_argument(
         "--out",
         type=as_path,

@@ -114,7 +114,13 @@ def changes_transforms(cfg: Config) -> bool:
     return any(f"{name}.".startswith(f"{TRANSFORMS}.") for name in changed)
 
 
-def add_weights_option(parser: Any, text: str, required: bool = True) -> None:
+OF_EVALUATION = (
+    "weight file of any kind, https address, or name of the model zoo; the transforms of the zoo's "
+    "published score are then used, unless -o changes them"
+)
+
+
+def add_weights_option(parser: Any, text: str = OF_EVALUATION, required: bool = True) -> None:
     """--weights FILE, with that text as its help."""
     options = {"type": path_or_name, "required": required, "metavar": "FILE", "help": text}
     parser.add_argument("--weights", **options)

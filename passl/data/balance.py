@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from passl.data.datasets.base import ImageDataset
-from passl.errors import ConfigError
+from passl.errors import ConfigError, shortened
 
 _GOLDEN = (5**0.5 - 1) / 2
-_SHOWN = 5
 
 
 def samples_per_class(dataset: ImageDataset) -> np.ndarray:
@@ -21,10 +20,9 @@ def samples_per_class(dataset: ImageDataset) -> np.ndarray:
     wanted = range(len(counts)) if dataset.valid_labels is None else dataset.valid_labels
     empty = [dataset.classes[label] for label in wanted if not counts[label]]
     if empty:
-        more = f" and {len(empty) - _SHOWN} more classes" if len(empty) > _SHOWN else ""
         raise ConfigError(
-            f"the training data has no sample of {', '.join(empty[:_SHOWN])}{more}, so classes "
-            "cannot be balanced; add samples, or leave such classes out by labels: present in "
+            f"the training data has no sample of {shortened(empty)}, so classes cannot be "
+            "balanced; add samples, or leave such classes out by labels: present in "
             "dataloader.train.dataset"
         )
     return counts

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 import passl
 from passl.errors import CheckpointError, ConfigError
 from passl.io.files import obstacles, sha256_of, write_atomically
-from passl.logging import get_logger
+from passl.logging import aligned, get_logger
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.classifier import Model, list_models
 from passl.porting import WeightFile
@@ -73,11 +73,7 @@ def coverage(plan: Plan) -> str:
         note = "transposed" if row.transposed else ""
         note += " joined" if len(row.theirs) > 1 else ""
         rows.append((" + ".join(row.theirs), row.ours, str(list(row.shape)), note.strip()))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = [
-        "  ".join([*(text.ljust(w) for text, w in zip(row, widths, strict=False)), row[3]]).rstrip()
-        for row in rows
-    ]
+    lines = aligned(rows, left=range(4))
     lines += [f"left out: {name} ({reason})" for name, reason in plan.dropped.items()]
     return "\n".join(lines)
 

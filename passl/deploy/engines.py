@@ -34,22 +34,17 @@ memory as the weights.
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
-def load_engine(
-    folder: Path, name: str, precision: str, threads: int, cpuinfo: Path = Path("/proc/cpuinfo")
-) -> Engine:
+def load_engine(folder: Path, name: str, precision: str, threads: int) -> Engine:
     """Load an exported network.
 
     Args:
         folder: the exported folder, whose files have been checked.
-        name: a key of `ENGINES`.
-        precision: one of `PRECISIONS`.
-        threads: for the computation.
+        name, precision, threads: checked by `check_engine`.
 
     Raises:
-        ConfigError: the engine is not installed, or precision or threads are not supported.
+        ConfigError: the engine is not installed.
         RunError: the engine cannot load the network.
     """
-    check_engine(name, precision, threads, cpuinfo)
     try:
         return ENGINES[name].load(folder, precision, threads)
     except (ConfigError, MemoryError):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from passl.distributed.ranks import Ranks
-from passl.errors import ConfigError
+from passl.errors import ConfigError, shortened
 from passl.utils.config import Config, dotted, leaves
 from passl.utils.paths import is_path
 from passl.utils.yaml import Keys
@@ -80,9 +80,7 @@ def _difference(own: Mapping[str, Any], first: Mapping[str, Any]) -> str:
         return repr(facts[name]) if name in facts else "unset"
 
     names = [name for name in {**first, **own} if own.get(name) != first.get(name)]
-    shown = names[:_SHOWN]
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(f"{n} is {show(own, n)} instead of {show(first, n)}" for n in shown) + more
+    return shortened([f"{n} is {show(own, n)} instead of {show(first, n)}" for n in names])
 
 
 def _first_items(ranks: Ranks, found: Sequence[Mapping[str, Any]], lists: Lists) -> list[str]:

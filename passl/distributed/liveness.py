@@ -37,7 +37,7 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from passl.distributed.environment import MASTER, SECRET, Place
-from passl.errors import RunError
+from passl.errors import RunError, shortened
 from passl.logging import get_logger
 from passl.utils.schema import validated
 
@@ -255,8 +255,8 @@ class Liveness:
             what = f"{len({rank // local for rank in absent})} of {world // local} machines"
         else:
             what = f"{len(absent)} of {world} processes"
-        more = ", ..." if len(absent) > 8 else ""
-        return f"waiting for {what}: rank {', '.join(map(str, absent[:8]))}{more} has not joined"
+        ranks = shortened([str(rank) for rank in absent], 8)
+        return f"waiting for {what}: rank {ranks} has not joined"
 
     # ----------------------------------------------------------------------------------------------
     # Run by the thread

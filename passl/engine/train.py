@@ -35,7 +35,7 @@ from passl.engine.run_folder import (
 from passl.engine.signals import StopRequest
 from passl.engine.starts import record_start, recorded_failure
 from passl.engine.step import Outcome, train_step
-from passl.errors import RunError, Stopped
+from passl.errors import RunError, Stopped, shortened
 from passl.evaluation.added_metrics import build_metrics
 from passl.evaluation.scores import Scores, predict, score
 from passl.io.files import write_text
@@ -95,13 +95,7 @@ def _set_up(cfg: Config, resume: str | None, ranks: Ranks) -> tuple[Run, Path | 
         The run before its first step, and the checkpoint that it continues from.
     """
     seed, folder = cfg.get("seed", 0), Path(cfg.output_dir)
-    place: dict[str, Any] = {
-        "rank": ranks.rank,
-        "world": ranks.world,
-        "local_world": ranks.local_world,
-    }
-    train_loader = build_loader(cfg.dataloader.train, seed, **place, even=True)
-    val_loader = build_loader(cfg.dataloader.val, seed, **place)
+    train_loader, val_loader = build_loaders(cfg, ranks)
     classes, steps = train_loader.classes, len(train_loader)
     cfg = cfg.filled(("model", "head", "num_classes"), len(classes))
     parts = {"train": train_loader.dataset, "val": val_loader.dataset}
@@ -133,6 +127,20 @@ def _set_up(cfg: Config, resume: str | None, ranks: Ranks) -> tuple[Run, Path | 
         stop=StopRequest(),
     )
     return run, None if checkpoint is None else checkpoint.path
+
+
+def build_loaders(cfg: Config, ranks: Ranks) -> tuple[Loader, Loader]:
+    """The loaders of the training and the validation data for this process."""
+    seed, data = cfg.get("seed", 0), cfg.dataloader
+    place: dict[str, Any] = {
+        "rank": ranks.rank,
+        "world": ranks.world,
+        "local_world": ranks.local_world,
+    }
+    return (
+        build_loader(data.train, seed, even=True, **place),
+        build_loader(data.val, seed, **place),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,8 +274,7 @@ def _handle_nonfinite(run: Run, step: int, outcome: Outcome, indices: Any) -> No
             listed = f"{file} cannot be written ({error.strerror})"
     message = (
         f"the loss is {outcome.loss} at step {step} (epoch {progress.epoch + 1}, learning rate "
-        f"{outcome.lr:.3g}); images of the batch: {', '.join(images[:3])}"
-        f"{', ...' if len(images) > 3 else ''}, {listed}"
+        f"{outcome.lr:.3g}); images of the batch: {shortened(images, 3)}, {listed}"
     )
     limit = cfg.get("max_nonfinite", 10) if run.learner.skip_nonfinite else 0
     if progress.skipped > limit:

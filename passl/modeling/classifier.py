@@ -12,6 +12,7 @@ from passl.errors import ConfigError
 from passl.logging import get_logger
 from passl.modeling.backbones import build_backbone
 from passl.modeling.heads import build_head
+from passl.modeling.layers import resolve_indices
 from passl.porting import WeightFile, fetch_default, load_weights, locate, read_file
 from passl.utils.config import Config, closest, get_config, shipped_configs
 
@@ -108,13 +109,8 @@ class FeatureMaps(nn.Layer):
         super().__init__()
         count = len(backbone.feature_channels)
         indices = range(count) if out_indices is None else out_indices
-        wrong = [index for index in indices if not -count <= index < count]
-        if wrong:
-            raise ConfigError(
-                f"out_indices: there is no feature map {wrong[0]}; there are 0 to {count - 1}"
-            )
         self.backbone = backbone
-        self.out_indices = [index % count for index in indices]
+        self.out_indices = resolve_indices(indices, count, "feature map")
         self.feature_channels = [backbone.feature_channels[i] for i in self.out_indices]
         self.feature_strides = [backbone.feature_strides[i] for i in self.out_indices]
 

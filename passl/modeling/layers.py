@@ -15,6 +15,8 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
+from passl.errors import ConfigError
+
 
 class QuickGELU(nn.Layer):
     """x * sigmoid(1.702 x), the activation of microsoft/CvT (cls_cvt.py:48-50)."""
@@ -161,11 +163,11 @@ def resolve_indices(indices: Sequence[int], count: int, kind: str) -> list[int]:
         kind: what they are, for the message.
 
     Raises:
-        ValueError: an index is out of range.
+        ConfigError: an index is out of range.
     """
     for index in indices:
         if not -count <= index < count:
-            raise ValueError(f"there is no {kind} {index}; this network has 0 to {count - 1}")
+            raise ConfigError(f"there is no {kind} {index}; this network has 0 to {count - 1}")
     return [index % count for index in indices]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from passl.errors import ConfigError
+from passl.logging import aligned
 from passl.utils.config import closest
 from passl.utils.yaml import read
 
@@ -127,15 +128,8 @@ def _by_name() -> dict[str, Entry]:
 def table(shown: Sequence[Entry]) -> str:
     """Return entries as an aligned text, one line per file, with a star at each default."""
     titles = ["name", "model", "source", "MB", "sha256", "top-1", "top-5", "licence", "verified"]
-    rows = [titles, *(_row(entry) for entry in shown)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if title in ("MB", "top-1", "top-5") else cell.ljust(width)
-            for title, cell, width in zip(titles, row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
+    texts = [i for i, title in enumerate(titles) if title not in ("MB", "top-1", "top-5")]
+    lines = aligned([titles, *(_row(entry) for entry in shown)], left=texts)
     return "\n".join([*lines, "* what pretrained=True selects; - unknown or unpublished"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +65,36 @@ def test_imports_point_down():
             if layer(name) not in allowed and part not in {*MODULES_BESIDE, "", "__version__"}:
                 wrong.append(f"{module_name(path)} imports {name}")
     assert wrong == []
+
+
+def test_no_import_cycle():
+    """Lazy imports count too."""
+    names = {module_name(path) for path in MODULES}
+    imports = {}
+    for path in MODULES:
+        own = module_name(path)
+        found = imported(path)
+        # `from passl.io import files` names the module itself, `from passl.io.files import sync`
+        # a name in it.
+        found = {name if name in names else name.rpartition(".")[0] for name in found}
+        imports[own] = (found & names) - {own}
+    TopologicalSorter(imports).prepare()  # raises CycleError with the cycle
+
+
+def test_files_and_functions_stay_short():
+    long = []
+    for folder in ("passl", "tools", "benchmarks", "studies"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            text = path.read_text(encoding="utf-8")
+            if text.count("\n") > 450:
+                long.append(f"{path}: {text.count(chr(10))} lines")
+            long += [
+                f"{path}:{node.lineno} {node.name}: {node.end_lineno - node.lineno + 1} lines"
+                for node in ast.walk(ast.parse(text))
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+                and node.end_lineno - node.lineno >= 60
+            ]
+    assert long == []
 
 
 def test_every_folder_has_a_layer():

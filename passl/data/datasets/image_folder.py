@@ -21,7 +21,7 @@ from passl.data.datasets.walk import (
     walk_images,
     warn_unusable,
 )
-from passl.errors import ConfigError
+from passl.errors import ConfigError, shortened
 from passl.utils.types import PositiveInt
 
 
@@ -86,13 +86,13 @@ class ImageFolder(FileDataset):
         unknown = sorted(set(folders).difference(names))
         if unknown:
             raise ConfigError(
-                f"{dataroot}: class folder {_some(unknown)} is not in {class_file}, which must "
+                f"{dataroot}: class folder {shortened(unknown)} is not in {class_file}, which must "
                 "list every class folder by its name"
             )
         empty = [name for name in folders if not has_image(os.path.join(dataroot, name))]
         if empty:
             raise ConfigError(
-                f"{dataroot}: no image in {_some(empty)}; every class folder needs one with a "
+                f"{dataroot}: no image in {shortened(empty)}; every class folder needs one with a "
                 f"suffix of {', '.join(SUFFIXES)}: add it, or remove the folder"
             )
         return names
@@ -118,11 +118,6 @@ def _class_folders(dataroot: str) -> list[str]:
             "class"
         )
     return names
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more classes" if len(names) > 3 else ""
-    return f"{', '.join(names[:3])}{more}"
 
 
 def _check_class(found: Folder, name: str, class_of: Mapping[str, str]) -> None:

@@ -333,9 +333,9 @@ def test_class_without_images_is_an_error(folder, tmp_path):
 
 def test_error_names_the_first_classes_without_images(folder, tmp_path):
     root = folder({"cat/a.png": "red"})
-    for index in range(5):
+    for index in range(7):
         (tmp_path / f"empty{index}").mkdir()
-    with pytest.raises(ConfigError, match="in empty0, empty1, empty2 and 2 more classes;"):
+    with pytest.raises(ConfigError, match="in empty0, .*, empty4 and 2 more;"):
         ImageFolder(dataroot=root)
 
 
