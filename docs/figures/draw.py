@@ -71,6 +71,7 @@ def grid(axes, x: float, y: float, size: float, cells: int, color: str) -> None:
                     step * 0.9,
                     facecolor=matplotlib.colors.to_rgba(color, 0.6),
                     linewidth=0,
+                    snap=False,  # else small cells differ by whole pixels
                 )
             )
 

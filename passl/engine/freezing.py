@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 from paddle import nn
 
 from passl.errors import ConfigError
-from passl.utils.config import closest
+from passl.optim.parameters import matching
 from passl.utils.schema import validated
 from passl.utils.types import PositiveInt
 
@@ -31,16 +30,8 @@ class Freezing:
     ):
         self._epochs = epochs
         trainable = {n: p for n, p in model.named_parameters() if not p.stop_gradient}
-        for pattern in names:
-            if not any(fnmatchcase(name, pattern) for name in trainable):
-                raise ConfigError(
-                    f"freeze.names: {pattern!r} matches no parameter{closest(pattern, trainable)}"
-                )
-        self._parameters = [
-            parameter
-            for name, parameter in trainable.items()
-            if any(fnmatchcase(name, pattern) for pattern in names)
-        ]
+        chosen = matching(trainable, names, "freeze.names")
+        self._parameters = [trainable[name] for name in trainable if name in chosen]
         if len(self._parameters) == len(trainable):
             raise ConfigError(
                 f"freeze.names: {list(names)} leaves nothing to train; the classifier is head.*"

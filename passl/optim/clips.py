@@ -41,7 +41,9 @@ def adaptive(
         eps: lower bound of the weights' norm, so that weights that start at 0 can change.
         exclude: patterns of parameters that are not clipped; the classifier, as in the paper.
     """
-    excluded = matching(model, exclude, "optimizer.grad_clip.exclude")
+    excluded = matching(
+        [name for name, _ in model.named_parameters()], exclude, "optimizer.grad_clip.exclude"
+    )
     parameters = dict(model.named_parameters())
     return AdaptiveClip(clip_factor, eps, {parameters[name].name for name in excluded})
 

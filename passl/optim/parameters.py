@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -40,7 +40,9 @@ def decayed_names(model: Any, no_weight_decay: Sequence[str] | None = None) -> s
     """
     patterns = [DEFAULT] if no_weight_decay is None else list(no_weight_decay)
     own = [pattern for pattern in patterns if pattern != DEFAULT]
-    spared = matching(model, own, "optimizer.no_weight_decay")
+    spared = matching(
+        [name for name, _ in model.named_parameters()], own, "optimizer.no_weight_decay"
+    )
     if DEFAULT in patterns:
         spared |= model.no_weight_decay()
         spared |= {name for name, parameter in model.named_parameters() if parameter.ndim <= 1}
@@ -67,8 +69,8 @@ def layer_rates(model: Any, layer_decay: float | None = None) -> dict[str, float
     return rates
 
 
-def matching(model: nn.Layer, patterns: Sequence[str], key: str) -> set[str]:
-    """The parameters whose names match any of the shell-style patterns; frozen ones included.
+def matching(names: Collection[str], patterns: Sequence[str], key: str) -> set[str]:
+    """The names of parameters that match any of the shell-style patterns.
 
     Args:
         key: of the patterns in the config, for the message.
@@ -76,7 +78,6 @@ def matching(model: nn.Layer, patterns: Sequence[str], key: str) -> set[str]:
     Raises:
         ConfigError: a pattern matches none; the message has the closest name.
     """
-    names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             nearest = difflib.get_close_matches(pattern, names, n=1, cutoff=0.0)[0]

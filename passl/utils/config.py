@@ -171,7 +171,8 @@ def _shipped(name: Path) -> tuple[Path, Path]:
 def _what_instead(path: Path) -> str:
     """The reason why a path is not a file."""
     if path.is_dir():
-        return "is a folder, not a file"
+        stored = path / "config.yaml"  # of a run folder
+        return "is a folder, not a file" + (f"; name {stored}" if stored.is_file() else "")
     return "is not a regular file" if path.exists() else "does not exist"
 
 
@@ -237,7 +238,11 @@ def merge(base: Any, over: Any) -> Any:
 
 def _merge_with_origins(base: Tree, over: Tree) -> Tree:
     tree = merge(base[0], over[0])
-    return tree, {keys: over[1].get(keys) or base[1][keys] for keys, _ in leaves(tree)}
+    origins = {**base[1], **over[1]}
+    for keys, origin in over[1].items():  # a mapping that null has emptied is a leaf, too
+        for length in range(1, len(keys)):
+            origins.setdefault(keys[:length], origin)
+    return tree, {keys: origins[keys] for keys, _ in leaves(tree)}
 
 
 def _read_with_bases(path: Path, above: tuple[Path, ...], known: dict[str, Tree]) -> Tree:
@@ -336,7 +341,9 @@ def _apply(override: str, tree, origins):
         node = node[key] if is_list else node.get(name) if isinstance(node, Mapping) else None
     changed = _with(tree, keys, value)
     given = {place for place, _ in leaves(value, keys)}
-    return changed, {k: COMMAND_LINE if k in given else origins[k] for k, _ in leaves(changed)}
+    # A mapping that null has emptied is a new leaf.
+    kept = {place: origin for place, origin in origins.items() if place not in given}
+    return changed, {place: kept.get(place, COMMAND_LINE) for place, _ in leaves(changed)}
 
 
 def _with(tree, keys: Keys, value):
@@ -349,7 +356,9 @@ def _with(tree, keys: Keys, value):
             _with(item, rest, value) if index == key else item for index, item in enumerate(tree)
         ]
     node = tree if isinstance(tree, Mapping) else {}
-    return merge(node, {key: _with(node.get(key), rest, value)})
+    if rest:  # merging here again would bring back what null has removed below
+        return {**node, key: _with(node.get(key), rest, value)}
+    return merge(node, {key: value})
 
 
 def _frozen(value: Any) -> Any:

@@ -159,6 +159,12 @@ def test_null_removes_a_mapping_of_a_base_of_a_base(write):
     assert get_config(write("a.yaml", "_base_: two.yaml\n")).to_dict() == {"a": 1}
 
 
+def test_null_may_leave_an_empty_mapping(write):
+    write("one.yaml", "a: {b: {c: 1}}\n")
+    path = write("two.yaml", "_base_: one.yaml\na:\n  b: null\n")
+    assert get_config(path).to_dict() == {"a": {}}
+
+
 def test_a_cycle_of_bases_is_an_error(write, tmp_path):
     one = write("one.yaml", "\n_base_: two.yaml\n")
     two = write("two.yaml", "_base_: [sub/three.yaml]\n")
@@ -336,6 +342,14 @@ def test_overrides_merge_and_replace_like_files(load):
     }
     assert load("sizes=[4]")["sizes"] == [4]
     assert load("transforms.0={size: 8}")["transforms"][0] == {"name": "Resize", "size": 8}
+
+
+def test_null_removes_a_mapping_at_any_depth(load):
+    before = load("a.b.c={d: 1}", "a.b.e=2")
+    assert load("a.b.c={d: 1}", "a.b.e=2", "a.b.c=null")["a"] == {"b": {"e": 2}}
+    assert load("a.b.c={d: 1}", "a.b.e=2", "a.b=null")["a"] == {}
+    assert load("a.b.c={d: 1}", "a.b.c=null")["a"] == {"b": {}}
+    assert before["a"]["b"]["c"] == {"d": 1}
 
 
 def test_a_node_with_another_name_is_replaced(load):
@@ -540,6 +554,9 @@ def test_a_missing_file_without_a_similar_one(tmp_path):
 
 def test_a_folder_is_not_a_config(tmp_path):
     with pytest.raises(ConfigError, match="is a folder, not a file"):
+        find_config(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(ConfigError, match=f"name {tmp_path}/config.yaml$"):
         find_config(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ConfigError, match="is not a regular file"):
