@@ -50,6 +50,7 @@ def main(args: argparse.Namespace) -> None:
         args.parser.error("give IN and OUT, or IN and --check, or --list")
 
     from passl.deploy.convert import (
+        check_output,
         coverage,
         describe,
         plan_conversion,
@@ -59,6 +60,8 @@ def main(args: argparse.Namespace) -> None:
     from passl.modeling.classifier import Model
     from passl.porting import architecture_of, locate, read_file
 
+    if args.out:
+        check_output(args.out, args.to)
     file = read_file(locate(args.weights))
     if args.config:
         section = read_config(args).to_dict()["model"]

@@ -74,7 +74,7 @@ class BatchSampler:
             raise ValueError(f"{world} processes are more than the {length} samples; use fewer")
         if drop_last and length < batch_size * world:
             raise ValueError(
-                f"sampler.batch_size {batch_size} on {world} processes is more than the {length} "
+                f"sampler.batch_size {batch_size} on {world} process(es) is more than the {length} "
                 "samples, and drop_last leaves out an incomplete batch; use batch_size "
                 f"{max(1, length // world)} or less"
             )

@@ -91,7 +91,7 @@ def write_converted(
         ConfigError: the file exists or has another suffix.
         CheckpointError: the written file reads back differently.
     """
-    _check_free(out, (".safetensors", ".pdparams"))
+    check_output(out)
     file.weights.clear()  # a large file would be in memory twice
     arrays = _owned(plan.weights)
     metadata = {
@@ -123,9 +123,7 @@ def write_for(target: str, file: WeightFile, plan: Plan, out: Path) -> None:
     Raises:
         ConfigError: there is no such target, or the file exists.
     """
-    _check_free(out, (".safetensors",))
-    if target not in TARGETS:
-        raise ConfigError(f"--to {target}: weights can be written for {', '.join(TARGETS)}")
+    check_output(out, target)
     _warn_of_numerics(file, out)
     file.weights.clear()
     arrays = _owned(as_source(TARGETS[target], plan))
@@ -170,7 +168,15 @@ def _compare(out: Path, arrays: Mapping[str, np.ndarray]) -> None:
                 )
 
 
-def _check_free(out: Path, suffixes: tuple[str, ...]) -> None:
+def check_output(out: Path, target: str | None = None) -> None:
+    """Check that converted weights can be written, for another project if `target` names one.
+
+    Raises:
+        ConfigError: there is no such target, or the file exists or has another suffix.
+    """
+    if target is not None and target not in TARGETS:
+        raise ConfigError(f"--to {target}: weights can be written for {', '.join(TARGETS)}")
+    suffixes = (".safetensors",) if target else (".safetensors", ".pdparams")
     if out.suffix not in suffixes:
         raise ConfigError(f"{out}: weights are written as {' or '.join(suffixes)}")
     for rule in obstacles(out):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,9 @@ def compare(old: dict, cfg: Config, checkpoint: Path) -> None:
     for keys in sorted(before.keys() | now.keys(), key=str):
         if before.get(keys) != now.get(keys) and keys != ("output_dir",):
             get_logger().warning(
-                "resuming with another %s: %r was %r", dotted(keys), now.get(keys), before.get(keys)
+                "resuming with another %s: %s was %s",
+                dotted(keys),
+                *(json.dumps(tree.get(keys)) for tree in (now, before)),
             )
 
 

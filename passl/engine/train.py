@@ -83,8 +83,7 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
                 _train_epoch(run)
                 _finish_epoch(run)
         if ranks.is_first:
-            best = progress.best_top1, progress.best_epoch
-            get_logger().info("best top1 %.2f %% in epoch %d; the run is in %s", *best, folder)
+            get_logger().info("%s; the run is in %s", _best(progress), folder)
     return progress
 
 
@@ -379,8 +378,14 @@ def _log_start(run: Run) -> None:
     if progress.epoch >= cfg.epochs:
         log("all %d epochs are done; for more, raise epochs", cfg.epochs)
     elif progress.step:
-        done = progress.epoch, progress.step, progress.best_top1
-        log("resumed after epoch %d, step %d; best so far %.2f %%", *done)
+        log("resumed after epoch %d, step %d; %s", progress.epoch, progress.step, _best(progress))
+
+
+def _best(progress: Progress) -> str:
+    """The best score so far, for the log."""
+    if not progress.best_epoch:
+        return "no score yet"
+    return f"best top1 {progress.best_top1:.2f} % in epoch {progress.best_epoch}"
 
 
 def _log_scores(run: Run, scores: Scores, epoch: int) -> None:

@@ -63,8 +63,9 @@ def read_real_labels(path: str, dataset: ImageDataset) -> list[list[int]]:
             raise OSError("not a regular file")
         real = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"--real-labels {path}: cannot be read as JSON ({error}); name the real.json of "
+            f"--real-labels {path}: cannot be read as JSON ({reason}); name the real.json of "
             "github.com/google-research/reassessed-imagenet"
         ) from None
     if not isinstance(real, list) or not all(_are_labels(labels) for labels in real):

@@ -161,10 +161,15 @@ class Section:
     def problems(self, data: Any, keys: Keys = ()) -> Iterator[Problem]:
         """Everything that is wrong with the data."""
         if not isinstance(data, Mapping):
-            yield keys, f"must be a mapping, not {_shown(data)}"
+            yield keys, _no_mapping(data, self.required)
             return
         problems = list(_problems_in_keys(self.options, data, keys, "a key"))
         yield from problems or _problems_between(self.options, data, keys, self.check)
+
+
+def _no_mapping(data: Any, required: bool) -> str:
+    out = "" if required or data is not None else "; leave it out (null removes an inherited one)"
+    return f"must be a mapping, not {_shown(data)}{out}"
 
 
 def section_of(target: Callable, required: bool = False) -> Section:
@@ -193,7 +198,7 @@ class Choice:
     def problems(self, data: Any, keys: Keys = ()) -> Iterator[Problem]:
         """Everything that is wrong with the data."""
         if not isinstance(data, Mapping):
-            yield keys, f"must be a mapping, not {_shown(data)}"
+            yield keys, _no_mapping(data, self.required)
             return
         kind, names, name = self.registry.kind, self.registry.names(), data.get("name")
         if not isinstance(name, str):

@@ -216,8 +216,9 @@ def test_convert_weights(run_tool, tmp_path):
     original, back = load_file(source), load_file(theirs)
     assert original.keys() == back.keys()
     assert all((original[name] == back[name]).all() for name in original)
-    message = failing_after_output(run_tool, 2, "convert_weights.py", source, ours)
-    assert "is there already" in message
+    assert "is there already" in failing(run_tool, 2, "convert_weights.py", source, ours)
+    other = ("--to", "vit")
+    assert "timm" in failing(run_tool, 2, "convert_weights.py", source, tmp_path / "n", *other)
 
 
 def failing_after_output(run_tool, expect: int, *args) -> str:

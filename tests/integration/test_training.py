@@ -176,6 +176,8 @@ def test_resume_with_more_epochs_and_by_path(tiny_config, tmp_path):
     progress = run(path, tmp_path / "two", "epochs=3", resume=str(last))
     assert progress.epoch == progress.best_epoch == 3  # there, no other epoch has a checkpoint
     assert content(tmp_path / "two", "best.safetensors")[1]["epoch"] == 3
+    run(path, tmp_path / "three", "epochs=3", resume=str(tmp_path / "two" / "last.safetensors"))
+    assert "no score yet" in (tmp_path / "three" / "train.log").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("interval", ["null", 4])

@@ -73,4 +73,5 @@ def _raw_lines(file: str) -> Iterator[str]:
         with open(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
             yield from lines
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{file}: cannot be read: {reason}") from None

@@ -263,6 +263,7 @@ def test_a_long_list_is_not_written_out():
 def test_a_section_that_is_no_mapping(value):
     (rule,) = found({**RIGHT, "loader": value}).values()
     assert rule.startswith("must be a mapping, not ")
+    assert ("leave it out" in rule) == (value is None)
 
 
 @pytest.mark.parametrize("value", [None, {}, "ab", {"name": "Flip"}])
