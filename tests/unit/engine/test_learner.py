@@ -17,21 +17,8 @@ from passl.engine.step import train_step
 from passl.errors import ConfigError
 from passl.modeling import Model
 from passl.utils.config import get_config
+from tests.learners import batch, learner_of
 from tests.numerics import GRADIENTS, Rounded, check_network
-
-
-def learner_of(path, *overrides: str) -> Learner:
-    cfg = get_config(path, overrides)
-    paddle.seed(0)
-    learner = build_learner(cfg, Model(cfg), Ranks(), global_batch=12, steps_per_epoch=5)
-    learner.begin_epoch(0)
-    return learner
-
-
-def batch(size: int = 12):
-    rng = np.random.default_rng(3)
-    images = rng.standard_normal((size, 3, 32, 32)).astype("float32")
-    return paddle.to_tensor(images), paddle.to_tensor(rng.integers(10, size=size))
 
 
 def weights(learner: Learner) -> dict[str, np.ndarray]:
@@ -84,7 +71,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tiny_config, parts, 
     path = tiny_config("ConViT", drop=0.0, optimizer={"name": "SGD", "lr": 0.5})
     whole, apart = learner_of(path, *loss), learner_of(path, *loss, f"accumulate={parts}")
     before = weights(whole)
-    images, labels = batch()
+    images, labels = batch(12)
     for step in range(3):
         losses = [train_step(learner, images, labels, step).loss for learner in (whole, apart)]
         check_network(losses[1], losses[0])
@@ -96,7 +83,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tiny_config, parts, 
 
 def test_soft_targets_are_split_too(tiny_config):
     path = tiny_config("ConViT", drop=0.0)
-    images, labels = batch()
+    images, labels = batch(12)
     targets = paddle.nn.functional.one_hot(labels, 10) * 0.7 + 0.03
     losses = [
         train_step(learner_of(path, f"accumulate={parts}"), images, targets, 0).loss
@@ -112,7 +99,7 @@ def test_soft_targets_are_split_too(tiny_config):
 def test_average_follows_the_formula(tiny_config, warmup):
     learner = learner_of(tiny_config("CvT"), f"ema={{decay: 0.9, warmup: {warmup}}}".lower())
     expected = {name: Rounded(value) for name, value in weights(learner).items()}
-    images, labels = batch()
+    images, labels = batch(12)
     for step in range(4):
         train_step(learner, images, labels, step)
         decay = min(0.9, (1 + step) / (10 + step)) if warmup else 0.9
@@ -130,7 +117,7 @@ def test_average_follows_the_formula(tiny_config, warmup):
 
 def test_weights_are_restored_after_an_error(tiny_config):
     learner = learner_of(tiny_config(), "ema={decay: 0.5}")
-    train_step(learner, *batch(), 0)
+    train_step(learner, *batch(12), 0)
     trained = weights(learner)
     with pytest.raises(RuntimeError), learner.average.applied():
         raise RuntimeError
@@ -142,7 +129,7 @@ def test_weights_are_restored_after_an_error(tiny_config):
 def test_without_decay_there_is_no_average(tiny_config):
     learner = learner_of(tiny_config())
     before = weights(learner)
-    train_step(learner, *batch(), 0)
+    train_step(learner, *batch(12), 0)
     trained = weights(learner)
     with learner.average.applied():
         for name, value in weights(learner).items():
@@ -164,13 +151,13 @@ def test_linear_probe_then_thaw(tiny_config, name):
     learner = learner_of(tiny_config(name), "freeze={names: [backbone.*], epochs: 1}")
     before = weights(learner)
     for step in range(2):
-        train_step(learner, *batch(), step)
+        train_step(learner, *batch(12), step)
     after = weights(learner)
     for key in before:  # running statistics of CvT included
         same = np.array_equal(after[key], before[key])
         assert same == key.startswith("backbone."), key
     learner.begin_epoch(1)
-    train_step(learner, *batch(), 2)
+    train_step(learner, *batch(12), 2)
     thawed = weights(learner)
     unchanged = {key for key in thawed if np.array_equal(thawed[key], after[key])}
     # Some gradients are 0 by the formulas: the softmax cancels a position bias, and the class
@@ -187,7 +174,7 @@ def test_freezing_for_the_whole_run_and_refusals(tiny_config):
     learner = learner_of(tiny_config(), "freeze={names: ['backbone.blocks.0.*']}")
     learner.begin_epoch(100)
     before = weights(learner)
-    train_step(learner, *batch(), 1)
+    train_step(learner, *batch(12), 1)
     after = weights(learner)
     frozen = {key for key in before if np.array_equal(before[key], after[key])}
     assert frozen == {key for key in before if key.startswith("backbone.blocks.0.")}
@@ -208,7 +195,7 @@ def test_sync_bn_with_one_process_changes_nothing(tiny_config, caplog):
     with caplog.at_level(logging.INFO, logger="passl"):
         with_sync = learner_of(path, "sync_bn=true")
     assert "sync_bn: does nothing with one process" in caplog.text
-    outcomes = [train_step(one, *batch(), 0).loss for one in (with_sync, learner_of(path))]
+    outcomes = [train_step(one, *batch(12), 0).loss for one in (with_sync, learner_of(path))]
     assert outcomes[0] == outcomes[1]
 
 
@@ -219,7 +206,7 @@ def test_recompute_changes_no_step(tiny_config, name):
     assert learners[1].model.backbone.recompute
     for step in range(2):
         for learner in learners:
-            train_step(learner, *batch(), step)
+            train_step(learner, *batch(12), step)
     for key, value in weights(learners[0]).items():
         np.testing.assert_array_equal(weights(learners[1])[key], value, key)
 
@@ -233,7 +220,7 @@ def test_distillation_from_a_config(tiny_config, tmp_path):
     save_checkpoint(tmp_path / "teacher.safetensors", teacher, Progress(), {}, [])
     section = f"{{teacher: '{teacher_config}', weights: '{tmp_path / 'teacher.safetensors'}'"
     student = learner_of(tiny_config(drop=0.0), f"distillation={section}, alpha: 1.0}}")
-    images, labels = batch()
+    images, labels = batch(12)
     teacher.model.eval()
     guesses = teacher.model(images).argmax(-1).numpy()
     logs = Rounded(student.model(images).numpy()).log_softmax()
@@ -269,7 +256,7 @@ def test_teacher_with_classes_in_another_order(tiny_config, tmp_path):
     def student(classes: list[str]) -> Learner:
         return build_learner(cfg, Model(cfg, classes=classes), Ranks(), 4, 5)
 
-    images, _ = batch()
+    images, _ = batch(12)
     teacher.model.eval()
     own = student(names[::-1]).objective.teacher(images).numpy()
     np.testing.assert_array_equal(own, teacher.model(images).numpy()[:, ::-1])

@@ -14,12 +14,9 @@ import pytest
 from paddle.amp import grad_scaler
 from paddle.amp.auto_cast import amp_global_state
 
-from passl.distributed.ranks import Ranks
-from passl.engine.learner import Learner, build_learner
 from passl.engine.precision import LossScaler, Precision
 from passl.engine.step import train_step
-from passl.modeling import Model
-from passl.utils.config import get_config
+from tests.learners import batch, learner_of
 
 BFLOAT16, FLOAT32 = 2.0**-8, 2.0**-24
 """Half a unit in the last place, relative: 8 and 24 bits count."""
@@ -28,20 +25,6 @@ LEVELS = ("O1", "O2")
 
 def amp(level: str) -> str:
     return f"amp={{level: {level}, dtype: bfloat16}}"
-
-
-def learner_of(path, *overrides: str) -> Learner:
-    cfg = get_config(path, overrides)
-    paddle.seed(0)
-    learner = build_learner(cfg, Model(cfg), Ranks(), global_batch=4, steps_per_epoch=5)
-    learner.begin_epoch(0)
-    return learner
-
-
-def batch():
-    rng = np.random.default_rng(3)
-    images = paddle.to_tensor(rng.standard_normal((4, 3, 32, 32)).astype("float32"))
-    return images, paddle.to_tensor(rng.integers(10, size=4))
 
 
 def in_bfloat16(array: np.ndarray) -> np.ndarray:

@@ -12,24 +12,9 @@ import pytest
 from passl.distributed.ranks import Ranks
 from passl.engine import step as step_module
 from passl.engine import train as train_module
-from passl.engine.learner import Learner, build_learner
 from passl.engine.step import Outcome, _HostCopy, train_step
-from passl.modeling import Model
 from passl.utils.config import get_config
-
-
-def learner_of(path, *overrides: str) -> Learner:
-    cfg = get_config(path, overrides)
-    paddle.seed(0)
-    learner = build_learner(cfg, Model(cfg), Ranks(), global_batch=4, steps_per_epoch=5)
-    learner.begin_epoch(0)
-    return learner
-
-
-def batch():
-    rng = np.random.default_rng(0)
-    images = paddle.to_tensor(rng.standard_normal((4, 3, 32, 32)).astype("float32"))
-    return images, paddle.to_tensor(rng.integers(10, size=4))
+from tests.learners import batch, learner_of
 
 
 @pytest.fixture

@@ -41,11 +41,6 @@ def image(golden):
     return Image.fromarray(golden["input"])
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 class Coin:
     """A generator whose every draw is the same number."""
 

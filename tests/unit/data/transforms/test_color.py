@@ -11,17 +11,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from passl.data import TRANSFORMS
 from passl.data.transforms.color import ColorJitter, GaussianBlur, RandomGrayscale
 from passl.errors import ConfigError
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-def noise(width: int, height: int, seed: int = 0) -> Image.Image:
-    """An image without a black pixel."""
-    pixels = np.random.default_rng(seed).integers(1, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
+from tests.images import noise
 
 
 def hue(image: Image.Image, turns: float) -> Image.Image:

@@ -20,25 +20,15 @@ from passl.data.transforms.geometry import (
 )
 from passl.data.transforms.normalize import Normalize
 from passl.errors import ConfigError, RunError
+from tests.images import check_uniform, noise
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "transforms"
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
 def golden():
     with np.load(GOLDEN / "eval.npz") as file:
         return dict(file)
-
-
-def noise(width: int, height: int, seed: int = 0) -> Image.Image:
-    """An image without a black pixel."""
-    pixels = np.random.default_rng(seed).integers(1, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -175,13 +165,6 @@ def test_random_resized_crop_boxes_are_within_bounds(rng, width, height, scale, 
     assert len({tuple(box) for box in boxes}) > 500
 
 
-def distance_from_uniform(values: np.ndarray) -> float:
-    """Kolmogorov and Smirnov's statistic for values between 0 and 1."""
-    steps = np.arange(len(values) + 1) / len(values)
-    values = np.sort(values)
-    return max(np.abs(values - steps[:-1]).max(), np.abs(values - steps[1:]).max())
-
-
 def test_area_log_ratio_and_place_are_uniform(rng):
     """Of an image so large that every draw fits and rounding does not count."""
     side, scale, ratio = 4000, (0.1, 0.4), (0.5, 2.0)
@@ -193,15 +176,7 @@ def test_area_log_ratio_and_place_are_uniform(rng):
         "left": left / (side - w),
         "top": top / (side - h),
     }
-    # 1.95 / sqrt(n) is passed by one sample of n evenly distributed values in a thousand.
-    too_far = {
-        name: distance
-        for name, values in draws.items()
-        if (distance := distance_from_uniform(values)) > 1.95 / 4000**0.5
-    }
-    assert too_far == {}
-    correlations = np.corrcoef(list(draws.values())) - np.eye(4)
-    assert np.abs(correlations).max() < 0.06
+    check_uniform(draws)
 
 
 def test_every_place_is_drawn(rng):

@@ -14,11 +14,6 @@ from passl.errors import ConfigError
 CLASSES = 5
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 def batch(size: int = 6, height: int = 8, width: int = 12):
     """Images whose every pixel is the image's number + 1, and labels that are its number."""
     images = np.ones((size, 3, height, width), np.float32)

@@ -10,18 +10,7 @@ import pytest
 from passl.data import TRANSFORMS
 from passl.data.transforms.random_erasing import RandomErasing
 from passl.errors import ConfigError
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-def distance_from_uniform(values: np.ndarray) -> float:
-    """Kolmogorov and Smirnov's statistic for values between 0 and 1."""
-    steps = np.arange(len(values) + 1) / len(values)
-    values = np.sort(values)
-    return max(np.abs(values - steps[:-1]).max(), np.abs(values - steps[1:]).max())
+from tests.images import check_uniform
 
 
 def test_area_log_aspect_and_place_are_uniform(rng):
@@ -35,14 +24,7 @@ def test_area_log_aspect_and_place_are_uniform(rng):
         "left": left / (side - w),
         "top": top / (side - h),
     }
-    # 1.95 / sqrt(n) is passed by one sample of n evenly distributed values in a thousand.
-    too_far = {
-        name: distance
-        for name, values in draws.items()
-        if (distance := distance_from_uniform(values)) > 1.95 / 4000**0.5
-    }
-    assert too_far == {}
-    assert np.abs(np.corrcoef(list(draws.values())) - np.eye(4)).max() < 0.06
+    check_uniform(draws)
 
 
 def test_aspect_is_height_over_width(rng):

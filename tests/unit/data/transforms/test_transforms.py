@@ -10,17 +10,7 @@ from PIL import Image
 
 from passl.data import TRANSFORMS
 from passl.data.transforms.normalize import Normalize
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-def noise(width: int, height: int, seed: int = 0) -> Image.Image:
-    """An image without a black pixel."""
-    pixels = np.random.default_rng(seed).integers(1, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
+from tests.images import noise
 
 
 @pytest.mark.parametrize(("width", "height"), [(256, 3), (3, 257), (1, 1)])
