@@ -60,7 +60,6 @@ class Range:
     high: float
 
     def suggest(self, trial: Any) -> str:
-        """The value of an Optuna trial, as JSON."""
         draw = trial.suggest_int if self.kind.endswith("int") else trial.suggest_float
         return to_json(draw(self.key, self.low, self.high, log=self.kind.startswith("log")))
 

@@ -103,7 +103,6 @@ class Sweep:
 
     @property
     def points(self) -> list[Point]:
-        """Every combination of the values."""
         return grid_points([each for each in self.values if isinstance(each, Choice)])
 
     def definition(self) -> dict[str, Any]:

@@ -83,7 +83,6 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _check(model, file, images: Path, tolerance: float) -> None:
-    """Compare the model's logits with stored ones."""
     import numpy as np
     import paddle
 

@@ -109,7 +109,6 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _load(args: argparse.Namespace):
-    """The classifier that the options name."""
     from passl.deploy.predictor import Classifier, Predictor
 
     if args.model:
@@ -123,7 +122,6 @@ def _load(args: argparse.Namespace):
 
 
 def _show(found) -> None:
-    """Print one image's predictions."""
     print(printable(found.name))
     for best in found.best:
         print(f"  {100 * best.probability:6.2f} %  {best.label:>5}  {printable(best.name)}")

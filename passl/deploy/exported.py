@@ -127,11 +127,7 @@ def image_bytes(description: Description) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class _Stored(Description):
-    """A description as its file has it. Other keys are ignored.
-
-    Args:
-        files: the SHA-256 of each file.
-    """
+    """A description as its file has it, with the SHA-256 of each file. Other keys are ignored."""
 
     files: Mapping[Annotated[str, Field(pattern=r"^[^/]+$")], str]
 

@@ -129,7 +129,6 @@ def _written_at(checkpoint: Path | None) -> int | None:
 
 
 def _run(job: Job, received: Sequence[int]) -> int:
-    """One attempt."""
     master = job.master or f"{LOOPBACK}:{free_port()}"
     secret = {SECRET: secrets.token_hex()} if job.machines == 1 else {}
     ranks: list[_Rank] = []

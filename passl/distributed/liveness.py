@@ -375,7 +375,6 @@ class Liveness:
             self._judge(str(message["verdict"]))
 
     def _arrive(self, rank: int, number: int) -> None:
-        """A rank has come to that barrier."""
         self._arrived[rank] = number
         if self.place.rank != 0:
             self._send(arrived=number)

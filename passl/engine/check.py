@@ -167,7 +167,6 @@ def datasets(cfg: Config, parts: Sequence[str]) -> dict[str, Any]:
 
 
 def _raise(cfg: Config, problems: Sequence[Problem]) -> None:
-    """Raise a ConfigError if there are any."""
     lines = []
     for keys, rule in problems:
         place = dotted(keys)

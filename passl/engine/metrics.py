@@ -100,7 +100,6 @@ class MetricLog:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the files."""
         if self._file is not None:
             # A failure was logged when the row was written, and no checkpoint counts on the row.
             with suppress(OSError):
@@ -193,11 +192,9 @@ class Meter:
         self.pending = list(pending)
 
     def begin_reading(self) -> None:
-        """The wait for the next batch begins."""
         self._last = time.perf_counter()
 
     def batch_read(self) -> None:
-        """The batch has arrived."""
         self._wait = time.perf_counter() - self._last
 
     def step_queued(self) -> None:
@@ -250,7 +247,6 @@ class Meter:
         self._mark = now
 
     def close(self) -> None:
-        """Remove the progress bar."""
         self._bar.close()
 
 

@@ -115,7 +115,6 @@ class LossScaler(paddle.amp.GradScaler):
             self.load_state_dict({**self.state_dict(), **kept})
 
     def update(self) -> None:
-        """Adapt the scale after a step."""
         if self._enable and self._cache_found_inf:
             scale = self._scale.item()
             get_logger().info(

@@ -136,7 +136,6 @@ def _scores(
     labels_Q: np.ndarray,
     options: Options,
 ) -> dict[tuple[str, float], float]:
-    """Return top-1 accuracies in per cent: (probe, value) -> score."""
     found: dict[tuple[str, float], np.ndarray] = {}
     if options.k:
         indices, similarities = nearest(train_ND, val_QD, max(options.k))

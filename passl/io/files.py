@@ -61,10 +61,8 @@ def write_atomically(
 def _follow_umask(path: Path) -> None:
     """Give the file the mode of any new file. Some writers, such as safetensors', create one that
     only its owner can read.
-
-    Args:
-        path: in a folder that this process has created.
     """
+    # The folder is of this process, too.
     mode = path.parent.stat().st_mode & 0o666
     if path.stat().st_mode & 0o777 != mode:
         with suppress(OSError):  # a file system without modes

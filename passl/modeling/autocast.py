@@ -22,7 +22,6 @@ class Autocast:
 
     @classmethod
     def current(cls) -> Autocast:
-        """The state that is in force."""
         tracer = _dygraph_tracer()
         return cls(
             tracer._amp_level, tracer._amp_dtype, tracer._get_amp_op_list(), tracer._use_promote
@@ -39,7 +38,6 @@ class Autocast:
             before._apply()
 
     def off(self) -> Autocast:
-        """The same without casting."""
         return replace(self, level=core.AmpLevel.O0)
 
     def _apply(self) -> None:

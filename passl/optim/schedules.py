@@ -69,11 +69,9 @@ class Schedule:
         return self.epochs - self.cooldown_epochs
 
     def steps_in(self, epochs: float) -> int:
-        """Steps of that many epochs."""
         return round(epochs * self.steps_per_epoch)
 
     def decayed(self, step: int) -> float:
-        """The rate of a step after the warmup."""
         raise NotImplementedError
 
 

@@ -212,7 +212,6 @@ def _fit_shapes(plan: Plan, model: nn.Layer, fit: Sequence[str]) -> None:
 
 
 def _fit_classes(plan: Plan, file: WeightFile, model: nn.Layer, fit: Sequence[str]) -> None:
-    """Put the classifier into the order of the model's classes."""
     theirs, ours = file.classes, getattr(model, "classes", None)
     own: Any = model.state_dict()
     if theirs is None or ours is None or len(theirs) != len(ours) or not are_named(theirs):

@@ -48,11 +48,9 @@ class Registry:
         return name in self._entries()
 
     def names(self) -> list[str]:
-        """Every name, sorted."""
         return sorted(self._entries())
 
     def get(self, name: str) -> Callable:
-        """The class or function."""
         return self._entries()[name]
 
     def options(self, name: str) -> Mapping[str, Option]:

@@ -196,7 +196,6 @@ class Choice:
     derived: Sequence[str] = ()
 
     def problems(self, data: Any, keys: Keys = ()) -> Iterator[Problem]:
-        """Everything that is wrong with the data."""
         if not isinstance(data, Mapping):
             yield keys, _no_mapping(data, self.required)
             return
@@ -227,7 +226,6 @@ class Many:
     required: bool = True
 
     def problems(self, data: Any, keys: Keys = ()) -> Iterator[Problem]:
-        """Everything that is wrong with the data."""
         if not isinstance(data, list | tuple):
             yield keys, f"must be a list, not {_shown(data)}"
             return

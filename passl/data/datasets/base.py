@@ -102,9 +102,7 @@ class FileDataset(ImageDataset):
         return read_image(self.source(index), self.name(index), self.exif_turn, self.min_side)
 
     def source(self, index: int) -> str | bytes:
-        """Return the path of the file."""
         return self.paths[index]
 
     def name(self, index: int) -> str:
-        """Return the path of the file."""
         return self.paths[index]

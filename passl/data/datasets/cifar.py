@@ -102,7 +102,6 @@ class _Cifar(ImageDataset):
         return root / cls.archive if (root / cls.archive).is_file() else None
 
     def _read(self, dataroot: str, names: Sequence[str]) -> list[tuple[Path, bytes]]:
-        """Return the files with their content."""
         place = self._find(dataroot)
         assert place is not None
         if place.is_dir():

@@ -53,5 +53,4 @@ class Digits(ImageDataset):
 
     @classmethod
     def class_names(cls, **_: Any) -> list[str]:
-        """Return the ten digits."""
         return [str(digit) for digit in range(10)]

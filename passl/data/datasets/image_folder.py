@@ -40,7 +40,6 @@ class ImageFolder(FileDataset):
             leave it null to compare with published scores.
 
     Raises:
-        ValueError: min_side is below 1.
         ConfigError: the folder is missing or has no class; a class has no image, is not in
             `class_file`, or contains a link to images of another class.
 
@@ -99,7 +98,6 @@ class ImageFolder(FileDataset):
 
 
 def _class_folders(dataroot: str) -> list[str]:
-    """Return the names of the class folders, sorted."""
     root = Path(dataroot)
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
@@ -122,9 +120,7 @@ def _class_folders(dataroot: str) -> list[str]:
 
 def _check_class(found: Folder, name: str, class_of: Mapping[str, str]) -> None:
     """Raise ConfigError for a folder that is reached from class `name` but belongs to another.
-
-    Args:
-        class_of: the class of each class folder's real path.
+    `class_of` has the class of each class folder's real path.
     """
     for place in (found.real, *map(str, Path(found.real).parents)):
         owner = class_of.get(place, name)

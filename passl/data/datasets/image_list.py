@@ -45,7 +45,6 @@ class ImageList(FileDataset):
             leave it null to compare with published scores.
 
     Raises:
-        ValueError: min_side is below 1.
         ConfigError: the delimiter is empty, a file is missing, a line is wrong, or the first image
             does not exist.
 
@@ -87,7 +86,6 @@ class ImageList(FileDataset):
 def _read(
     dataroot: str, list_file: str, class_file: str | None, delimiter: str | None
 ) -> tuple[PackedPaths, array[int], list[str]]:
-    """Return the paths and labels of the list, and the class names."""
     if delimiter == "":
         raise ConfigError("delimiter '' is empty; leave it out for whitespace")
     classes = None if class_file is None else read_class_file(class_file)

@@ -135,11 +135,7 @@ def check_mode(mode: str, background: Sequence[int] | None) -> None:
 
 
 def _to_plain_mode(image: Image.Image, kind: str | None) -> Image.Image:
-    """Return an image, fully decoded, in mode L, LA, RGB or RGBA.
-
-    Args:
-        kind: the format of its file, if it has one.
-    """
+    """Return an image, fully decoded, in mode L, LA, RGB or RGBA. `kind` is its file's format."""
     if image.mode.startswith("I;16") or (image.mode == "I" and kind in _SIXTEEN_BITS):
         # Pillow's conversion would clip 16 bits at 255.
         pixels, transparent = np.asarray(image), image.info.get("transparency")

@@ -82,11 +82,9 @@ class Subset(ImageDataset):
         return self.dataset.load_image(int(self.indices[index]))
 
     def source(self, index: int) -> str | bytes | None:
-        """Return what the whole dataset returns."""
         return self.dataset.source(int(self.indices[index]))
 
     def name(self, index: int) -> str:
-        """Return what the whole dataset returns."""
         return self.dataset.name(int(self.indices[index]))
 
     def shuffled(self, rng: np.random.Generator) -> np.ndarray:

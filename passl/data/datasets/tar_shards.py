@@ -53,9 +53,9 @@ class TarShards(FileDataset):
             leave it null to compare with published scores.
 
     Raises:
-        ValueError: image_keys, label_key, buffer_size or min_side are out of range.
-        ConfigError: `shards` has wrong braces; a shard is missing, compressed, truncated or
-            damaged; a sample does not have exactly one image and one label of a class.
+        ConfigError: image_keys and label_key are not different endings; `shards` has wrong braces;
+            a shard is missing, compressed, truncated or damaged; a sample does not have exactly one
+            image and one label of a class.
 
     Example:
         name: TarShards
@@ -99,7 +99,6 @@ class TarShards(FileDataset):
         self.shard, self.offset, self.size, self.labels = columns.T.copy()
 
     def source(self, index: int) -> bytes:
-        """Return the content of the image file."""
         size = int(self.size[index])
         try:
             with open(self.shards[self.shard[index]], "rb", buffering=0) as file:

@@ -56,7 +56,6 @@ class Noise(NamedTuple):
     largest: float
 
     def draw(self, magnitude: float, rng: np.random.Generator) -> float:
-        """Return a varied magnitude."""
         if self.std == float("inf"):
             magnitude = rng.uniform(0, magnitude)
         elif self.std > 0:

@@ -155,7 +155,6 @@ def _heads(embed_dim: int, num_heads: int | None, head_dim: int | None) -> int:
 
 
 def _sides(size: int | Sequence[int]) -> tuple[int, int]:
-    """Height and width."""
     height, width = (size, size) if isinstance(size, int) else size
     return height, width
 
