@@ -27,9 +27,9 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     return {**{key: rounded(value) for key, value in found.items()}, "count": len(values)}
 
 
-def rounded(value: float, digits: int = 4) -> float:
-    """Round to significant digits. A whole number stays as it is."""
-    return value if isinstance(value, int) else float(f"{value:.{digits}g}")
+def rounded(value: float) -> float:
+    """Round to four significant digits. A whole number stays as it is."""
+    return value if isinstance(value, int) else float(f"{value:.4g}")
 
 
 def measure(step: Callable[[], Any], images: int, warmup: int, repeats: int) -> dict[str, Any]:

@@ -404,7 +404,7 @@ class Liveness:
             if now - self._first_arrived_at > self.timeouts.wait:
                 late = [r for r, number in self._arrived.items() if number == self._passed]
                 self._judge(
-                    f"{', '.join(map(self._name, late[:3]))} did not arrive within "
+                    f"{shortened([self._name(r) for r in late], 3)} did not arrive within "
                     f"{self.timeouts.wait:g} s where the others wait; look at its disk and data, "
                     "or raise timeouts.wait"
                 )

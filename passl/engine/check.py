@@ -27,7 +27,7 @@ from passl.engine.average import WeightAverage
 from passl.engine.checkpoint import Saver
 from passl.engine.freezing import Freezing
 from passl.engine.precision import Precision
-from passl.errors import ConfigError, RunError
+from passl.errors import ConfigError, RunError, shortened
 from passl.evaluation import METRICS
 from passl.modeling import LOSSES
 from passl.modeling.backbones import BACKBONES
@@ -390,7 +390,7 @@ def _data_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
         single = sorted(set(classes["train"]) ^ set(classes["val"]))
         rule = (
             "its classes are not those of dataloader.train, so labels would not agree; only "
-            f"one of them has {', '.join(single[:5])}"
+            f"one of them has {shortened(single)}"
         )
         yield ("dataloader", "val", "dataset"), rule
 

@@ -14,7 +14,7 @@ from passl.distributed.ranks import Ranks
 from passl.engine.metrics import METRICS, VISUALDL, read_metrics
 from passl.engine.run_lock import LOCK, RunLock
 from passl.engine.starts import STARTS
-from passl.errors import CheckpointError, ConfigError, RunError, no_file
+from passl.errors import CheckpointError, ConfigError, RunError, no_file, shortened
 from passl.io.files import duplicate, remove_unfinished, sync, write_text
 from passl.logging import get_logger, log_to_file, stop_logging_to
 from passl.utils.config import storable
@@ -210,7 +210,7 @@ def set_aside(folder: Path) -> None:
     place.mkdir()
     for path in left:
         os.rename(path, place / path.name)
-    names = ", ".join(path.name for path in left[:5]) + ", ..." * (len(left) > 5)
+    names = shortened([path.name for path in left])
     get_logger().info("an earlier run's %s are kept in %s", names, place)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from passl.data.datasets.base import ImageDataset
 from passl.data.datasets.subset import PRESENT, chosen_labels
-from passl.errors import ConfigError
+from passl.errors import ConfigError, shortened
 
 _NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})[^/]*$")
 
@@ -38,7 +38,7 @@ def choose_valid_labels(option: str | None, dataset: ImageDataset) -> list[int] 
     valid = chosen_labels(option, dataset.classes) or []
     left_out = sorted(set(present) - set(valid))
     if left_out:
-        shown = ", ".join(dataset.classes[label] for label in left_out[:5])
+        shown = shortened([dataset.classes[label] for label in left_out])
         raise ConfigError(
             f"--valid-labels {option}: leaves out {len(left_out)} of the classes that the images "
             f"have ({shown}), which could never be right; add them"
