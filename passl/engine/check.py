@@ -364,6 +364,10 @@ def _channels_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
         )
 
 
+_FILES = ("list_file", "class_file", "labels")
+"""Options of datasets that name a text file."""
+
+
 @_reads("model.head", "dataloader")
 def _data_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     """The data is there, and has the classes of the head and of the other part."""
@@ -374,8 +378,12 @@ def _data_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
             classes[part] = class_names(node)
             chosen_labels(node.get("labels"), classes[part])
         except ValueError as error:  # ConfigError is one too
-            place = ("dataloader", part, "dataset", *(["dataroot"] if "dataroot" in node else []))
-            yield place, str(error)
+            for rule in getattr(error, "problems", (str(error),)):
+                # A message about a file starts with its name.
+                named = [key for key in _FILES if rule.startswith(f"{node.get(key)}:")]
+                named += ["labels"] if rule.startswith("labels:") else []
+                named += ["dataroot"] if "dataroot" in node else []
+                yield ("dataloader", part, "dataset", *named[:1]), rule.removeprefix("labels: ")
     head = cfg.model.head.get("num_classes")
     odd = next(((part, len(names)) for part, names in classes.items() if len(names) != head), None)
     if odd and head is not None:

@@ -153,6 +153,17 @@ def test_one_problem(tiny_config, override, rule):
     assert len(message.splitlines()) == 1
 
 
+def test_problems_of_text_files_are_those_of_the_option(tiny_config, tmp_path):
+    images = tmp_path / "list.txt"
+    images.write_text("a.png 0\nb.png one\nc\n")
+    node = "{name: ImageList, dataroot: data, list_file: %s, transforms: [{name: Normalize}]}"
+    lines = problems(tiny_config(), f"dataloader.train.dataset={node % images}").splitlines()
+    place = "the command line (-o): dataloader.train.dataset.list_file"
+    assert [line.strip().startswith(f"{place}: {images}:") for line in lines] == [True, True]
+    line = problems(tiny_config(), "dataloader.train.dataset.labels=[1, one]")
+    assert line.startswith("the command line (-o): dataloader.train.dataset.labels: 'one' is not")
+
+
 @pytest.mark.parametrize("name", ["ConViT", "CvT"])
 def test_derived_values_may_be_left_out(tiny_config, name):
     left_out = ["model.head.in_channels=null", "model.head.num_classes=null"]
