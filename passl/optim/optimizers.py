@@ -16,8 +16,6 @@ from passl.utils.config import dotted
 from passl.utils.schema import Choice, Option
 from passl.utils.types import Fraction, NonNegativeFloat, PositiveInt
 
-__all__ = ["build_optimizer", "decayed_names", "lr_rule", "scaled_lr", "trainable"]
-
 
 def check_scaling(*, lr_base_batch: int | None, lr_scale: str, **_: Any) -> None:
     """Raise a ValueError for a scaling rule without the batch that `lr` is meant for."""

@@ -13,7 +13,8 @@ import pytest
 
 from passl.modeling import Model
 from passl.modeling.losses import CrossEntropy
-from passl.optim.optimizers import build_optimizer, trainable
+from passl.optim.optimizers import build_optimizer
+from passl.optim.parameters import trainable
 from passl.porting import load_weights
 from tests.numerics import GRADIENTS, Rounded, check_network
 

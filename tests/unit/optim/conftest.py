@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 from passl.modeling import Model
-from passl.optim.optimizers import trainable
+from passl.optim.parameters import trainable
 
 BACKBONES = {
     "ConViT": {

@@ -8,7 +8,8 @@ import pytest
 
 from passl.errors import ConfigError
 from passl.optim import OPTIMIZERS
-from passl.optim.optimizers import build_optimizer, decayed_names, trainable
+from passl.optim.optimizers import build_optimizer
+from passl.optim.parameters import decayed_names, trainable
 from tests.numerics import Rounded
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from passl.errors import ConfigError
-from passl.optim.optimizers import build_optimizer, trainable
+from passl.optim.optimizers import build_optimizer
+from passl.optim.parameters import trainable
 from tests.numerics import Rounded
 
 RATE = 2.0**20

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from passl.errors import ConfigError
-from passl.optim.optimizers import build_optimizer, decayed_names, scaled_lr, trainable
-from passl.optim.parameters import layer_rates
+from passl.optim.optimizers import build_optimizer, scaled_lr
+from passl.optim.parameters import decayed_names, layer_rates, trainable
 
 
 def test_parameters_of_convit_that_decay(make_model):
