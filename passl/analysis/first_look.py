@@ -11,8 +11,9 @@ import numpy as np
 import paddle
 from matplotlib.figure import Figure
 
-from passl.data.loader import Loader, Sample
+from passl.data.loader import Loader
 from passl.data.samplers import Key
+from passl.data.samples import Sample
 from passl.data.transforms.normalize import Normalize
 from passl.data.transforms.sizes import sizes_differ
 from passl.distributed import ranks as distributed

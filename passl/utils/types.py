@@ -9,21 +9,9 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Le, Len, Lt
-from pydantic import AllowInfNan, NonNegativeInt, PositiveInt, WithJsonSchema
-
-__all__ = [
-    "Betas",
-    "Color",
-    "Fraction",
-    "ImageSize",
-    "NonNegativeFloat",
-    "NonNegativeInt",
-    "NormEps",
-    "PositiveFloat",
-    "PositiveInt",
-    "Probability",
-    "Rate",
-]
+from pydantic import AllowInfNan, WithJsonSchema
+from pydantic import NonNegativeInt as NonNegativeInt
+from pydantic import PositiveInt as PositiveInt
 
 PositiveFloat = Annotated[float, Gt(0), AllowInfNan(False)]
 NonNegativeFloat = Annotated[float, Ge(0), AllowInfNan(False)]

@@ -16,7 +16,7 @@ import paddle
 import pytest
 from paddle import nn
 
-from passl.data.loader import build_transforms
+from passl.data.build import build_transforms
 from passl.data.samplers import BatchSampler
 from passl.data.transforms.mixup import Mixup, build_mixup
 from passl.engine.precision import Precision

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl.data.loader import build_transforms
+from passl.data.build import build_transforms
 from passl.errors import ConfigError
 from passl.evaluation.preset import with_crop
 from passl.utils.config import get_config

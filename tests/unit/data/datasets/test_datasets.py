@@ -14,7 +14,8 @@ from PIL import Image
 from passl.data import DATASETS
 from passl.data.build import DATASET_OPTIONS
 from passl.data.datasets.digits import FILE, Digits
-from passl.data.datasets.image_folder import SUFFIXES, ImageFolder
+from passl.data.datasets.image_folder import ImageFolder
+from passl.data.datasets.walk import SUFFIXES
 from passl.data.loader import Loader
 from passl.data.samplers import BatchSampler
 from passl.errors import ConfigError, RunError

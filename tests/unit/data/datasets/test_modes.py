@@ -13,7 +13,7 @@ from passl.data.build import build_dataset
 from passl.data.datasets.base import ImageDataset
 from passl.data.datasets.images import convert_image, read_image
 from passl.data.datasets.subset import Subset
-from passl.data.transforms.auto_augment import OPS, Geometry
+from passl.data.transforms.augment_ops import OPS, Geometry
 from passl.data.transforms.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from passl.errors import ConfigError, RunError
 

@@ -7,10 +7,9 @@ import pytest
 from PIL import Image
 
 from passl.data import DATASETS
-from passl.data.build import DATASET_OPTIONS, dataset_arguments
+from passl.data.build import DATASET_OPTIONS, build_dataset, dataset_arguments
 from passl.data.datasets.base import ImageDataset
 from passl.data.datasets.subset import Subset, chosen_labels
-from passl.data.loader import build_dataset
 from passl.errors import ConfigError
 
 
