@@ -265,8 +265,9 @@ def test_wrong_options(run_tool, options, rule):
     assert rule in run_tool("sweep.py", "digits/cvt", *options, expect=2).stderr
 
 
-def test_trained_sweep(run_tool, tiny_config, tmp_path):
+def test_trained_sweep(run_tool, tiny_config, tmp_path, monkeypatch):
     """Two runs of `passl train`, and the table that `passl compare` prints."""
+    monkeypatch.setenv("COLUMNS", "200")  # in a narrow terminal the runs are columns
     out = tmp_path / "$out 学"
     given = str(out).replace("$", "$$")
     config = tiny_config("CvT", epochs=1, lr_scheduler={"name": "Cosine", "warmup_epochs": 0})
