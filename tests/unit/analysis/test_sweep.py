@@ -273,7 +273,8 @@ def test_trained_sweep(run_tool, tiny_config, tmp_path, monkeypatch):
     config = tiny_config("CvT", epochs=1, lr_scheduler={"name": "Cosine", "warmup_epochs": 0})
     call = ("sweep.py", config, "-o", f"output_dir={given}")
     call += ("dataloader.train.dataset.fraction=0.1", "dataloader.train.sampler.batch_size=64")
-    done = run_tool(*call, "--grid", "optimizer.lr=1e-3,2e-3")
+    # A narrow terminal would get the runs as columns.
+    done = run_tool(*call, "--grid", "optimizer.lr=1e-3,2e-3", COLUMNS="200")
     *table, last = done.stdout.splitlines()
     result = json.loads(last)
     assert [line.split()[:2] for line in table] == [

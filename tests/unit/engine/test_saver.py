@@ -182,6 +182,7 @@ def test_duplicate_is_complete_with_and_without_hard_links(tmp_path, monkeypatch
         assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a": "new", "b": "new"}
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # VisualDL's
 def test_rows_that_cannot_be_written_are_written_later(tmp_path):
     """A row is cut in the middle by a full disk, and complete once there is space."""
     log = MetricLog(tmp_path)
