@@ -10,7 +10,7 @@ from paddle import nn
 
 from passl.errors import ConfigError
 from passl.logging import get_logger
-from passl.modeling.backbones import build_backbone
+from passl.modeling.backbones import BACKBONES, build_backbone
 from passl.modeling.heads import build_head
 from passl.modeling.layers import resolve_indices
 from passl.porting import WeightFile, fetch_default, load_weights, locate, read_file
@@ -126,6 +126,9 @@ def list_models() -> list[str]:
     return [path.stem for path in shipped_configs() if path.parent.name in ("convit", "cvt")]
 
 
+_OWN_OPTIONS = ("pretrained", "num_classes", "img_size", "in_chans", "features_only", "out_indices")
+
+
 def create_model(
     name: str,
     pretrained: bool | str | Path = False,
@@ -168,6 +171,10 @@ def create_model(
         fit.append("resolution")
     if out_indices is not None and not features_only:
         raise ConfigError("out_indices needs features_only=True")
+    known = [*BACKBONES.options(model["architecture"]["name"]), *_OWN_OPTIONS]
+    unknown = [key for key in overrides if key not in known]
+    if unknown:
+        raise ConfigError(f"create_model: unknown option {unknown[0]}{closest(unknown[0], known)}")
     model["architecture"].update(overrides)
     model["head"].pop("in_channels", None)  # which follows from the backbone
     weights = fetch_default(name) if pretrained is True else pretrained

@@ -22,6 +22,7 @@ def test_options_of_the_backbone():
     ("wrong", "message"),
     [
         ({"drop_path": 0.1}, "did you mean 'drop_path_rate'"),
+        ({"num_clases": 3}, "did you mean 'num_classes'"),
         ({"drop_path_rate": 2}, "drop_path_rate"),
         ({"features_only": True, "out_indices": [2]}, "no feature map 2"),
         ({"out_indices": [0]}, "features_only=True"),
