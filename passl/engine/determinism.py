@@ -1,5 +1,5 @@
 """Operations that give the same bits each time on GPUs. Written from Paddle's and NVIDIA's
-documentation, untested: no GPU was at hand.
+documentation, untested: no GPU was available.
 """
 
 from __future__ import annotations

@@ -149,8 +149,8 @@ def build_learner(
 
 
 def _synchronised(model: nn.Layer, ranks: Ranks) -> nn.Layer:
-    """The model with BatchNorm statistics of the batch of all ranks. (Untested: no GPU was at hand,
-    and Paddle has no such kernel for CPUs.)
+    """The model with BatchNorm statistics of the batch of all ranks. (Untested: no GPU was
+    available, and Paddle has no such kernel for CPUs.)
     """
     if ranks.world > 1 and paddle.get_device().startswith("gpu"):
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)

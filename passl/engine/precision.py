@@ -1,5 +1,5 @@
 """Automatic mixed precision. Tested with bfloat16 on CPUs, where all but the kernels is the same;
-untested on GPUs, because none was at hand.
+untested on GPUs, because none was available.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Outcome:
 
 
 class _HostCopy:
-    """A tensor on its way to the host. (The path for GPUs is untested: no GPU was at hand.)"""
+    """A tensor on its way to the host. (The path for GPUs is untested: no GPU was available.)"""
 
     def __init__(self, tensor: Any):
         self._event: Any = None

@@ -47,7 +47,7 @@ def import_stored(names: Any, file: Path, is_allowed: bool) -> None:
     Args:
         names: of modules.
         file: that stores the config, for messages.
-        is_allowed: whether their code may run. A module that is imported already is no matter.
+        is_allowed: whether their code may run. A module that is already imported is allowed.
 
     Raises:
         ConfigError: importing is not allowed, or a module cannot be imported.
