@@ -22,5 +22,6 @@ TRANSFORMS = Registry(
 that generator only. Images are PIL images until `Normalize` makes the array that the network takes,
 float32 [channels, height, width]; transforms after it have the class attribute `on_arrays = True`.
 The result is a new object: the argument is not changed. To learn the sizes of results, transforms
-are also called with a few synthetic images.
+are also called with a few synthetic images. `passl.data.transforms.masks` says what a transform has
+for segmentation.
 """

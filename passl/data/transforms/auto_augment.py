@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from passl.data import TRANSFORMS
 from passl.data.transforms.augment_ops import OPS, Geometry
 from passl.data.transforms.color import blur, on_colors, to_gray
+from passl.data.transforms.masks import KeepsPixels
 from passl.utils.types import Color, NonNegativeInt
 
 MAX_MAGNITUDE = 10  # which is level 1
@@ -379,7 +380,7 @@ class AutoAugment(_Augment):
 
 @TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
-class ThreeAugment:
+class ThreeAugment(KeepsPixels):
     """Apply one of three operations, drawn uniformly: invert values of 128 and above, remove the
     colours, or blur by a Gaussian with a radius from 0.1 to 2 pixels. DeiT III uses a ColorJitter
     of 0.3 after it.

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from passl.data import TRANSFORMS
+from passl.data.transforms.masks import KeepsPixels
 from passl.utils.types import Probability
 
 
@@ -67,7 +68,7 @@ _CHANGES: dict[str, tuple[Callable[[Image.Image, float], Image.Image], float, fl
 
 @TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
-class ColorJitter:
+class ColorJitter(KeepsPixels):
     """Change brightness, contrast, saturation and hue in a random order, as in torchvision.
 
     Args:
@@ -122,7 +123,7 @@ class ColorJitter:
 
 @TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
-class RandomGrayscale:
+class RandomGrayscale(KeepsPixels):
     """Remove the colours, by the weights of ITU-R 601. Images in mode L do not change.
 
     Args:
@@ -140,7 +141,7 @@ class RandomGrayscale:
 
 @TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
-class GaussianBlur:
+class GaussianBlur(KeepsPixels):
     """Blur by a Gaussian, as in DINO and DeiT III.
 
     Args:

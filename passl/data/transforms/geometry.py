@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from PIL import Image
 
 from passl.data import TRANSFORMS
+from passl.data.transforms.masks import MovesPixels
 from passl.errors import RunError
-from passl.utils.types import ImageSize, NonNegativeInt, Probability
+from passl.utils.types import ImageSize, NonNegativeInt, PositiveInt, Probability
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -29,7 +30,7 @@ RESAMPLING = {
 
 @TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
-class Resize:
+class Resize(MovesPixels):
     """Resize the shorter side to `size` and keep the aspect ratio, or resize to exactly
     [height, width]. Antialiased.
 
@@ -41,6 +42,7 @@ class Resize:
         {name: Resize, size: 256}
     """
 
+    keeps_view: ClassVar[bool] = True
     size: ImageSize
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
 
@@ -59,7 +61,34 @@ class Resize:
 
 @TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
-class CenterCrop:
+class RandomScale(MovesPixels):
+    """Resize the shorter side to `size` times a random factor, and keep the aspect ratio: the
+    augmentation of most segmentation networks, before a `RandomCrop`.
+
+    Args:
+        size: in pixels.
+        scale: range of the factor, drawn uniformly.
+        interpolation: Pillow's filter.
+
+    Example:
+        {name: RandomScale, size: 512, scale: [0.5, 2.0], interpolation: bilinear}
+    """
+
+    size: PositiveInt
+    scale: tuple[float, float] = (0.5, 2.0)
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
+
+    def __post_init__(self):
+        _check_range("scale", self.scale)
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        size = max(1, round(self.size * rng.uniform(*self.scale)))
+        return Resize(size=size, interpolation=self.interpolation)(image, rng)
+
+
+@TRANSFORMS.register
+@dataclass(frozen=True, kw_only=True)
+class CenterCrop(MovesPixels):
     """Crop the centre. Smaller images are first padded with black (RGBA: transparent).
 
     Args:
@@ -85,7 +114,7 @@ def _crop_start(length: int, wanted: int) -> int:
 
 @TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
-class RandomResizedCrop:
+class RandomResizedCrop(MovesPixels):
     """Crop a random part and resize it to `size`: Inception's augmentation, as in torchvision.
 
     Args:
@@ -104,9 +133,8 @@ class RandomResizedCrop:
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "random"] = "bicubic"
 
     def __post_init__(self):
-        for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
-            if not 0 < low <= high:
-                raise ValueError(f"{name} [{low}, {high}] must be above 0 and in ascending order")
+        _check_range("scale", self.scale)
+        _check_range("ratio", self.ratio)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         left, top, width, height = self.box(image.width, image.height, rng)
@@ -131,15 +159,16 @@ class RandomResizedCrop:
 
 @TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
-class RandomCrop:
+class RandomCrop(MovesPixels):
     """Crop a part at a random place.
 
     Args:
         size: of the result, in pixels.
         padding: black pixels (RGBA: transparent) added on each side before the crop.
+        pad_if_needed: add more of them on both sides of an image that is still smaller than `size`.
 
     Raises:
-        RunError: the padded image is smaller than `size`.
+        RunError: the padded image is smaller than `size`, without `pad_if_needed`.
 
     Example:
         {name: RandomCrop, size: 32, padding: 4}
@@ -147,26 +176,32 @@ class RandomCrop:
 
     size: ImageSize
     padding: NonNegativeInt = 0
+    pad_if_needed: bool = False
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         height, width = pair(self.size)
         free_height = image.height + 2 * self.padding - height
         free_width = image.width + 2 * self.padding - width
-        if min(free_height, free_width) < 0:
+        if min(free_height, free_width) < 0 and not self.pad_if_needed:
             raise RunError(
                 f"RandomCrop: {width} x {height} pixels do not fit into an image of "
                 f"{image.width} x {image.height} with padding {self.padding}; put a Resize before "
-                "it, or increase padding"
+                "it, set pad_if_needed: true, or increase padding"
             )
         # Pillow fills the part of the box outside the image with black.
-        left = int(rng.integers(free_width + 1)) - self.padding
-        top = int(rng.integers(free_height + 1)) - self.padding
+        left = _random_start(free_width, self.padding, rng)
+        top = _random_start(free_height, self.padding, rng)
         return image.crop((left, top, left + width, top + height))
+
+
+def _random_start(free: int, padding: int, rng: np.random.Generator) -> int:
+    """Draw where a crop starts; a side that is too short is in the middle of the crop."""
+    return (int(rng.integers(free + 1)) if free >= 0 else free // 2) - padding
 
 
 @TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
-class RandomHorizontalFlip:
+class RandomHorizontalFlip(MovesPixels):
     """Mirror left and right.
 
     Args:
@@ -187,6 +222,12 @@ def draw_filter(interpolation: str, rng: np.random.Generator) -> Image.Resamplin
     if interpolation == "random":
         interpolation = ("bilinear", "bicubic")[rng.integers(2)]
     return RESAMPLING[interpolation]
+
+
+def _check_range(name: str, limits: tuple[float, float]) -> None:
+    low, high = limits
+    if not 0 < low <= high:
+        raise ValueError(f"{name} [{low}, {high}] must be above 0 and in ascending order")
 
 
 def pair(size: int | Sequence[int]) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from passl.data import TRANSFORMS
+from passl.data.transforms.masks import KeepsPixels
 from passl.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -22,7 +23,7 @@ Pillow's conversion to grey (0.299, 0.587, 0.114). Opacity is mapped to -1 to 1.
 
 @TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
-class Normalize:
+class Normalize(KeepsPixels):
     """Convert an image to the array that a network takes: float32 [channels, height, width],
     (pixel / 255 - mean) / std.
 

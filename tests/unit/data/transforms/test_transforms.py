@@ -38,6 +38,7 @@ NODES = [
     {"name": "RandomResizedCrop", "size": 10},
     {"name": "RandomHorizontalFlip", "p": 0.5},
     {"name": "RandomCrop", "size": 10, "padding": 2},
+    {"name": "RandomScale", "size": 10},
     {"name": "ColorJitter", "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
     {"name": "RandomGrayscale", "p": 0.5},
     {"name": "GaussianBlur"},
