@@ -4,21 +4,15 @@ python tools/benchmark.py network -c configs/convit/convit_tiny.yaml
 
 import argparse
 import json
-import tempfile
-import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
-from benchmarks.processes import OURS, check_cpu, measure_in_child
-from passl.cli.dispatch import run
+from benchmarks.speed import OURS, measure_in_child
 from passl.cli.options import add_config_options, as_path, overrides, read_config
 from passl.errors import ConfigError, RunError
 from passl.logging import aligned
 from passl.utils.config import Config, dotted
 
-WITHOUT_DATA, WITH_DATA = ("inference", "training"), ("data", "training_with_data")
-PARTS = (*WITHOUT_DATA, *WITH_DATA)
-IMAGES = 64  # that --synthetic writes, if a batch is not larger
+PARTS = ("inference", "training", "data")
 HEAD = ("", "images/s", "process ms (low to high)", "wall ms (low to high)", "peak MiB")
 
 
@@ -27,99 +21,64 @@ def main() -> None:
         description="Measure speed and memory. The last line on stdout is the result as JSON."
     )
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
-    network = benchmarks.add_parser("network", help="training, inference and data of a config")
-    add_network_options(network)
-    exported = benchmarks.add_parser("exported", help="inference of an exported network")
-    exported.add_argument("folder", type=as_path, help="what `passl export` wrote")
-    exported.add_argument("--engine", default="paddle", help="paddle, onnxruntime or openvino")
-    exported.add_argument("--precision", default="fp32", help="fp32 or bf16")
-    for subparser in (network, exported):
-        subparser.add_argument("--batch", type=int, default=8, metavar="B", help="images of a step")
-        subparser.add_argument("--threads", type=int, default=1, help="default: 1")
-        subparser.add_argument("--cpu", type=int, help="the only processor to use")
-        subparser.add_argument("--warmup", type=int, default=2, help="runs before those that count")
-        subparser.add_argument("--repeats", type=int, default=5, help="runs that are timed")
-    convert = benchmarks.add_parser("convert", help="memory and time of converting a weight file")
-    convert.add_argument(
-        "--model", default="cvt_w24_384", help="a published variant (random weights)"
-    )
-    args = parser.parse_args()
-    measures = {
-        "network": measure_network,
-        "exported": measure_exported,
-        "convert": measure_convert,
-    }
-    print(json.dumps(measures[args.benchmark](args)))
-
-
-def add_network_options(network: argparse.ArgumentParser) -> None:
+    network = benchmarks.add_parser("network", help="inference, training and data of a config")
     add_config_options(network)
     network.add_argument(
         "--parts",
         nargs="+",
         choices=PARTS,
-        metavar="PART",
-        help=f"some of {', '.join(PARTS)} (default: all, with --size the first two)",
+        help="some of them (default: all, with --size inference and training)",
     )
-    network.add_argument(
-        "--size", type=int, nargs="+", metavar="PIXELS", help="side, or height and width"
-    )
-    network.add_argument(
-        "--by-module",
-        type=int,
-        nargs="?",
-        const=2,
-        metavar="DEPTH",
-        help="time, parameters and multiply-accumulates of each module as well; DEPTH is how many "
-        "parts their names have (default 2: blocks of a ConViT, stages of a CvT)",
-    )
-    network.add_argument(
-        "--synthetic",
-        action="store_true",
-        help="read synthetic images of 500 x 375 pixels instead of the config's",
-    )
-    network.add_argument(
-        "--workers",
-        type=int,
-        default=0,
-        metavar="N",
-        help="processes that read ahead; the process time then leaves reading out (default: 0)",
-    )
+    network.add_argument("--size", type=at_least(1), nargs=2, metavar=("HEIGHT", "WIDTH"))
+    exported = benchmarks.add_parser("exported", help="inference of an exported network")
+    exported.add_argument("folder", type=as_path, help="what `passl export` wrote")
+    exported.add_argument("--engine", default="paddle", help="paddle, onnxruntime or openvino")
+    exported.add_argument("--precision", default="fp32", help="fp32 or bf16")
+    for subparser in (network, exported):
+        subparser.add_argument("--batch", type=at_least(1), default=8, help="images of a step")
+        subparser.add_argument("--threads", type=at_least(1), default=1, help="default: 1")
+        subparser.add_argument(
+            "--warmup", type=at_least(0), default=2, help="runs before those that count"
+        )
+        subparser.add_argument("--repeats", type=at_least(1), default=5, help="runs that are timed")
+    args = parser.parse_args()
+    measures = {"network": measure_network, "exported": measure_exported}
+    print(json.dumps({"benchmark": args.benchmark, **measures[args.benchmark](args)}))
 
 
-# --------------------------------------------------------------------------------------------------
-# A config
-# --------------------------------------------------------------------------------------------------
+def at_least(least: int) -> Callable[[str], int]:
+    """Type of an option that is a number from `least` on."""
+
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} must be at least {least}")
+        return int(text)
+
+    return number
+
+
 def measure_network(args: argparse.Namespace) -> dict[str, object]:
-    check_counts(args)
     cfg = read_config(args)
     check_keys(cfg)
-    parts, size = parts_of(args), size_of(args, cfg)
-    task = {**timing_of(args), "config": args.config, "batch": args.batch, "size": size}
-    task["overrides"] = overrides(args)
-    result = {"benchmark": "network", "config": args.config, "batch": args.batch, "size": size}
-    result |= {"threads": args.threads, **machine()}
-    result |= measure_in_child(OURS, {**task, "task": "describe"}, args.threads, args.cpu)
+    if args.size is not None and "data" in (args.parts or ()):
+        raise ConfigError(
+            "--size: the transforms fix the size of the images of data; change "
+            "dataloader.train.dataset.transforms by -o instead"
+        )
+    parts = args.parts or (PARTS if args.size is None else ("inference", "training"))
+    size = args.size or size_of(cfg)
+    task = {"config": args.config, "overrides": overrides(args), "size": size}
+    described = measure_in_child(OURS, {**task, "task": "describe"}, args.threads)
     print(
-        f"{args.config}: {result['parameters']:,} parameters, {in_words(result['macs'])} "
+        f"{args.config}: {described['parameters']:,} parameters, {described['macs'] / 1e6:,.2f} M "
         f"multiply-accumulates at {size[0]} x {size[1]}"
     )
-    with tempfile.TemporaryDirectory() as folder:
-        rows = {}
-        if "inference" in parts and args.batch != 1:
-            rows["inference, batch 1"] = {**task, "task": "inference", "batch": 1}
-        for part in parts:
-            more = data_overrides(args, Path(folder)) if part in WITH_DATA else []
-            pairs = [*overrides(args), *more]
-            name = f"{part.replace('_', ' ')}, batch {args.batch}"
-            rows[name] = {**task, "task": part, "overrides": pairs}
-        result["parts"] = measure_rows(rows, args)
-    if args.by_module is not None:
-        module_task = {**task, "task": "modules", "depth": args.by_module}
-        found = measure_in_child(OURS, module_task, args.threads, args.cpu)
-        print_modules(found)
-        result |= {"modules": found["modules"]}
-    return result
+    rows = {}
+    for part in parts:
+        # An image alone shows the latency.
+        batches = sorted({1, args.batch}) if part == "inference" else [args.batch]
+        rows |= {f"{part}, batch {n}": {**task, "task": part, "batch": n} for n in batches}
+    return {"config": args.config, "size": size, **described, **measure_rows(rows, args)}
 
 
 def check_keys(cfg: Config) -> None:
@@ -134,37 +93,8 @@ def check_keys(cfg: Config) -> None:
         raise ConfigError(*lines)
 
 
-def check_counts(args: argparse.Namespace) -> None:
-    """Check that numbers are large enough."""
-    least = {"batch": 1, "threads": 1, "repeats": 1, "warmup": 0, "workers": 0, "by_module": 1}
-    for name, smallest in least.items():
-        value = getattr(args, name, None)
-        if value is not None and value < smallest:
-            raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least {smallest}")
-    check_cpu(args.cpu)
-
-
-def parts_of(args: argparse.Namespace) -> Sequence[str]:
-    """The parts to measure. The transforms fix the size of images of data, not --size."""
-    if args.parts is None:
-        return PARTS if args.size is None else WITHOUT_DATA
-    wrong = [part for part in args.parts if part in WITH_DATA]
-    if args.size is not None and wrong:
-        raise ConfigError(
-            f"--size: the transforms fix the size of the images of {wrong[0]}; change "
-            "dataloader.train.dataset.transforms by -o instead"
-        )
-    return args.parts
-
-
-def size_of(args: argparse.Namespace, cfg: Config) -> list[int]:
-    """Height and width: those of --size, else of the training images, else of the network."""
-    if args.size is not None:
-        size = 2 * args.size if len(args.size) == 1 else args.size
-        if len(size) != 2 or min(size) < 1:
-            shown = " ".join(map(str, args.size))
-            raise ConfigError(f"--size {shown}: give one side, or height and width, from 1 on")
-        return size
+def size_of(cfg: Config) -> list[int]:
+    """Height and width of the training images, else those that the network is made for."""
     from passl.data.transforms.geometry import pair
     from passl.modeling.backbones import BACKBONES
 
@@ -173,83 +103,46 @@ def size_of(args: argparse.Namespace, cfg: Config) -> list[int]:
     return list(pair(sizes[-1] if sizes else made_for))
 
 
-def data_overrides(args: argparse.Namespace, folder: Path) -> list[str]:
-    """Overrides for the batch size, the workers, and synthetic images."""
-    train = "dataloader.train"
-    found = [
-        f"{train}.sampler.batch_size={args.batch}",
-        f"{train}.loader.num_workers={args.workers}",
-    ]
-    if args.synthetic:
-        from benchmarks.synthetic import write_images
-
-        if not any(folder.iterdir()):
-            write_images(folder, max(IMAGES, args.batch))
-        transforms = read_config(args).to_dict()["dataloader"]["train"]["dataset"]["transforms"]
-        node = {"name": "ImageFolder", "dataroot": str(folder), "transforms": transforms}
-        found.append(f"{train}.dataset={json.dumps(node)}")
-    return found
-
-
-def print_modules(found: Mapping[str, object]) -> None:
-    total = found["cpu_ms"]
-    rows = [("module", "parameters", "M multiply-acc.", "process ms", "%")]
-    for row in found["modules"]:
-        share = f"{100 * row['cpu_ms'] / total:.1f}"
-        counts = (f"{row['parameters']:,}", f"{row['macs'] / 1e6:,.1f}")
-        rows.append((row["module"], *counts, f"{row['cpu_ms']:.2f}", share))
-    inside = sum(row["cpu_ms"] for row in found["modules"])
-    rest = total - inside
-    rows.append(("what stands between", "", "", f"{rest:.2f}", f"{100 * rest / total:.1f}"))
-    rows.append(("the whole forward pass", "", "", f"{total:.2f}", "100.0"))
-    print()
-    print("\n".join(aligned(rows)))
-
-
-# --------------------------------------------------------------------------------------------------
-# An exported network
-# --------------------------------------------------------------------------------------------------
 def measure_exported(args: argparse.Namespace) -> dict[str, object]:
-    check_counts(args)
     from passl.deploy.engines import check_engine, needed_files
     from passl.deploy.exported import read_folder
 
     check_engine(args.engine, args.precision, args.threads)
     description = read_folder(args.folder, needed_files(args.engine))
-    task = {**timing_of(args), "task": "exported", "folder": str(args.folder)}
-    task |= {"engine": args.engine, "precision": args.precision}
+    task = {"folder": str(args.folder), "engine": args.engine, "precision": args.precision}
     print(f"{args.folder}: {description.parameters:,} parameters, {args.engine}, {args.precision}")
-    rows = {f"inference, batch {n}": {**task, "batch": n} for n in sorted({1, args.batch})}
-    result = {"benchmark": "exported", "folder": str(args.folder), "engine": args.engine}
-    result |= {"precision": args.precision, "threads": args.threads, **machine()}
-    return {**result, "parts": measure_rows(rows, args)}
+    rows = {
+        f"inference, batch {n}": {**task, "task": "exported", "batch": n}
+        for n in sorted({1, args.batch})
+    }
+    return {**task, **measure_rows(rows, args)}
 
 
-# --------------------------------------------------------------------------------------------------
-# Both
-# --------------------------------------------------------------------------------------------------
 def measure_rows(
     rows: Mapping[str, Mapping[str, object]], args: argparse.Namespace
-) -> dict[str, dict[str, object]]:
+) -> dict[str, object]:
     """Measure each row and print a table, with the reason of each row that cannot run."""
+    from passl.machine import processor, versions
+
     print(
         f"{args.threads} thread{'s' * (args.threads > 1)}; medians of {args.repeats} runs after "
-        f"{args.warmup}; images/s of process time; memory over the idle process"
+        f"{args.warmup}; images/s of process time; memory over the idle process\n"
     )
     found: dict[str, dict[str, object]] = {}
     for name, task in rows.items():
+        timing = {"warmup": args.warmup, "repeats": args.repeats}
         try:
-            found[name] = measure_in_child(OURS, task, args.threads, args.cpu)
+            found[name] = measure_in_child(OURS, {**task, **timing}, args.threads)
         except RunError as error:
             found[name] = {"error": str(error)}
-    print()
     print("\n".join(aligned([HEAD, *(cells(name, result) for name, result in found.items())])))
     for name, result in found.items():
         if "error" in result:
             print(f"{name}: cannot run: {result['error']}")
     if all("error" in result for result in found.values()):
         raise RunError("nothing could be measured")
-    return found
+    machine = {"processor": processor(), "versions": versions(["paddlepaddle", "numpy", "pillow"])}
+    return {"threads": args.threads, **machine, "parts": found}
 
 
 def cells(name: str, result: Mapping[str, object]) -> tuple[str, ...]:
@@ -261,44 +154,3 @@ def cells(name: str, result: Mapping[str, object]) -> tuple[str, ...]:
     ]
     peak = "-" if result["peak_mib"] is None else f"{result['peak_mib']:,.0f}"
     return (name, f"{result['rate']:.4g}", *spans, peak)
-
-
-def in_words(count: int) -> str:
-    return f"{count / 1e9:.2f} G" if count >= 1e9 else f"{count / 1e6:.2f} M"
-
-
-def timing_of(args: argparse.Namespace) -> dict[str, int]:
-    return {"warmup": args.warmup, "repeats": args.repeats}
-
-
-def machine() -> dict[str, object]:
-    """The machine and the versions."""
-    from passl.machine import processor, versions
-
-    return {"processor": processor(), "versions": versions(["paddlepaddle", "numpy", "pillow"])}
-
-
-# --------------------------------------------------------------------------------------------------
-# A conversion
-# --------------------------------------------------------------------------------------------------
-def measure_convert(args: argparse.Namespace) -> dict[str, object]:
-    """Convert a file of a variant in its authors' names, and measure the process's peak memory."""
-    with tempfile.TemporaryDirectory() as folder:
-        file, out = (Path(folder) / name for name in ("theirs.safetensors", "ours.safetensors"))
-        task = {"model": args.model, "file": str(file), "out": str(out)}
-        measure_in_child(OURS, {**task, "task": "weight_file"})
-        start = time.perf_counter()
-        peak = measure_in_child(OURS, {**task, "task": "convert"})["peak"]
-        seconds, size = time.perf_counter() - start, file.stat().st_size
-    return {
-        "benchmark": "convert",
-        "model": args.model,
-        "file_mib": round(size / 2**20, 1),
-        "peak_mib": None if peak is None else round(peak / 2**20, 1),
-        "peak_over_file": None if peak is None else round(peak / size, 2),
-        "seconds": round(seconds, 1),
-    }
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,21 +1,28 @@
 """One measurement of passl, in a process of its own: python benchmarks/ours.py TASK
 
-TASK is JSON: `task`, a key of `workloads.STEPS` or `TASKS`, and its options. The last line on
-stdout is the result. `benchmarks/measure.py` and `benchmarks/peers.py` call this.
+TASK is JSON: `task`, one of TASKS below, and what it needs. The last line on stdout is the result.
+Weights, images and labels are random: no speed depends on them.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.speed import measure, memory, rounded  # noqa: E402
+import numpy as np  # noqa: E402
+import paddle  # noqa: E402
+
+from benchmarks.speed import measure  # noqa: E402
+from passl.accelerate import accelerate  # noqa: E402
 from passl.cli.dispatch import run  # noqa: E402
+from passl.data.loader import build_loader  # noqa: E402
+from passl.modeling import Model  # noqa: E402
 from passl.utils.config import Config, get_config  # noqa: E402
 
 Task = dict[str, Any]
@@ -30,65 +37,105 @@ def config_of(task: Task) -> Config:
     return cfg
 
 
-def exported(task: Task) -> Task:
-    """Time the network of an exported folder."""
-    import numpy as np
+def random_images(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
-    from passl.deploy import Predictor
 
-    predictor = Predictor(task["folder"], task["engine"], task["precision"], task["threads"])
-    shape = (task["batch"], *predictor.description.input)
-    images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    return measure(lambda: predictor.run(images), task["batch"], task["warmup"], task["repeats"])
+def in_chans(cfg: Config) -> int:
+    return cfg.model.architecture.get("in_chans", 3)
 
 
 def describe(task: Task) -> Task:
     """Count parameters, and multiply-accumulates at the size of the images."""
-    from benchmarks.workloads import in_chans, trained_parameters
     from passl.analysis.flops import count_macs
-    from passl.modeling import Model
 
     cfg = config_of(task)
     model = Model(cfg)
-    macs = count_macs(model, task["size"], in_chans(cfg))
-    return {"parameters": trained_parameters(model), "macs": sum(macs.values())}
+    parameters = sum(p.size for p in model.parameters() if not p.stop_gradient)
+    macs = sum(count_macs(model, task["size"], in_chans(cfg)).values())
+    return {"parameters": parameters, "macs": macs}
 
 
-def modules(task: Task) -> Task:
-    """Count parameters and multiply-accumulates of each module, and time it."""
-    from benchmarks import workloads
-    from passl.accelerate import accelerate
-    from passl.analysis.flops import count_macs
-    from passl.modeling import Model
-
+def inference(task: Task) -> Task:
+    """Compute logits of a batch, in evaluation mode and without gradients."""
     cfg = config_of(task)
     model = accelerate(Model(cfg))
-    macs = count_macs(model, task["size"], workloads.in_chans(cfg))
-    images = workloads.random_images(cfg, task)
-    times = workloads.time_of_modules(model, images, task["depth"], task["warmup"], task["repeats"])
-    rows = [
-        {
-            "module": name,
-            "parameters": workloads.trained_parameters(layer),
-            "macs": sum(n for part, n in macs.items() if f"{part}.".startswith(f"{name}.")),
-            "cpu_ms": rounded(times[name]),
-        }
-        for name, layer in workloads.modules(model, task["depth"]).items()
-        if name in times
-    ]
-    return {"modules": rows, "cpu_ms": rounded(times[""])}
+    model.eval()
+    images = paddle.to_tensor(random_images(task["batch"], in_chans(cfg), *task["size"]))
+
+    @paddle.no_grad()
+    def step():
+        return model(images).numpy()  # waits for the device
+
+    return measure(step, task)
+
+
+def training(task: Task) -> Task:
+    """Make one update of the weights, as in a run, on a given batch."""
+    from passl.distributed.ranks import Ranks
+    from passl.engine.learner import build_learner
+    from passl.engine.step import train_step
+
+    cfg = config_of(task).to_dict()
+    # Balanced weights would need the data; they change no speed.
+    cfg["loss"] = {key: value for key, value in cfg["loss"].items() if value != "balanced"}
+    learner = build_learner(cfg, Model(cfg), Ranks(), task["batch"], steps_per_epoch=1000)
+    learner.begin_epoch(0)
+    channels = cfg["model"]["architecture"].get("in_chans", 3)
+    images = paddle.to_tensor(random_images(task["batch"], channels, *task["size"]))
+    classes = learner.model.num_classes
+    labels = paddle.to_tensor(np.random.default_rng(0).integers(classes, size=task["batch"]))
+    steps = itertools.count()
+    return measure(lambda: train_step(learner, images, labels, next(steps)), task)
+
+
+def data(task: Task) -> Task:
+    """Read the next batch of the training data, epoch after epoch, in this process."""
+    cfg = config_of(task).to_dict()
+    section = cfg["dataloader"]["train"]
+    section["sampler"]["batch_size"] = task["batch"]
+    section["loader"] = {**section.get("loader", {}), "num_workers": 0}
+    loader = build_loader(section, cfg.get("seed", 0), even=True)
+    batches = (batch for epoch in itertools.count() for batch in loader.epoch(epoch))
+    return measure(lambda: next(batches), task)
+
+
+def images(task: Task) -> Task:
+    """Read and transform `batch` images of `folder` one after the other, without making batches, by
+    the transforms of `part`.
+    """
+    section = config_of(task).to_dict()["dataloader"][task["part"]]
+    section["dataset"]["dataroot"] = task["folder"]
+    section["sampler"]["batch_size"] = 1
+    section["loader"] = {**section.get("loader", {}), "num_workers": 0}
+    samples = build_loader(section, 0).samples
+    places = itertools.count()
+
+    def step():
+        for place in itertools.islice(places, task["batch"]):
+            sample = samples[0, place, place % len(samples)]
+            if isinstance(sample, Exception):
+                raise sample
+
+    return measure(step, task)
+
+
+def exported(task: Task) -> Task:
+    """Compute logits of a batch by an exported folder."""
+    from passl.deploy import Predictor
+
+    predictor = Predictor(task["folder"], task["engine"], task["precision"], task["threads"])
+    images = random_images(task["batch"], *predictor.description.input)
+    return measure(lambda: predictor.run(images), task)
 
 
 def export(task: Task) -> Task:
     """Export a network with random weights."""
-    import tempfile
-
     from safetensors.numpy import save_file
 
     from passl import __version__
     from passl.deploy.export import export
     from passl.deploy.from_weights import load
-    from passl.modeling import Model
     from passl.porting.weight_file import OURS
 
     cfg = config_of(task)
@@ -101,51 +148,14 @@ def export(task: Task) -> Task:
     return {"folder": str(out)}
 
 
-def weight_file(task: Task) -> Task:
-    """Write random weights of a published variant in its authors' names."""
-    import passl
-    from passl.deploy.convert import plan_conversion, write_for
-    from passl.porting.weight_file import WeightFile
-
-    model, family = passl.create_model(task["model"]), task["model"].partition("_")[0]
-    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    file = WeightFile(Path("random"), weights, None, {}, {})
-    section = get_config(f"{family}/{task['model']}").to_dict()["model"]
-    plan = plan_conversion(file, section["architecture"], section["head"])
-    target = {"convit": "timm", "cvt": "microsoft"}[family]
-    write_for(target, file, plan, Path(task["file"]))
-    return {"file": task["file"]}
-
-
-def convert(task: Task) -> Task:
-    """Run `passl convert`, and ask the operating system for the process's largest memory."""
-    import argparse
-
-    from passl.cli import convert
-
-    parser = argparse.ArgumentParser()
-    convert.add_options(parser)
-    convert.main(parser.parse_args([task["file"], task["out"]]))
-    return {"peak": memory("VmHWM")}
-
-
 TASKS = {
-    task.__name__: task for task in (exported, describe, modules, export, weight_file, convert)
+    task.__name__: task for task in (describe, inference, training, data, images, exported, export)
 }
 
 
 def main() -> None:
     task = json.loads(sys.argv[1])
-    if task["cpu"] is not None:
-        os.sched_setaffinity(0, {task["cpu"]})
-    if task["task"] in TASKS:
-        result = TASKS[task["task"]](task)
-    else:
-        from benchmarks.workloads import STEPS
-
-        step = STEPS[task["task"]](config_of(task), task)
-        result = measure(step, task["batch"], task["warmup"], task["repeats"])
-    print(json.dumps(result))
+    print(json.dumps(TASKS[task["task"]](task)))
 
 
 if __name__ == "__main__":

@@ -2,24 +2,39 @@
 python benchmarks/peers.py [--rows NAME ...] [--write docs/benchmarks.md]
 """
 
+from __future__ import annotations
+
 import argparse
 import datetime
 import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # a checkout needs no installation
 
-from benchmarks.processes import OURS, THEIRS, check_cpu, measure_in_child
-from benchmarks.rows import IMAGES, ROOT, ROWS, WORK, Row, Task, files
+from benchmarks.speed import OURS, THEIRS, measure_in_child, rounded
+from benchmarks.synthetic import write_images
+from passl import __version__
 from passl.cli.dispatch import run
 from passl.errors import ConfigError, RunError
+from passl.io.files import write_text
+from passl.machine import commit_of, processor, versions
+from passl.utils.config import closest
 
-PEERS = ROOT / ".venv-bench" / "bin" / "python"
+Task = Mapping[str, Any]
+CONFIGS = {"convit_tiny": "convit/convit_tiny", "cvt_13": "cvt/cvt_13_224"}
+NAMES = {"convit_tiny": "ConViT-Ti", "cvt_13": "CvT-13"}
+PEERS = {"convit_tiny": "timm", "cvt_13": "transformers"}
+ENGINES = {"paddle": "Paddle Inference", "openvino": "OpenVINO"}
+THEIR_PACKAGES = ("timm", "transformers", "openvino")
 PACKAGES = ("paddlepaddle", "openvino", "paddle2onnx", "numpy", "pillow")
+IMAGES = 32
 TEXT = """\
 # Benchmarks
 
@@ -30,10 +45,9 @@ show.
 * Machine: {processor}. {date}.
 * Ours: {ours}.
 * Theirs: {theirs}.
-* {rounds}.
-  A round measures each side of each row once, one after the other, and rows that ask for the same
-  thing share it; the next round begins with the other side. Every measurement is a process of its
-  own, with one thread{cpu}.
+* Rounds: {rounds}. A round measures each side of each row once, one after the other, and rows that
+  ask for the same thing share it; the next round begins with the other side. Every measurement is a
+  process of its own, with one thread.
 * Rates are images per second of process time: the median of several steps after a warm-up, and each
   side's best of the rounds, since other load on a machine only ever slows. Memory is the process's
   peak (VmHWM) less its memory once network, optimizer and batch exist: the median of the rounds.
@@ -42,169 +56,264 @@ show.
 * Weights and images are random. Training steps are those of the recipes: AdamW, label smoothing,
   drop path 0.1, float32. Transforms read {images} synthetic JPEG files of 500 x 375 pixels.
 
-{table}{notes}
+{table}
 `python tools/benchmark.py network -c CONFIG` measures any config, and
 `python tools/benchmark.py exported FOLDER` what `tools/export.py` has made.
 """
 
 
-class Bench:
-    """Measures rows, round by round.
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
 
     Args:
-        work: folder of exported networks, graphs and images.
-        peers: the Python of the peers' environment.
-        cpu: the only processor to use; null for all.
-        quick: fewer steps of each measurement.
+        what: is compared, and with whom.
+        ours, theirs: tasks of `benchmarks/ours.py` and `benchmarks/theirs.py`.
+        goal: the ratio, ours over theirs, that is to be reached; null for none.
+        quantity: the result that is compared: `rate` (at least the goal) or `peak_mib` (at most the
+            goal).
     """
 
-    def __init__(self, work: Path, peers: Path, cpu: int | None, quick: bool):
-        self.work, self.peers, self.cpu, self.quick = work, peers, cpu, quick
-        self._made: dict[str, str | None] = {}  # name of a file -> what went wrong
+    what: str
+    ours: Task
+    theirs: Task
+    goal: float | None
+    quantity: str = "rate"
 
-    def compare(self, rows: Mapping[str, Row], rounds: int) -> dict[str, dict[str, object]]:
-        """The result of each row: both sides' medians and the ratios, or an error."""
-        pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in rows}
-        errors: dict[str, str] = {}
-        for number in range(rounds):
-            measured: dict[str, Mapping[str, object]] = {}  # rows may share a measurement
-            for name, row in rows.items():
-                if name in errors:
-                    continue
-                try:
-                    pairs[name].append(self._pair(row, measured, number % 2 == 1))
-                except RunError as error:
-                    errors[name] = str(error)
-                else:
-                    one, other = pairs[name][-1]
-                    print(f"round {number + 1}: {name} {one:g} : {other:g}", flush=True)
-        return {
-            name: {"error": errors[name]} if name in errors else _result(row, pairs[name])
-            for name, row in rows.items()
-        }
+    @property
+    def unit(self) -> str:
+        return "images/s" if self.quantity == "rate" else "MiB"
 
-    def _pair(
-        self, row: Row, measured: dict[str, Mapping[str, object]], theirs_first: bool
-    ) -> tuple[float, float]:
-        sides = {"ours": (OURS, row.ours), "theirs": (THEIRS, row.theirs)}
-        order = ("theirs", "ours") if theirs_first else ("ours", "theirs")
-        found = {side: self._measure(*sides[side], measured) for side in order}
-        values = [found[side][row.quantity] for side in sides]
-        for side, value in zip(sides, values, strict=True):
-            if not isinstance(value, int | float) or value <= 0:
-                raise RunError(f"{side}: {row.quantity} is {value}, which has no ratio")
-        return tuple(values)
+    def verdict(self, ratio: float) -> str:
+        if self.goal is None:
+            return ""
+        reached = ratio >= self.goal if self.quantity == "rate" else ratio <= self.goal
+        return "reached" if reached else "**missed**"
 
-    def _measure(
-        self, script: Path, task: Task, measured: dict[str, Mapping[str, object]]
-    ) -> Mapping[str, object]:
-        text = json.dumps(task)
-        if text not in measured:
-            for name, make in files(self.peers).items():
-                if f'{WORK}/{name}"' in text:
-                    self._make(name, make)
-            ready = json.loads(text.replace(WORK, str(self.work)))
-            if self.quick:
-                ready |= {"warmup": 1, "repeats": 2}
-            python = {} if script == OURS else {"python": self.peers}
-            measured[text] = measure_in_child(script, ready, cpu=self.cpu, **python)
-        return measured[text]
 
-    def _make(self, name: str, make: Callable[[Path], object]) -> None:
-        if name not in self._made:
+# --------------------------------------------------------------------------------------------------
+# What is compared
+# --------------------------------------------------------------------------------------------------
+def rows_of(work: Path) -> dict[str, Row]:
+    """All comparisons. Their exported networks, graphs and images are in the folder `work`."""
+    middle, large, one = steps(4, 384, 1, 3), steps(4, 512, 1, 2), steps(1, 1024, 1, 2)
+    infer_fp32, infer_bf16 = ("convit_tiny", "paddle", "fp32"), ("convit_tiny", "paddle", "bf16")
+    rows = {
+        "train_convit_224": training("convit_tiny", steps(8), 1.0),
+        "train_convit_384": training("convit_tiny", middle, 2.0),
+        "train_convit_512": training("convit_tiny", large, 3.0),
+        "train_memory_384": training("convit_tiny", middle, 0.35, "peak_mib"),
+        "train_memory_512": training("convit_tiny", large, 0.3, "peak_mib"),
+        "train_cvt_224": training("cvt_13", steps(8), 1.0),
+        "infer_convit_fp32": inference(work, *infer_fp32, 2.2),
+        "infer_convit_bf16": inference(work, *infer_bf16, 4.0),
+        "infer_convit_paddle_openvino_fp32": inference(work, *infer_fp32, 1.0, "openvino"),
+        "infer_convit_paddle_openvino_bf16": inference(work, *infer_bf16, 1.0, "openvino"),
+    }
+    for precision in ("fp32", "bf16"):
+        rows[f"infer_convit_openvino_{precision}"] = inference(
+            work, "convit_tiny", "openvino", precision, 1.0, "openvino"
+        )
+    for engine in ("paddle", "openvino"):
+        name = "infer_cvt" if engine == "paddle" else "infer_cvt_openvino"
+        rows[f"{name}_fp32"] = inference(work, "cvt_13", engine, "fp32", 1.15)
+        rows[f"{name}_bf16"] = inference(work, "cvt_13", engine, "bf16", 2.2)
+    timm = {"task": "inference", "model": "convit_tiny", **one}
+    shown = "peak memory, an image of 1024 x 1024 through"
+    return rows | {
+        "transform_train": transforms(
+            work, "reading and training transform of the ConViT recipe", "train", 1.5
+        ),
+        "transform_eval": transforms(work, "reading and evaluation transform", "val", 1.3),
+        "infer_memory_1024": Row(
+            f"{shown} exported ConViT-Ti; timm",
+            {**exported(work, "convit_tiny", 1024, "paddle", "fp32"), **one},
+            timm,
+            0.2,
+            "peak_mib",
+        ),
+        "infer_memory_1024_eager": Row(
+            f"{shown} ConViT-Ti, not exported; timm",
+            {**of_config("inference", "convit_tiny"), **one},
+            timm,
+            None,
+            "peak_mib",
+        ),
+    }
+
+
+def steps(batch: int, size: int = 224, warmup: int = 2, repeats: int = 5) -> Task:
+    """The part of a task that says how much is computed."""
+    return {"batch": batch, "size": [size, size], "warmup": warmup, "repeats": repeats}
+
+
+def of_config(task: str, model: str) -> Task:
+    return {"task": task, "config": CONFIGS[model], "overrides": ["device=cpu"]}
+
+
+def exported(work: Path, model: str, size: int, engine: str, precision: str) -> Task:
+    folder = str(work / f"{model}_{size}")
+    return {"task": "exported", "folder": folder, "engine": engine, "precision": precision}
+
+
+def training(model: str, many: Task, goal: float, quantity: str = "rate") -> Row:
+    where = f"{NAMES[model]} at {many['size'][0]}, batch {many['batch']}; {PEERS[model]}"
+    return Row(
+        f"{'peak memory of a ' * (quantity != 'rate')}training step, {where}",
+        {**of_config("training", model), **many},
+        {"task": "training", "model": model, **many},
+        goal,
+        quantity,
+    )
+
+
+def inference(
+    work: Path, model: str, engine: str, precision: str, goal: float, peer: str | None = None
+) -> Row:
+    """A row of an exported network.
+
+    Args:
+        peer: engine of the peer's graph, in the same precision; null for the peer's network under
+            PyTorch, in fp32.
+    """
+    theirs = {"task": peer or "inference", "model": model, **steps(8)}
+    beside = f"{PEERS[model]}, fp32"
+    if peer is not None:
+        theirs |= {"file": str(work / f"{model}.onnx"), "precision": precision}
+        beside = f"{PEERS[model]}'s graph by {ENGINES[peer]}, {precision}"
+    return Row(
+        f"exported {NAMES[model]} by {ENGINES[engine]}, {precision}, batch 8; {beside}",
+        {**exported(work, model, 224, engine, precision), **steps(8)},
+        theirs,
+        goal,
+    )
+
+
+def transforms(work: Path, what: str, part: str, goal: float) -> Row:
+    # Many steps: they are short, and other load on a machine changes by the second.
+    theirs = {"task": "images", "part": part, "folder": str(work / "images")}
+    theirs |= steps(IMAGES, warmup=4, repeats=20)
+    return Row(f"{what}; timm", {**theirs, **of_config("images", "convit_tiny")}, theirs, goal)
+
+
+# --------------------------------------------------------------------------------------------------
+# Measuring
+# --------------------------------------------------------------------------------------------------
+class Round:
+    """The measurements of one round. Rows that ask for the same thing share it.
+
+    Args:
+        python: of the peers' environment.
+        theirs_first: whether the peer's side of a row is measured first.
+    """
+
+    def __init__(self, python: Path, theirs_first: bool):
+        self.python, self.theirs_first = python, theirs_first
+        self._measured: dict[str, dict[str, Any]] = {}
+
+    def pair(self, row: Row) -> tuple[float, float]:
+        """Ours and theirs."""
+        if self.theirs_first:
+            self._measure(THEIRS, row.theirs)
+        ours = self._measure(OURS, row.ours)[row.quantity]
+        theirs = self._measure(THEIRS, row.theirs)[row.quantity]
+        if not ours or not theirs:
+            raise RunError(f"{row.quantity} is {ours} and {theirs}, which has no ratio")
+        return ours, theirs
+
+    def _measure(self, script: Path, task: Task) -> dict[str, Any]:
+        key = f"{script} {json.dumps(task)}"
+        if key not in self._measured:
+            for path in (task.get("folder"), task.get("file")):
+                if path is not None and not Path(path).exists():
+                    make(Path(path), self.python)
+            python = sys.executable if script == OURS else self.python
+            self._measured[key] = measure_in_child(script, task, python=python)
+        return self._measured[key]
+
+
+def make(path: Path, python: Path) -> None:
+    """Make an exported folder MODEL_SIZE, a peer's graph MODEL.onnx, or images."""
+    if path.name == "images":
+        write_images(path, IMAGES)
+    elif path.suffix == ".onnx":
+        task = {"task": "graph", "model": path.stem, "file": str(path), **steps(8)}
+        measure_in_child(THEIRS, task, python=python)
+    else:
+        model, _, size = path.name.rpartition("_")
+        task = {**of_config("export", model), "folder": str(path), **steps(8, int(size))}
+        measure_in_child(OURS, {**task, "onnx": size == "224"})
+
+
+def compare(rows: Mapping[str, Row], rounds: int, python: Path) -> dict[str, dict[str, Any]]:
+    """The result of each row: both sides' values and the ratios, or an error."""
+    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in rows}
+    errors: dict[str, str] = {}
+    for number in range(rounds):
+        of_round = Round(python, theirs_first=number % 2 == 1)
+        for name, row in rows.items():
+            if name in errors:
+                continue
             try:
-                make(self.work / name)
-                self._made[name] = None
+                pairs[name].append(of_round.pair(row))
             except RunError as error:
-                self._made[name] = f"{name} cannot be made: {error}"
-        wrong = self._made[name]
-        if wrong is not None:
-            raise RunError(wrong)
+                errors[name] = str(error)
+            else:
+                ours, theirs = pairs[name][-1]
+                print(f"round {number + 1}: {name} {ours:g} : {theirs:g}", flush=True)
+    return {
+        name: {"error": errors[name]} if name in errors else result(row, pairs[name])
+        for name, row in rows.items()
+    }
 
 
-def _result(row: Row, pairs: Sequence[tuple[float, float]]) -> dict[str, object]:
-    from benchmarks.speed import rounded
-
+def result(row: Row, pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
     of_rounds = max if row.quantity == "rate" else statistics.median
     ours, theirs = (of_rounds(side) for side in zip(*pairs, strict=True))
-    ratios = [one / other for one, other in pairs]
-    found = {
+    return {
         "ours": rounded(ours),
         "theirs": rounded(theirs),
         "unit": row.unit,
         "ratio": rounded(ours / theirs),
-        "of_rounds": [rounded(ratio) for ratio in ratios],
+        "of_rounds": [rounded(one / other) for one, other in pairs],
+        "goal": row.goal,
+        "verdict": row.verdict(ours / theirs),
     }
-    if row.goal is not None:
-        found |= {"goal": row.goal, "reached": row.is_reached(ours / theirs)}
-    return found
 
 
-def table(rows: Mapping[str, Row], results: Mapping[str, Mapping[str, object]]) -> str:
-    """In Markdown, a line for each row that ran."""
+# --------------------------------------------------------------------------------------------------
+# The page
+# --------------------------------------------------------------------------------------------------
+def table(rows: Mapping[str, Row], results: Mapping[str, Mapping[str, Any]]) -> str:
+    """In Markdown, a line for each row, then why rows could not run."""
     lines = ["| | ours | theirs | ratio | goal | |", "|:---|---:|---:|---:|---:|:---|"]
+    notes = []
     for name, row in rows.items():
-        result = results[name]
-        if "error" in result:
-            lines.append(f"| {row.what} | | | cannot run | {_goal(row)} | |")
+        found = results[name]
+        bound = "at least" if row.quantity == "rate" else "at most"
+        goal = "" if row.goal is None else f"{bound} {row.goal:g}"
+        if "error" in found:
+            lines.append(f"| {row.what} | | | cannot run | {goal} | |")
+            notes.append(f"* {row.what}: cannot run: {found['error']}")
             continue
-        rounds = result["of_rounds"]
-        sides = (f"{result[side]:,.4g} {row.unit}" for side in ("ours", "theirs"))
-        span = f"{result['ratio']:.2f} ({min(rounds):.2f} to {max(rounds):.2f})"
-        verdict = "" if row.goal is None else "reached" if result["reached"] else "**missed**"
-        cells = (row.what, *sides, span, _goal(row), verdict)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        sides = (f"{found[side]:,.4g} {row.unit}" for side in ("ours", "theirs"))
+        low, high = min(found["of_rounds"]), max(found["of_rounds"])
+        ratio = f"{found['ratio']:.2f} ({low:.2f} to {high:.2f})"
+        lines.append(f"| {' | '.join([row.what, *sides, ratio, goal, found['verdict']])} |")
+    return "\n".join([*lines, "", *notes, ""] if notes else [*lines, ""])
 
 
-def _goal(row: Row) -> str:
-    if row.goal is None:
-        return ""
-    return f"{'at least' if row.quantity == 'rate' else 'at most'} {row.goal:g}"
-
-
-def notes(rows: Mapping[str, Row], results: Mapping[str, Mapping[str, object]]) -> str:
-    """Why rows could not run."""
-    lines = [
-        f"* {row.what}: cannot run: {results[name]['error']}\n"
-        for name, row in rows.items()
-        if "error" in results[name]
-    ]
-    return "".join(["\n", *lines] if lines else [])
-
-
-def page(
-    rows: Mapping[str, Row],
-    results: Mapping[str, Mapping[str, object]],
-    known: Mapping[str, object],
-    rounds: int,
-    quick: bool,
-    cpu: int | None,
-) -> str:
-    def listed(versions: Mapping[str, str]) -> str:
-        return ", ".join(f"{name} {version}" for name, version in versions.items())
-
-    their = known["their_versions"]
-    return TEXT.format(
-        table=table(rows, results),
-        notes=notes(rows, results),
-        processor=known["processor"],
-        date=known["date"],
-        ours=listed(known["our_versions"]),
-        theirs=listed(their),
-        rounds="One quick round, of few steps" if quick else f"Rounds: {rounds}",
-        cpu="" if cpu is None else " on one processor",
-        images=IMAGES,
-        **{name: their.get(name, "not there") for name in ("timm", "transformers", "openvino")},
-    )
-
-
-def by_hand(path: Path) -> str:
-    """The part of a page from its second heading on, which is written by hand."""
-    if not path.is_file():
-        return ""
-    _, heading, text = path.read_text(encoding="utf-8").partition("\n## ")
-    return heading + text
+def write_page(path: Path, known: Mapping[str, Any], shown: str) -> None:
+    """Write a page, and keep the old one from its second heading on, which is written by hand."""
+    old = path.read_text(encoding="utf-8") if path.is_file() else ""
+    _, heading, by_hand = old.partition("\n## ")
+    listed = {
+        side: ", ".join(f"{name} {version}" for name, version in known[side].items())
+        for side in ("ours", "theirs")
+    }
+    peers = {name: known["theirs"].get(name, "not there") for name in THEIR_PACKAGES}
+    text = TEXT.format(**{**known, **listed, **peers}, table=shown, images=IMAGES)
+    write_text(path, text + heading + by_hand)
 
 
 def main() -> None:
@@ -212,67 +321,53 @@ def main() -> None:
         description="Compare speed and memory with the peers. The last line on stdout is the "
         "result as JSON."
     )
+    names = list(rows_of(Path()))
     parser.add_argument(
-        "--rows", nargs="+", metavar="NAME", default=list(ROWS), help=f"of {', '.join(ROWS)}"
+        "--rows", nargs="+", metavar="NAME", default=names, help=f"of {', '.join(names)}"
     )
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
-    parser.add_argument("--quick", action="store_true", help="one round of few steps")
-    parser.add_argument("--cpu", type=int, metavar="N", help="the only processor to use")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="write the result as a page")
     parser.add_argument(
-        "--peers", type=Path, default=PEERS, metavar="PYTHON", help="of the peers' environment"
+        "--peers",
+        type=Path,
+        default=ROOT / ".venv-bench" / "bin" / "python",
+        metavar="PYTHON",
+        help="of the peers' environment",
     )
     args = parser.parse_args()
-    check(args)
-
-    from passl.io.files import write_text
-    from passl.machine import processor, versions
-
-    rounds = 1 if args.quick else args.rounds
-    rows = {name: ROWS[name] for name in args.rows}
+    check(args, names)
+    commit = commit_of(ROOT)
+    changes = ", with changes" if commit["changed"] else ""
+    version = f"{__version__} (commit {(commit['commit'] or 'unknown')[:7]}{changes})"
     known = {
         "date": datetime.date.today().isoformat(),
         "processor": processor(),
-        "our_versions": {"passl": state(), **versions(PACKAGES)},
-        "their_versions": measure_in_child(THEIRS, {"task": "packages"}, python=args.peers),
+        "ours": {"passl": version, **versions(PACKAGES)},
+        "theirs": measure_in_child(THEIRS, {"task": "packages"}, python=args.peers),
+        "rounds": args.rounds,
     }
     with tempfile.TemporaryDirectory() as folder:
-        results = Bench(Path(folder), args.peers, args.cpu, args.quick).compare(rows, rounds)
-    print()
-    print(table(rows, results), notes(rows, results), sep="")
+        rows = {name: row for name, row in rows_of(Path(folder)).items() if name in args.rows}
+        results = compare(rows, args.rounds, args.peers)
+    shown = table(rows, results)
+    print(f"\n{shown}")
     if args.write is not None:
-        text = page(rows, results, known, rounds, args.quick, args.cpu)
-        write_text(args.write, text + by_hand(args.write))
+        write_page(args.write, known, shown)
         print(args.write)
-    print(json.dumps({"benchmark": "peers", **known, "rounds": rounds, "rows": results}))
+    print(json.dumps({"benchmark": "peers", **known, "rows": results}))
 
 
-def state() -> str:
-    """The version of passl, and its commit if it is a checkout."""
-    from passl import __version__
-    from passl.machine import commit_of
-
-    found = commit_of(ROOT)
-    if found["commit"] is None:
-        return __version__
-    changes = ", with changes" if found["changed"] else ""
-    return f"{__version__} (commit {found['commit'][:7]}{changes})"
-
-
-def check(args: argparse.Namespace) -> None:
+def check(args: argparse.Namespace, names: Sequence[str]) -> None:
     """Check the options before an hour is spent."""
-    from passl.utils.config import closest
-
     for name in args.rows:
-        if name not in ROWS:
-            raise ConfigError(f"--rows {name}: there is no such row{closest(name, list(ROWS))}")
+        if name not in names:
+            raise ConfigError(f"--rows {name}: there is no such row{closest(name, names)}")
     if args.rounds < 1:
         raise ConfigError(f"--rounds {args.rounds} must be at least 1")
     if not args.peers.is_file():
         raise ConfigError(f"--peers {args.peers}: does not exist; `make bench` installs the peers")
     if args.write is not None and not args.write.absolute().parent.is_dir():
         raise ConfigError(f"--write {args.write}: the folder {args.write.parent} does not exist")
-    check_cpu(args.cpu)
 
 
 if __name__ == "__main__":

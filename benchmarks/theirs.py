@@ -8,7 +8,6 @@ TASK is JSON: `task`, one of TASKS below, and what it needs. The last line on st
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +70,7 @@ def training(task: Task) -> Task:
         optimizer.step()
         return loss.item()
 
-    return timed(task, step)
+    return measure(step, task)
 
 
 def inference(task: Task) -> Task:
@@ -84,7 +83,7 @@ def inference(task: Task) -> Task:
     def step():
         return run(images)
 
-    return timed(task, step)
+    return measure(step, task)
 
 
 def openvino(task: Task) -> Task:
@@ -104,7 +103,7 @@ def openvino(task: Task) -> Task:
     shape = [int(side) for side in graph.inputs[0].shape]
     assert shape[0] == task["batch"], shape
     images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    return timed(task, lambda: request.infer({0: images}))
+    return measure(lambda: request.infer({0: images}), task)
 
 
 def graph(task: Task) -> Task:
@@ -144,16 +143,12 @@ def images(task: Task) -> Task:
             dataset[place % len(dataset)]
             place += 1
 
-    return timed(task, step)
+    return measure(step, task)
 
 
 def packages(task: Task) -> Task:
     """Which versions these are."""
     return versions(PACKAGES)
-
-
-def timed(task: Task, step: Callable[[], Any]) -> Task:
-    return measure(step, task["batch"], task["warmup"], task["repeats"])
 
 
 TASKS = {
@@ -164,8 +159,6 @@ TASKS = {
 
 def main() -> None:
     task = json.loads(sys.argv[1])
-    if task["cpu"] is not None:
-        os.sched_setaffinity(0, {task["cpu"]})
     print(json.dumps(TASKS[task["task"]](task)))
 
 

@@ -8,20 +8,11 @@ import sys
 
 import pytest
 
-BRIEF = ("--repeats", 1, "--warmup", 0, "--batch", 1)
-FAKE = """\
-#!{python}
-import json, sys
+from benchmarks import peers
+from benchmarks.synthetic import write_images
+from passl.errors import RunError
 
-task = json.loads(sys.argv[2])
-if task["task"] == "packages":
-    print(json.dumps({{"timm": "9.8.7", "torch": "6.5"}}))
-elif task["part"] == "train":
-    sys.exit("a peer that\\ncannot do this")
-else:
-    print("something else first")
-    print(json.dumps({{"rate": 0.001}}))
-"""
+BRIEF = ("--repeats", 1, "--warmup", 0, "--batch", 1)
 
 
 def result_of(done) -> dict:
@@ -29,32 +20,23 @@ def result_of(done) -> dict:
 
 
 def is_measured(row: dict) -> bool:
-    return all(math.isfinite(row[key]) for key in ("rate", "wall_rate", "idle_mib", "peak_mib"))
+    return all(math.isfinite(row[key]) for key in ("rate", "peak_mib"))
 
 
 def test_network(tiny_config, run_tool):
-    config = tiny_config()
-    parts = ("inference", "training_with_data")
-    done = run_tool(
-        "benchmark.py", "network", "-c", config, "--parts", *parts, "--by-module", *BRIEF
-    )
+    done = run_tool("benchmark.py", "network", "-c", tiny_config(), *BRIEF)
     found = result_of(done)
-    assert set(found["parts"]) == {"inference, batch 1", "training with data, batch 1"}
+    parts = ("inference", "training", "data")
+    assert list(found["parts"]) == [f"{part}, batch 1" for part in parts]
     assert all(map(is_measured, found["parts"].values()))
     assert (found["size"], found["threads"]) == ([32, 32], 1)
-    modules = {row["module"]: row for row in found["modules"]}
-    assert {"backbone.blocks.0", "backbone.blocks.1", "head.fc_cls"} <= set(modules)
-    # All but the class token and the position embedding belong to a module.
-    inside = sum(row["parameters"] for row in modules.values())
-    assert found["parameters"] == inside + 16 + 16 * 16
-    assert found["macs"] == sum(row["macs"] for row in modules.values())
     assert f"{found['parameters']:,} parameters" in done.stdout
-    assert "the whole forward pass" in done.stdout
+    assert found["macs"] > 0
 
 
 def test_exported(tiny_config, run_tool, tmp_path):
     folder = tmp_path / "exported"
-    task = {"task": "export", "config": str(tiny_config()), "overrides": [], "cpu": None}
+    task = {"task": "export", "config": str(tiny_config()), "overrides": []}
     run_tool("../benchmarks/ours.py", json.dumps({**task, "size": [32, 32], "folder": str(folder)}))
     found = result_of(run_tool("benchmark.py", "exported", folder, *BRIEF))
     assert is_measured(found["parts"]["inference, batch 1"])
@@ -64,10 +46,11 @@ def test_exported(tiny_config, run_tool, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--batch", 0), "--batch 0 must be at least 1"),
-        (("--cpu", 4096), "--cpu 4096 is none of the processors"),
-        (("--size", 1, 2, 3), "--size 1 2 3: give one side, or height and width"),
-        (("--size", 64, "--parts", "data"), "the transforms fix the size of the images of data"),
+        (("--batch", 0), "--batch: 0 must be at least 1"),
+        (
+            ("--size", 64, 64, "--parts", "data"),
+            "the transforms fix the size of the images of data",
+        ),
         (("-o", "model.architecture.deph=3"), "'deph' is not an option of ConViT"),
     ],
 )
@@ -76,25 +59,45 @@ def test_wrong_calls(tiny_config, run_tool, options, message):
     assert message in done.stderr
 
 
-def test_peers(run_tool, tmp_path):
-    """One row that runs and one that cannot, with a program in place of the peers' Python."""
-    fake, page = tmp_path / "python", tmp_path / "page.md"
-    fake.write_text(FAKE.format(python=sys.executable))
-    fake.chmod(0o755)
+def test_transforms(run_tool, tmp_path):
+    write_images(tmp_path, 2)
+    task = {"task": "images", "config": "convit/convit_tiny", "overrides": [], "part": "val"}
+    task |= {"folder": str(tmp_path), "batch": 2, "warmup": 0, "repeats": 1}
+    assert is_measured(result_of(run_tool("../benchmarks/ours.py", json.dumps(task))))
+
+
+def test_peers(monkeypatch, capsys, tmp_path):
+    """Rows that share a measurement, and one that cannot run; the processes are replaced."""
+    rates = iter([10, 5, 4, 12])  # ours, theirs; theirs, ours
+    calls = []
+
+    def measured(script, task, threads=1, python=sys.executable):
+        calls.append((script.name, task["task"]))
+        if task["task"] == "packages":
+            return {"timm": "9.8.7"}
+        if task["task"] == "inference":
+            raise RunError("cannot do this")
+        return {"rate": next(rates), "peak_mib": 8}
+
+    page = tmp_path / "page.md"
     page.write_text("# Benchmarks\n\n| old |\n\n## By hand\n\nkept\n\n## More\n")
-    rows = ("transform_eval", "transform_train")
-    options = ("--quick", "--peers", fake, "--write", page)
-    found = result_of(run_tool("../benchmarks/peers.py", "--rows", *rows, *options))
-    evaluation, training = (found["rows"][row] for row in rows)
-    assert evaluation["theirs"] == 0.001
-    assert evaluation["ratio"] == pytest.approx(evaluation["ours"] / 0.001, rel=1e-3)
-    assert evaluation["of_rounds"] == [evaluation["ratio"]]
-    assert evaluation["reached"] is True
-    assert training == {"error": "cannot do this"}
+    rows = ("train_convit_384", "train_memory_384", "infer_memory_1024_eager")
+    arguments = ["--rounds", "2", "--peers", sys.executable, "--write", str(page), "--rows", *rows]
+    monkeypatch.setattr(peers, "measure_in_child", measured)
+    monkeypatch.setattr(sys, "argv", ["peers.py", *arguments])
+    peers.main()
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    speed, memory, failed = (found[row] for row in rows)
+    assert (speed["ours"], speed["theirs"], speed["ratio"]) == (12, 5, 2.4)
+    assert (speed["of_rounds"], speed["verdict"]) == ([2, 3], "reached")
+    assert (memory["ratio"], memory["verdict"]) == (1, "**missed**")
+    assert failed == {"error": "cannot do this"}
+    scripts = [script for script, task in calls if task == "training"]
+    assert scripts == ["ours.py", "theirs.py", "theirs.py", "ours.py"]
     text = page.read_text()
     assert "timm (9.8.7)" in text
     assert "transformers (not there)" in text
-    assert "| reading and evaluation transform; timm |" in text
+    assert "ConViT-Ti at 384, batch 4; timm | 12 images/s | 5 images/s | 2.40 (2.00" in text
     assert "timm: cannot run: cannot do this" in text
     assert "| old |" not in text
     assert text.endswith("has made.\n\n## By hand\n\nkept\n\n## More\n")
