@@ -15,7 +15,10 @@ TRANSFORMS = Registry(
     "transform",
     [
         f"passl.data.transforms.{module}"
-        for module in ("auto_augment", "color", "geometry", "normalize", "random_erasing")
+        for module in (
+            *("auto_augment", "color", "corruption", "geometry", "normalize"),
+            "random_erasing",
+        )
     ],
 )
 """A transform is called with an image and a `numpy.random.Generator`, and draws random numbers from

@@ -45,6 +45,7 @@ NODES = [
     {"name": "RandAugment", "policy": "rand-m9-mstd0.5-inc1"},
     {"name": "AutoAugment", "policy": "original-mstd0.5"},
     {"name": "ThreeAugment"},
+    {"name": "Corruption", "kind": "gaussian_noise", "severity": 3},
     {"name": "Normalize"},
     {"name": "RandomErasing", "mode": "pixel"},
 ]
