@@ -17,6 +17,7 @@ from pydantic import Field
 
 from passl.data import TRANSFORMS
 from passl.data.transforms.color import on_colors
+from passl.data.transforms.masks import KeepsPixels
 from passl.utils.types import Probability
 
 Severity = Annotated[int, Field(ge=1, le=5)]
@@ -80,7 +81,7 @@ def definition(height: int, width: int) -> str:
 
 @TRANSFORMS.register
 @dataclass(frozen=True, kw_only=True)
-class Corruption:
+class Corruption(KeepsPixels):
     """Corrupt an image by one of ImageNet-C's definitions. `passl eval --corruptions` measures the
     accuracy for each; put the transform before `Normalize`.
 

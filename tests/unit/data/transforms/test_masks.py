@@ -28,6 +28,7 @@ KEEPING = [
     {"name": "GaussianBlur", "p": 1.0},
     {"name": "ThreeAugment"},
     {"name": "Normalize"},
+    {"name": "Corruption", "kind": "pixelate", "severity": 5},
 ]
 
 
