@@ -14,7 +14,6 @@ from passl.logging import printable
 
 _LISTED = 10
 """Items of a list that are printed; the plain data has all."""
-_FREQUENT = 10
 
 
 def report(parts: Mapping[str, tuple[ImageDataset, Survey]]) -> dict[str, Any]:
@@ -78,16 +77,10 @@ def _sizes(sizes: np.ndarray) -> dict[str, Any]:
         return {"distinct": 0}
     places = {"min": 0, "5%": 5, "median": 50, "95%": 95, "max": 100}
     at = np.percentile(sizes, list(places.values()), axis=0, method="nearest")
-    pairs, counts = np.unique(sizes, axis=0, return_counts=True)
-    most = np.argsort(-counts, kind="stable")[:_FREQUENT]
     return {
         "width": dict(zip(places, at[:, 0].tolist(), strict=True)),
         "height": dict(zip(places, at[:, 1].tolist(), strict=True)),
-        "distinct": len(pairs),
-        "most_frequent": [
-            {"width": int(pairs[i, 0]), "height": int(pairs[i, 1]), "samples": int(counts[i])}
-            for i in most
-        ],
+        "distinct": len(np.unique(sizes, axis=0)),
     }
 
 
@@ -138,7 +131,10 @@ def _lines_of_part(of: Mapping[str, Any]) -> Iterator[str]:
         yield f"the largest class is {of['imbalance']:.3g} times the smallest"
     if of["empty_classes"]:
         yield f"classes without a sample: {shortened(of['empty_classes'], _LISTED)}"
-    yield from _lines_of_sizes(of["sizes"])
+    if of["sizes"]["distinct"]:
+        for side in ("width", "height"):
+            yield f"{side}: " + ", ".join(f"{key} {at}" for key, at in of["sizes"][side].items())
+        yield f"different sizes: {of['sizes']['distinct']}"
     if of["modes"]:
         yield "modes: " + ", ".join(f"{mode} {count}" for mode, count in of["modes"].items())
     groups = of["duplicates"]
@@ -147,21 +143,6 @@ def _lines_of_part(of: Mapping[str, Any]) -> Iterator[str]:
     yield from _first((" = ".join(s["name"] for s in group) for group in groups), len(groups))
     yield f"unreadable: {len(of['unreadable'])}"
     yield from _first((bad["reason"] for bad in of["unreadable"]), len(of["unreadable"]))
-
-
-def _lines_of_sizes(sizes: Mapping[str, Any]) -> Iterator[str]:
-    if not sizes["distinct"]:
-        return
-    top = sizes["most_frequent"][0]
-    if sizes["distinct"] == 1:
-        yield f"all images are {top['width']} x {top['height']} (width x height)"
-        return
-    for side in ("width", "height"):
-        yield f"{side}: " + ", ".join(f"{key} {at}" for key, at in sizes[side].items())
-    yield (
-        f"{sizes['distinct']} different sizes, most often {top['width']} x {top['height']} (width "
-        f"x height, {top['samples']} images)"
-    )
 
 
 def _first(items: Iterator[str], count: int) -> Iterator[str]:

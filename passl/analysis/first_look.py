@@ -20,7 +20,6 @@ from passl.distributed import ranks as distributed
 from passl.distributed.ranks import Ranks
 from passl.engine.learner import Learner, build_learner
 from passl.engine.train import build_loaders
-from passl.errors import RunError
 from passl.io.files import write_atomically
 from passl.io.fonts import fonts_for
 from passl.logging import get_logger, printable
@@ -30,8 +29,6 @@ from passl.optim.optimizers import lr_rule, scaled_lr
 from passl.optim.parameters import decayed_names, trainable
 from passl.utils.config import Config
 
-MEASURED = 64
-"""Images whose size is read."""
 ROWS, COLUMNS = 8, 8
 """Of the drawing: samples; the original and its augmentations."""
 
@@ -91,19 +88,6 @@ def _log_data(part: str, section: Mapping[str, Any], loader: Loader) -> None:
     log("%s: the classes with the fewest: %s", part, named)
     if dataset.valid_labels is not None:
         log("%s: only %d classes are compared", part, len(dataset.valid_labels))
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, MEASURED).astype(int))
-    readable = filter(None, (loader.original(int(index)) for index in chosen))
-    sizes = np.array([image.size for image in readable])
-    if not len(sizes):
-        raise RunError(f"{part}: none of {len(chosen)} sampled images can be read")
-    low, middle, high = np.percentile(sizes, [0, 50, 100], axis=0).astype(int)
-    log(
-        "%s: of %d sampled images the widths are %d to %d pixels (median %d), the heights %d "
-        "to %d (median %d)",
-        part,
-        len(sizes),
-        *(low[0], high[0], middle[0], low[1], high[1], middle[1]),
-    )
     for number, node in enumerate(section["dataset"]["transforms"], 1):
         log("%s: transform %d: %s", part, number, _written(node))
 

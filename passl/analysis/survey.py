@@ -11,7 +11,6 @@ import os
 import signal
 import threading
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -30,8 +29,8 @@ from passl.io.limits import in_line
 HASH = "BLAKE2b, 128 bits, of the pixels that training gets, before transforms"
 _CHUNK = 32
 """Samples that a worker reads at a time."""
-_AHEAD = 4
-"""Chunks per worker that are submitted."""
+_ROUND = 1024 * _CHUNK
+"""Samples that a pool of workers gets: it keeps a list of all its tasks."""
 
 
 @dataclass(frozen=True)
@@ -79,19 +78,16 @@ def survey(dataset: ImageDataset, workers: int, done: Callable[[int], object]) -
         mode_names=[],
         digests=np.zeros((count, 2), np.uint64),
     )
-    start = 0
-    for looks in _all_looks(dataset, workers):
-        for index, look in enumerate(looks, start):
-            if isinstance(look, str):
-                found.bad[index] = look
-                continue
-            if look.mode not in found.mode_names:
-                found.mode_names.append(look.mode)
-            found.sizes[index] = look.size
-            found.modes[index] = found.mode_names.index(look.mode)
-            found.digests[index] = np.frombuffer(look.digest, np.uint64)
-        start += len(looks)
-        done(len(looks))
+    for index, look in enumerate(_looks(dataset, workers)):
+        done(1)
+        if isinstance(look, str):
+            found.bad[index] = look
+            continue
+        if look.mode not in found.mode_names:
+            found.mode_names.append(look.mode)
+        found.sizes[index] = look.size
+        found.modes[index] = found.mode_names.index(look.mode)
+        found.digests[index] = np.frombuffer(look.digest, np.uint64)
     return found
 
 
@@ -136,70 +132,49 @@ def _look(dataset: ImageDataset, index: int) -> _Look | str:
     return _Look(size, mode, digest.digest())
 
 
-def _all_looks(dataset: ImageDataset, workers: int) -> Iterator[list[_Look | str]]:
-    """Look at all samples in order, some at a time."""
+def _looks(dataset: ImageDataset, workers: int) -> Iterator[_Look | str]:
+    """Look at all samples in order."""
     count = len(dataset)
-    chunks = deque(range(s, min(s + _CHUNK, count)) for s in range(0, count, _CHUNK))
-    while chunks:
-        if not workers:
-            yield [_look(dataset, index) for index in chunks.popleft()]
-            continue
+    if not workers:
+        yield from (_look(dataset, index) for index in range(count))
+        return
+    start = 0
+    while start < count:
         try:
-            yield from _looks_of_workers(dataset, workers, chunks)
+            for look in _looks_of_workers(dataset, workers, start, min(start + _ROUND, count)):
+                yield look
+                start += 1
         except BrokenProcessPool:
             # One of the files being read has ended the process, in the decoder.
-            yield [_look_alone(dataset, index) for index in chunks.popleft()]
+            suspects = range(start, min(start + _CHUNK, count))
+            yield from (_look_alone(dataset, index) for index in suspects)
+            start = suspects.stop
 
 
 def _looks_of_workers(
-    dataset: ImageDataset, workers: int, chunks: deque[range]
-) -> Iterator[list[_Look | str]]:
-    """The looks of chunks in order; each chunk is removed from `chunks` when it has been read."""
-    with _Pool(dataset, workers) as pool:
-        coming = iter(list(chunks))
-        pending = deque(pool.submit(_looks, c) for c in _some(coming, _AHEAD * workers))
-        while pending:
-            looks = pending.popleft().result()
-            pending.extend(pool.submit(_looks, chunk) for chunk in _some(coming, 1))
-            chunks.popleft()
-            yield looks
-
-
-def _some(items: Iterator[range], count: int) -> Iterator[range]:
-    for _, item in zip(range(count), items, strict=False):
-        yield item
+    dataset: ImageDataset, workers: int, start: int, stop: int
+) -> Iterator[_Look | str]:
+    # Forked workers share the dataset's memory.
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("fork" if "fork" in methods else None)
+    with ProcessPoolExecutor(workers, context, _begin, (dataset,)) as pool:
+        with warnings.catch_warnings():
+            # Python 3.12 warns of a fork with threads; those of numpy do not matter here.
+            warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
+            looks = pool.map(_look_of, range(start, stop), chunksize=_CHUNK)
+        yield from looks
 
 
 def _look_alone(dataset: ImageDataset, index: int) -> _Look | str:
     """Look at a sample in a process of its own, which the decoder may end."""
-    with _Pool(dataset, 1) as pool:
-        try:
-            return pool.submit(_looks, range(index, index + 1)).result()[0]
-        except BrokenProcessPool:
-            return (
-                f"{dataset.name(index)}: reading it ends the process: not enough memory, or a "
-                "file that breaks the decoder"
-            )
-
-
-class _Pool(ProcessPoolExecutor):
-    """Workers that share the dataset's memory if processes can be forked. An error or Ctrl-C
-    cancels what waits.
-    """
-
-    def __init__(self, dataset: ImageDataset, workers: int):
-        methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("fork" if "fork" in methods else None)
-        super().__init__(workers, context, _begin, (dataset,))
-
-    def submit(self, function, /, *arguments):
-        with warnings.catch_warnings():
-            # Python 3.12 warns of a fork with threads; those of numpy do not matter here.
-            warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
-            return super().submit(function, *arguments)
-
-    def __exit__(self, *error):
-        self.shutdown(cancel_futures=True)
+    try:
+        (look,) = _looks_of_workers(dataset, 1, index, index + 1)
+    except BrokenProcessPool:
+        return (
+            f"{dataset.name(index)}: reading it ends the process: not enough memory, or a file "
+            "that breaks the decoder"
+        )
+    return look
 
 
 _DATASET: ImageDataset
@@ -221,5 +196,5 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _looks(chunk: range) -> list[_Look | str]:
-    return [_look(_DATASET, index) for index in chunk]
+def _look_of(index: int) -> _Look | str:
+    return _look(_DATASET, index)

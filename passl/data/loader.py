@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import paddle
-from PIL import Image
 
 from passl.data.balance import samples_per_class
 from passl.data.build import build_dataset, build_transforms
@@ -137,21 +136,6 @@ class Loader:
                     self.note(index, text)
                 if len(arrays) > 1:
                     yield Batch(*arrays)
-
-    def original(self, index: int) -> Image.Image | None:
-        """Return the image of a sample without transforms; None if it cannot be read and
-        `on_bad_sample` is skip.
-
-        Raises:
-            RunError: it cannot be read, or too many cannot.
-        """
-        try:
-            return self.dataset[index][0]
-        except RunError as error:
-            if self.samples.draws == 0:
-                raise
-            self.note(index, str(error))
-            return None
 
     def note(self, index: int, text: str) -> None:
         """Log a sample that cannot be read, the first time.

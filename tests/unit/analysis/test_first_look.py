@@ -66,7 +66,6 @@ def test_log_of_a_dry_run(tiny_config, tmp_path, lines):
     )
     fewest = the_line(lines, "train: the classes with the fewest: ")
     assert f": {counts.argmin()} ({low})," in fewest
-    assert "widths are 32 to 32 pixels" in the_line(lines, "val: of 64 sampled images")
     assert the_line(lines, "train: transform 1").endswith('RandomResizedCrop {"size": 32}')
     assert the_line(lines, "mixup") == "mixup: none"
 
@@ -140,32 +139,34 @@ def with_bad_samples(tmp_path):
     return [*parts, "model.head.num_classes=2", "dataloader.train.sampler.batch_size=4"]
 
 
-def skipping(part: str, most: int = 100) -> str:
-    return f"dataloader.{part}.loader={{on_bad_sample: skip, max_bad_samples: {most}}}"
+def skipping(most: int) -> str:
+    return f"dataloader.train.loader={{on_bad_sample: skip, max_bad_samples: {most}}}"
 
 
-def test_bad_samples_are_skipped_where_the_run_would(
-    tiny_config, tmp_path, with_bad_samples, lines
+def test_bad_samples_are_skipped_as_in_the_run(
+    tiny_config, tmp_path, with_bad_samples, lines, monkeypatch
 ):
-    told = [*with_bad_samples, skipping("train"), skipping("val")]
-    first_look(get_config(tiny_config(), told), tmp_path / "augmented.png")
+    monkeypatch.setattr(module, "ROWS", 12)
+    cfg = get_config(tiny_config(), [*with_bad_samples, skipping(100)])
+    first_look(cfg, tmp_path / "augmented.png")
     assert (tmp_path / "augmented.png").is_file()
     bad = [line for line in lines if line.startswith("bad sample")]
-    for name in ("00.png", "06.png", "11.png"):  # once in each part
-        train, val = (line for line in bad if name in line)
-        assert "replaced by another" in train
-        assert "left out" in val
-    for part in ("train", "val"):
-        assert "widths are 41 to 50 pixels" in the_line(lines, f"{part}: of 9 sampled images")
+    for name in ("00.png", "06.png", "11.png"):
+        (line,) = (line for line in bad if name in line)
+        assert "replaced by another" in line
 
 
-def test_bad_samples_end_it_where_the_run_would_end(tiny_config, tmp_path, with_bad_samples):
-    told = [*with_bad_samples, skipping("train")]
-    with pytest.raises(RunError, match=r"00\.png: cannot be read"):
-        first_look(get_config(tiny_config(), told), tmp_path / "augmented.png")
-    told = [*with_bad_samples, skipping("train", most=2), skipping("val")]
-    with pytest.raises(RunError, match="more than 2 samples cannot be read"):
-        first_look(get_config(tiny_config(), told), tmp_path / "augmented.png")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [((), r"\d\d\.png: cannot be read"), ((skipping(2),), "more than 2 samples cannot be read")],
+)
+def test_bad_samples_end_it_as_they_end_the_run(
+    tiny_config, tmp_path, with_bad_samples, monkeypatch, options, message
+):
+    monkeypatch.setattr(module, "ROWS", 12)
+    cfg = get_config(tiny_config(), [*with_bad_samples, *options])
+    with pytest.raises(RunError, match=message):
+        first_look(cfg, tmp_path / "augmented.png")
 
 
 def test_another_size_in_validation_draws_a_remark(tiny_config, tmp_path, lines):
@@ -210,6 +211,3 @@ def test_fewer_samples_than_rows(tiny_config, tmp_path, lines):
     first_look(get_config(tiny_config(), overrides), tmp_path / "augmented.png")
     assert (tmp_path / "augmented.png").is_file()
     assert "3 images of 2 classes, 1 to 2 of each (median 1.5)" in the_line(lines, "train: 3")
-    assert the_line(lines, "train: of 3 sampled images").endswith(
-        "widths are 33 to 64 pixels (median 40), the heights 30 to 90 (median 48)"
-    )
