@@ -70,7 +70,7 @@ def fetch_file(
     url = url and _mirrored(url)
     try:
         # A complete cache need not be writable, so the lock comes after the check.
-        if path.is_file() and _problem(path, sha256, size) is None:
+        if path.is_file() and problem_of(path, sha256, size) is None:
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path):
@@ -115,7 +115,7 @@ def cache_folder() -> Path:
 # --------------------------------------------------------------------------------------------------
 # Files in the cache
 # --------------------------------------------------------------------------------------------------
-def _problem(path: Path, sha256: str | None, size: int | None) -> str | None:
+def problem_of(path: Path, sha256: str | None, size: int | None = None) -> str | None:
     """Return why this is not the wanted file, or None if it is."""
     found = path.stat().st_size
     if size is not None and found != size:
@@ -135,7 +135,7 @@ def _problem(path: Path, sha256: str | None, size: int | None) -> str | None:
 
 def _moved_aside(path: Path, sha256: str | None, size: int | None) -> bool:
     """Move the file to NAME.rejected if it is not the wanted one."""
-    problem = _problem(path, sha256, size)
+    problem = problem_of(path, sha256, size)
     if problem:
         aside = path.with_name(f"{path.name}.rejected")
         os.replace(path, aside)
@@ -192,7 +192,7 @@ def _download(name: str, url: str | None, path: Path, sha256: str | None, size: 
         finally:
             for response in responses:  # pooch leaves a broken connection open
                 response.close()
-        problem = _problem(Path(temporary), sha256, size)
+        problem = problem_of(Path(temporary), sha256, size)
         if problem:
             raise _RefusedError(f"the download is not the file: {problem}")
 
