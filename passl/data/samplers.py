@@ -44,6 +44,9 @@ class BatchSampler:
         balanced: draw equally many samples of each class: in each epoch another part of a large
             class, and every sample of a small class several times. An epoch keeps its length. Needs
             `shuffle`.
+        samples: samples of an epoch over all processes; null for as many as the dataset has. A
+            longer epoch passes through the dataset several times, each time in a new order; a
+            shorter one has another random part in each epoch. Needs `shuffle`.
 
     Raises:
         ValueError: there is not one batch, or options do not go together.
@@ -66,10 +69,11 @@ class BatchSampler:
         drop_last: bool = False,
         repeats: PositiveInt = 1,
         balanced: bool = False,
+        samples: PositiveInt | None = None,
     ):
-        length = len(dataset)
-        if length < 1:
+        if len(dataset) < 1:
             raise ValueError("the dataset has 0 samples")
+        length = samples or len(dataset)
         if drop_last and length < world:
             raise ValueError(f"{world} processes are more than the {length} samples; use fewer")
         if drop_last and length < batch_size * world:
@@ -80,7 +84,7 @@ class BatchSampler:
             )
         self.dataset, self.seed, self.rank, self.world = dataset, seed, rank, world
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
-        self.repeats, self.balanced = repeats, balanced
+        self.repeats, self.balanced, self.samples = repeats, balanced, length
         self.even = even or shuffle
         self.epoch = 0
         self.start = 0
@@ -90,8 +94,15 @@ class BatchSampler:
         self.epoch, self.start = epoch, start
 
     @staticmethod
-    def check_options(*, shuffle: bool, repeats: int, balanced: bool, **_: Any) -> None:
+    def check_options(
+        *, shuffle: bool, repeats: int, balanced: bool, samples: int | None, **_: Any
+    ) -> None:
         """Raise a ValueError for options that need `shuffle`."""
+        if samples is not None and not shuffle:
+            raise ValueError(
+                f"sampler.samples {samples} needs shuffle, since every epoch would have the same "
+                "samples in the same order; set shuffle: true beside it"
+            )
         if repeats > 1 and not shuffle:
             raise ValueError(
                 f"sampler.repeats {repeats} needs shuffle, since an epoch sees only 1 sample of "
@@ -123,14 +134,17 @@ class BatchSampler:
             return np.arange(len(self.dataset))
         rng = np.random.default_rng((self.seed, self.epoch))
         order = self.dataset.shuffled(rng)
+        count = -(-self.samples // self.repeats)
         if self.balanced:
-            count = -(-len(self.dataset) // self.repeats)
-            order = balanced_order(order, self.dataset.labels, count, rng)
-        return order
+            return balanced_order(order, self.dataset.labels, count, rng)
+        passes = [order]
+        while sum(map(len, passes)) < count:
+            passes.append(self.dataset.shuffled(rng))
+        return np.concatenate(passes)
 
     def _total(self) -> int:
         """Return the samples of an epoch over all ranks."""
-        length = len(self.dataset)
+        length = self.samples
         if self.drop_last:
             return length - length % (self.batch_size * self.world)
         # With fewer batches than the others, a rank would leave them waiting for its gradients.

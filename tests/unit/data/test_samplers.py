@@ -240,6 +240,42 @@ def test_wrong_repeats_are_an_error(options, rule):
         BatchSampler(Samples(10), 0, batch_size=2, **options)
 
 
+@pytest.mark.parametrize("samples", [3, 10, 25])
+def test_epoch_of_another_length_goes_on_through_the_dataset(samples):
+    """Each pass has every sample once, in an order of its own; the last pass may be cut short."""
+
+    def epoch(number: int, start: int = 0, **options) -> list[list[tuple]]:
+        sampler = BatchSampler(
+            Samples(10), 7, batch_size=5, shuffle=True, samples=samples, **options
+        )
+        return batches_of(sampler, number, start)
+
+    order = indices(epoch(0))
+    assert len(order) == samples
+    passes = [order[start : start + 10] for start in range(0, samples, 10)]
+    assert all(len(set(one)) == len(one) for one in passes)
+    assert len({tuple(one) for one in passes}) == len(passes)
+    assert order != indices(epoch(1))
+    assert epoch(0, 1) == epoch(0)[1:]
+    if samples < 10:
+        assert set(indices(epoch(0))) != set(indices(epoch(1)))
+
+
+@pytest.mark.parametrize("options", [{"drop_last": True}, {"repeats": 2}, {"balanced": True}, {}])
+def test_ranks_share_an_epoch_of_another_length(options):
+    given = {"shuffle": True, "samples": 24, **options}
+    whole = batches_of(BatchSampler(Samples(10), 7, batch_size=6, **given))
+    ranks = over_ranks(10, 2, batch_size=3, **given)
+    joined = [sorted(key for batch in step for key in batch) for step in zip(*ranks, strict=True)]
+    assert joined == whole
+    assert len(indices(whole)) == 24
+
+
+def test_epoch_of_another_length_needs_shuffle():
+    with pytest.raises(ValueError, match=r"sampler\.samples 20 .* shuffle: true"):
+        BatchSampler(Samples(10), 0, batch_size=2, samples=20)
+
+
 def test_dataset_defines_its_own_order():
     def order(rng):
         return np.roll(np.arange(10), int(rng.integers(10)))
