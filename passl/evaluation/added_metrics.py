@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import Field
 
 from passl.errors import ConfigError
 from passl.evaluation import METRICS
+from passl.evaluation.calibration import BINS, in_bins
 from passl.evaluation.predictions import BEST, Predictions
 from passl.utils.types import PositiveInt
 
@@ -39,16 +39,11 @@ class CalibrationError:
         bins: number of bins.
     """
 
-    def __init__(self, *, bins: PositiveInt = 15):
+    def __init__(self, *, bins: PositiveInt = BINS):
         self.bins = bins
 
     def __call__(self, found: Predictions, classes: int) -> float:
-        confidence = found.probabilities[:, 0].astype(np.float64)
-        # Bins are (0, 1/bins], (1/bins, 2/bins], ...
-        place = np.clip(np.ceil(confidence * self.bins).astype(int) - 1, 0, self.bins - 1)
-        difference = found.correct(1) - confidence
-        sums = np.bincount(place, weights=difference, minlength=self.bins)
-        return 100 * float(np.abs(sums).sum() / len(confidence))
+        return in_bins(found.probabilities[:, 0], found.correct(1), self.bins).error
 
 
 def build_metrics(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
