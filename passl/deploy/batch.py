@@ -77,7 +77,7 @@ def predict_files(
     left out of its batch.
 
     Raises:
-        ConfigError: the batch size does not fit into memory, or it or k is below 1.
+        ConfigError: the batch size or k is below 1.
         RunError: a batch does not fit into memory.
     """
     classifier.check_batch(batch_size)

@@ -23,7 +23,6 @@ from passl.porting import WeightFile
 from passl.porting.load import Plan, plan_loading
 from passl.porting.names import SOURCES, Source
 from passl.porting.weight_file import NUMERICS, OURS, pack_classes, to_official
-from passl.porting.zoo import entries
 from passl.utils.config import get_config, shipped_configs
 
 TARGETS = {source.name: source for source in SOURCES if source.framework == "torch"}
@@ -206,25 +205,9 @@ def _plain(value: Any) -> Any:
 
 
 def describe(file: WeightFile, architecture: Mapping[str, Any]) -> str:
-    """Describe weights in one line: network, source, numerics, and how they are scored."""
+    """Describe weights in one line: network, source and numerics."""
+    network = variant_of(architecture)
+    network = network or f"no published variant: {json.dumps(dict(architecture))}"
     source = file.source.name if file.source else "passl"
-    variant = variant_of(architecture)
-    network = variant or f"no published variant: {json.dumps(dict(architecture))}"
-    parts = [f"{network}, weights of {source}"]
-    parts += [f"{key} {value}" for key, value in file.numerics.items()]
-    presets = {
-        entry.preset
-        for entry in entries()
-        if entry.model == variant and _same_source(entry.source, source)
-    }
-    scored = sorted(f"{p.size} pixels, {_frame(p.crop)}" for p in presets)
-    return "; ".join([*parts, *([f"scored at {' or '.join(scored)}"] if scored else [])])
-
-
-def _frame(crop: float | str) -> str:
-    return "squashed" if crop == "squash" else f"crop {crop}"
-
-
-def _same_source(publisher: str, source: str) -> bool:
-    # facebookresearch/convit and timm use the same names.
-    return publisher == source or (publisher, source) == ("facebookresearch", "timm")
+    numerics = [f"{key} {value}" for key, value in file.numerics.items()]
+    return "; ".join([f"{network}, weights of {source}", *numerics])

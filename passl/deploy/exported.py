@@ -8,7 +8,6 @@ passl.json                     the description, with the hashes of the others
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -118,11 +117,6 @@ def read_folder(
             + (" with --onnx" if missing[0] == ONNX else "")
         )
     return Description(**{each.name: getattr(stored, each.name) for each in fields(Description)})
-
-
-def image_bytes(description: Description) -> int:
-    """Bytes of one input."""
-    return 4 * math.prod(description.input)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from passl.data import TRANSFORMS
 from passl.deploy.engines import Engine, check_engine, load_engine, needed_files
-from passl.deploy.exported import Description, image_bytes, read_folder
+from passl.deploy.exported import Description, read_folder
 from passl.deploy.inputs import ImageInput, check_several, open_image
 from passl.errors import ConfigError, RunError
 from passl.machine import usable_processors
@@ -98,7 +98,7 @@ class Classifier:
 
         Raises:
             ConfigError: `images` is a single image or has something that is no `ImageInput`, or the
-                batch size is below 1 or too large.
+                batch size is below 1.
             RunError: a file cannot be read, or a batch does not fit into memory.
         """
         self.check_batch(batch_size)
@@ -139,20 +139,15 @@ class Classifier:
         order = np.argsort(-probabilities_K, kind="stable")[:k]
         return [Prediction(int(i), self.classes[i], float(probabilities_K[i])) for i in order]
 
-    def check_batch(self, batch_size: int) -> None:
+    @staticmethod
+    def check_batch(batch_size: int) -> None:
         """Check a batch size before any image is read.
 
         Raises:
-            ConfigError: it is below 1, or the input alone needs more than the free memory.
+            ConfigError: it is below 1.
         """
         if batch_size < 1:
             raise ConfigError(f"batch size {batch_size} must be at least 1")
-        needed, free = batch_size * image_bytes(self.description), _free_memory()
-        if needed > free:
-            raise ConfigError(
-                f"batch size {batch_size}: its images alone take {needed / 2**30:.1f} GiB, and "
-                f"{free / 2**30:.1f} are free; choose a smaller one"
-            )
 
 
 class Predictor(Classifier):
@@ -196,13 +191,3 @@ def _is_of_memory(error: Exception) -> bool:
     text = str(error)
     signs = ("ResourceExhausted", "bad_alloc", "Failed to allocate", "not enough memory")
     return isinstance(error, MemoryError) or any(sign in text for sign in signs)
-
-
-def _free_memory(meminfo: Path = Path("/proc/meminfo")) -> float:
-    """Bytes of free memory, including what caches can release; infinite where it is not known."""
-    try:
-        lines = meminfo.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return float("inf")
-    kilobytes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(kilobytes[0]) * 1024 if kilobytes else float("inf")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from passl.data.transforms.color import blur, on_colors
+from passl.data.transforms.color import on_colors
 from passl.data.transforms.geometry import draw_filter
 
 
@@ -61,10 +61,6 @@ Op = Callable[[Image.Image, float, np.random.Generator, Geometry], Image.Image]
 
 def _signed(value: float, rng: np.random.Generator) -> float:
     return value if rng.random() < 0.5 else -value
-
-
-def _between(low: float, high: float, level: float) -> float:
-    return min(max(low + (high - low) * level, low), high)
 
 
 def _without_level(function: Callable[[Image.Image], Image.Image]) -> Op:
@@ -132,14 +128,6 @@ def _translate_y(image, level, rng, geometry):
     return geometry.affine(image, (1, 0, 0, 0, 1, shift), rng)
 
 
-def _desaturate(image, level, rng, geometry):
-    return ImageEnhance.Color(image).enhance(1 - _between(0.5, 1, level))
-
-
-def _blur(image, level, rng, geometry):
-    return blur(image, _between(0.1, 2, level))
-
-
 OPS: Mapping[str, Op] = {
     "AutoContrast": _without_level(ImageOps.autocontrast),
     "Equalize": _without_level(ImageOps.equalize),
@@ -163,6 +151,4 @@ OPS: Mapping[str, Op] = {
     "ShearY": _shear_y,
     "TranslateX": _translate_x,
     "TranslateY": _translate_y,
-    "Desaturate": _desaturate,
-    "GaussianBlur": _blur,
 }

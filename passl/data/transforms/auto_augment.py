@@ -68,74 +68,27 @@ class RandPolicy(NamedTuple):
     """A parsed policy of RandAugment.
 
     Args:
-        layers: the layers to draw from.
-        weights: their probabilities, for draws without replacement; None for uniform draws with
-            replacement.
+        layers: the layers to draw from, uniformly and with replacement.
         draws: number of draws for each image.
         noise: of the magnitudes.
     """
 
     layers: Sequence[Layer]
-    weights: np.ndarray | None
     draws: int
     noise: Noise
 
 
-def _weighted(groups: Mapping[float, str]) -> Mapping[str, float]:
-    """Return the weight of each operation, from the operations of each weight."""
-    return {op: weight for weight, ops in groups.items() for op in ops.split()}
-
-
 # Operations that RandAugment draws from. `inc1` replaces those whose strength does not always
 # increase with the magnitude.
-_STANDARD = _weighted(
-    {
-        1: "AutoContrast Equalize Invert Rotate Posterize Solarize SolarizeAdd Color Contrast "
-        "Brightness Sharpness ShearX ShearY TranslateX TranslateY"
-    }
+_STANDARD = (
+    *("AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "SolarizeAdd"),
+    *("Color", "Contrast", "Brightness", "Sharpness", "ShearX", "ShearY"),
+    *("TranslateX", "TranslateY"),
 )
-_INCREASING = {
-    f"{op}Increasing" if f"{op}Increasing" in OPS else op: weight
-    for op, weight in _STANDARD.items()
-}
-_NAMED_SETS = {
-    "3a": _weighted({1: "SolarizeIncreasing Desaturate GaussianBlur"}),
-    "3aw": _weighted(
-        {
-            6: "SolarizeIncreasing Desaturate GaussianBlur",
-            3: "Rotate",
-            2: "ShearX ShearY",
-            1: "PosterizeIncreasing AutoContrast ColorIncreasing SharpnessIncreasing "
-            "ContrastIncreasing BrightnessIncreasing Equalize Invert",
-        }
-    ),
-    "weights": _weighted(
-        {
-            3: "Rotate",
-            2: "ShearX ShearY",
-            1: "TranslateX TranslateY",
-            0.25: "ColorIncreasing SharpnessIncreasing AutoContrast",
-            0.05: "SolarizeIncreasing SolarizeAdd ContrastIncreasing BrightnessIncreasing Equalize "
-            "PosterizeIncreasing Invert",
-        }
-    ),
-}
+_INCREASING = [f"{op}Increasing" if f"{op}Increasing" in OPS else op for op in _STANDARD]
 
-Pairs = Sequence[Sequence[Layer]]
-
-
-def _pairs(table: str, posterize: str) -> Pairs:
-    """Parse a table. A line has the op, p and magnitude of two layers."""
-    pairs = []
-    for line in table.replace("Posterize", posterize).strip().splitlines():
-        op, p, magnitude, op_2, p_2, magnitude_2 = line.split()
-        pairs.append(
-            [Layer(op, float(p), float(magnitude)), Layer(op_2, float(p_2), float(magnitude_2))]
-        )
-    return pairs
-
-
-# Table 9 of the AutoAugment paper: the policies found on ImageNet.
+# Table 9 of the AutoAugment paper: the policies found on ImageNet. A line has the op, p and
+# magnitude of two layers.
 _ORIGINAL = """
 Posterize  0.4 8  Rotate       0.6 9
 Solarize   0.6 5  AutoContrast 0.6 5
@@ -163,42 +116,16 @@ Invert     0.6 4  Equalize     1.0 8
 Color      0.6 4  Contrast     1.0 8
 Equalize   0.8 8  Equalize     0.6 3
 """
-# "v0" of Google's EfficientNet code for TPUs; it is in no paper.
-_V0 = """
-Equalize   0.8 1  ShearY       0.8 4
-Color      0.4 9  Equalize     0.6 3
-Color      0.4 1  Rotate       0.6 8
-Solarize   0.8 3  Equalize     0.4 7
-Solarize   0.4 2  Solarize     0.6 2
-Color      0.2 0  Equalize     0.8 8
-Equalize   0.4 8  SolarizeAdd  0.8 3
-ShearX     0.2 9  Rotate       0.6 8
-Color      0.6 1  Equalize     1.0 2
-Invert     0.4 9  Rotate       0.6 0
-Equalize   1.0 9  ShearY       0.6 3
-Color      0.4 7  Equalize     0.6 0
-Posterize  0.4 6  AutoContrast 0.4 7
-Solarize   0.6 8  Color        0.6 9
-Solarize   0.2 4  Rotate       0.8 9
-Rotate     1.0 7  TranslateY   0.8 9
-ShearX     0.0 0  Solarize     0.8 4
-ShearY     0.8 0  Color        0.6 4
-Color      1.0 0  Rotate       0.6 2
-Equalize   0.8 4  Equalize     0.0 8
-Equalize   1.0 4  AutoContrast 0.6 2
-ShearY     0.4 7  SolarizeAdd  0.6 7
-Posterize  0.8 2  Solarize     0.6 10
-Solarize   0.6 8  Equalize     0.6 1
-Color      0.8 6  Rotate       0.4 5
-"""
-# Names that end in r use Google's later Posterize: fewer bits at a larger magnitude.
-_POLICIES: Mapping[str, Pairs] = {
-    "original": _pairs(_ORIGINAL, "PosterizeOriginal"),
-    "originalr": _pairs(_ORIGINAL, "PosterizeIncreasing"),
-    "v0": _pairs(_V0, "Posterize"),
-    "v0r": _pairs(_V0, "PosterizeIncreasing"),
-}
-_MINDCV_NAMES = {"autoaug": "original", "autoaugr": "originalr"}
+
+
+def _layer(op: str, p: str, magnitude: str) -> Layer:
+    return Layer(op.replace("Posterize", "PosterizeOriginal"), float(p), float(magnitude))
+
+
+ORIGINAL = [
+    [_layer(*line.split()[:3]), _layer(*line.split()[3:])]
+    for line in _ORIGINAL.strip().splitlines()
+]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -206,7 +133,6 @@ _MINDCV_NAMES = {"autoaug": "original", "autoaugr": "originalr"}
 # --------------------------------------------------------------------------------------------------
 _PATTERNS = {int: ("[0-9]+", "a whole number"), float: (r"[0-9]+(\.[0-9]*)?", "a number")}
 _RAND_KEYS = {"m": int, "n": int, "p": float, "mstd": float, "mmax": int, "inc": int}
-_AUTO_KEYS = {"mstd": float}
 
 
 @cache
@@ -219,46 +145,27 @@ def read_rand_policy(policy: str) -> RandPolicy:
     head, *parts = policy.split("-")
     if head != "rand":
         raise ValueError(f"policy {policy} must begin with rand, as in rand-m9-mstd0.5-inc1")
-    sets = [part.removeprefix("t") for part in parts if part.startswith("t")]
-    if len(sets) > 1 or not set(sets) <= set(_NAMED_SETS):
-        raise ValueError(
-            f"policy {policy}: t{sets[-1]} must be one of "
-            f"{', '.join(f't{name}' for name in _NAMED_SETS)}, once; without it the standard "
-            "operations are used"
-        )
-    numbers = _read_numbers(policy, [p for p in parts if not p.startswith("t")], _RAND_KEYS)
+    numbers = _read_numbers(policy, parts, _RAND_KEYS)
     p, count = numbers.get("p", 0.5), int(numbers.get("n", 2))
     std, largest = numbers.get("mstd", 0.0), numbers.get("mmax", MAX_MAGNITUDE)
     if p > 1 or count < 1 or largest < 1:
         raise ValueError(f"policy {policy}: p must be at most 1, n and mmax at least 1")
-    standard = _INCREASING if numbers.get("inc") else _STANDARD
-    ops = _NAMED_SETS[sets[0]] if sets else standard
-    weights = None
-    if len(set(ops.values())) > 1:
-        weights = np.array(list(ops.values())) / sum(ops.values())
-        if count > len(ops):
-            raise ValueError(
-                f"policy {policy}: n{count} is more than the {len(ops)} ops of its set"
-            )
+    ops = _INCREASING if numbers.get("inc") else _STANDARD
     layers = [Layer(op, p, numbers.get("m", MAX_MAGNITUDE)) for op in ops]
-    return RandPolicy(layers, weights, count, Noise(float("inf") if std > 100 else std, largest))
+    return RandPolicy(layers, count, Noise(float("inf") if std > 100 else std, largest))
 
 
 @cache
-def read_auto_policy(policy: str) -> tuple[Pairs, Noise]:
+def read_auto_policy(policy: str) -> Noise:
     """Parse a string such as original-mstd0.5; see `AutoAugment`.
 
     Raises:
         ValueError: a part of it is wrong.
     """
     name, *parts = policy.split("-")
-    name = _MINDCV_NAMES.get(name, name)
-    if name not in _POLICIES:
-        raise ValueError(
-            f"policy {policy} must begin with one of {', '.join([*_POLICIES, *_MINDCV_NAMES])}"
-        )
-    numbers = _read_numbers(policy, parts, _AUTO_KEYS)
-    return _POLICIES[name], Noise(numbers.get("mstd", 0.0), MAX_MAGNITUDE)
+    if name not in ("original", "autoaug"):
+        raise ValueError(f"policy {policy} must begin with original or autoaug")
+    return Noise(_read_numbers(policy, parts, {"mstd": float}).get("mstd", 0.0), MAX_MAGNITUDE)
 
 
 def _read_numbers(policy: str, parts: Sequence[str], keys: Mapping[str, type]) -> dict[str, float]:
@@ -324,8 +231,6 @@ class RandAugment(_Augment):
     * `mmax20`: upper limit of the magnitude, by default 10.
     * `inc1`: every operation is stronger at a larger magnitude. Without it, Posterize and Solarize
       are weaker, and the colour operations change nothing at 5.
-    * `tweights`, `t3a`, `t3aw`: other operations to draw from: the standard ones weighted by their
-      benefit, the three of DeiT III, or these and others with weights.
 
     Args:
         policy: the policy string; ConViT and CvT were trained with rand-m9-mstd0.5-inc1.
@@ -344,8 +249,8 @@ class RandAugment(_Augment):
         read_rand_policy(self.policy)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        layers, weights, draws, noise = read_rand_policy(self.policy)
-        chosen = rng.choice(len(layers), draws, replace=weights is None, p=weights)
+        layers, draws, noise = read_rand_policy(self.policy)
+        chosen = rng.choice(len(layers), draws)
         return self.apply([layers[index] for index in chosen], noise, image, rng)
 
 
@@ -355,10 +260,8 @@ class AutoAugment(_Augment):
     """Apply one of 25 pairs of operations, drawn for each image, with searched magnitudes.
 
     Args:
-        policy: `original` (the paper's for ImageNet) or `v0` (of Google's EfficientNet);
-            `originalr` and `v0r` have a Posterize that keeps fewer bits at a larger magnitude.
-            `autoaug` and `autoaugr` are MindCV's names of the first and third. Append `-mstd0.5`
-            for a standard deviation of the magnitudes.
+        policy: `original`, the paper's for ImageNet, or MindCV's name of it, `autoaug`. Append
+            `-mstd0.5` for a standard deviation of the magnitudes.
         fill: red, green and blue, from 0 to 255, of the area outside the image; in mode L the same
             in grey, and in RGBA transparent.
         interpolation: Pillow's filter for operations that move pixels; `random` draws bilinear or
@@ -374,8 +277,8 @@ class AutoAugment(_Augment):
         read_auto_policy(self.policy)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        pairs, noise = read_auto_policy(self.policy)
-        return self.apply(pairs[int(rng.integers(len(pairs)))], noise, image, rng)
+        pair = ORIGINAL[int(rng.integers(len(ORIGINAL)))]
+        return self.apply(pair, read_auto_policy(self.policy), image, rng)
 
 
 @TRANSFORMS.register

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from passl.data.datasets.images import read_image
-from passl.deploy import predictor as predicting
 from passl.deploy.exported import Description
 from passl.deploy.predictor import Classifier
 from passl.errors import ConfigError, RunError
@@ -313,17 +312,6 @@ def test_another_failure_of_the_engine_is_not_of_memory():
         Classifier(engine, DESCRIBED).predict([flat(0, 0)])
 
 
-def test_impossible_batch_sizes(classifier, tmp_path, monkeypatch):
+def test_impossible_batch_size(classifier):
     with pytest.raises(ConfigError, match="batch size 0 must be at least 1"):
         classifier.predict([flat(0, 0)], batch_size=0)
-    monkeypatch.setattr(predicting, "_free_memory", lambda: 1000.0)
-    with pytest.raises(ConfigError, match=r"batch size 4: its images alone.*smaller"):
-        classifier.predict([flat(0, 0)], batch_size=4)  # 4 x 3 x 4 x 6 x 4 bytes are 1152
-    assert len(classifier.predict([flat(0, 0)], batch_size=3)) == 1
-
-
-def test_free_memory(tmp_path):
-    path = tmp_path / "meminfo"
-    path.write_text("MemTotal: 4000 kB\nMemFree: 100 kB\nMemAvailable: 2000 kB\n")
-    assert predicting._free_memory(path) == 2000 * 1024
-    assert predicting._free_memory(tmp_path / "absent") == float("inf")

@@ -193,16 +193,16 @@ ON_IMAGES = [
     {"name": "Resize", "size": [13, 9]},
     {"name": "CenterCrop", "size": [30, 10]},
     {"name": "RandomResizedCrop", "size": 12, "interpolation": "random"},
+    {"name": "RandomScale", "size": 12},
     {"name": "RandomHorizontalFlip"},
     {"name": "RandomCrop", "size": 16, "padding": 4},
     {"name": "ColorJitter", "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.5},
     {"name": "RandomGrayscale", "p": 0.5},
     {"name": "GaussianBlur"},
+    {"name": "Corruption", "kind": "contrast", "severity": 2},
     {"name": "ThreeAugment"},
     {"name": "RandAugment", "policy": "rand-m9-mstd0.5-inc1-n4", **FILL},
-    {"name": "RandAugment", "policy": "rand-t3a-n3", **FILL},
     {"name": "AutoAugment", "policy": "original-mstd0.5", **FILL},
-    {"name": "AutoAugment", "policy": "v0r", **FILL},
 ]
 
 

@@ -96,7 +96,7 @@ def test_colours_leave_the_mask_alone(node):
 def test_every_transform_is_allowed_or_refused_by_name():
     refused = {"AutoAugment", "RandAugment", "RandomErasing"}
     assert set(TRANSFORMS.names()) == refused | {n["name"] for n in [*MOVING, *KEEPING]}
-    nodes = {"RandAugment": {"policy": "rand-m9"}, "AutoAugment": {"policy": "v0"}}
+    nodes = {"RandAugment": {"policy": "rand-m9"}, "AutoAugment": {"policy": "original"}}
     for name in refused:
         problem = masks_problem(TRANSFORMS.build({"name": name, **nodes.get(name, {})}), True)
         assert problem.startswith(name)
