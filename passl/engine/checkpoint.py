@@ -44,7 +44,7 @@ from passl.engine.progress import (
     read_progress,
     read_scaler,
 )
-from passl.engine.run_folder import BEST, LAST, PREVIOUS
+from passl.engine.run_folder import BEST, KEPT, LAST, PREVIOUS
 from passl.errors import CheckpointError, RunError, no_file
 from passl.io.files import write_atomically
 from passl.logging import get_logger
@@ -244,7 +244,7 @@ def load_checkpoint(checkpoint: Checkpoint, learner: Learner) -> tuple[Progress,
 
 @validated
 class Saver:
-    """Keeps the last checkpoint of a run, the previous one, and the best.
+    """Keeps the last checkpoint of a run, the previous one, the best, and some on the way.
 
     Args:
         folder: of the run.
@@ -255,6 +255,8 @@ class Saver:
         data: fingerprints of the parts of the data.
         interval: steps between two checkpoints within an epoch; null for none. There is always one
             at its end.
+        keep_interval: steps between two checkpoints that are kept, as `step_N.safetensors`; null
+            for none.
         on_error: `stop` ends a run whose state cannot be written; `continue` warns and tries again
             with the next checkpoint.
     """
@@ -270,15 +272,16 @@ class Saver:
         /,
         *,
         interval: PositiveInt | None = None,
+        keep_interval: PositiveInt | None = None,
         on_error: Literal["stop", "continue"] = "stop",
     ):
         self.folder, self.learner, self.metrics = folder, learner, metrics
         self.config, self.classes, self.data = config, classes, data
-        self.interval, self.on_error = interval, on_error
+        self.interval, self.keep_interval, self.on_error = interval, keep_interval, on_error
 
     def is_due(self, step: int) -> bool:
         """Whether to save after that step, within the epoch."""
-        return self.interval is not None and step % self.interval == 0
+        return any(each and step % each == 0 for each in (self.interval, self.keep_interval))
 
     def save(self, progress: Progress, is_best: bool = False) -> bool:
         """Write the state; every rank calls it. The last and the previous checkpoint are complete,
@@ -318,6 +321,9 @@ class Saver:
         self, progress: Progress, optimizer_state: Mapping[str, np.ndarray], is_best: bool
     ) -> None:
         self.metrics.sync()
+        others = [self.folder / BEST] if is_best else []
+        if self.keep_interval and progress.step and progress.step % self.keep_interval == 0:
+            others.append(self.folder / KEPT.format(progress.step))
         # `best` is written before `last` counts on it: a run killed in between is resumed from an
         # earlier state and comes to the same best again.
         save_checkpoint(
@@ -326,7 +332,7 @@ class Saver:
             progress,
             self.config,
             self.classes,
-            first=[self.folder / BEST] if is_best else [],
+            first=others,
             optimizer_state=optimizer_state,
             previous=self.folder / PREVIOUS,
             data=self.data,

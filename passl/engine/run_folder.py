@@ -27,6 +27,8 @@ LOG = "train.log"
 LAST, BEST = "last.safetensors", "best.safetensors"
 PREVIOUS = "previous.safetensors"
 """The checkpoint before the last one."""
+KEPT = "step_{}.safetensors"
+"""A checkpoint that is kept; see `checkpoint.keep_interval`."""
 T = TypeVar("T")
 
 
@@ -149,6 +151,7 @@ def _check_unused(folder: Path) -> None:
         found = f"{METRICS} with results" if has_results else ""
     else:
         left = [*folder.glob(VISUALDL), *sorted(folder.glob(NONFINITE.format("*")))]
+        left += sorted(folder.glob(KEPT.format("*")))
         found = " and ".join(path.name for path in left[:2])
     if found:
         raise ConfigError(
@@ -199,7 +202,8 @@ def set_aside(folder: Path) -> None:
     without a checkpoint all but `train.log`, which is continued; with a checkpoint, curves that
     could not be drawn again because their metrics are gone.
     """
-    patterns = [CONFIG, CONFIG_OF_RESUME.format("*"), METRICS, VISUALDL, NONFINITE.format("*")]
+    patterns = [CONFIG, METRICS, VISUALDL]
+    patterns += [name.format("*") for name in (CONFIG_OF_RESUME, NONFINITE, KEPT)]
     if has_checkpoint(folder):
         patterns = [] if (folder / METRICS).exists() else [VISUALDL]
     left = sorted(path for pattern in patterns for path in folder.glob(pattern))

@@ -17,6 +17,7 @@ from passl.data.loader import build_loader
 from passl.distributed.ranks import Ranks
 from passl.engine import run_lock
 from passl.engine import train as train_module
+from passl.engine.checkpoint import read_checkpoint
 from passl.engine.metrics import read_metrics
 from passl.engine.train import train
 from passl.errors import CheckpointError, ConfigError, RunError
@@ -201,6 +202,33 @@ def test_schedule_continues_at_its_place_with_another_batch(tiny_config, tmp_pat
     log = (tmp_path / "run" / "train.log").read_text()
     assert "a global batch of 32, it was 1 and 64" in log
     assert f"continues at epoch {8 / 11 if within else 1:.2f}" in log
+
+
+def test_checkpoints_on_the_way_are_kept_and_can_be_resumed(tiny_config, tmp_path):
+    """Epochs of 11 steps. What a resumed run saves again is the same."""
+    path, folder = tiny_config(), tmp_path / "run"
+    run(path, folder, "checkpoint.keep_interval=4", "epochs=2")
+    kept = {file.name: content(folder, file.name)[1]["step"] for file in folder.glob("step_*")}
+    assert kept == {f"step_{step}.safetensors": step for step in (4, 8, 12, 16, 20)}
+    before = read_checkpoint(folder / "step_20.safetensors").sha256
+    run(
+        path,
+        folder,
+        "checkpoint.keep_interval=4",
+        "epochs=2",
+        resume=str(folder / "step_8.safetensors"),
+    )
+    assert read_checkpoint(folder / "step_20.safetensors").sha256 == before
+
+
+def test_kept_checkpoints_are_not_overwritten_by_another_run(tiny_config, tmp_path):
+    path, folder = tiny_config(), tmp_path / "run"
+    folder.mkdir()
+    (folder / "step_4.safetensors").write_text("of an earlier run")
+    with pytest.raises(ConfigError, match=r"step_4\.safetensors.*choose another"):
+        run(path, folder, "epochs=1")
+    run(path, folder, "checkpoint.keep_interval=4", "epochs=1", resume="auto")
+    assert (folder / "unsaved_1" / "step_4.safetensors").read_text() == "of an earlier run"
 
 
 def test_batch_that_does_not_divide_the_samples_seen_is_refused(tiny_config, tmp_path):
