@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -20,7 +20,15 @@ from passl.data.transforms.color import on_colors
 from passl.data.transforms.masks import KeepsPixels
 from passl.utils.types import Probability
 
-Severity = Annotated[int, Field(ge=1, le=5)]
+Kind = Literal[
+    "gaussian_noise",
+    "gaussian_blur",
+    "contrast",
+    "brightness",
+    "jpeg_compression",
+    "pixelate",
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 SEVERITIES = (1, 2, 3, 4, 5)
 PUBLISHED: Mapping[int, str] = {32: "CIFAR-10-C", 64: "Tiny ImageNet-C", 224: "ImageNet-C"}
 """The datasets with published constants, by the side of their images in pixels."""
@@ -100,15 +108,8 @@ class Corruption(KeepsPixels):
         {name: Corruption, kind: gaussian_noise, severity: 3, p: 0.1}
     """
 
-    kind: Literal[
-        "gaussian_noise",
-        "gaussian_blur",
-        "contrast",
-        "brightness",
-        "jpeg_compression",
-        "pixelate",
-    ]
-    severity: Severity
+    kind: Kind
+    severity: Annotated[int, Field(ge=1, le=5)]
     p: Probability = 1.0
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
