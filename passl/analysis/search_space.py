@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -23,61 +24,36 @@ _SYNTAX = (
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Some values of a key.
+class Values:
+    """The values of a key: some, or a range of numbers with both ends included.
 
     Args:
-        texts: the values as JSON, which distinguishes 1 from 1.0 and from true.
-    """
-
-    key: str
-    texts: tuple[str, ...]
-
-    def suggest(self, trial: Any) -> str:
-        """The value of an Optuna trial, as JSON."""
-        return trial.suggest_categorical(self.key, self.texts)
-
-    @property
-    def checked(self) -> tuple[str, ...]:
-        """Values to check before the first run, as JSON: all."""
-        return self.texts
-
-    def __str__(self) -> str:
-        return f"choice({', '.join(self.texts)})"
-
-
-@dataclass(frozen=True)
-class Range:
-    """A range of numbers, both ends included.
-
-    Args:
-        kind: `uniform` and `loguniform` are of floats, `int` and `logint` of integers.
+        kind: `choice`, or of a range `uniform` or `loguniform` for floats, `int` or `logint`.
+        texts: the values, or the ends of the range, as JSON, which distinguishes 1 from 1.0 and
+            from true. All are checked before the first run.
     """
 
     key: str
     kind: str
-    low: float
-    high: float
+    texts: tuple[str, ...]
 
     def suggest(self, trial: Any) -> str:
+        """The value of an Optuna trial, as JSON."""
+        if self.kind == "choice":
+            return trial.suggest_categorical(self.key, self.texts)
         draw = trial.suggest_int if self.kind.endswith("int") else trial.suggest_float
-        return to_json(draw(self.key, self.low, self.high, log=self.kind.startswith("log")))
-
-    @property
-    def checked(self) -> tuple[str, ...]:
-        """Values to check before the first run, as JSON: the ends."""
-        return to_json(self.low), to_json(self.high)
+        low, high = map(json.loads, self.texts)
+        return to_json(draw(self.key, low, high, log=self.kind.startswith("log")))
 
     def __str__(self) -> str:
-        return f"{self.kind}({self.low}, {self.high})"
+        return f"{self.kind}({', '.join(self.texts)})"
 
 
-Values = Choice | Range
 Point = dict[str, str]
 """A value for each key, as JSON."""
 
 
-def parse_grid(option: str) -> Choice:
+def parse_grid(option: str) -> Values:
     """The values of `KEY=V1,V2,...`, each in YAML.
 
     Raises:
@@ -112,7 +88,7 @@ def parse_search(option: str) -> Values:
     if low >= high or (kind.startswith("log") and low <= 0):
         rule = "0 < LOW < HIGH" if kind.startswith("log") else "LOW < HIGH"
         raise ConfigError(f"--search {option}: {kind} needs {rule}")
-    return Range(key, kind, low, high)
+    return Values(key, kind, (to_json(low), to_json(high)))
 
 
 def check_keys(values: Sequence[Values]) -> None:
@@ -129,7 +105,7 @@ def check_keys(values: Sequence[Values]) -> None:
             raise ConfigError(f"{key}: is given twice; list all its values in one option")
 
 
-def grid_points(choices: Sequence[Choice]) -> list[Point]:
+def grid_points(choices: Sequence[Values]) -> list[Point]:
     """Every combination; the values of the last key change first.
 
     Raises:
@@ -147,8 +123,8 @@ def grid_points(choices: Sequence[Choice]) -> list[Point]:
 
 def points_to_check(values: Sequence[Values]) -> list[Point]:
     """Points in which every choice and both ends of every range occur, one key varied at a time."""
-    first = {each.key: each.checked[0] for each in values}
-    return [first] + [{**first, each.key: text} for each in values for text in each.checked[1:]]
+    first = {each.key: each.texts[0] for each in values}
+    return [first] + [{**first, each.key: text} for each in values for text in each.texts[1:]]
 
 
 def overrides_of(point: Point) -> list[str]:
@@ -169,10 +145,10 @@ def _list(name: str, option: str, text: str) -> list[Any]:
     return found
 
 
-def _choice(name: str, option: str, key: str, text: str) -> Choice:
+def _choice(name: str, option: str, key: str, text: str) -> Values:
     texts = tuple(to_json(value) for value in _list(name, option, text))
     twice = [value for value in dict.fromkeys(texts) if texts.count(value) > 1]
     if not texts or twice:
         rule = f"{', '.join(twice)} is given twice" if twice else "name at least one value"
         raise ConfigError(f"{name} {option}: {rule}")
-    return Choice(key, texts)
+    return Values(key, "choice", texts)

@@ -27,7 +27,6 @@ import passl
 from passl.analysis.compare import SWEEP, shortest
 from passl.analysis.curves import read_run
 from passl.analysis.search_space import (
-    Choice,
     Point,
     Values,
     check_keys,
@@ -103,7 +102,7 @@ class Sweep:
 
     @property
     def points(self) -> list[Point]:
-        return grid_points([each for each in self.values if isinstance(each, Choice)])
+        return grid_points(self.values)
 
     def definition(self) -> dict[str, Any]:
         """What must not change when the sweep is continued."""

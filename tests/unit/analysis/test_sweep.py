@@ -217,8 +217,8 @@ def test_options_of_the_values():
     assert parse_grid("a.b=1e-3, null, [1, 2], 'x,y', {c: 1}").texts == (
         *("0.001", "null", "[1, 2]", '"x,y"', '{"c": 1}'),
     )
-    assert parse_search("a=logint(1, 8)").checked == ("1", "8")
-    assert parse_search("a=choice(true,b)").checked == ("true", '"b"')
+    assert parse_search("a=logint(1, 8)").texts == ("1", "8")
+    assert parse_search("a=choice(true,b)").texts == ("true", '"b"')
     points = grid_points([parse_grid("a=1,2"), parse_grid("b=x,y")])
     assert [tuple(p.values()) for p in points] == [
         *(("1", '"x"'), ("1", '"y"'), ("2", '"x"'), ("2", '"y"')),
