@@ -4,10 +4,10 @@ python tools/benchmark.py network -c configs/convit/convit_tiny.yaml
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from benchmarks.speed import OURS, measure_in_child
-from passl.cli.options import add_config_options, as_path, overrides, read_config
+from passl.cli.options import add_config_options, as_path, at_least, overrides, read_config
 from passl.errors import ConfigError, RunError
 from passl.logging import aligned
 from passl.utils.config import Config, dotted
@@ -44,17 +44,6 @@ def main() -> None:
     args = parser.parse_args()
     measures = {"network": measure_network, "exported": measure_exported}
     print(json.dumps({"benchmark": args.benchmark, **measures[args.benchmark](args)}))
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """Type of an option that is a number from `least` on."""
-
-    def number(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} must be at least {least}")
-        return int(text)
-
-    return number
 
 
 def measure_network(args: argparse.Namespace) -> dict[str, object]:

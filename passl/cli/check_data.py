@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from passl.cli.options import add_config_options, as_path, path_or_name, read_config
+from passl.cli.options import add_config_options, as_path, at_least, path_or_name, read_config
 from passl.errors import EXIT_FAILED, ConfigError
 from passl.machine import usable_processors
 
@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", choices=PARTS, help="only this part of the config (default both)")
     parser.add_argument(
         "--workers",
-        type=int,
+        type=at_least(0),
         default=usable_processors(),
         metavar="N",
         help="processes that read; 0 reads in this one (default: one per processor)",
@@ -82,8 +82,6 @@ def _datasets(args: argparse.Namespace) -> dict[str, Mapping]:
         problems.append(f"{len(folders)} folders: name one of training, one of validation")
     if folders and (args.part or args.override):
         problems.append("--part and -o go with a config, not with folders")
-    if args.workers < 0:
-        problems.append(f"--workers {args.workers} must be at least 0")
     problems += [f"--json {args.json}: {rule}" for rule in obstacles(args.json)]
     if problems:
         raise ConfigError(*problems)

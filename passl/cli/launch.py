@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from passl.cli import eval, features, train
-from passl.cli.options import as_path, read_config
+from passl.cli.options import as_path, at_least, read_config
 from passl.distributed.environment import parse_address
 from passl.errors import ConfigError
 
@@ -30,12 +30,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--nproc_per_node",
-        type=int,
+        type=at_least(1),
         required=True,
         metavar="N",
         help="processes on this machine: as many as GPUs",
     )
-    parser.add_argument("--nnodes", type=int, default=1, metavar="N", help="machines (default 1)")
+    parser.add_argument(
+        "--nnodes", type=at_least(1), default=1, metavar="N", help="machines (default 1)"
+    )
     parser.add_argument(
         "--rank", type=int, default=0, metavar="R", help="number of this machine, from 0"
     )
@@ -59,7 +61,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--restarts",
-        type=int,
+        type=at_least(0),
         default=0,
         metavar="N",
         help="after a failure, start training again with --resume auto, up to N times without a "
@@ -73,7 +75,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--grace",
-        type=float,
+        type=at_least(0, float),
         default=60.0,
         metavar="SECONDS",
         help="time for an orderly stop after SIGTERM or Ctrl-C; a second signal ends all processes "
@@ -113,15 +115,6 @@ def _check(args: argparse.Namespace, command: str) -> list[float]:
             f"--restarts {args.restarts} with --nnodes {args.nnodes}: this launcher restarts the "
             "processes of its own machine only; leave restarts across machines to Slurm, "
             "Kubernetes or Paddle's launcher (docs/distributed.md)"
-        )
-    if args.restarts < 0 or args.grace < 0:
-        raise ConfigError(
-            f"--restarts {args.restarts} and --grace {args.grace:g} must not be negative"
-        )
-    if args.nproc_per_node < 1 or args.nnodes < 1:
-        raise ConfigError(
-            f"{args.nproc_per_node} processes on {args.nnodes} machines: there must be at least 1 "
-            "of both"
         )
     if not 0 <= args.rank < args.nnodes:
         raise ConfigError(

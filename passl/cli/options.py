@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,18 @@ def path_or_name(text: str) -> str:
 def as_path(text: str) -> Path:
     """Type of an option that is a path."""
     return Path(path_or_name(text))
+
+
+def at_least(least: int, number: type = int) -> Callable[[str], Any]:
+    """Type of an option that is a number from `least` on."""
+
+    def parse(text: str) -> Any:
+        if not number(text) >= least:
+            raise argparse.ArgumentTypeError(f"{text} must be at least {least}")
+        return number(text)
+
+    parse.__name__ = number.__name__  # for messages
+    return parse
 
 
 class _OneConfig(argparse.Action):

@@ -9,6 +9,7 @@ from passl.cli.options import (
     add_network_options,
     add_weights_option,
     as_path,
+    at_least,
     load_network,
     path_or_name,
 )
@@ -45,10 +46,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", metavar="NAME", help="fp32 (default) or bf16; for --model")
     parser.add_argument("--threads", type=int, metavar="N", help="default: all; for --model")
     parser.add_argument(
-        "--top-k", type=int, default=5, metavar="K", help="predictions per image (default 5)"
+        "--top-k",
+        type=at_least(1),
+        default=5,
+        metavar="K",
+        help="predictions per image (default 5)",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=16, metavar="N", help="images at once (default 16)"
+        "--batch-size",
+        type=at_least(1),
+        default=16,
+        metavar="N",
+        help="images at once (default 16)",
     )
     parser.add_argument("--csv", type=as_path, metavar="FILE", help="write a table, not to stdout")
     parser.add_argument(
@@ -94,8 +103,6 @@ def _check(args: argparse.Namespace) -> None:
     from passl.io.files import obstacles
 
     problems = []
-    if args.top_k < 1:
-        problems.append(f"--top-k {args.top_k}: ask for at least 1 prediction")
     for option in ("config", "size") if args.model else ("engine", "precision", "threads"):
         if getattr(args, option) is not None:
             other = "--weights" if args.model else "--model"

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passl.cli.options import add_config_options, overrides
+from passl.cli.options import add_config_options, at_least, overrides
 
 if TYPE_CHECKING:
     from passl.analysis.search_space import Values
@@ -39,11 +39,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="sample values from uniform(LOW,HIGH), loguniform(LOW,HIGH), int(LOW,HIGH), "
         "logint(LOW,HIGH) or choice(V1,V2,...); may be repeated",
     )
-    parser.add_argument("--trials", type=int, metavar="N", help="number of runs of --search")
+    parser.add_argument(
+        "--trials", type=at_least(1), metavar="N", help="number of runs of --search"
+    )
     parser.add_argument(
         "--sampler", choices=("tpe", "random"), help="of --search, by Optuna (default tpe)"
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="of the sampler (default 0)")
+    parser.add_argument("--seed", type=at_least(0), metavar="N", help="of the sampler (default 0)")
     parser.add_argument(
         "--prune",
         action="store_true",
@@ -102,9 +104,6 @@ def _values(args: argparse.Namespace) -> list[Values]:
             if getattr(args, option) is not None:
                 raise ConfigError(f"--{option} is for --search; --grid tries every combination")
         return [parse_grid(option) for option in args.grid]
-    if args.trials is None or args.trials < 1:
-        given = "is missing" if args.trials is None else f"{args.trials} is less than 1"
-        raise ConfigError(f"--trials {given}; --search needs a number of runs: --trials N")
-    if args.seed is not None and args.seed < 0:
-        raise ConfigError(f"--seed {args.seed} must not be negative")
+    if args.trials is None:
+        raise ConfigError("--trials is missing; --search needs a number of runs: --trials N")
     return [parse_search(option) for option in args.search]

@@ -322,7 +322,6 @@ def test_export_and_predict_from_a_checkpoint_alone(checkpoint, tmp_path, run_to
         (("README.md", "--model", ".", "--engine", "tvm"), "engine 'tvm' is not one of"),
         (("README.md", "--weights", "w.pth", "--precision", "bf16"), "--precision goes with --mod"),
         (("README.md", "--model", ".", "--size", "8", "8"), "--size goes with --weights"),
-        (("README.md", "--model", ".", "--top-k", "0"), "--top-k 0"),
         (("README.md", "--weights", "w.pth", "-o", "a=1"), "name one by -c"),
     ],
 )

@@ -255,13 +255,13 @@ def test_scripts_show_their_usage(start, script):
     ("args", "message"),
     [
         (("train.py", "-o", "output_dir=5"), "output_dir: 5 must be text"),
-        (("train.py", "--nproc_per_node", "0"), "0 processes on 1 machines"),
+        (("train.py", "--nproc_per_node", "0"), "0 must be at least 1"),
         (("train.py", "--nnodes", "2"), "--nnodes 2 needs --master HOST:PORT"),
         (("train.py", "--rank", "2", "--master", "a:1"), "--rank 2 must be from 0 to 0"),
         (("train.py", "--master", "29500"), "--master=29500: an address is HOST:PORT"),
         (("train.py", "--nnodes", "2", "--restarts", "1"), "own machine only"),
         (("train.py", "--restart_waits", "x"), "must be seconds"),
-        (("train.py", "--restarts", "-1"), "must not be negative"),
+        (("train.py", "--restarts", "-1"), "-1 must be at least 0"),
         (("eval.py", "--restarts", "1"), "is for training"),
     ],
 )

@@ -257,7 +257,7 @@ def test_wrong_values(parse, option, rule):
         ((), "neither is given"),
         (("--grid", "seed=1", "--search", "seed=int(1,2)"), "both are given"),
         (("--search", "seed=int(1,2)"), "--trials is missing"),
-        (("--search", "seed=int(1,2)", "--trials", "0"), "--trials 0 is less than 1"),
+        (("--search", "seed=int(1,2)", "--trials", "0"), "--trials: 0 must be at least 1"),
         (("--grid", "seed=1", "--trials", "2"), "--trials is for --search"),
     ],
 )

@@ -236,7 +236,7 @@ def test_options_of_the_launcher_stand_anywhere(call, jobs):
         (("train", "digits/convit", "--resum", "auto", "--rest"), "unrecognized arguments: --rest"),
         (("eval", "digits/cvt", "--restarts", 1), "--restarts 1 is for training"),
         (("train", "digits/cvt", "--restarts", 1, "--nnodes", 2), "docs/distributed.md"),
-        (("train", "digits/cvt", "--grace", -1), "must not be negative"),
+        (("train", "digits/cvt", "--grace", -1), "-1 must be at least 0"),
         (("train", "digits/cvt", "--restart_waits", "5;6"), "must be seconds"),
         (("train", "digits/cvtt"), "did you mean digits/cvt?"),
     ],
