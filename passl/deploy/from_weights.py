@@ -53,8 +53,7 @@ def load(
     dataset = _dataset(config, "val")
     classes = file.classes or _classes_of_data(dataset)
     model = accelerate(Model({"model": section}, classes=classes))
-    derived = {"in_channels": model.backbone.num_features, "num_classes": model.num_classes}
-    section["head"] = {**section["head"], **derived}
+    section["head"] = {**section["head"], **model.derived}
     load_weights(model, file)
     model.eval()
     mode, background = _mode(section, dataset)

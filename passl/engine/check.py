@@ -67,7 +67,7 @@ TRAINING = Section(
                 "architecture": Choice(BACKBONES),
                 "head": Choice(HEADS, derived=HEADS.required),
                 "pretrained": Option(str | bool | None, False),
-                "fit": Option(Sequence[Literal["classes", "resolution", "channels"]], ()),
+                "fit": Option(Sequence[Literal["classes", "resolution", "channels", "head"]], ()),
             }
         ),
         "dataloader": Section(

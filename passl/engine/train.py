@@ -104,7 +104,8 @@ def _set_up(cfg: Config, resume: str | None, ranks: Ranks) -> tuple[Run, Path | 
 
     paddle.seed(seed)
     checkpoint, model = start_from(cfg, resume, classes, ranks)
-    cfg = cfg.filled(("model", "head", "in_channels"), model.backbone.num_features)
+    for option, value in model.derived.items():
+        cfg = cfg.filled(("model", "head", option), value)
     global_batch = cfg.dataloader.train.sampler.batch_size * ranks.world
     learner = build_learner(cfg, model, ranks, global_batch, steps, train_loader.dataset)
     progress = Progress()

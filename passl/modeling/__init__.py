@@ -2,7 +2,7 @@
 
 from passl.utils.registry import Registry
 
-LOSSES = Registry("loss", ["passl.modeling.losses"])
+LOSSES = Registry("loss", ["passl.modeling.losses", "passl.modeling.segmentation_losses"])
 """A loss takes logits [B, classes] float32 and labels [B] int64, or mixed targets [B, classes]
 float32, and returns a scalar.
 """

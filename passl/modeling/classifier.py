@@ -1,4 +1,7 @@
-"""The finished model: a backbone and a head from one config."""
+"""The finished model: a backbone and a head from one config.
+
+Shapes in names: B images of a batch, K classes, Y rows and X columns of a map.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from paddle import nn
+from paddle.nn import functional as F
 
 from passl.errors import ConfigError
 from passl.logging import get_logger
 from passl.modeling.backbones import BACKBONES, build_backbone
-from passl.modeling.heads import build_head
-from passl.modeling.layers import resolve_indices
+from passl.modeling.heads import HEADS, build_head
+from passl.modeling.layers import resized, resolve_indices
 from passl.porting import WeightFile, fetch_default, load_weights, locate, read_file
 from passl.utils.config import Config, closest, get_config, shipped_configs
 
@@ -22,8 +26,8 @@ class Model(nn.Layer):
 
     Args:
         cfg: a config file, or a mapping with a `model` section: `{architecture: {name: ...}, head:
-            {name: ...}}`. The head's `in_channels` may be left out: it is the backbone's width.
-            So may its `num_classes`, where `classes` are given.
+            {name: ...}}`. The head's `in_channels` (and `strides`) may be left out: they are the
+            backbone's. So may its `num_classes`, where `classes` are given.
         pretrained: weights to load: a file, an https address, a name of the model zoo, or a
             `WeightFile`; True for the zoo's weights of the variant that the config is named after;
             False for random weights. Numerics that the weights want (an activation, an epsilon) are
@@ -31,6 +35,10 @@ class Model(nn.Layer):
         fit: differences that the weights may have; see `passl.porting.load_weights`.
         classes: class names in the order of the labels, to compare with those of the weights; null
             if they are unknown.
+
+    Attributes:
+        out_indices: the feature maps that the head takes; null for a head that takes none.
+        derived: the head's options that may be left out of the config.
 
     Raises:
         ConfigError: the section is incomplete or wrong, head and backbone do not fit, or the
@@ -61,9 +69,8 @@ class Model(nn.Layer):
             architecture = _with_numerics(architecture, file)
             self.numerics = {key: architecture[key] for key in file.numerics}
         self.backbone = build_backbone(architecture)
-        head = dict(section["head"])
-        if head.get("in_channels") is None:
-            head["in_channels"] = self.backbone.num_features
+        inputs, self.out_indices = _inputs_of(section["head"], self.backbone)
+        head = _completed(section["head"], inputs)
         if head.get("num_classes") is None and classes is not None:
             head["num_classes"] = len(classes)
         if head.get("num_classes") is None:
@@ -71,19 +78,25 @@ class Model(nn.Layer):
                 "model.head.num_classes is missing; only training and evaluation can derive it, "
                 "from the dataset"
             )
-        if head["in_channels"] != self.backbone.num_features:
-            raise ConfigError(
-                f"model.head.in_channels {head['in_channels']} is not the backbone's width; "
-                f"set it to {self.backbone.num_features}, or leave it out"
-            )
         self.head = build_head(head)
         self.num_classes: int = head["num_classes"]
+        self.derived = {**inputs, "num_classes": self.num_classes}
         if file is not None:
             load_weights(self, file, fit)
 
     def forward(self, images):
-        """Images [B, 3, height, width] -> logits [B, num_classes]."""
-        return self.head(self.backbone(images))
+        """Images [B, 3, height, width] -> logits [B, num_classes], or for a head that takes maps
+        [B, num_classes, height, width].
+        """
+        if self.out_indices is None:
+            return self.head(self.backbone(images))
+        height, width = images.shape[2:]
+        stride = self.backbone.feature_strides[-1]
+        below, right = -height % stride, -width % stride
+        if below or right:  # the backbone takes multiples of its stride
+            images = F.pad(images, [0, right, 0, below])
+        maps = self.backbone.forward_features(images, self.out_indices)
+        return resized(self.head(maps), images.shape[2:])[:, :, :height, :width]
 
     def no_weight_decay(self) -> set[str]:
         """The backbone's, with the names of this model."""
@@ -180,6 +193,35 @@ def create_model(
     weights = fetch_default(name) if pretrained is True else pretrained
     whole = Model({"model": model}, weights, fit)
     return FeatureMaps(whole.backbone, out_indices) if features_only else whole
+
+
+def _inputs_of(
+    node: Mapping[str, Any], backbone: nn.Layer
+) -> tuple[dict[str, Any], list[int] | None]:
+    """The head's options that describe its input, and the feature maps that it takes; null for the
+    pooled features.
+    """
+    entry = HEADS.get(node["name"]) if node.get("name") in HEADS else None
+    if not getattr(entry, "takes_maps", False):
+        return {"in_channels": backbone.num_features}, None
+    maps = FeatureMaps(backbone, node.get("out_indices"))
+    inputs = {"in_channels": maps.feature_channels, "strides": maps.feature_strides}
+    return inputs, maps.out_indices
+
+
+def _completed(node: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The head's node with what is left out of it."""
+    head = dict(node)
+    for key, wanted in inputs.items():
+        given = head.get(key)
+        if given is not None and (list(given) if isinstance(wanted, list) else given) != wanted:
+            what = "width" if key == "in_channels" else key
+            raise ConfigError(
+                f"model.head.{key} {given} is not the backbone's {what}; set it to {wanted}, or "
+                "leave it out"
+            )
+        head[key] = wanted
+    return head
 
 
 def _read(pretrained: bool | str | Path | WeightFile, config: Mapping[str, Any]) -> WeightFile:

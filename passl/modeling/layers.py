@@ -144,6 +144,15 @@ def to_map(x_BNC, grid: Sequence[int]):
     return x_BNC.transpose([0, 2, 1]).reshape([0, 0, *grid])
 
 
+def resized(x_BCYX, size: Sequence[int]):
+    """A map at another size (Y, X), bilinear."""
+    # In three dimensions, of which one is 1: Paddle Inference 3.3.1 cannot run the two-dimensional
+    # operation by oneDNN.
+    return F.interpolate(
+        x_BCYX.unsqueeze(2), [1, *size], mode="trilinear", data_format="NCDHW"
+    ).squeeze(2)
+
+
 def split_class_token(x_BNC, grid: Sequence[int]):
     """The class token [B, 1, C], or None if there is none, and the patches of a grid."""
     patches = grid[0] * grid[1]

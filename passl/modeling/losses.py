@@ -23,7 +23,8 @@ from passl.utils.schema import validated
 from passl.utils.types import PositiveFloat, Probability, Rate
 
 
-def _check_weights(weights: str | Sequence[float]) -> str | Sequence[float]:
+def check_weights(weights: str | Sequence[float]) -> str | Sequence[float]:
+    """Return the class weights of a config; raise ValueError if they are out of range."""
     if not isinstance(weights, str):
         wrong = next((w for w in weights if not 0 <= w < math.inf), None)
         if wrong is not None:
@@ -33,7 +34,7 @@ def _check_weights(weights: str | Sequence[float]) -> str | Sequence[float]:
     return weights
 
 
-ClassWeights = Annotated[Literal["balanced"] | Sequence[float], AfterValidator(_check_weights)]
+ClassWeights = Annotated[Literal["balanced"] | Sequence[float], AfterValidator(check_weights)]
 _LEAST = 1e-12
 """The least mean weight of a batch, so that a batch of classes without weight has loss 0."""
 

@@ -17,10 +17,12 @@ from passl.porting.readers.safetensors import Array
 from passl.porting.resolve import locate
 from passl.porting.weight_file import WeightFile, read_file, to_official
 
-FITS = ("classes", "resolution", "channels")
+FITS = ("classes", "resolution", "channels", "head")
 """What `fit` can name."""
 _CLASSIFIER = ("head.fc_cls.weight", "head.fc_cls.bias")
 """Parameters with an entry for each class, along the last axis."""
+_HEADS = ("head.", "classifier.")
+"""What the names of a head's weights start with, in all projects."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def load_weights(model: nn.Layer, path: str | Path | WeightFile, fit: Sequence[s
             automatically.
         fit: what may differ between the file and the model: `classes` (if their number or names
             differ, the classifier stays as initialised), `resolution` (the position embedding is
-            resampled), `channels` (the first convolution is summed or repeated).
+            resampled), `channels` (the first convolution is summed or repeated), `head` (the head
+            stays as initialised, and that of the file is left out).
 
     Returns:
         Where each weight went.
@@ -98,8 +101,11 @@ def load_weights(model: nn.Layer, path: str | Path | WeightFile, fit: Sequence[s
                 "%s: these weights want %s %s, and the model has %s: its logits will differ",
                 *(file.path, key, value, own),
             )
+    if "head" in fit:
+        _keep_head(plan, model)
     _fit_shapes(plan, model, fit)
-    _fit_classes(plan, file, model, fit)
+    if "head" not in fit:
+        _fit_classes(plan, file, model, fit)
     set_weights(model, plan.weights, str(file.path))
     return plan
 
@@ -142,11 +148,16 @@ def plan_loading(
         plan.rows.append(Row(theirs, name, array.shape, transposed))
     plan.unused = [name for name in file.weights if name not in used]
     if not any(name.startswith("head.") for name in ours):  # a backbone alone
-        classifier = [n for n in plan.unused if n.startswith(("head.", "classifier."))]
-        plan.dropped |= {name: "the model has no classifier" for name in classifier}
-        plan.unused = [name for name in plan.unused if name not in classifier]
+        _drop_head(plan, "the model has no classifier")
     plan.weights |= {name: np.asarray(file.weights[name]) for name in plan.unused}
     return plan
+
+
+def _drop_head(plan: Plan, why: str) -> None:
+    """Leave out what the file has of a head and the model does not use."""
+    head = [name for name in plan.unused if name.startswith(_HEADS)]
+    plan.dropped |= {name: why for name in head}
+    plan.unused = [name for name in plan.unused if name not in head]
 
 
 def set_weights(model: nn.Layer, weights: Mapping[str, Array], source: str) -> None:
@@ -175,8 +186,11 @@ def set_weights(model: nn.Layer, weights: Mapping[str, Array], source: str) -> N
     if problems:
         advice = "Use the config that belongs to the file"
         fits = {_fit_of(name) for name in shapes}
-        if len(problems) == 1 and shapes and None not in fits:
-            wanted = ", ".join(fit for fit in FITS if fit in fits)
+        odd = ours.keys() ^ weights.keys()
+        if odd:
+            fits.add("head" if all(name.startswith(_HEADS) for name in odd) else None)
+        if None not in fits:
+            wanted = ", ".join(f for f in FITS if f in fits and not (odd and f == "classes"))
             advice += f"; to fine-tune from it, set model.fit: [{wanted}] (in Python: fit)"
         raise CheckpointError(
             f"{source}: weights of another network: {'; '.join(problems)}. {advice}"
@@ -188,6 +202,19 @@ def set_weights(model: nn.Layer, weights: Mapping[str, Array], source: str) -> N
 # --------------------------------------------------------------------------------------------------
 # Fitting a file to another task
 # --------------------------------------------------------------------------------------------------
+def _keep_head(plan: Plan, model: nn.Layer) -> None:
+    """Keep the model's head as initialised."""
+    used = [row for row in plan.rows if row.ours.startswith("head.")]
+    plan.rows = [row for row in plan.rows if row not in used]
+    plan.unused += [name for row in used for name in row.theirs]
+    _drop_head(plan, "the model's head stays as initialised")
+    for name in plan.dropped:
+        plan.weights.pop(name, None)
+    own: Any = model.state_dict()
+    plan.weights |= {name: own[name].numpy() for name in own if name.startswith("head.")}
+    get_logger().info("the head stays as initialised, and that of the file is left out")
+
+
 def _fit_shapes(plan: Plan, model: nn.Layer, fit: Sequence[str]) -> None:
     """Convert the weights that `fit` names to the shapes of the model."""
     info = get_logger().info

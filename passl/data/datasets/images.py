@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from threading import Lock
 
@@ -18,6 +18,8 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """The only decoders that a file can reach; its content selects one. Pillow has dozens more, and its
 EPS decoder starts Ghostscript. JPEG includes MPO, the format of some phones.
 """
+MASK_FORMATS = ("PNG", "TIFF")
+"""Those of masks: lossless, with the values or palette indices of the file."""
 CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 """Pillow's names of the modes that a dataset can have, and their numbers of channels."""
 # Pillow's formats whose mode I holds 16 bits; elsewhere it holds 32.
@@ -43,6 +45,48 @@ def read_image(
     Raises:
         RunError: the image cannot be read.
     """
+
+    def decode(image: Image.Image) -> Image.Image:
+        if min_side is not None:
+            image.draft(None, (min_side, min_side))
+        turned = ImageOps.exif_transpose(image) if exif_turn else image
+        return _to_plain_mode(turned, image.format)
+
+    return _decoded(source, name, FORMATS, decode)
+
+
+def read_mask(source: str | bytes, name: str) -> Image.Image:
+    """Read the labels of a mask, in mode L: the indices of a palette, or the values of a grey image
+    as its file has them.
+
+    Raises:
+        RunError: the mask cannot be read, or has colours.
+    """
+    return _decoded(source, name, MASK_FORMATS, _labels_of)
+
+
+def _labels_of(image: Image.Image) -> Image.Image:
+    if image.mode not in ("1", "L", "P"):
+        raise ValueError(
+            f"mode {image.mode} has no labels; a mask has a palette or 8 bits of grey, whose "
+            "values are the labels"
+        )
+    # Pillow spreads 2 and 4 bits of grey over the range up to 255.
+    spread = {"L;2": 85, "L;4": 17}.get(str(image.tile[0][3]), 1)
+    return Image.fromarray(np.asarray(image).astype(np.uint8) // spread)
+
+
+def _decoded(
+    source: str | bytes,
+    name: str,
+    formats: Sequence[str],
+    decode: Callable[[Image.Image], Image.Image],
+) -> Image.Image:
+    """What a function makes of an opened file.
+
+    Raises:
+        RunError: the file cannot be read, or the function raises an exception.
+    """
     is_path = isinstance(source, str) and os.path.exists(source) and not os.path.isdir(source)
     if is_path and not os.path.isfile(source):
         # Opening a pipe would block.
@@ -51,15 +95,12 @@ def read_image(
         # Pillow warns of large images, unusual EXIF blocks and palettes. Real problems are errors.
         with _NO_WARNINGS:
             file = BytesIO(source) if isinstance(source, bytes) else source
-            with Image.open(file, formats=FORMATS) as image:
-                if min_side is not None:
-                    image.draft(None, (min_side, min_side))
-                turned = ImageOps.exif_transpose(image) if exif_turn else image
-                return _to_plain_mode(turned, image.format)
+            with Image.open(file, formats=formats) as image:
+                return decode(image)
     except Exception as error:  # Pillow's decoders raise anything for a damaged file
         what = in_line(error)
         if isinstance(error, UnidentifiedImageError):  # its text is the file's name or an address
-            what = f"it is empty, damaged, or none of {', '.join(FORMATS)}"
+            what = f"it is empty, damaged, or none of {', '.join(formats)}"
         elif isinstance(error, OSError) and error.errno is not None:
             what = os.strerror(error.errno)
         raise RunError(

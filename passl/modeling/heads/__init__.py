@@ -7,7 +7,11 @@ from typing import Any
 
 from passl.utils.registry import Registry
 
-HEADS = Registry("head", ["passl.modeling.heads.cls_head"], required=("num_classes", "in_channels"))
+HEADS = Registry(
+    "head",
+    ["passl.modeling.heads.cls_head", "passl.modeling.heads.fpn_head"],
+    required=("num_classes", "in_channels"),
+)
 """A head is a `paddle.nn.Layer` whose constructor takes plain keyword-only data, of which
 
 * `num_classes: int` and
@@ -15,6 +19,12 @@ HEADS = Registry("head", ["passl.modeling.heads.cls_head"], required=("num_class
 
 have no default, and that has `forward(features [B, in_channels]) -> [B, num_classes]`, logits for
 any B >= 1.
+
+A head with the class attribute `takes_maps = True` gets feature maps instead, for segmentation: its
+`in_channels` and `strides`, both without a default, are lists with the backbone's
+`feature_channels` and `feature_strides` of the maps, and its option `out_indices` says which maps;
+null is all. Then `forward(maps) -> [B, num_classes, Y, X]`, at any resolution: `Model` resizes the
+logits to the image.
 
 A last Linear named `fc_cls` is the classifier: weight files of other projects fill it, `model.fit`
 with other classes leaves it as initialised or reorders it, and adaptive clipping skips it.

@@ -73,6 +73,29 @@ def test_all_mismatches_are_reported_and_nothing_is_loaded():
         np.testing.assert_array_equal(tensor.numpy(), before[name], name)
 
 
+def segmentation_model() -> Model:
+    head = {"name": "FPNHead", "num_classes": 3, "out_indices": [1, 3], "fpn_channels": 8}
+    return Model({"model": {"architecture": SMALL, "head": {**head, "channels": 8}}})
+
+
+def test_another_head_stays_as_initialised():
+    net = segmentation_model()
+    before = {name: tensor.numpy().copy() for name, tensor in net.head.state_dict().items()}
+    file = read_file(GOLDEN / "convit_fb" / "weights.pth")
+    plan = load_weights(net, file, fit=["head"])
+    assert set(plan.dropped) >= {"head.weight", "head.bias"}
+    np.testing.assert_array_equal(
+        net.backbone.blocks[0].attn.v.weight.numpy(), file.weights["blocks.0.attn.v.weight"].T
+    )
+    for name, tensor in net.head.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), before[name], name)
+
+
+def test_another_head_needs_fit():
+    with pytest.raises(CheckpointError, match=r"set model\.fit: \[head\]"):
+        load_weights(segmentation_model(), GOLDEN / "convit_fb" / "weights.pth")
+
+
 @pytest.mark.parametrize(
     ("classes", "options", "advice"),
     [
