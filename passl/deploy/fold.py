@@ -48,7 +48,7 @@ def fold(model: nn.Layer, height: int, width: int) -> nn.Layer:
     """Rewrite a `Model` in evaluation mode for images [B, channels, height, width]. The given model
     is not changed. A backbone without a rule stays as it is, and so does one for feature maps.
     """
-    if model.out_indices is not None:
+    if getattr(model, "out_indices", None) is not None:
         return nn.Sequential(("model", model))
     rules: dict[type, Any] = {ConViT: FoldedConViT, CvT: FoldedCvT}
     rule = rules.get(type(model.backbone))

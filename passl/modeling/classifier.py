@@ -201,8 +201,8 @@ def _inputs_of(
     """The head's options that describe its input, and the feature maps that it takes; null for the
     pooled features.
     """
-    entry = HEADS.get(node["name"]) if node.get("name") in HEADS else None
-    if not getattr(entry, "takes_maps", False):
+    name = str(node.get("name"))  # `build_head` reports an unknown one
+    if name not in HEADS or not getattr(HEADS.get(name), "takes_maps", False):
         return {"in_channels": backbone.num_features}, None
     maps = FeatureMaps(backbone, node.get("out_indices"))
     inputs = {"in_channels": maps.feature_channels, "strides": maps.feature_strides}

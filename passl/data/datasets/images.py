@@ -72,14 +72,15 @@ def _labels_of(image: Image.Image) -> Image.Image:
             "values are the labels"
         )
     # Pillow spreads 2 and 4 bits of grey over the range up to 255.
-    spread = {"L;2": 85, "L;4": 17}.get(str(image.tile[0][3]), 1)
+    (tile,) = getattr(image, "tile", ())[:1] or [("", (), 0, "")]
+    spread = {"L;2": 85, "L;4": 17}.get(str(tile[3]), 1)
     return Image.fromarray(np.asarray(image).astype(np.uint8) // spread)
 
 
 def _decoded(
     source: str | bytes,
     name: str,
-    formats: Sequence[str],
+    formats: tuple[str, ...],
     decode: Callable[[Image.Image], Image.Image],
 ) -> Image.Image:
     """What a function makes of an opened file.
