@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import paddle
 from matplotlib.figure import Figure
 
+from passl.data.datasets.base import ImageDataset
 from passl.data.loader import Loader
 from passl.data.samplers import Key
 from passl.data.samples import Sample
@@ -34,7 +33,8 @@ ROWS, COLUMNS = 8, 8
 
 
 def first_look(cfg: Config, out: Path) -> None:
-    """Log what a run would find and do, and draw some augmented images.
+    """Log what follows from a config, its data and its network, and draw some augmented images.
+    (`passl config` prints the values themselves.)
 
     Everything is built as the run would build it, weights and optimizer included, so errors that
     would stop the run at its start are found. Nothing is trained, and no run folder is created.
@@ -61,7 +61,7 @@ def _look(cfg: Config, out: Path, ranks: Ranks) -> None:
     learner.begin_epoch(0)
     if ranks.is_first:
         for part, loader in (("train", train), ("val", val)):
-            _log_data(part, cfg.dataloader[part], loader)
+            _log_data(part, loader.dataset)
         remark = sizes_differ(train.samples, val.samples)
         if remark is not None:
             get_logger().warning(remark)
@@ -70,10 +70,9 @@ def _look(cfg: Config, out: Path, ranks: Ranks) -> None:
         get_logger().info("augmented images are in %s", out)
 
 
-def _log_data(part: str, section: Mapping[str, Any], loader: Loader) -> None:
-    log, dataset = get_logger().info, loader.dataset
+def _log_data(part: str, dataset: ImageDataset) -> None:
+    log = get_logger().info
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
-    log("%s: %s", part, _written(section["dataset"], but=("transforms",)))
     log(
         "%s: %d images of %d classes, %d to %d of each (median %g)",
         part,
@@ -88,19 +87,13 @@ def _log_data(part: str, section: Mapping[str, Any], loader: Loader) -> None:
     log("%s: the classes with the fewest: %s", part, named)
     if dataset.valid_labels is not None:
         log("%s: only %d classes are compared", part, len(dataset.valid_labels))
-    for number, node in enumerate(section["dataset"]["transforms"], 1):
-        log("%s: transform %d: %s", part, number, _written(node))
 
 
 def _log_run(cfg: Config, learner: Learner, steps: int, global_batch: int) -> None:
     log = get_logger().info
-    mixup = cfg.dataloader.train.get("mixup")
-    log("sampler: %s", _written(cfg.dataloader.train.sampler))
-    log("mixup: %s", "none" if mixup is None else _written(mixup))
     sizes = {name: parameter.size for name, parameter in trainable(learner.model)}
     decayed = decayed_names(learner.model, cfg.optimizer.get("no_weight_decay")) & sizes.keys()
     decaying = sum(sizes[name] for name in decayed)
-    log("network: %s", _written(cfg.model.architecture))
     log(
         "network: %s parameters to train on %s; weight decay on %s in %d tensors, none on %s in %d",
         f"{sum(sizes.values()):,}",
@@ -110,11 +103,6 @@ def _log_run(cfg: Config, learner: Learner, steps: int, global_batch: int) -> No
         f"{sum(sizes.values()) - decaying:,}",
         len(sizes) - len(decayed),
     )
-    log("loss: %s", _written(cfg.loss))
-    log("optimizer: %s", _written(cfg.optimizer))
-    for key in ("accumulate", "amp", "ema", "freeze", "distillation", "recompute"):
-        if key in cfg:
-            log("%s: %s", key, _written({key: cfg[key]}))
     log(
         "run: %d epochs of %d steps with %d images each, on %d process(es)",
         cfg.epochs,
@@ -195,10 +183,3 @@ def _sample(loader: Loader, key: Key) -> Sample:
     for index, text in sample.bad:
         loader.note(index, text)
     return sample
-
-
-def _written(node: Mapping[str, Any], but: Sequence[str] = ()) -> str:
-    """A node on one line: its name and its options, as JSON."""
-    plain = Config(node).to_dict()
-    options = {key: value for key, value in plain.items() if key not in ("name", *but)}
-    return " ".join([*([plain["name"]] if "name" in plain else []), json.dumps(options)])
