@@ -22,16 +22,6 @@ SWEEP = "sweep.yaml"
 """In the folder of a sweep, which has the folders of its runs."""
 _IGNORED = ("epochs", "output_dir", "log_config", "checkpoint", "timeouts", "rank_check_interval")
 """Sections that change neither the result of a run nor its speed; `epochs` is in the results."""
-_RESULTS = {
-    "epochs_done": "epochs",
-    "best_top1": "best top-1",
-    "best_epoch": "in epoch",
-    "last_top1": "last top-1",
-    "last_loss": "last loss",
-    "train_loss": "training loss",
-    "images_per_second": "images/s",
-}
-"""Attributes of a run, and their titles in a table of text."""
 _LONGEST = 24
 """Characters of a value in a table of text."""
 
@@ -61,39 +51,26 @@ class RunSummary:
         return max(val, train - 1)
 
     @property
-    def best_top1(self) -> float | None:
-        """The highest top-1 accuracy, in per cent."""
-        return None if self.metrics.best is None else self.metrics.best["top1"]
-
-    @property
-    def best_epoch(self) -> int | None:
-        """The epoch of that accuracy, from 1."""
-        return None if self.metrics.best is None else self.metrics.best["epoch"]
-
-    @property
-    def last_top1(self) -> float | None:
-        """The top-1 accuracy of the last evaluation, in per cent."""
-        return self._last("val", "top1")
-
-    @property
-    def last_loss(self) -> float | None:
-        """The validation loss of the last evaluation."""
-        return self._last("val", "loss")
-
-    @property
-    def train_loss(self) -> float | None:
-        """The training loss of the last logged interval."""
-        return self._last("train", "loss")
-
-    @property
     def images_per_second(self) -> float | None:
         """The median throughput of the logged intervals."""
         values = [row["ips"] for row in self.metrics.train if "ips" in row]
         return statistics.median(values) if values else None
 
     def results(self) -> dict[str, Any]:
-        """The values of the table beside the settings."""
-        return {name: getattr(self, name) for name in _RESULTS}
+        """The values of the table beside the settings. The selecting score of the run's task, such
+        as top1, is in per cent, that of the last evaluation as well. The losses are those of the
+        last evaluation, and of the last logged interval.
+        """
+        best, key = self.metrics.best or {}, self.metrics.task.best
+        return {
+            "epochs_done": self.epochs_done,
+            f"best_{key}": best.get(key),
+            "best_epoch": best.get("epoch"),
+            f"last_{key}": self._last("val", key),
+            "last_loss": self._last("val", "loss"),
+            "train_loss": self._last("train", "loss"),
+            "images_per_second": self.images_per_second,
+        }
 
     def _last(self, phase: str, key: str) -> float | None:
         rows = getattr(self.metrics, phase)
@@ -146,11 +123,12 @@ def as_rows(runs: Sequence[RunSummary]) -> tuple[list[str], list[list[Any]]]:
     """The table for a CSV file: its head, and a row for each run. Values that a run does not have
     are empty.
     """
-    keys = differing(runs)
-    head = ["run", "folder", *keys, "epochs", *_RESULTS]
+    keys, columns = differing(runs), _columns(runs)
+    head = ["run", "folder", *keys, "epochs", *columns]
     rows = []
     for run in runs:
-        results = ["" if value is None else value for value in run.results().values()]
+        found = run.results()
+        results = ["" if found.get(name) is None else found[name] for name in columns]
         settings = [_plain(run, key) for key in keys]
         rows.append([run.name, str(run.folder), *settings, _plain(run, "epochs"), *results])
     return head, rows
@@ -180,12 +158,16 @@ def as_text(runs: Sequence[RunSummary], columns: int) -> str:
     Args:
         columns: characters of a line that fit.
     """
-    keys = differing(runs)
+    keys, shown_columns = differing(runs), _columns(runs)
     short = shortest(keys)
-    rows = [["run", *(printable(short[key]) for key in keys), *_RESULTS.values()]]
+    titles = [title for title, _ in shown_columns.values()]
+    rows = [["run", *(printable(short[key]) for key in keys), *titles]]
     for run in runs:
         shown = [_shown(run.settings[key]) if key in run.settings else "-" for key in keys]
-        rows.append([printable(run.name), *shown, *_shown_results(run)])
+        results = run.results()
+        forms = [(results.get(name), form) for name, (_, form) in shown_columns.items()]
+        shown += ["-" if value is None else format(value, form) for value, form in forms]
+        rows.append([printable(run.name), *shown])
     by_run = aligned(rows)
     if _widest(by_run) > columns:
         by_run = min(by_run, aligned(list(zip(*rows, strict=True))), key=_widest)
@@ -272,19 +254,19 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[: half - 1]}…{text[-half:]}"
 
 
-def _shown_results(run: RunSummary) -> list[str]:
-    def number(value: float | None, form: str) -> str:
-        return "-" if value is None else format(value, form)
-
-    return [
-        f"{run.epochs_done}/{run.settings.get('epochs', '-')}",
-        number(run.best_top1, ".2f"),
-        number(run.best_epoch, "d"),
-        number(run.last_top1, ".2f"),
-        number(run.last_loss, ".4f"),
-        number(run.train_loss, ".4f"),
-        number(run.images_per_second, ".1f"),
-    ]
+def _columns(runs: Sequence[RunSummary]) -> dict[str, tuple[str, str]]:
+    """The runs' results: key -> title and format in a table of text. Each task has a score."""
+    tasks = [run.metrics.task for run in runs]
+    scores = {task.best: task.shown[task.best] for task in tasks}
+    return {
+        "epochs_done": ("epochs", "d"),
+        **{f"best_{key}": (f"best {title}", ".2f") for key, title in scores.items()},
+        "best_epoch": ("in epoch", "d"),
+        **{f"last_{key}": (f"last {title}", ".2f") for key, title in scores.items()},
+        "last_loss": ("last loss", ".4f"),
+        "train_loss": ("training loss", ".4f"),
+        "images_per_second": ("images/s", ".1f"),
+    }
 
 
 def _widest(lines: Sequence[str]) -> int:

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 
 from passl.engine.metrics import METRICS, read_metrics
 from passl.errors import ConfigError
+from passl.evaluation.scores import TASKS, task_of_row
+from passl.evaluation.task import Task
 from passl.io.files import write_atomically
 from passl.io.fonts import fonts_for
 from passl.logging import printable
@@ -41,10 +43,16 @@ class Metrics:
         return bool(self.train and self.val)
 
     @property
+    def task(self) -> Task:
+        """That of the run; classification if it has no evaluation."""
+        found = filter(None, map(task_of_row, self.val))
+        return next(found, TASKS["classification"])
+
+    @property
     def best(self) -> dict[str, Any] | None:
-        """The first evaluation with the highest top-1 accuracy; null if there is none."""
-        scored = [row for row in self.val if "top1" in row]
-        return max(scored, key=lambda row: row["top1"], default=None)
+        """The first evaluation with the highest selecting score; null if there is none."""
+        scored = [row for row in self.val if self.task.best in row]
+        return max(scored, key=lambda row: row[self.task.best], default=None)
 
     def draw(self, axes: Any, phase: str, key: str, **style: Any) -> None:
         """Draw a metric over the epochs.
@@ -73,7 +81,7 @@ def read_run(folder: Path) -> Metrics:
 
 
 def plot_curves(folder: Path, out: Path) -> None:
-    """Draw loss, accuracy and learning rate of a run over its epochs.
+    """Draw loss, scores and learning rate of a run over its epochs.
 
     Args:
         folder: of the run.
@@ -90,7 +98,7 @@ def plot_curves(folder: Path, out: Path) -> None:
 
 
 def plot_runs(runs: Sequence[tuple[str, Metrics]], out: Path) -> None:
-    """Draw loss, top-1 accuracy and learning rate of several runs over their epochs.
+    """Draw loss, selecting score and learning rate of several runs over their epochs.
 
     Args:
         runs: name and metrics of each; runs without a finished epoch are left out.
@@ -115,16 +123,16 @@ def _save(figure: Figure, out: Path) -> None:
 
 def _figure_of_one(metrics: Metrics, title: str) -> Figure:
     figure = Figure(figsize=(13, 3.8), layout="constrained")
-    losses, accuracy, rate = figure.subplots(1, 3)
+    losses, scores, rate = figure.subplots(1, 3)
     metrics.draw(losses, "train", "loss", label="training (as augmented and smoothed)")
     metrics.draw(losses, "val", "loss", label="validation")
-    _finish(losses, title="Cross entropy", ylim=(0, None))
+    _finish(losses, title="Loss", ylim=(0, None))
     losses.legend()
-    metrics.draw(accuracy, "val", "top1", label="top-1")
-    metrics.draw(accuracy, "val", "top5", label="top-5")
-    _mark_best(accuracy, metrics, color="C0", label=_best(metrics))
-    _finish(accuracy, title="Validation accuracy in %", ylim=(None, 101))
-    accuracy.legend(loc="lower right")
+    for key, label in metrics.task.shown.items():
+        metrics.draw(scores, "val", key, label=label)
+    _mark_best(scores, metrics, color="C0", label=_best(metrics))
+    _finish(scores, title="Validation scores in %", ylim=(None, 101))
+    scores.legend(loc="lower right")
     metrics.draw(rate, "train", "lr")
     _finish(rate, title="Learning rate", ylim=(0, None))
     figure.suptitle(title, fontsize=9)
@@ -133,7 +141,7 @@ def _figure_of_one(metrics: Metrics, title: str) -> Figure:
 
 def _figure_of_several(runs: Sequence[tuple[str, Metrics]]) -> Figure:
     figure = Figure(figsize=(13, 8))
-    (train_loss, val_loss), (accuracy, rate) = figure.subplots(2, 2)
+    (train_loss, val_loss), (score, rate) = figure.subplots(2, 2)
     figure.subplots_adjust(hspace=0.28, wspace=0.14)
     styles = cycle(product(_STYLES, _COLORS))
     for (name, metrics), (linestyle, color) in zip(runs, styles, strict=False):
@@ -141,12 +149,13 @@ def _figure_of_several(runs: Sequence[tuple[str, Metrics]]) -> Figure:
         label = f"{name} ({_best(metrics)})"
         metrics.draw(train_loss, "train", "loss", label=label, **style)
         metrics.draw(val_loss, "val", "loss", **style)
-        metrics.draw(accuracy, "val", "top1", **style)
+        metrics.draw(score, "val", metrics.task.best, **style)
         metrics.draw(rate, "train", "lr", **style)
-        _mark_best(accuracy, metrics, color=color, markersize=5)
+        _mark_best(score, metrics, color=color, markersize=5)
     _finish(train_loss, title="Training loss (as augmented and smoothed)", ylim=(0, None))
     _finish(val_loss, title="Validation loss", ylim=(0, None))
-    _finish(accuracy, title="Validation top-1 accuracy in %", ylim=(None, 101))
+    titles = dict.fromkeys(metrics.task.shown[metrics.task.best] for _, metrics in runs)
+    _finish(score, title=f"Validation {' / '.join(titles)} in %", ylim=(None, 101))
     _finish(rate, title="Learning rate", ylim=(0, None))
     handles, labels = train_loss.get_legend_handles_labels()
     columns = max(1, min(4, len(runs), _LEGEND // (max(map(len, labels)) + 8)))
@@ -156,13 +165,13 @@ def _figure_of_several(runs: Sequence[tuple[str, Metrics]]) -> Figure:
 
 
 def _best(metrics: Metrics) -> str:
-    best = metrics.best
-    return f"best: {best['top1']:.2f} % in epoch {best['epoch']}" if best else "no top-1"
+    best, key = metrics.best, metrics.task.best
+    return f"best: {best[key]:.2f} % in epoch {best['epoch']}" if best else f"no {key}"
 
 
 def _mark_best(axes: Any, metrics: Metrics, **style: Any) -> None:
     if metrics.best is not None:
-        axes.plot(metrics.best["epoch"], metrics.best["top1"], "o", **style)
+        axes.plot(metrics.best["epoch"], metrics.best[metrics.task.best], "o", **style)
 
 
 def _finish(axes: Any, **options: Any) -> None:

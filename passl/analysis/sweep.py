@@ -34,11 +34,13 @@ from passl.analysis.search_space import (
     overrides_of,
     points_to_check,
 )
+from passl.data.build import task_of
 from passl.distributed.launcher import end_with_parent
 from passl.engine.check import check_config
 from passl.engine.run_lock import HOLDER, LOCK, RunLock
 from passl.engine.signals import STDERR, StopRequest
 from passl.errors import EXIT_STOPPED, ConfigError, RunError, Stopped
+from passl.evaluation.scores import TASKS
 from passl.io.files import remove_unfinished, to_json, write_text
 from passl.logging import get_logger
 from passl.utils.config import dotted, get_config, leaves, storable
@@ -66,7 +68,7 @@ class Sweep:
         trials: runs to sample; null tries every combination of the values.
         sampler: `tpe` or `random`, for sampled values.
         seed: of the sampler.
-        prune: whether a run ends after an epoch in which its top-1 accuracy is below the median of
+        prune: whether a run ends after an epoch in which its selecting score is below the median of
             the finished runs in that epoch (from the sixth run on).
     """
 
@@ -101,6 +103,12 @@ class Sweep:
         return Path(get_config(self.config, self.overrides).output_dir)
 
     @property
+    def score(self) -> str:
+        """The score that is maximized."""
+        node = get_config(self.config, self.overrides).dataloader.val.dataset
+        return TASKS[task_of(node)].best
+
+    @property
     def points(self) -> list[Point]:
         return grid_points(self.values)
 
@@ -129,7 +137,8 @@ def run_sweep(sweep: Sweep) -> list[dict[str, Any]]:
 
     Returns:
         For each trial its `number`, the `name` of its run, the `values`, its `state` (`complete`,
-        `failed` or `pruned`) and the best `top1` in per cent, null for a failed one.
+        `failed` or `pruned`) and the best score in per cent, null for a failed one, under the name
+        of the score that selects checkpoints, such as `top1`.
 
     Raises:
         ConfigError: the folder is in use, or has something else.
@@ -254,7 +263,7 @@ def _summary(sweep: Sweep, trial: Any) -> dict[str, Any]:
         "name": sweep.name(trial.number, texts),
         "values": {key: _value(text) for key, text in texts.items()},
         "state": state,
-        "top1": max(scores, default=None) if state != "failed" else None,
+        sweep.score: max(scores, default=None) if state != "failed" else None,
     }
 
 
@@ -283,7 +292,7 @@ def _make_run(
                 process.ask_to_stop()
             elif sweep.prune and not is_pruned and time.monotonic() > last_look + _LOOK:
                 last_look = time.monotonic()
-                is_pruned = _report(study, trial, folder) and trial.should_prune()
+                is_pruned = _report(study, trial, folder, sweep.score) and trial.should_prune()
                 if is_pruned:
                     process.ask_to_stop()
         code = process.returncode
@@ -291,16 +300,16 @@ def _make_run(
         raise Stopped(stop.name)
     if code == EXIT_STOPPED and not is_pruned:
         raise Stopped(f"a signal to the run in {folder}")
-    _report(study, trial, folder)
+    _report(study, trial, folder, sweep.score)
     state, best = optuna.trial.TrialState, None
     if code == 0:
         best = read_run(folder).best
     if best is not None:
-        study.tell(trial, best["top1"])
-        get_logger().info("%s: best top1 %.2f %%", folder.name, best["top1"])
+        study.tell(trial, best[sweep.score])
+        get_logger().info("%s: best %s %.2f %%", folder.name, sweep.score, best[sweep.score])
     elif is_pruned:
         study.tell(trial, state=state.PRUNED)
-        get_logger().info("%s: pruned, its top1 is below the median", folder.name)
+        get_logger().info("%s: pruned, its %s is below the median", folder.name, sweep.score)
     else:
         trial.set_user_attr("exit_code", code)
         study.tell(trial, state=state.FAIL)
@@ -354,7 +363,7 @@ def _wait_until_free(folder: Path, stop: StopRequest) -> None:
             return
 
 
-def _report(study: Any, trial: Any, folder: Path) -> bool:
+def _report(study: Any, trial: Any, folder: Path, score: str) -> bool:
     """Report the evaluations of a run to Optuna.
 
     Returns:
@@ -362,9 +371,9 @@ def _report(study: Any, trial: Any, folder: Path) -> bool:
     """
     with suppress(ConfigError):
         known = study.trials[trial.number].intermediate_values
-        rows = [row for row in read_run(folder).val if "top1" in row and row["epoch"] not in known]
+        rows = [row for row in read_run(folder).val if score in row and row["epoch"] not in known]
         for row in rows:
-            trial.report(row["top1"], row["epoch"])
+            trial.report(row[score], row["epoch"])
         return bool(rows)
     return False
 

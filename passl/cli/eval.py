@@ -76,9 +76,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     cfg = read_evaluation(args)
 
-    from passl.data.build import class_names
+    from passl.data.build import class_names, task_of
     from passl.engine.check import check_config
     from passl.evaluation.evaluate import Options, evaluate_weights
+    from passl.evaluation.scores import TASKS
 
     check_config(cfg, for_training=False)
     options = Options(
@@ -89,7 +90,9 @@ def main(args: argparse.Namespace) -> None:
         confusion=args.confusion,
         predictions=args.predictions,
     )
-    classes = class_names(cfg.dataloader.val.dataset)
+    node = cfg.dataloader.val.dataset
+    options.check(task_of(node), TASKS[task_of(node)])
+    classes = class_names(node)
     options.files(len(classes))  # what cannot be written is reported before the work
 
     from passl.distributed import ranks as distributed

@@ -49,8 +49,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prune",
         action="store_true",
-        help="end a run after an epoch in which its top-1 accuracy is below the median of the "
-        "finished runs, from the sixth run on",
+        help="end a run after an epoch in which its score, such as top1, is below the median of "
+        "the finished runs, from the sixth run on",
     )
 
 
@@ -80,12 +80,12 @@ def main(args: argparse.Namespace) -> None:
         print(f"stopped by {stopped}; the same call continues the sweep", file=sys.stderr)
         sys.exit(EXIT_STOPPED)
     folder = get_config(args.config, sweep.overrides).output_dir
-    scored = [trial for trial in trials if trial["top1"] is not None]
+    scored = [trial for trial in trials if trial[sweep.score] is not None]
     print(as_text(read_runs([Path(folder)]), shutil.get_terminal_size((120, 24)).columns))
     for trial in trials:
         if trial["state"] != "complete":
             print(f"{trial['name']}: {trial['state']}")
-    best = max(scored, key=lambda trial: trial["top1"], default=None)
+    best = max(scored, key=lambda trial: trial[sweep.score], default=None)
     print(to_json({"output_dir": folder, "best": best, "trials": trials}))
 
 

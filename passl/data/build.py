@@ -44,6 +44,11 @@ def class_names(node: Mapping[str, Any]) -> list[str]:
     return DATASETS.get(node["name"]).class_names(**dataset_arguments(node))  # type: ignore[attr-defined]
 
 
+def task_of(node: Mapping[str, Any]) -> str:
+    """Return the task of the dataset of a `dataset` node, see `ImageDataset`."""
+    return DATASETS.get(node["name"]).task  # type: ignore[attr-defined]
+
+
 def build_transforms(nodes: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Build the transforms of a `transforms` list."""
     return [TRANSFORMS.build(node) for node in nodes]

@@ -31,7 +31,8 @@ class Batch(NamedTuple):
 
     Args:
         images: float32 [B, channels, height, width].
-        labels: int64 [B].
+        labels: int64 [B] for classification, float32 [B, K] for multi-label data, integers
+            [B, height, width] for segmentation.
         indices: int64 [B], the indices of the samples in the dataset.
     """
 

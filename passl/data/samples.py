@@ -23,13 +23,13 @@ class Sample:
 
     Args:
         image: float32 [channels, height, width]; None if the sample is left out.
-        label: its label.
+        label: its label, in the form of the dataset's `task`.
         index: its index in the dataset.
         bad: index and error of each sample that could not be read before this one.
     """
 
     image: np.ndarray | None
-    label: int
+    label: int | np.ndarray
     index: int
     bad: tuple[tuple[int, str], ...] = ()
 
@@ -101,7 +101,8 @@ def collate(samples: Iterable[Sample | Exception], count: int) -> list[np.ndarra
         the report if there is an error or if all samples are left out.
     """
     images: np.ndarray | None = None
-    labels: list[int] = []
+    first: tuple[Any, Any] = (), ()
+    labels: list[int | np.ndarray] = []
     indices: list[int] = []
     bad: list[tuple[int, str]] = []
     for sample in samples:
@@ -110,15 +111,11 @@ def collate(samples: Iterable[Sample | Exception], count: int) -> list[np.ndarra
         bad += sample.bad
         if sample.image is None:
             continue
+        shapes = sample.image.shape, np.shape(sample.label)
         if images is None:
-            images = np.empty((count, *sample.image.shape), np.float32)
-        if sample.image.shape != images.shape[1:]:
-            small, large = sorted((images.shape[1:], sample.image.shape))
-            error = RunError(
-                f"images of {small} and {large} cannot be in one batch; end the transforms with "
-                "one size, by RandomResizedCrop or by Resize and CenterCrop"
-            )
-            return [_NOTHING, _encode(error)]
+            first, images = shapes, np.empty((count, *sample.image.shape), np.float32)
+        if shapes != first:
+            return [_NOTHING, _encode(RunError(_differ(first, shapes)))]
         images[len(labels)] = sample.image
         labels.append(sample.label)
         indices.append(sample.index)
@@ -127,10 +124,20 @@ def collate(samples: Iterable[Sample | Exception], count: int) -> list[np.ndarra
         return [_NOTHING, report]
     return [
         images[: len(labels)],
-        np.asarray(labels, dtype=np.int64),
+        np.stack(labels),
         np.asarray(indices, dtype=np.int64),
         report,
     ]
+
+
+def _differ(first: tuple[Any, Any], second: tuple[Any, Any]) -> str:
+    """What is wrong with samples of different shapes, each of an image and its label."""
+    what = 0 if first[0] != second[0] else 1
+    small, large = sorted((first[what], second[what]))
+    return (
+        f"{('images', 'labels')[what]} of {small} and {large} cannot be in one batch; end the "
+        "transforms with one size, by RandomResizedCrop or by Resize and CenterCrop"
+    )
 
 
 class Report(NamedTuple):

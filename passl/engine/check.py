@@ -27,6 +27,7 @@ from passl.engine.average import WeightAverage
 from passl.engine.checkpoint import Saver
 from passl.engine.freezing import Freezing
 from passl.engine.precision import Precision
+from passl.engine.task_rules import tasks_agree
 from passl.errors import ConfigError, RunError, shortened
 from passl.evaluation import METRICS
 from passl.modeling import LOSSES
@@ -205,6 +206,9 @@ def _head_fits_backbone(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
         if given not in (None, width):
             rule = f"{given} is not the backbone's width; set it to {width}, or leave it out"
             yield ("model", "head", "in_channels"), rule
+
+
+_reads("model.head", "loss", "metrics", "dataloader", "distillation")(tasks_agree)
 
 
 @_reads("lr_scheduler", "epochs")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Le, Len
-from pydantic import ConfigDict, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import AliasChoices, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from passl.errors import CheckpointError
@@ -24,6 +24,8 @@ ANEW = "continue from another checkpoint, or start a new run with model.pretrain
 Count = Annotated[int, Ge(0), Le(2**40)]
 """No run counts so far: at 1000 a second it takes 35 years."""
 
+_ALSO_BEST_TOP1 = Field(validation_alias=AliasChoices("best_score", "best_top1"))
+
 
 @dataclass
 class Progress:
@@ -35,7 +37,8 @@ class Progress:
         step: finished steps, over all epochs.
         pending: losses of the last steps, which no row of metrics covers yet.
         skipped: steps skipped because their loss was not finite.
-        best_top1: the best score so far, in per cent; -1 before the first.
+        best_score: the best so far of the task's selecting score (`evaluation.task.Task.best`), in
+            per cent; -1 before the first. Version 0.1 stores it as `best_top1`.
         best_epoch: the epoch of that score, from 1; 0 before the first.
         world_size: processes of the run; 0 in checkpoints of version 0.1, which do not say.
         global_batch: samples of a step over all ranks; 0 likewise.
@@ -48,7 +51,7 @@ class Progress:
     step: Count = 0
     pending: list[FiniteFloat] = field(default_factory=list)
     skipped: Count = 0
-    best_top1: Annotated[FiniteFloat, Ge(-1), Le(100)] = -1.0
+    best_score: Annotated[FiniteFloat, Ge(-1), Le(100), _ALSO_BEST_TOP1] = -1.0
     best_epoch: Count = 0
     world_size: Count = 0
     global_batch: Count = 0

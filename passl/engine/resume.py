@@ -93,7 +93,7 @@ def continue_run(
     _continue_schedule(learner, progress, global_batch, steps, checkpoint.path)
     if progress.best_epoch and not (folder / BEST).exists():
         get_logger().info("%s is not there: the best score begins again", folder / BEST)
-        progress.best_top1, progress.best_epoch = -1.0, 0
+        progress.best_score, progress.best_epoch = -1.0, 0
     if learner.ranks.is_first:
         make_last(folder, checkpoint.path)
     return progress

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import paddle
 
+from passl.data.datasets.base import ImageDataset
 from passl.data.datasets.fingerprint import fingerprint, hashed_lists
 from passl.data.loader import Batch, Loader, build_loader
 from passl.data.transforms.mixup import Mixup, build_mixup
@@ -37,7 +38,8 @@ from passl.engine.starts import record_start, recorded_failure
 from passl.engine.step import Outcome, train_step
 from passl.errors import RunError, Stopped, shortened
 from passl.evaluation.added_metrics import build_metrics
-from passl.evaluation.scores import Scores, predict, score
+from passl.evaluation.scores import TASKS, predict
+from passl.evaluation.task import Scores, Task
 from passl.io.files import write_text
 from passl.logging import get_logger
 from passl.optim.optimizers import lr_rule, scaled_lr
@@ -83,7 +85,7 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
                 _train_epoch(run)
                 _finish_epoch(run)
         if ranks.is_first:
-            get_logger().info("%s; the run is in %s", _best(progress), folder)
+            get_logger().info("%s; the run is in %s", _best(run), folder)
     return progress
 
 
@@ -162,6 +164,10 @@ class Run:
     progress: Progress
     stop: StopRequest
     queued: deque[tuple[int, Outcome, Any]] = field(default_factory=deque)
+
+    @property
+    def task(self) -> Task:
+        return TASKS[self.val_loader.dataset.task]
 
 
 def _train_epoch(run: Run) -> None:
@@ -291,17 +297,18 @@ def _finish_epoch(run: Run) -> None:
     ranks.average_statistics(dict(learner.model.named_parameters()))
     ranks.average_statistics(learner.average.averages)
     epoch, is_best = progress.epoch + 1, False
-    best_saved = progress.best_top1, progress.best_epoch
+    best_saved = progress.best_score, progress.best_epoch
     if epoch % cfg.get("eval_interval", 1) == 0 or epoch == cfg.epochs:
         scores = _evaluate(run)
-        is_best = scores.top1 > progress.best_top1
+        score = getattr(scores, run.task.best)
+        is_best = score > progress.best_score
         if is_best:
-            progress.best_top1, progress.best_epoch = scores.top1, epoch
+            progress.best_score, progress.best_epoch = score, epoch
         if ranks.is_first:
             _log_scores(run, scores, epoch)
     progress.epoch, progress.samples = epoch, 0
     if not run.saver.save(progress, is_best):
-        progress.best_top1, progress.best_epoch = best_saved
+        progress.best_score, progress.best_epoch = best_saved
         if epoch == cfg.epochs:
             raise RunError(
                 f"all {epoch} epochs are done, but their end is not saved in {cfg.output_dir}; "
@@ -332,7 +339,7 @@ def _evaluate(run: Run) -> Scores:
         run.saver.save(run.progress)
         raise _stopped(run, "in the evaluation after")
     metrics = build_metrics(run.cfg.get("metrics") or ())
-    return score(found, len(run.val_loader.classes), ranks, metrics)
+    return run.task.score(found, len(run.val_loader.classes), ranks, metrics)
 
 
 @dataclass(frozen=True)
@@ -341,6 +348,10 @@ class _Stoppable:
 
     loader: Loader
     stop: StopRequest
+
+    @property
+    def dataset(self) -> ImageDataset:
+        return self.loader.dataset
 
     @property
     def classes(self) -> list[str]:
@@ -379,27 +390,27 @@ def _log_start(run: Run) -> None:
     if progress.epoch >= cfg.epochs:
         log("all %d epochs are done; for more, raise epochs", cfg.epochs)
     elif progress.step:
-        log("resumed after epoch %d, step %d; %s", progress.epoch, progress.step, _best(progress))
+        log("resumed after epoch %d, step %d; %s", progress.epoch, progress.step, _best(run))
 
 
-def _best(progress: Progress) -> str:
+def _best(run: Run) -> str:
     """The best score so far, for the log."""
+    progress = run.progress
     if not progress.best_epoch:
         return "no score yet"
-    return f"best top1 {progress.best_top1:.2f} % in epoch {progress.best_epoch}"
+    return f"best {run.task.best} {progress.best_score:.2f} % in epoch {progress.best_epoch}"
 
 
 def _log_scores(run: Run, scores: Scores, epoch: int) -> None:
-    progress = run.progress
+    progress, task = run.progress, run.task
     run.metrics.write("val", progress.step, epoch=epoch, **scores.to_dict())
     get_logger().info(
-        "[Eval][Epoch %d] top1: %.2f, top5: %.2f, loss: %.4f, ips: %.1f samples/s; best top1: %.2f "
-        "(epoch %d)",
+        "[Eval][Epoch %d] %s, loss: %.4f, ips: %.1f samples/s; best %s: %.2f (epoch %d)",
         epoch,
-        scores.top1,
-        scores.top5,
+        ", ".join(f"{key}: {getattr(scores, key):.2f}" for key in task.shown),
         scores.loss,
         scores.ips,
-        progress.best_top1,
+        task.best,
+        progress.best_score,
         progress.best_epoch,
     )

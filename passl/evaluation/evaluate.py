@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +15,7 @@ from passl.utils.config import Config
 
 if TYPE_CHECKING:
     from passl.distributed.ranks import Ranks
+    from passl.evaluation.task import Scores, Task
 
 MOST_DRAWN = 50
 """Classes up to which a drawing of the confusion matrix is readable."""
@@ -40,6 +40,17 @@ class Options:
     per_class: Path | None = None
     confusion: Path | None = None
     predictions: Path | None = None
+
+    def check(self, name: str, task: Task) -> None:
+        """Raise a ConfigError for options that a task does not have.
+
+        Args:
+            name: of the task.
+        """
+        chosen = [each.name for each in fields(self) if getattr(self, each.name) != each.default]
+        wrong = [f"--{key.replace('_', '-')}" for key in chosen if key not in task.options]
+        if wrong:
+            raise ConfigError(*(f"{option}: not for {name} data; leave it out" for option in wrong))
 
     def files(self, classes: int) -> list[Path]:
         """The files that will be written, for data with that many classes. Existing files are never
@@ -91,7 +102,7 @@ def evaluate_weights(
     from passl.accelerate import accelerate
     from passl.data.loader import build_loader
     from passl.evaluation.added_metrics import build_metrics
-    from passl.evaluation.scores import VIEWS, predict, score
+    from passl.evaluation.scores import TASKS, VIEWS, predict
     from passl.modeling import Model
 
     loader = build_loader(
@@ -101,7 +112,8 @@ def evaluate_weights(
         ranks.world,
         local_world=ranks.local_world,
     )
-    dataset, classes = loader.dataset, loader.classes
+    dataset, classes, task = loader.dataset, loader.classes, TASKS[loader.dataset.task]
+    options.check(dataset.task, task)
     files = options.files(len(classes))
     valid = choose_valid_labels(options.valid_labels, dataset)
     real = None if options.real_labels is None else read_real_labels(options.real_labels, dataset)
@@ -109,11 +121,11 @@ def evaluate_weights(
 
     found = predict(model, loader, valid, VIEWS[options.tta])
     metrics = build_metrics(cfg.get("metrics") or ())
-    scores = score(found, len(classes), ranks, metrics)
+    scores = task.score(found, len(classes), ranks, metrics)
     found = found.of_all(ranks)
     result = {
         **scores.to_dict(),
-        "recall": dict(zip(classes, scores.recall, strict=True)),
+        **{key: dict(zip(classes, row, strict=True)) for key, row in scores.per_class.items()},
         "tta": options.tta,
         "valid_labels": None if valid is None else len(valid),
         "real_top1": None,
@@ -124,32 +136,25 @@ def evaluate_weights(
         labels = [real[index] for index in found.indices]
         result["real_top1"], result["real_samples"] = real_top1(found.classes[:, 0], labels)
     if ranks.is_first:
-        _log(result, len(classes), metrics)
+        _log(task, scores, result, len(classes))
         _write(options, found, dataset)
         for file in files:
             get_logger().info("wrote %s", file)
     return result
 
 
-def _log(result: dict[str, Any], classes: int, metrics: Iterable[str]) -> None:
+def _log(task: Task, scores: Scores, result: dict[str, Any], classes: int) -> None:
     log = get_logger().info
-    log(
-        "%(samples)d images: top1 %(top1).2f %%, top5 %(top5).2f %%, loss %(loss).4f; "
-        "%(ips).1f images/s",
-        result,
-    )
-    there = sum(recall is not None for recall in result["recall"].values())
-    without = f"; {classes - there} of {classes} have no image" if there < classes else ""
-    log(
-        "balanced accuracy %.2f %%, macro F1 %.2f %%: means over %d classes%s",
-        *(result["balanced_accuracy"], result["macro_f1"], there, without),
-    )
-    for name in metrics:
-        log("%s %.4f", name, result[name])
+    shown = ", ".join(f"{key} {result[key]:.2f} %" for key in task.shown)
+    log("%d images: %s, loss %.4f; %.1f images/s", scores.samples, shown, scores.loss, scores.ips)
+    for line in scores.remarks():
+        log("%s", line)
+    for name, value in scores.metrics.items():
+        log("%s %.4f", name, value)
     if result["valid_labels"] is not None:
         log("compared among %d of %d classes (valid labels)", result["valid_labels"], classes)
     if result["tta"] == "flip":
-        log("each score is of the mean softmax of an image and its mirror image")
+        log("each score is of the mean probabilities of an image and its mirror image")
     if result["real_top1"] is not None:
         log(
             "ReaL: top1 %(real_top1).2f %% of the %(real_samples)d images that have labels",

@@ -1,4 +1,4 @@
-"""Predictions as arrays, from which scores and tables are computed. Imports no paddle.
+"""Predictions of classes as arrays, from which scores and tables are computed. Imports no paddle.
 
 N samples, k best predictions of each.
 """
@@ -36,7 +36,7 @@ class Predictions:
     classes: np.ndarray
     probabilities: np.ndarray
     losses: np.ndarray
-    seconds: float
+    seconds: float = 0.0
 
     def correct(self, k: int) -> np.ndarray:
         """bool [N], whether the true class is among the k best predictions."""

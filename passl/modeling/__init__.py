@@ -4,7 +4,8 @@ from passl.utils.registry import Registry
 
 LOSSES = Registry("loss", ["passl.modeling.losses", "passl.modeling.segmentation_losses"])
 """A loss takes logits [B, classes] float32 and labels [B] int64, or mixed targets [B, classes]
-float32, and returns a scalar.
+float32, and returns a scalar. Its class attribute `tasks` names the tasks of the datasets whose
+labels it takes; the default is `("classification",)`.
 """
 
 

@@ -245,7 +245,7 @@ def test_run_can_continue_on_a_full_disk(
     ]
     assert scores[0] == scores[1]
     # The best is the best of those that are kept.
-    assert (progress.best_epoch, progress.best_top1) == (3, pytest.approx(scores[0][2]))
+    assert (progress.best_epoch, progress.best_score) == (3, pytest.approx(scores[0][2]))
     assert step_of(ours / "best.safetensors") == 33
 
 

@@ -131,7 +131,7 @@ def test_averaged_weights_are_evaluated_and_saved_as_best(tiny_config, tmp_path)
     config = get_config(tiny_config(), SMALL)
     loader = build_loader(config.dataloader.val, 0)
     scores = evaluate(Model(config, tmp_path / "run" / "best.safetensors"), loader)
-    assert scores.top1 == progress.best_top1
+    assert scores.top1 == progress.best_score
     arrays = content(tmp_path / "run")[0]
     key = "head.fc_cls.weight"
     assert not np.array_equal(arrays[key], arrays[f"trained/{key}"])
@@ -159,7 +159,7 @@ def test_best_checkpoint_is_of_the_best_epoch(tiny_config, tmp_path):
         row["epoch"]: row["top1"] for row in read_metrics(tmp_path / "run") if row["phase"] == "val"
     }
     assert len(scores) == 4
-    assert progress.best_top1 == pytest.approx(max(scores.values()))
+    assert progress.best_score == pytest.approx(max(scores.values()))
     assert scores[progress.best_epoch] == max(scores.values())
     assert content(tmp_path / "run", "best.safetensors")[1]["epoch"] == progress.best_epoch
 
@@ -385,7 +385,7 @@ def test_classes_are_compared_by_name(colours, tmp_path):
     straight, turned = overrides("ape", "bee", "cow"), overrides("cow", "ape", "bee")
     progress = run(path, tmp_path / "run", "epochs=12", *straight)
     best, last = (tmp_path / "run" / f"{name}.safetensors" for name in ("best", "last"))
-    assert progress.best_top1 == 100
+    assert progress.best_score == 100
 
     def top1(options: list[str]) -> float:
         return evaluate_weights(get_config(path, options), best, Options(), Ranks())["top1"]
@@ -400,7 +400,7 @@ def test_classes_are_compared_by_name(colours, tmp_path):
         tmp_path / "tuned",
         *("epochs=1", "optimizer.lr=1e-9", f"model.pretrained={last}", *turned),
     )
-    assert tuned.best_top1 == 100
+    assert tuned.best_score == 100
 
     (root / "bee").rename(root / "wasp")
     renamed = overrides("ape", "cow", "wasp")
@@ -464,7 +464,7 @@ def test_training_learns(tiny_config, tmp_path):
         "dataloader.train.sampler.batch_size=32",
         "dataloader.train.dataset.transforms=[{name: Normalize}]",
     )
-    assert progress.best_top1 > 40
+    assert progress.best_score > 40
 
 
 def test_unreadable_image_stops_the_run(tiny_config, tmp_path):

@@ -21,21 +21,26 @@ class ImageDataset(ABC):
     """Images with labels.
 
     A subclass sets `classes` and `labels` and defines `load_image` and `name`; the rest has
-    defaults. Its constructor takes plain keyword-only arguments. It raises ConfigError for mistakes
-    that the user can correct, and RunError for images that cannot be read.
+    defaults. For another task than classification it also sets `task` and defines `label`. Its
+    constructor takes plain keyword-only arguments. It raises ConfigError for mistakes that the user
+    can correct, and RunError for images that cannot be read.
 
     Per-sample data belongs in NumPy arrays, and paths in a `packed.PackedPaths`, because every
     loader worker ends up with its own copy of a list of Python objects.
 
     Attributes:
+        task: `classification`: a label is the number of a class. `multilabel`: a label is an array
+            float32 [K] of 0 and 1, one for each class. `segmentation`: a label is an integer mask
+            [height, width], 255 for pixels that are ignored.
         classes: class names in the order of their labels.
-        labels: int64 [N], the label of each sample.
+        labels: of all samples; int64 [N] for classification.
         valid_labels: the labels that an evaluation compares, in ascending order; null for all.
         image_size: size of every image, set by classes whose images all have one size; else null.
         mode: the mode that images are converted to, one of `images.CHANNELS`.
         background: the colour behind transparent pixels, see `images.convert_image`.
     """
 
+    task: str = "classification"
     image_size: Size | None = None
     classes: list[str]
     labels: np.ndarray
@@ -53,13 +58,17 @@ class ImageDataset(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+    def __getitem__(self, index: int) -> tuple[Image.Image, int | np.ndarray]:
         stored = self.load_image(index)
         try:
             image = convert_image(stored, self.mode, self.background)
         except ValueError as error:
             raise RunError(f"{self.name(index)}: {error}") from None
-        return image, int(self.labels[index])
+        return image, self.label(index)
+
+    def label(self, index: int) -> int | np.ndarray:
+        """Return the label of a sample, in the form of the task."""
+        return int(self.labels[index])
 
     @abstractmethod
     def load_image(self, index: int) -> Image.Image:

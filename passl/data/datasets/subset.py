@@ -57,7 +57,7 @@ class Subset(ImageDataset):
     ):
         valid = chosen_labels(labels, dataset.classes)
         self.mode, self.background = mode, background
-        self.dataset, self.classes = dataset, dataset.classes
+        self.dataset, self.classes, self.task = dataset, dataset.classes, dataset.task
         self.image_size = dataset.image_size
         chosen = np.arange(len(dataset))
         self.valid_labels = dataset.valid_labels
@@ -80,6 +80,9 @@ class Subset(ImageDataset):
 
     def load_image(self, index: int) -> Image.Image:
         return self.dataset.load_image(int(self.indices[index]))
+
+    def label(self, index: int) -> int | np.ndarray:
+        return self.dataset.label(int(self.indices[index]))
 
     def source(self, index: int) -> str | bytes | None:
         return self.dataset.source(int(self.indices[index]))

@@ -73,7 +73,7 @@ class Mixup:
 
         Args:
             images: [B, C, H, W] float32.
-            labels: [B] int64.
+            labels: int64 [B], or float32 [B, K] of multi-label data.
 
         Returns:
             Images [B, C, H, W] and targets [B, K], float32.
@@ -100,7 +100,8 @@ class Mixup:
 
         import paddle  # here, since checking a config imports this module
 
-        labels_BK = paddle.nn.functional.one_hot(labels, self.num_classes)
+        is_number = labels.ndim == 1
+        labels_BK = paddle.nn.functional.one_hot(labels, self.num_classes) if is_number else labels
         return (
             _mixed(images, paddle.to_tensor(weights_N1HW)),
             _mixed(labels_BK, paddle.to_tensor(kept_N[:, None])),

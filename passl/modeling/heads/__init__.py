@@ -18,7 +18,8 @@ HEADS = Registry(
 * `in_channels: int`, the width of the features, which is the backbone's `num_features`,
 
 have no default, and that has `forward(features [B, in_channels]) -> [B, num_classes]`, logits for
-any B >= 1.
+any B >= 1. Its class attribute `task`, which defaults to `classification`, is that of the datasets
+that its logits are for (see `passl.data.datasets.base.ImageDataset`).
 
 A head with the class attribute `takes_maps = True` gets feature maps instead, for segmentation: its
 `in_channels` and `strides`, both without a default, are lists with the backbone's

@@ -55,7 +55,7 @@ def test_another_learner_continues_exactly(tiny_config, tmp_path, name, ema, lev
     for number in range(2):
         step(learner, number)
     path = tmp_path / "c.safetensors"
-    progress = Progress(epoch=1, step=2, best_top1=12.5, best_epoch=1)
+    progress = Progress(epoch=1, step=2, best_score=12.5, best_epoch=1)
     save_checkpoint(path, learner, progress, cfg.to_dict(), ["a", "b"])
     straight = [step(learner, number) for number in (2, 3)]
 

@@ -45,7 +45,7 @@ PROGRESS = {
     "step": [-1, float("nan"), float("inf"), 1e3, 10**19, 2**63, "2", None, False],
     "pending": ["no", 1.0, [float("nan")], ["a"], [None], {"a": 1}, [[1.0]]],
     "skipped": [-1, 0.5],
-    "best_top1": [float("nan"), 100.5, -2, "best", None],
+    "best_score": [float("nan"), 100.5, -2, "best", None],
     "best_epoch": [-1, "1"],
     "world_size": [-1, 2.0],
     "global_batch": [-8, {}],
@@ -154,6 +154,13 @@ def test_config_that_is_not_of_a_run_is_refused(cfg, state, tmp_path, config):
 def test_impossible_progress_is_refused(cfg, state, tmp_path, key, value):
     state[1]["progress"] = json.dumps(json.loads(state[1]["progress"]) | {key: value})
     assert key in refused(cfg, state, tmp_path / "a.safetensors")
+
+
+def test_best_score_of_version_0_1(cfg, state, tmp_path):
+    progress = json.loads(state[1]["progress"])
+    del progress["best_score"]
+    state[1]["progress"] = json.dumps(progress | {"best_top1": 12.5})
+    assert resume(cfg, *state, tmp_path / "a.safetensors").best_score == 12.5
 
 
 @pytest.mark.parametrize("key", ["epoch", "samples", "step"])

@@ -7,8 +7,8 @@ import pytest
 
 from passl.errors import ConfigError, RunError
 from passl.evaluation.added_metrics import CalibrationError, TopK, build_metrics
+from passl.evaluation.classification import score
 from passl.evaluation.predictions import Predictions
-from passl.evaluation.scores import score
 
 
 def predictions(count: int = 400, classes: int = 6) -> Predictions:

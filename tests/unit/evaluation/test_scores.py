@@ -13,8 +13,9 @@ import pytest
 
 from passl.data.loader import build_loader
 from passl.errors import RunError
+from passl.evaluation.classification import averaged, score
 from passl.evaluation.predictions import Predictions
-from passl.evaluation.scores import VIEWS, averaged, evaluate, predict, score
+from passl.evaluation.scores import VIEWS, evaluate, predict
 from passl.utils.config import get_config
 from tests.numerics import Rounded
 
@@ -152,7 +153,7 @@ def test_scores_of_imbalanced_classes_are_scikit_learns(split):
     assert found.balanced_accuracy == pytest.approx(70.83333333333333)
     assert found.macro_f1 == pytest.approx(68.18181818181818)
     two_thirds = pytest.approx(66.66666666666666)
-    assert found.recall == (two_thirds, two_thirds, 100, None, 50)
+    assert found.per_class == {"recall": [two_thirds, two_thirds, 100, None, 50]}
     assert found.top1 == pytest.approx(100 * 8 / 12)
     assert found.samples == 12
 
