@@ -217,7 +217,7 @@ def with_valid_labels(section, labels):
     dataset.labels = dataset.labels[kept]
     dataset.images = [dataset.images[index] for index in kept]
     dataset.valid_labels = list(labels)
-    loader.sampler.length = len(kept)
+    loader.sampler.samples = len(kept)
     return loader, np.array(kept)
 
 
