@@ -12,7 +12,6 @@ import hashlib
 import logging
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -177,7 +176,7 @@ def _download(name: str, url: str | None, path: Path, sha256: str | None, size: 
 
         def check(response: requests.Response, **_: Any) -> None:
             responses.append(response)
-            _check_response(response, path.parent, size)
+            _check_response(response, size)
 
         try:
             _downloader(check)(address, temporary, None)
@@ -229,7 +228,7 @@ def _downloader(check_response: Callable[..., None]) -> Any:
     )
 
 
-def _check_response(response: Any, folder: Path, size: int | None) -> None:
+def _check_response(response: Any, size: int | None) -> None:
     """Refuse a response before its body is received, or its redirect followed."""
     if response.is_redirect:
         target = urljoin(response.url, response.headers["Location"])
@@ -248,9 +247,6 @@ def _check_response(response: Any, folder: Path, size: int | None) -> None:
             raise _RefusedError(
                 f"the server's file has {int(length):,} bytes, not the published {size:,}"
             )
-        free = shutil.disk_usage(folder).free
-        if int(length) > free:
-            raise _RefusedError(f"it has {int(length):,} bytes, and {free:,} are free on the disk")
 
 
 def _explain(error: OSError) -> tuple[str, bool]:

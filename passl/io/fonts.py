@@ -4,7 +4,6 @@ has no Chinese, Japanese or Korean characters.
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -34,43 +33,21 @@ def fonts_for(texts: Iterable[str]) -> Iterator[None]:
     Args:
         texts: names that users have chosen.
     """
-    with _quiet():
-        families, missing = _chosen({ord(c) for text in texts for c in text if not c.isspace()})
-        if missing:
-            _warn("".join(map(chr, sorted(missing))))
+    families = list(matplotlib.rcParams["font.family"])
+    missing = {ord(c) for text in texts for c in text if not c.isspace()}
+    missing -= _characters(tuple(families))
+    installed = sorted({font.name for font in fontManager.ttflist}) if missing else []
+    for family in (name for begin in _CJK for name in installed if name.startswith(begin)):
+        found = missing & _characters((family,))
+        families += [family] if found else []
+        missing -= found
+    if missing:
+        _warn("".join(map(chr, sorted(missing))))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
         # A dollar sign in a name would start a formula.
         with matplotlib.rc_context({"font.family": families, "text.parse_math": False}):
             yield
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress matplotlib's messages about missing characters and regular weights."""
-    logger = logging.getLogger("matplotlib.font_manager")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _chosen(characters: set[int]) -> tuple[list[str], set[int]]:
-    """Return the fonts to use, in order, and the characters that none of them has."""
-    families = list(matplotlib.rcParams["font.family"])
-    missing = characters - _characters(tuple(families))
-    for family in _installed():
-        found = missing & _characters((family,)) if missing else set()
-        families += [family] if found else []
-        missing -= found
-    return families, missing
-
-
-def _installed() -> list[str]:
-    names = sorted({font.name for font in fontManager.ttflist})
-    return [name for begin in _CJK for name in names if name.startswith(begin)]
 
 
 @cache

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -252,11 +251,6 @@ def test_wrong_size(fails, server, answer):
 def test_body_of_unknown_length_is_refused(fails, server):
     server.answers = [lambda handler: handler.send(200, BODY, Content_Length="")]
     assert "does not send its length" in fails()
-
-
-def test_full_disk_is_noticed_before(fails, monkeypatch):
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
-    assert "300,000 bytes, and 10 are free" in fails()
 
 
 @pytest.mark.parametrize("target_url", ["http://127.0.0.1:9/w.pth", "file:///etc/passwd"])
