@@ -10,13 +10,13 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study chaos bench test test-cpus test-parity docs lint format clean
+.PHONY: help setup demo study chaos bench test test-cpus test-parity test-integrations docs lint format clean
 
 help:
 	@echo "To use passl:"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "To develop it:"
-	@awk -F ':.*#dev ' '/^[a-z-]+:.*#dev / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*#dev ' '/^[a-z-]+:.*#dev / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/run.stamp  ## make .venv and install what passl needs
 
@@ -24,7 +24,7 @@ demo: .venv/run.stamp  ## train on real digits, evaluate, draw the curves (MODEL
 	@bash tools/demo.sh $(BIN) $(MODEL) $(PORT)
 
 clean:  ## remove the environments and caches; runs/ stays
-	rm -rf .venv .venv-parity .venv-bench .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	rm -rf .venv .venv-parity .venv-integrations .venv-bench .pytest_cache .ruff_cache .mypy_cache build *.egg-info
 	find passl tools tests benchmarks studies -name __pycache__ -prune -exec rm -rf {} +
 
 test: .venv/dev.stamp  #dev run every test, a process per core (or JOBS=N)
@@ -47,6 +47,9 @@ test-cpus: .venv/dev.stamp  #dev run the numerical tests under the instruction s
 
 test-parity: .venv-parity/stamp  #dev compare full-size networks with timm and transformers
 	.venv-parity/bin/python -m pytest tests/parity
+
+test-integrations: .venv-integrations/stamp  #dev train in PaddleSeg and PaddleDetection (half an hour)
+	.venv-integrations/bin/python -m pytest -s tests/integrations
 
 chaos: .venv/run.stamp  #dev kill runs and single ranks, resume, compare (KILLS=50 FAULTS=40 SEED=0)
 	$(BIN)/python tests/stress/chaos.py --kills $(KILLS) --seed $(SEED)
@@ -73,6 +76,12 @@ study: .venv/run.stamp  #dev train ConViT and plain attention on parts of the di
 	@$(PYTHON) -m venv .venv-parity
 	@.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt -r tests/parity/requirements.txt
 	@.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0 timm==1.0.31
+	@touch $@
+
+.venv-integrations/stamp: requirements.txt tests/requirements.txt tests/integrations/requirements.txt
+	@$(PYTHON) -m venv .venv-integrations
+	@.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt -r tests/integrations/requirements.txt
+	@.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check --no-deps paddleseg==2.8.0 paddledet==2.6.0
 	@touch $@
 
 .venv/bench.stamp: .venv/run.stamp

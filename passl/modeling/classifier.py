@@ -175,6 +175,7 @@ def create_model(
     fit = []
     if num_classes is not None:
         model["head"]["num_classes"] = num_classes
+    if num_classes is not None or features_only:  # maps need no classifier
         fit.append("classes")
     if in_chans is not None:
         model["architecture"]["in_chans"] = in_chans

@@ -70,3 +70,15 @@ def test_features_have_the_weights_of_a_file(tmp_path):
     )
     for name, value in maps.backbone.state_dict().items():
         np.testing.assert_array_equal(value, weights[f"backbone.{name}"])
+
+
+def test_features_of_weights_for_other_classes(tmp_path):
+    from safetensors.numpy import save_file
+
+    model = passl.create_model("convit_tiny", num_classes=5, **SMALL)
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+    save_file(weights, tmp_path / "w.safetensors", {"passl_version": passl.__version__})
+    maps = passl.create_model(
+        "convit_tiny", tmp_path / "w.safetensors", features_only=True, **SMALL
+    )
+    np.testing.assert_array_equal(maps.backbone.pos_embed, weights["backbone.pos_embed"])
