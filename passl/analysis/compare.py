@@ -119,21 +119,6 @@ def differing(runs: Sequence[RunSummary]) -> list[str]:
     ]
 
 
-def as_rows(runs: Sequence[RunSummary]) -> tuple[list[str], list[list[Any]]]:
-    """The table for a CSV file: its head, and a row for each run. Values that a run does not have
-    are empty.
-    """
-    keys, columns = differing(runs), _columns(runs)
-    head = ["run", "folder", *keys, "epochs", *columns]
-    rows = []
-    for run in runs:
-        found = run.results()
-        results = ["" if found.get(name) is None else found[name] for name in columns]
-        settings = [_plain(run, key) for key in keys]
-        rows.append([run.name, str(run.folder), *settings, _plain(run, "epochs"), *results])
-    return head, rows
-
-
 def as_json(runs: Sequence[RunSummary]) -> dict[str, Any]:
     """The table as plain data: for each run its results, and the settings that differ."""
     keys = differing(runs)
@@ -151,6 +136,19 @@ def as_json(runs: Sequence[RunSummary]) -> dict[str, Any]:
     }
 
 
+def as_rows(runs: Sequence[RunSummary]) -> tuple[list[str], list[list[Any]]]:
+    """The table for a CSV file: its head, and a row for each run. Values that a run does not have
+    are empty.
+    """
+    keys, columns = differing(runs), _columns(runs)
+    rows = []
+    for run in runs:
+        settings = [_cell(run, key) for key in (*keys, "epochs")]
+        results = run.results()
+        rows.append([run.name, str(run.folder), *settings, *map(results.get, columns)])
+    return ["run", "folder", *keys, "epochs", *columns], rows
+
+
 def as_text(runs: Sequence[RunSummary], columns: int) -> str:
     """The table as aligned text. The runs are its rows, or its columns if it is narrower so and
     does not fit otherwise.
@@ -165,6 +163,7 @@ def as_text(runs: Sequence[RunSummary], columns: int) -> str:
     for run in runs:
         shown = [_shown(run.settings[key]) if key in run.settings else "-" for key in keys]
         results = run.results()
+        results["epochs_done"] = f"{run.epochs_done}/{run.settings.get('epochs', '-')}"
         forms = [(results.get(name), form) for name, (_, form) in shown_columns.items()]
         shown += ["-" if value is None else format(value, form) for value, form in forms]
         rows.append([printable(run.name), *shown])
@@ -240,7 +239,7 @@ def _exact(run: RunSummary, key: str) -> str:
     return to_json(run.settings[key]) if key in run.settings else ""
 
 
-def _plain(run: RunSummary, key: str) -> str:
+def _cell(run: RunSummary, key: str) -> str:
     """A setting as a cell of a table, without the quotes of JSON."""
     value = run.settings.get(key)
     return value if isinstance(value, str) else _exact(run, key)
@@ -259,7 +258,7 @@ def _columns(runs: Sequence[RunSummary]) -> dict[str, tuple[str, str]]:
     tasks = [run.metrics.task for run in runs]
     scores = {task.best: task.shown[task.best] for task in tasks}
     return {
-        "epochs_done": ("epochs", "d"),
+        "epochs_done": ("epochs", ""),
         **{f"best_{key}": (f"best {title}", ".2f") for key, title in scores.items()},
         "best_epoch": ("in epoch", "d"),
         **{f"last_{key}": (f"last {title}", ".2f") for key, title in scores.items()},

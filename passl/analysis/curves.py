@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, product
 from pathlib import Path
 from typing import Any
@@ -80,25 +81,8 @@ def read_run(folder: Path) -> Metrics:
     return Metrics(train, val)
 
 
-def plot_curves(folder: Path, out: Path) -> None:
-    """Draw loss, scores and learning rate of a run over its epochs.
-
-    Args:
-        folder: of the run.
-        out: the PNG to write.
-
-    Raises:
-        ConfigError: the folder holds no run, or one without a finished epoch.
-    """
-    metrics, title = read_run(folder), printable(folder.resolve().name)
-    if not metrics.is_drawable:
-        raise ConfigError(f"{folder}: the run has not finished an epoch yet")
-    with fonts_for([title]):
-        _save(_figure_of_one(metrics, title), out)
-
-
 def plot_runs(runs: Sequence[tuple[str, Metrics]], out: Path) -> None:
-    """Draw loss, selecting score and learning rate of several runs over their epochs.
+    """Draw loss, selecting score and learning rate of one or several runs over their epochs.
 
     Args:
         runs: name and metrics of each; runs without a finished epoch are left out.
@@ -111,70 +95,38 @@ def plot_runs(runs: Sequence[tuple[str, Metrics]], out: Path) -> None:
     if not shown:
         raise ConfigError("no run has finished an epoch yet: there are no curves to draw")
     with fonts_for([name for name, _ in shown]):
-        _save(_figure_of_several(shown), out)
+        figure = _figure(shown)
+        save = partial(figure.savefig, dpi=110, format="png", bbox_inches="tight")
+        write_atomically(out, save)
 
 
-def _save(figure: Figure, out: Path) -> None:
-    def write(temporary: Path) -> None:
-        figure.savefig(temporary, dpi=110, format="png", bbox_inches="tight")
-
-    write_atomically(out, write)
-
-
-def _figure_of_one(metrics: Metrics, title: str) -> Figure:
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    losses, scores, rate = figure.subplots(1, 3)
-    metrics.draw(losses, "train", "loss", label="training (as augmented and smoothed)")
-    metrics.draw(losses, "val", "loss", label="validation")
-    _finish(losses, title="Loss", ylim=(0, None))
-    losses.legend()
-    for key, label in metrics.task.shown.items():
-        metrics.draw(scores, "val", key, label=label)
-    _mark_best(scores, metrics, color="C0", label=_best(metrics))
-    _finish(scores, title="Validation scores in %", ylim=(None, 101))
-    scores.legend(loc="lower right")
-    metrics.draw(rate, "train", "lr")
-    _finish(rate, title="Learning rate", ylim=(0, None))
-    figure.suptitle(title, fontsize=9)
-    return figure
-
-
-def _figure_of_several(runs: Sequence[tuple[str, Metrics]]) -> Figure:
+def _figure(runs: Sequence[tuple[str, Metrics]]) -> Figure:
     figure = Figure(figsize=(13, 8))
     (train_loss, val_loss), (score, rate) = figure.subplots(2, 2)
     figure.subplots_adjust(hspace=0.28, wspace=0.14)
     styles = cycle(product(_STYLES, _COLORS))
     for (name, metrics), (linestyle, color) in zip(runs, styles, strict=False):
         style = {"color": color, "linestyle": linestyle, "linewidth": 1.4}
-        label = f"{name} ({_best(metrics)})"
-        metrics.draw(train_loss, "train", "loss", label=label, **style)
+        best, key = metrics.best, metrics.task.best
+        scored = f"best: {best[key]:.2f} % in epoch {best['epoch']}" if best else f"no {key}"
+        metrics.draw(train_loss, "train", "loss", label=f"{name} ({scored})", **style)
         metrics.draw(val_loss, "val", "loss", **style)
-        metrics.draw(score, "val", metrics.task.best, **style)
+        metrics.draw(score, "val", key, **style)
         metrics.draw(rate, "train", "lr", **style)
-        _mark_best(score, metrics, color=color, markersize=5)
-    _finish(train_loss, title="Training loss (as augmented and smoothed)", ylim=(0, None))
-    _finish(val_loss, title="Validation loss", ylim=(0, None))
+        if best:
+            score.plot(best["epoch"], best[key], "o", color=color, markersize=5)
     titles = dict.fromkeys(metrics.task.shown[metrics.task.best] for _, metrics in runs)
-    _finish(score, title=f"Validation {' / '.join(titles)} in %", ylim=(None, 101))
-    _finish(rate, title="Learning rate", ylim=(0, None))
+    for axes, title, ylim in (
+        (train_loss, "Training loss (as augmented and smoothed)", (0, None)),
+        (val_loss, "Validation loss", (0, None)),
+        (score, f"Validation {' / '.join(titles)} in %", (None, 101)),
+        (rate, "Learning rate", (0, None)),
+    ):
+        axes.set(xlabel="epoch", title=title, ylim=ylim)
+        axes.grid(alpha=0.3)
+        axes.set_xlim(0, None)
     handles, labels = train_loss.get_legend_handles_labels()
     columns = max(1, min(4, len(runs), _LEGEND // (max(map(len, labels)) + 8)))
     place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.06)}
     figure.legend(handles, labels, ncols=columns, fontsize=9, handlelength=3.5, **place)
     return figure
-
-
-def _best(metrics: Metrics) -> str:
-    best, key = metrics.best, metrics.task.best
-    return f"best: {best[key]:.2f} % in epoch {best['epoch']}" if best else f"no {key}"
-
-
-def _mark_best(axes: Any, metrics: Metrics, **style: Any) -> None:
-    if metrics.best is not None:
-        axes.plot(metrics.best["epoch"], metrics.best[metrics.task.best], "o", **style)
-
-
-def _finish(axes: Any, **options: Any) -> None:
-    axes.set(xlabel="epoch", **options)
-    axes.grid(alpha=0.3)
-    axes.set_xlim(0, None)

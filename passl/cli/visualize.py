@@ -13,14 +13,14 @@ passl visualize curves runs/a --out curves.png
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     figures = parser.add_subparsers(dest="figure", required=True)
-    curves = figures.add_parser("curves", help="loss, accuracy and learning rate of a training run")
+    curves = figures.add_parser("curves", help="losses, score and learning rate of a training run")
     curves.add_argument("run", type=as_path, help="the run's output_dir")
     curves.add_argument("--out", type=as_path, help="the PNG to write (default: RUN/curves.png)")
 
 
 def main(args: argparse.Namespace) -> None:
-    from passl.analysis.curves import plot_curves
+    from passl.analysis.curves import plot_runs, read_run
 
     out = args.out or args.run / "curves.png"
-    plot_curves(args.run, out)
+    plot_runs([(args.run.resolve().name, read_run(args.run))], out)
     print(printable(str(out)))

@@ -63,7 +63,7 @@ def test_only_settings_that_differ_are_shown(make_run):
     ]
     head, *rows = (line.split() for line in as_text(runs, 200).splitlines())
     assert head[:4] == ["run", "lr", "name", "accumulate"]
-    assert rows[2][:4] == ["c", "0.1", "-", "-"]
+    assert rows[2][:5] == ["c", "0.1", "-", "-", "3/5"]
     # Too wide for the terminal: the runs are columns.
     assert as_text(runs, 60).splitlines()[0].split() == ["run", "a", "b", "c"]
 

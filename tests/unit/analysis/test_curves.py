@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from passl.analysis.curves import plot_curves
+from passl.analysis.curves import plot_runs, read_run
 from passl.engine.metrics import MetricLog
 from passl.errors import ConfigError
 
@@ -18,18 +18,18 @@ def test_curves_of_a_run(tmp_path):
             "val", 10 * epoch, epoch=epoch, loss=2 / epoch, top1=30.0 * epoch, top5=33.0 * epoch
         )
     log.close()
-    plot_curves(tmp_path, tmp_path / "curves.png")
+    plot_runs([("a", read_run(tmp_path))], tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as image:
         assert image.format == "PNG"
-        assert image.width > 2 * image.height
+        assert image.width > image.height
 
 
 def test_no_run_and_no_epoch(tmp_path):
     with pytest.raises(ConfigError, match="holds no metrics.jsonl; name the output_dir"):
-        plot_curves(tmp_path, tmp_path / "curves.png")
+        read_run(tmp_path)
     log = MetricLog(tmp_path)
     log.write("train", 1, epoch=1, loss=1.0, lr=0.1)
     log.close()
-    with pytest.raises(ConfigError, match="has not finished an epoch"):
-        plot_curves(tmp_path, tmp_path / "curves.png")
+    with pytest.raises(ConfigError, match="no run has finished an epoch"):
+        plot_runs([("a", read_run(tmp_path))], tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()

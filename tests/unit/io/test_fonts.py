@@ -11,7 +11,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.font_manager import fontManager
 from PIL import Image
 
-from passl.analysis.curves import plot_curves
+from passl.analysis.curves import plot_runs, read_run
 from passl.engine.metrics import MetricLog
 from passl.evaluation.confusion import draw_confusion
 from passl.io import fonts
@@ -92,7 +92,7 @@ def test_curves_of_a_run_with_a_chinese_name(no_cjk, tmp_path, caplog):
     log.write("train", 10, epoch=1, loss=1, lr=0.1)
     log.write("val", 10, epoch=1, loss=2, top1=30.0, top5=33.0)
     log.close()
-    plot_curves(folder, tmp_path / "curves.png")
+    plot_runs([(folder.name, read_run(folder))], tmp_path / "curves.png")
     assert "characters 猫:" in caplog.text
 
 
