@@ -10,6 +10,7 @@ from passl.logging import printable
 
 EXAMPLES = """\
 passl convert convit_tiny.pth convit_tiny.safetensors
+passl convert runs/a/best.safetensors small.safetensors --float16
 passl convert runs/a/best.safetensors for_timm.safetensors --to timm
 passl convert cvt_13.bin --check outputs.npz
 """
@@ -25,6 +26,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "out", nargs="?", type=as_path, metavar="OUT", help=".safetensors or .pdparams to write"
+    )
+    parser.add_argument(
+        "--float16", action="store_true", help="write half as many bytes, rounded to 11 bits"
     )
     parser.add_argument("--to", metavar="PROJECT", help="write for timm, microsoft or huggingface")
     parser.add_argument(
@@ -50,6 +54,7 @@ def main(args: argparse.Namespace) -> None:
         args.parser.error("give IN and OUT, or IN and --check, or --list")
 
     from passl.deploy.convert import (
+        Dtype,
         check_output,
         coverage,
         describe,
@@ -57,17 +62,16 @@ def main(args: argparse.Namespace) -> None:
         write_converted,
         write_for,
     )
+    from passl.deploy.from_weights import stored_model
     from passl.modeling.classifier import Model
-    from passl.porting import architecture_of, locate, read_file
+    from passl.porting import locate, read_file
 
+    dtype: Dtype = "float16" if args.float16 else "float32"
     if args.out:
-        check_output(args.out, args.to)
+        check_output(args.out, args.to, dtype)
     file = read_file(locate(args.weights))
-    if args.config:
-        section = read_config(args).to_dict()["model"]
-        architecture, head = {**section["architecture"], **file.numerics}, section["head"]
-    else:
-        architecture, head = architecture_of(file)
+    section = read_config(args).to_dict()["model"] if args.config else stored_model(file)
+    architecture, head = {**section["architecture"], **file.numerics}, section["head"]
     plan = plan_conversion(file, architecture, head)
     print(coverage(plan))
     print(f"recognised: {describe(file, architecture)}")
@@ -77,7 +81,7 @@ def main(args: argparse.Namespace) -> None:
     if args.out and args.to:
         write_for(args.to, file, plan, args.out)
     elif args.out:
-        write_converted(file, plan, architecture, args.out)
+        write_converted(file, plan, architecture, args.out, dtype)
     if args.out:
         print(printable(f"written: {args.out}"))
 

@@ -4,6 +4,7 @@ on stderr and left out; the exit code is then 1.
 
 import argparse
 import sys
+from pathlib import Path
 
 from passl.cli.options import (
     add_network_options,
@@ -19,7 +20,7 @@ from passl.logging import printable
 EXAMPLES = """\
 passl predict cat.jpg dog.jpg --model exported
 passl predict photos --weights runs/a/best.safetensors --csv predictions.csv
-passl predict cat.jpg --weights convit_tiny.mindcv_in1k --top-k 3
+passl predict cat.jpg --model convit_tiny.mindcv_in1k --top-k 3
 """
 
 
@@ -33,7 +34,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--list", type=path_or_name, metavar="LIST", help="the same as @LIST")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", type=as_path, metavar="DIR", help="what `passl export` wrote")
+    source.add_argument(
+        "--model",
+        type=path_or_name,
+        metavar="DIR|NAME",
+        help="what `passl export` wrote, or a name of the model zoo (see `passl models`)",
+    )
     add_weights_option(
         source,
         "checkpoint of a run, weight file of any kind, https address, or name of the model zoo",
@@ -66,6 +72,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    _name_weights(args)
     _check(args)
 
     from passl.deploy.batch import find_images, predict_files, write_rows
@@ -98,6 +105,20 @@ def _image_or_list(text: str) -> str:
     return f"@{path_or_name(text[1:])}" if text.startswith("@") else text
 
 
+def _name_weights(args: argparse.Namespace) -> None:
+    """Let --model NAME mean --weights NAME, unless there is a folder of that name."""
+    from passl.porting.zoo import is_known
+
+    if args.model is None or Path(args.model).exists():
+        return
+    if not is_known(args.model):
+        raise ConfigError(
+            f"--model {args.model}: there is no such exported folder, and no such name in the "
+            "model zoo; `passl models` lists the names, `passl export` writes a folder"
+        )
+    args.weights, args.model = args.model, None
+
+
 def _check(args: argparse.Namespace) -> None:
     """Report what is wrong with the options before anything is loaded."""
     from passl.io.files import obstacles
@@ -105,7 +126,7 @@ def _check(args: argparse.Namespace) -> None:
     problems = []
     for option in ("config", "size") if args.model else ("engine", "precision", "threads"):
         if getattr(args, option) is not None:
-            other = "--weights" if args.model else "--model"
+            other = "--weights" if args.model else "a folder of --model"
             problems.append(f"--{option} goes with {other}, not with what was given")
     for option, file in (("--csv", args.csv), ("--jsonl", args.jsonl)):
         problems += [f"{option} {file}: {rule}" for rule in obstacles(file)]
@@ -120,7 +141,7 @@ def _load(args: argparse.Namespace):
 
     if args.model:
         engine, precision = args.engine or "paddle", args.precision or "fp32"
-        return Predictor(args.model, engine, precision, args.threads, args.allow_imports)
+        return Predictor(Path(args.model), engine, precision, args.threads, args.allow_imports)
     model, description = load_network(args)
 
     from passl.deploy.engines import as_engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import paddle
@@ -18,15 +18,16 @@ from passl.errors import CheckpointError, ConfigError
 from passl.io.files import obstacles, sha256_of, write_atomically
 from passl.logging import aligned, get_logger
 from passl.modeling.backbones import BACKBONES
-from passl.modeling.classifier import Model, list_models
+from passl.modeling.classifier import Model, model_configs
 from passl.porting import WeightFile
 from passl.porting.load import Plan, plan_loading
 from passl.porting.names import SOURCES, Source
 from passl.porting.weight_file import NUMERICS, OURS, pack_classes, to_official
-from passl.utils.config import get_config, shipped_configs
+from passl.utils.config import get_config
 
 TARGETS = {source.name: source for source in SOURCES if source.framework == "torch"}
 """Projects whose weight files can be written."""
+Dtype = Literal["float32", "float16"]
 
 
 def plan_conversion(
@@ -40,7 +41,7 @@ def plan_conversion(
     Raises:
         CheckpointError: a weight of the file is not used, or one of the model is not filled.
     """
-    narrow = dict(architecture)
+    narrow = {**BACKBONES.arguments(architecture), "name": architecture["name"]}
     if narrow["name"] == "ConViT":
         narrow |= {
             "embed_dim": narrow.get("num_heads") or 4,
@@ -50,7 +51,8 @@ def plan_conversion(
         narrow.pop("ff_dim", None)
         width = narrow["embed_dim"]
     else:
-        narrow["embed_dim"] = narrow["num_heads"]
+        heads, stages = narrow["num_heads"], len(narrow["embed_dim"])
+        narrow["embed_dim"] = [heads] * stages if isinstance(heads, int) else heads
         width = narrow["embed_dim"][-1]
     model = Model({"model": {"architecture": narrow, "head": {**head, "in_channels": width}}})
     ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -78,21 +80,30 @@ def coverage(plan: Plan) -> str:
 
 
 def write_converted(
-    file: WeightFile, plan: Plan, architecture: Mapping[str, Any], out: Path
+    file: WeightFile,
+    plan: Plan,
+    architecture: Mapping[str, Any],
+    out: Path,
+    dtype: Dtype = "float32",
 ) -> None:
     """Write the weights under our names, read them back and compare. The plan's arrays are released
     on the way.
 
     Args:
-        out: `.safetensors`, or `.pdparams` for Paddle's own loading.
+        out: `.safetensors`, or `.pdparams` for Paddle's own loading, which has float32 only.
+        dtype: of the weights in the file.
 
     Raises:
         ConfigError: the file exists or has another suffix.
-        CheckpointError: the written file reads back differently.
+        CheckpointError: the written file reads back differently, or a weight exceeds the range of
+            the type.
     """
-    check_output(out)
+    check_output(out, dtype=dtype)
     file.weights.clear()  # a large file would be in memory twice
-    arrays = _owned(plan.weights)
+    arrays = _owned(plan.weights, dtype)
+    for name, array in arrays.items():
+        if dtype == "float16" and np.isinf(array).any():
+            raise CheckpointError(f"{file.path}: {name} exceeds float16, which ends at 65504")
     metadata = {
         OURS: passl.__version__,
         "source": file.source.name if file.source else "passl",
@@ -150,11 +161,12 @@ def _is_matrix(name: str, array: np.ndarray) -> bool:
     return name.endswith(".weight") and array.ndim == 2  # in both networks only Linear has these
 
 
-def _owned(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return contiguous float32 copies; each original is released as soon as it is copied."""
+def _owned(weights: dict[str, np.ndarray], dtype: str = "float32") -> dict[str, np.ndarray]:
+    """Return contiguous copies; each original is released as soon as it is copied."""
     owned = {}
     for name in list(weights):
-        owned[name] = np.ascontiguousarray(weights.pop(name), dtype=np.float32)
+        with np.errstate(over="ignore"):  # the caller checks
+            owned[name] = np.ascontiguousarray(weights.pop(name), dtype=dtype)
     return owned
 
 
@@ -167,12 +179,15 @@ def _compare(out: Path, arrays: Mapping[str, np.ndarray]) -> None:
                 )
 
 
-def check_output(out: Path, target: str | None = None) -> None:
+def check_output(out: Path, target: str | None = None, dtype: str = "float32") -> None:
     """Check that converted weights can be written, for another project if `target` names one.
 
     Raises:
-        ConfigError: there is no such target, or the file exists or has another suffix.
+        ConfigError: there is no such target, or the file exists, has another suffix, or cannot have
+            that type.
     """
+    if dtype != "float32" and (target or out.suffix == ".pdparams"):
+        raise ConfigError(f"--float16 is for {out.with_suffix('.safetensors').name} without --to")
     if target is not None and target not in TARGETS:
         raise ConfigError(f"--to {target}: weights can be written for {', '.join(TARGETS)}")
     suffixes = (".safetensors",) if target else (".safetensors", ".pdparams")
@@ -183,15 +198,14 @@ def check_output(out: Path, target: str | None = None) -> None:
 
 
 def variant_of(architecture: Mapping[str, Any]) -> str | None:
-    """Return the published variant of an architecture, from its widths and depths; null if it is
-    none of the eleven.
+    """Return the name of the model that has this architecture, from its widths and depths; null if
+    there is none.
     """
     # The name first: the two networks have different options.
     options = ("name", "embed_dim", "depth", "num_heads", "local_up_to_layer", "patch_size")
     compared = [key for key in (*options, "in_chans") if key in architecture]
-    for name in list_models():
-        cfg = get_config(next(path for path in shipped_configs() if path.stem == name))
-        node = cfg.model.architecture
+    for name, path in model_configs().items():
+        node = get_config(path).model.architecture
         published = {**BACKBONES.arguments(node), "name": node.name}
         same = all(_plain(architecture[key]) == _plain(published[key]) for key in compared)
         # cvt_13_384 and cvt_13_224 are one network; weights do not tell the image size.

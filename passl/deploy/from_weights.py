@@ -17,7 +17,7 @@ from passl.deploy.exported import Description
 from passl.errors import CheckpointError, ConfigError
 from passl.logging import get_logger
 from passl.modeling.backbones import BACKBONES
-from passl.modeling.classifier import Model
+from passl.modeling.classifier import Model, model_configs
 from passl.porting import WeightFile, architecture_of, load_weights, locate, read_file
 from passl.porting.classes import are_named, imagenet_classes, order_in
 from passl.utils.config import Config, get_config
@@ -82,15 +82,27 @@ def _network(
     if cfg is not None:
         config = cfg.to_dict() if isinstance(cfg, Config) else dict(cfg)
         return config, _model_section(config)
-    stored = _from_metadata(file, "config")  # of a checkpoint
+    stored = _from_metadata(file, "config")
     if stored is not None:
         if stored.get("imports"):
             import_stored(stored["imports"], file.path, allow_imports)
         return stored, _model_section(stored)
-    architecture, head = architecture_of(file)
-    converted = _from_metadata(file, "architecture")  # of a converted file
-    section = {"architecture": converted or architecture, "head": head}
+    section = stored_model(file)
     return _shipped_config(section["architecture"]), section
+
+
+def stored_model(file: WeightFile) -> dict[str, Any]:
+    """The section `model` that weights say: a checkpoint has its run's, a converted file its
+    architecture; that of other files is derived from the weights.
+
+    Raises:
+        CheckpointError: what the file says is damaged, or the weights are of no known network.
+    """
+    stored = _from_metadata(file, "config")
+    if stored is not None:
+        return _model_section(stored)
+    architecture, head = architecture_of(file)
+    return {"architecture": _from_metadata(file, "architecture") or architecture, "head": head}
 
 
 def _from_metadata(file: WeightFile, key: str) -> dict[str, Any] | None:
@@ -118,8 +130,7 @@ def _shipped_config(architecture: Mapping[str, Any]) -> dict[str, Any]:
     variant = variant_of(architecture)
     if variant is None:
         return {}
-    folder = "convit" if variant.startswith("convit") else "cvt"
-    return get_config(f"{folder}/{variant}.yaml").to_dict()
+    return get_config(model_configs()[variant]).to_dict()
 
 
 def _imports(config: Mapping[str, Any], transforms: Sequence[Mapping[str, Any]]) -> list[str]:

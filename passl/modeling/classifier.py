@@ -18,7 +18,8 @@ from passl.modeling.backbones import BACKBONES, build_backbone
 from passl.modeling.heads import HEADS, build_head
 from passl.modeling.layers import resized, resolve_indices
 from passl.porting import WeightFile, fetch_default, load_weights, locate, read_file
-from passl.utils.config import Config, closest, get_config, shipped_configs
+from passl.porting.zoo import entries
+from passl.utils.config import CONFIG_ROOT, Config, closest, get_config, shipped_configs
 
 
 class Model(nn.Layer):
@@ -135,8 +136,18 @@ class FeatureMaps(nn.Layer):
 
 
 def list_models() -> list[str]:
-    """The names that `create_model` knows: the published variants."""
-    return [path.stem for path in shipped_configs() if path.parent.name in ("convit", "cvt")]
+    """The names that `create_model` knows: the published variants, and the networks whose trained
+    weights are part of this package.
+    """
+    return list(model_configs())
+
+
+def model_configs() -> dict[str, Path]:
+    """The config file of each model, by the model's name."""
+    own = {entry.model: f"{entry.config}.yaml" for entry in entries() if entry.config is not None}
+    variants = [path for path in shipped_configs() if path.parent.name in ("convit", "cvt")]
+    found = {path.stem: path for path in variants}
+    return found | {name: CONFIG_ROOT / config for name, config in own.items()}
 
 
 _OWN_OPTIONS = ("pretrained", "num_classes", "img_size", "in_chans", "features_only", "out_indices")
@@ -152,14 +163,14 @@ def create_model(
     out_indices: Sequence[int] | None = None,
     **overrides: Any,
 ) -> Model | FeatureMaps:
-    """A published variant by name. Loaded weights are fitted to the other arguments.
+    """A model by name. Loaded weights are fitted to the other arguments.
 
     Args:
         name: one of `list_models()`.
         pretrained: as for `Model`.
-        num_classes: another number of classes than the published 1000.
+        num_classes: another number of classes than the config's, which is 1000 as published.
         img_size: another size, or [height, width], that ConViT's position embedding is made for.
-        in_chans: another number of channels than 3.
+        in_chans: another number of channels than the config's, which is 3 as published.
         features_only: return a `FeatureMaps`, without the head.
         out_indices: the maps that it returns; null for all.
         overrides: any other option of the backbone, such as `drop_path_rate=0.2`.
@@ -168,9 +179,10 @@ def create_model(
         ConfigError: there is no such model, option or feature map.
         RunError: the weights cannot be found or read, or are another network's.
     """
-    if name not in list_models():
-        raise ConfigError(f"there is no model {name!r}{closest(name, list_models())}")
-    cfg = get_config(next(path for path in shipped_configs() if path.stem == name))
+    configs = model_configs()
+    if name not in configs:
+        raise ConfigError(f"there is no model {name!r}{closest(name, configs)}")
+    cfg = get_config(configs[name])
     model = Config({"model": cfg.model}).to_dict()["model"]
     fit = []
     if num_classes is not None:
@@ -233,9 +245,12 @@ def _read(pretrained: bool | str | Path | WeightFile, config: Mapping[str, Any])
 
 
 def _variant(config: Mapping[str, Any]) -> str:
-    """The variant that a config file is named after."""
+    """The model whose config this is. A copy of a published variant's may be in any folder."""
     file = getattr(config, "file", None)
-    if file is None or file.stem not in list_models():
+    names = {path.resolve(): name for name, path in model_configs().items()}
+    if file is not None and file.resolve() in names:
+        return names[file.resolve()]
+    if file is None or file.stem not in names.values():
         raise ConfigError(
             "pretrained: true needs a config of a published variant, such as "
             "configs/convit/convit_tiny.yaml; else name a weight file or an entry of the model zoo"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from passl.io.download import cache_folder, fetch_file, fetch_url
+from passl.errors import CheckpointError
+from passl.io.download import cache_folder, fetch_file, fetch_url, problem_of
 from passl.logging import get_logger
 from passl.porting.weight_file import SUFFIXES
-from passl.porting.zoo import Entry, find, is_known
+from passl.porting.zoo import OWN, PACKAGED, Entry, find, is_known
 
 
 def locate(weights: str | Path) -> Path:
@@ -57,15 +58,22 @@ def zoo_entry(weights: str | Path) -> Entry | None:
 
 
 def fetch(entry: Entry) -> Path:
-    """Return the file of a zoo entry: from the cache, else downloaded.
+    """Return the file of a zoo entry: of this package, from the cache, or downloaded.
 
     Args:
         entry: an entry of the model zoo. A file that was put by hand where this function's error
             says is used too.
 
     Raises:
+        CheckpointError: a file of this package is missing or damaged.
         RunError: the file is not there and cannot be downloaded, or the download is not the file.
     """
+    if entry.source == OWN:
+        path = PACKAGED / entry.file
+        problem = problem_of(path, entry.sha256) if path.is_file() else "it is missing"
+        if problem:
+            raise CheckpointError(f"{path}: {problem}; install passl again")
+        return path
     path = cache_folder() / "weights" / entry.name / entry.file
     return fetch_file(
         entry.name, entry.url, path, sha256=entry.sha256, size=entry.size, note=entry.note

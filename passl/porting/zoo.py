@@ -1,5 +1,5 @@
-"""The model zoo: the published weight files of the eleven variants, as zoo.yaml lists them. The
-tests check that file.
+"""The model zoo: the published weight files of the eleven variants, and those that are part of this
+package, as zoo.yaml lists them. The tests check that file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from passl.utils.config import closest
 from passl.utils.yaml import read
 
 FILE = Path(__file__).with_name("zoo.yaml")
+PACKAGED = Path(__file__).with_name("weights")
+"""Folder of the weight files of this package, each with a model card of the same name (.md)."""
+OWN = "own"
 SOURCES = (
     "facebookresearch",
     "timm",
@@ -24,6 +27,7 @@ SOURCES = (
     "mindcv",
     "passl",
     "paddleclas",
+    OWN,
 )
 
 
@@ -43,8 +47,8 @@ class Preset:
     size: int
     crop: float | Literal["squash"]
     interpolation: Literal["bicubic", "bilinear"]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,10 @@ class Entry:
 
     Args:
         name: unique, VARIANT.PUBLISHER_DATA: convit_tiny.mindcv_in1k.
-        model: the variant, which is the name of its config.
-        source: the project that publishes it, one of `SOURCES`.
-        url: its https address; None where there is no lasting one, and `note` says more.
+        model: the variant, which is the name of its config unless `config` is set.
+        source: the project that publishes it, one of `SOURCES`; `own` is this package.
+        url: its https address; None for files of this package, and where there is no lasting one,
+            and `note` says more.
         file: its name.
         licence: the publisher's.
         preset: the preprocessing that its score belongs to.
@@ -63,11 +68,13 @@ class Entry:
         size: in bytes; None if no page states it.
         numerics: constructor arguments of the backbone that the weights need, where they differ
             from the authors'.
-        top1: published accuracy on ImageNet-1k, in percent.
+        top1: published accuracy on ImageNet-1k, in percent; of this package's files on the test
+            images of their dataset.
         top5: likewise.
         scores: who publishes the accuracy, and where.
         verified: whether this package has loaded and scored the file.
         default: whether `pretrained=True` selects it for its variant.
+        config: name of the shipped config, such as `fashion/cvt`, if it is not that of the model.
         note: what else to know.
     """
 
@@ -86,6 +93,7 @@ class Entry:
     scores: str | None = None
     verified: bool = False
     default: bool = False
+    config: str | None = None
     note: str = ""
 
 

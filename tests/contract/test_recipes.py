@@ -31,7 +31,7 @@ from passl.utils.schema import options_of
 from tests.numerics import Rounded
 
 RECIPES = {
-    path.stem: path for path in shipped_configs() if path.parent.name not in ("digits", "study")
+    path.stem: path for path in shipped_configs() if path.parent.name not in ("digits", "fashion")
 }
 IMAGENET = 1_281_167  # training images
 

@@ -84,7 +84,7 @@ def test_an_installed_package_finds_its_configs(installed, tmp_path):
         "from passl.utils.config import get_config, CONFIG_ROOT\n"
         f"assert str(CONFIG_ROOT) == {str(site / 'passl' / 'configs')!r}, CONFIG_ROOT\n"
         "assert get_config('configs/cvt/cvt_13_224.yaml').model.head.num_classes == 1000\n"
-        "assert len(passl.list_models()) == 11\n"
+        "assert len(passl.list_models()) >= 11\n"
         "assert passl.create_model('convit_tiny').backbone.num_features == 192\n"
     )
     done = subprocess.run(
