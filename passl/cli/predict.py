@@ -126,7 +126,7 @@ def _check(args: argparse.Namespace) -> None:
     problems = []
     for option in ("config", "size") if args.model else ("engine", "precision", "threads"):
         if getattr(args, option) is not None:
-            other = "--weights" if args.model else "a folder of --model"
+            other = "--weights" if args.model else "--model DIR"
             problems.append(f"--{option} goes with {other}, not with what was given")
     for option, file in (("--csv", args.csv), ("--jsonl", args.jsonl)):
         problems += [f"{option} {file}: {rule}" for rule in obstacles(file)]
