@@ -15,7 +15,9 @@ import paddle
 from paddle.nn import functional as F
 
 from passl.distributed.ranks import Ranks
+from passl.evaluation.confusion import write_confusions
 from passl.evaluation.predictions import BEST, Predictions
+from passl.evaluation.tables import write_per_class, write_predictions
 from passl.evaluation.task import Metric, Output, Scores, Task, added_scores, check_totals
 
 _RULED_OUT = -1e30  # finite, so that no infinity meets another; its probability is exactly 0
@@ -107,9 +109,12 @@ def score(
 CLASSIFICATION = Task(
     best="top1",
     shown={"top1": "top-1", "top5": "top-5"},
-    options=frozenset(
-        ("tta", "valid_labels", "real_labels", "per_class", "confusion", "predictions")
-    ),
+    options=frozenset(("tta", "valid_labels", "real_labels")),
+    tables={
+        "per_class": lambda path, found, data: write_per_class(path, found, data.classes),
+        "confusion": lambda path, found, data: write_confusions(path, found, data.classes),
+        "predictions": write_predictions,
+    },
     collect=collect,
     score=score,
 )

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from passl.evaluation.predictions import Predictions
 from passl.evaluation.tables import write_csv
 from passl.io.files import write_atomically
-from passl.io.fonts import fonts_for
 from passl.logging import printable
+
+MOST_DRAWN = 50
+"""Classes up to which a drawing of the confusion matrix is readable."""
 
 
 def confusion_matrix(found: Predictions, classes: int) -> np.ndarray:
@@ -20,6 +21,14 @@ def confusion_matrix(found: Predictions, classes: int) -> np.ndarray:
     matrix = np.zeros((classes, classes), np.int64)
     np.add.at(matrix, (found.labels, found.classes[:, 0]), 1)
     return matrix
+
+
+def write_confusions(path: Path, found: Predictions, classes: Sequence[str]) -> None:
+    """Write the matrix of predictions as CSV, and for up to `MOST_DRAWN` classes also as PNG."""
+    matrix = confusion_matrix(found, len(classes))
+    write_confusion(path, matrix, classes)
+    if len(classes) <= MOST_DRAWN:
+        draw_confusion(path.with_suffix(".png"), matrix, classes)
 
 
 def write_confusion(path: Path, matrix: np.ndarray, classes: Sequence[str]) -> None:
@@ -36,6 +45,8 @@ def draw_confusion(out: Path, matrix: np.ndarray, classes: Sequence[str]) -> Non
     Args:
         out: the PNG to write.
     """
+    from passl.io.fonts import fonts_for  # imports matplotlib, which training does not need
+
     shown = [printable(name) for name in classes]
     names = [name if len(name) <= 20 else f"{name[:19]}…" for name in shown]
     with fonts_for(names):
@@ -46,6 +57,8 @@ def _draw_confusion(out: Path, matrix: np.ndarray, names: Sequence[str]) -> None
     count = len(names)
     fractions = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     side = 2.5 + 0.42 * max(count, 4)
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from passl.errors import ConfigError
+from passl.evaluation.confusion import MOST_DRAWN
 from passl.evaluation.labels import choose_valid_labels, read_real_labels, real_top1
-from passl.evaluation.tables import write_per_class, write_predictions
 from passl.io.files import obstacles
 from passl.logging import get_logger
 from passl.utils.config import Config
@@ -16,9 +16,6 @@ from passl.utils.config import Config
 if TYPE_CHECKING:
     from passl.distributed.ranks import Ranks
     from passl.evaluation.task import Scores, Task
-
-MOST_DRAWN = 50
-"""Classes up to which a drawing of the confusion matrix is readable."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,8 @@ class Options:
             name: of the task.
         """
         chosen = [each.name for each in fields(self) if getattr(self, each.name) != each.default]
-        wrong = [f"--{key.replace('_', '-')}" for key in chosen if key not in task.options]
+        known = {*task.options, *task.tables}
+        wrong = [f"--{key.replace('_', '-')}" for key in chosen if key not in known]
         if wrong:
             raise ConfigError(*(f"{option}: not for {name} data; leave it out" for option in wrong))
 
@@ -137,7 +135,9 @@ def evaluate_weights(
         result["real_top1"], result["real_samples"] = real_top1(found.classes[:, 0], labels)
     if ranks.is_first:
         _log(task, scores, result, len(classes))
-        _write(options, found, dataset)
+        for option, write in task.tables.items():
+            if (path := getattr(options, option)) is not None:
+                write(path, found, dataset)
         for file in files:
             get_logger().info("wrote %s", file)
     return result
@@ -160,18 +160,3 @@ def _log(task: Task, scores: Scores, result: dict[str, Any], classes: int) -> No
             "ReaL: top1 %(real_top1).2f %% of the %(real_samples)d images that have labels",
             result,
         )
-
-
-def _write(options: Options, found: Any, dataset: Any) -> None:
-    classes = dataset.classes
-    if options.per_class is not None:
-        write_per_class(options.per_class, found, classes)
-    if options.predictions is not None:
-        write_predictions(options.predictions, found, dataset)
-    if options.confusion is not None:
-        from passl.evaluation.confusion import confusion_matrix, draw_confusion, write_confusion
-
-        matrix = confusion_matrix(found, len(classes))
-        write_confusion(options.confusion, matrix, classes)
-        if len(classes) <= MOST_DRAWN:
-            draw_confusion(options.confusion.with_suffix(".png"), matrix, classes)

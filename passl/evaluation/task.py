@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from passl.data.datasets.base import ImageDataset
 from passl.distributed.ranks import Ranks
 from passl.errors import RunError
 
@@ -53,7 +55,9 @@ class Task:
         best: the score that selects the best checkpoint, an attribute of its `Scores` and a key of
             metrics.jsonl: in percent, the larger the better.
         shown: scores of log lines and curves, in percent: key -> title, `best` first.
-        options: fields of `evaluate.Options` that the task supports.
+        options: fields of `evaluate.Options` that the task supports, beside `tables`.
+        tables: those that write a table -> what writes it, called with the path, the predictions
+            of all ranks and the dataset.
         collect: called with an iterable of `Output`, the number of classes and the valid labels
             (null for all); returns the predictions for the samples of this rank, a dataclass with
             `seconds` and, for tables and metrics, `of_all(ranks)`.
@@ -65,6 +69,7 @@ class Task:
     best: str
     shown: Mapping[str, str]
     options: frozenset[str]
+    tables: Mapping[str, Callable[[Path, Any, ImageDataset], None]]
     collect: Callable[[Iterable[Output], int, Sequence[int] | None], Any]
     score: Callable[[Any, int, Ranks, Mapping[str, Metric]], Scores]
 
