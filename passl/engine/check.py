@@ -36,7 +36,7 @@ from passl.modeling.heads import HEADS
 from passl.modeling.losses import Distilled
 from passl.optim import SCHEDULES
 from passl.optim.optimizers import OPTIMIZER_SECTION
-from passl.utils.config import COMMAND_LINE, Config, dotted, get_config, shown_origin
+from passl.utils.config import COMMAND_LINE, Config, dotted, get_config
 from passl.utils.schema import (
     Choice,
     Many,
@@ -172,7 +172,7 @@ def _raise(cfg: Config, problems: Sequence[Problem]) -> None:
     for keys, rule in problems:
         place = dotted(keys)
         rule = _ELSEWHERE.get(place, rule)
-        shown = shown_origin(_origin(cfg, keys, rule)) if keys else cfg.file
+        shown = _origin(cfg, keys, rule) if keys else cfg.file
         lines.append(f"{shown}: {place}: {rule}" if keys else f"{shown}: {rule}")
     if lines:
         raise ConfigError(*lines)

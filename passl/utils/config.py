@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from passl.errors import ConfigError
+from passl.errors import ConfigError, no_file
 from passl.utils.imports import import_modules
 from passl.utils.paths import escaped, expand, is_path
-from passl.utils.yaml import MAX_DEPTH, Keys, parse, read
+from passl.utils.yaml import MAX_DEPTH, Keys, parse, plain, read
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # In a wheel the configs are inside the package, in a checkout beside it.
 CONFIG_ROOT = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
-COMMAND_LINE = "-o"
+COMMAND_LINE = "the command line (-o)"
 DERIVED = "derived"
 """Origin of a value that is derived from others."""
 
-Tree = tuple[dict[str, Any], dict[Keys, str]]
-"""Data, and the origin of each of its leaves."""
+Layer = tuple[dict[str, Any], dict[str, str]]
+"""The data of a file with its bases, or of an override; and origins by dotted keys."""
 
 
 class Config(Mapping):
@@ -35,7 +35,7 @@ class Config(Mapping):
 
     Args:
         data: plain data.
-        origins: "FILE:LINE" or "-o" of each leaf. Only the root config has them.
+        origins: "FILE:LINE" or COMMAND_LINE of each leaf. Only the root config has them.
         file: the file that was read, if any.
     """
 
@@ -68,14 +68,13 @@ class Config(Mapping):
                 f"the config has no {key!r} here; it has {', '.join(self._data) or 'nothing'}"
             ) from None
 
-    def __setattr__(self, key: str, value: Any) -> None:
+    def __setattr__(self, key: str, *value: Any) -> None:
         raise TypeError(
-            f"a config is read-only: {key!r} cannot be set. Change the file, or load it with "
-            "overrides"
+            f"a config is read-only: {key!r} cannot be set or deleted. Change the file, or load it "
+            "with overrides"
         )
 
-    def __delattr__(self, key: str) -> None:
-        raise TypeError(f"a config is read-only: {key!r} cannot be deleted")
+    __delattr__ = __setattr__
 
     def __reduce__(self):
         return Config, (self.to_dict(), self.origins, self.file)
@@ -87,12 +86,12 @@ class Config(Mapping):
         """The config with a value at a place without one (or with null); another value stays."""
         if dict(leaves(self)).get(keys) is not None:
             return self
-        origins = {**self.origins, keys: DERIVED}
-        return Config(_with(self.to_dict(), keys, value), origins, self.file)
+        tree = merge(self.to_dict(), _nested(keys, value))
+        return Config(tree, {**self.origins, keys: DERIVED}, self.file)
 
     def to_dict(self) -> dict[str, Any]:
         """A deep copy as dicts and lists."""
-        return {key: _thawed(value) for key, value in self._data.items()}
+        return plain(self)
 
 
 def get_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -112,27 +111,26 @@ def get_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: all problems of the files and overrides.
     """
     path = find_config(file)
-    tree, origins = _read_with_bases(path, (), {})
+    layer = _read_with_bases(path, (), {})
     problems: list[str] = []
     for override in overrides:
         try:
-            tree, origins = _apply(override, tree, origins)
+            layer = _merge_layers(layer, _read_override(override))
         except ConfigError as error:
-            problems += error.problems
-    for keys, value in list(leaves(tree)):
-        if is_path(keys, value):
-            try:
-                tree = _with(tree, keys, expand(value))
-            except ConfigError as error:
-                problems.append(f"{shown_origin(origins[keys])}: {dotted(keys)}: {error}")
+            problems += [f"-o {override[:80]}: {problem}" for problem in error.problems]
+    tree, origins = layer[0], _origins_of_leaves(*layer)
+
+    def expanded(keys: Keys, value: Any) -> Any:
+        try:
+            return expand(value) if is_path(keys, value) else value
+        except ConfigError as error:
+            problems.append(f"{origins[keys]}: {dotted(keys)}: {error}")
+
+    tree = _with_leaves(tree, expanded)
     if problems:
         raise ConfigError(*problems)
     if tree.get("imports"):
-        places = {
-            int(keys[-1]) if len(keys) > 1 else 0: shown_origin(origin)
-            for keys, origin in origins.items()
-            if keys[0] == "imports"
-        }
+        places = [o for keys, o in origins.items() if keys[0] == "imports"]
         import_modules(tree["imports"], (path.parent, Path.cwd()), places)
     return Config(tree, origins, path)
 
@@ -141,11 +139,7 @@ def storable(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config as plain data for a file. Dollar signs in its paths, which are expanded already,
     are escaped.
     """
-    tree = Config(config).to_dict()
-    for keys, value in list(leaves(tree)):
-        if is_path(keys, value) and "$" in value:
-            tree = _with(tree, keys, escaped(value))
-    return tree
+    return _with_leaves(config, lambda keys, v: escaped(v) if is_path(keys, v) else v)
 
 
 def find_config(file: str | Path) -> Path:
@@ -153,27 +147,22 @@ def find_config(file: str | Path) -> Path:
     out.
     """
     path = Path(os.path.expanduser(file))
-    for candidate in (path, *_shipped(path)):
-        if candidate.is_file():
-            return candidate
+    found = _first_file(path, path)
+    if found is not None:
+        return found
     stems = {Path(name).name: name for name in shipped_names()}
     near = difflib.get_close_matches(path.stem, stems, n=1)
     hint = f"; did you mean {stems[near[0]]}?" if near else ""
-    raise ConfigError(f"{path}: the config file {_what_instead(path)}{hint}")
+    if (path / "config.yaml").is_file():
+        hint = f"; name {path}/config.yaml"  # of a run folder
+    raise ConfigError(f"{path}: {no_file(path, 'config file')}{hint}")
 
 
-def _shipped(name: Path) -> tuple[Path, Path]:
-    """Where a shipped config of that name would be; `configs/` in front can be left out."""
+def _first_file(path: Path, name: Path) -> Path | None:
+    """The path if it is a file, or else the shipped config of that name, if there is one."""
     inside = Path(*name.parts[1:]) if name.parts[:1] == ("configs",) else name
-    return CONFIG_ROOT / inside, CONFIG_ROOT / f"{inside}.yaml"
-
-
-def _what_instead(path: Path) -> str:
-    """The reason why a path is not a file."""
-    if path.is_dir():
-        stored = path / "config.yaml"  # of a run folder
-        return "is a folder, not a file" + (f"; name {stored}" if stored.is_file() else "")
-    return "is not a regular file" if path.exists() else "does not exist"
+    places = (path, CONFIG_ROOT / inside, CONFIG_ROOT / f"{inside}.yaml")
+    return next((place for place in places if place.is_file()), None)
 
 
 def shipped_configs() -> list[Path]:
@@ -201,11 +190,6 @@ def dotted(keys: Keys) -> str:
     return ".".join(str(key) for key in keys)
 
 
-def shown_origin(origin: str) -> str:
-    """An origin as messages show it."""
-    return "the command line (-o)" if origin == COMMAND_LINE else origin
-
-
 def leaves(tree: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
     """Each scalar, empty list and empty mapping, with its place."""
     if not tree and not keys:
@@ -223,29 +207,55 @@ def leaves(tree: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
 # --------------------------------------------------------------------------------------------------
 # Merging
 # --------------------------------------------------------------------------------------------------
-def merge(base: Any, over: Any) -> Any:
+def merge(base: Any, over: Any, keys: Keys = ()) -> Any:
     """Merge mappings key by key and replace anything else. A node whose `name` changes is replaced
-    as a whole, and null removes a mapping.
+    as a whole, null removes a mapping, and a mapping changes items of a list by their index.
+
+    Raises:
+        ConfigError: a key is not an index of the list.
     """
+    if isinstance(base, list) and isinstance(over, Mapping):
+        return _with_items(base, over, keys)
     if not (isinstance(base, Mapping) and isinstance(over, Mapping)):
         return over
     if "name" in over and over["name"] != base.get("name", over["name"]):
         return over
-    gone = {key for key, v in over.items() if v is None and isinstance(base.get(key), Mapping)}
-    merged = {key: merge(base[key], value) if key in base else value for key, value in over.items()}
-    return {key: value for key, value in {**base, **merged}.items() if key not in gone}
+    merged = dict(base)
+    for key, value in over.items():
+        if value is None and isinstance(base.get(key), Mapping):
+            del merged[key]
+        else:
+            merged[key] = merge(base.get(key), value, (*keys, key))
+    return merged
 
 
-def _merge_with_origins(base: Tree, over: Tree) -> Tree:
-    tree = merge(base[0], over[0])
-    origins = {**base[1], **over[1]}
-    for keys, origin in over[1].items():  # a mapping that null has emptied is a leaf, too
-        for length in range(1, len(keys)):
-            origins.setdefault(keys[:length], origin)
-    return tree, {keys: origins[keys] for keys, _ in leaves(tree)}
+def _with_items(base: list[Any], over: Mapping[str, Any], keys: Keys) -> list[Any]:
+    items = list(base)
+    for key, value in over.items():
+        if not (key.isdecimal() and int(key) < len(items)):
+            raise ConfigError(
+                f"{dotted(keys)} is a list of {len(items)}, counted from 0; {key!r} is not an "
+                "index of it"
+            )
+        items[int(key)] = merge(items[int(key)], value, (*keys, key))
+    return items
 
 
-def _read_with_bases(path: Path, above: tuple[Path, ...], known: dict[str, Tree]) -> Tree:
+def _merge_layers(base: Layer, over: Layer) -> Layer:
+    return merge(base[0], over[0]), {**base[1], **over[1]}
+
+
+def _origins_of_leaves(tree: Mapping[str, Any], origins: dict[str, str]) -> dict[Keys, str]:
+    """The origin of each leaf. That of a mapping which null has emptied is the null's."""
+    emptied = {}
+    for key, origin in origins.items():
+        while key := key.rpartition(".")[0]:
+            emptied[key] = origin
+    known = emptied | origins
+    return {keys: known[dotted(keys)] for keys, _ in leaves(tree)}
+
+
+def _read_with_bases(path: Path, above: tuple[Path, ...], known: dict[str, Layer]) -> Layer:
     """A file merged over its bases, which may have bases too.
 
     Args:
@@ -258,116 +268,82 @@ def _read_with_bases(path: Path, above: tuple[Path, ...], known: dict[str, Tree]
     name = os.path.join(os.path.realpath(path.parent), path.name)
     if name in known:
         return known[name]
-    tree, origins = read(path)
-    chain = (*above, path)
-    below: Tree = ({}, {})
+    tree, by_keys = read(path)
+    places = [origin for keys, origin in by_keys.items() if "_base_" in keys[:1]]
+    names = tree.pop("_base_", [])
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{places[0]}: _base_: must be the path of a config, or a list of paths")
+    layer: Layer = ({}, {})
     problems: list[str] = []
-    for base, origin in _bases(path, tree.pop("_base_", []), origins):
+    for base, place in zip(names, places, strict=False):
         try:
-            _check_base(base, origin, chain)
-            below = _merge_with_origins(below, _read_with_bases(base, chain, known))
+            found = _find_base(base, place, (*above, path))
+            layer = _merge_layers(layer, _read_with_bases(found, (*above, path), known))
         except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
-    origins = {keys: origin for keys, origin in origins.items() if keys[:1] != ("_base_",)}
-    known[name] = _merge_with_origins(below, (tree, origins))
+    try:
+        known[name] = _merge_layers(layer, (tree, {dotted(k): o for k, o in by_keys.items()}))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     return known[name]
 
 
-def _bases(path: Path, names: Any, origins: Mapping[Keys, str]) -> list[tuple[Path, str]]:
-    """The paths under `_base_`, each with its origin."""
-    places = [origin for keys, origin in origins.items() if keys[:1] == ("_base_",)]
-    names = [names] if isinstance(names, str) else names
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"{places[0]}: _base_: must be the path of a config, or a list of paths")
-    try:
-        bases = [_base(path.parent, Path(expand(name))) for name in names]
-    except ConfigError as error:
-        raise ConfigError(f"{places[0]}: _base_: {error}") from None
-    return [(_short(base), place) for base, place in zip(bases, places, strict=False)]
-
-
-def _base(folder: Path, name: Path) -> Path:
+def _find_base(name: str, place: str, chain: Sequence[Path]) -> Path:
     """The path of a base: relative to the file that names it, or else a shipped config."""
-    found = [path for path in (folder / name, *_shipped(name)) if path.is_file()]
-    return found[0] if found else folder / name
-
-
-def _short(path: Path) -> Path:
-    """The path without `..`, unless a symbolic link makes that another file."""
-    short = Path(os.path.normpath(path))
-    return short if not path.exists() or (short.exists() and short.samefile(path)) else path
-
-
-def _check_base(base: Path, origin: str, chain: Sequence[Path]) -> None:
-    if not base.is_file():
+    folder = chain[-1].parent
+    try:
+        given = Path(expand(name))
+    except ConfigError as error:
+        raise ConfigError(f"{place}: _base_: {error}") from None
+    path = _first_file(folder / given, given)
+    if path is None:
+        path = folder / given
         raise ConfigError(
-            f"{origin}: _base_: {base} {_what_instead(base)}; the path is relative to "
-            f"{chain[-1].parent}, or names a shipped config such as digits/convit"
+            f"{place}: _base_: {path}: {no_file(path, 'config file')}; the path is relative to "
+            f"{folder}, or names a shipped config such as digits/convit"
         )
+    short = Path(os.path.normpath(path))  # `..` behind a symbolic link would be another folder
+    path = short if short.exists() and short.samefile(path) else path
     for index, file in enumerate(chain):
-        if file.samefile(base):
-            circle = " -> ".join(map(str, [*chain[index:], base]))
+        if file.samefile(path):
+            circle = " -> ".join(map(str, [*chain[index:], path]))
             raise ConfigError(
-                f"{origin}: _base_: {base} is a base of itself: {circle}; remove one of these"
+                f"{place}: _base_: {path} is a base of itself: {circle}; remove one of these"
             )
+    return path
 
 
-def _apply(override: str, tree, origins):
-    """The tree with one override, `a.b.0.c=value`."""
+def _read_override(override: str) -> Layer:
+    """`a.b.0.c=value` is the file `{a: {b: {"0": {c: value}}}}`."""
     place, separator, text = override.partition("=")
-    names = place.strip().split(".")
+    keys = tuple(place.strip().split("."))
     if not separator or not place.strip():
-        raise ConfigError(
-            f"{COMMAND_LINE} {override}: an override is KEY=VALUE, for example -o optimizer.lr=5e-4"
-        )
-    if len(names) > MAX_DEPTH:
-        raise ConfigError(
-            f"{COMMAND_LINE} {override[:60]}...: {len(names)} levels are more than {MAX_DEPTH}"
-        )
-    value = parse(text, f"{COMMAND_LINE} {override}")[0]
-    keys: Keys = ()
-    node = tree
-    for name in names:
-        is_list = isinstance(node, list)
-        if is_list and not (name.isdecimal() and int(name) < len(node)):
-            raise ConfigError(
-                f"{COMMAND_LINE} {override}: {dotted(keys)} is a list of {len(node)}, counted from "
-                f"0; {name!r} is not an index of it"
-            )
-        key: str | int = int(name) if is_list else name
-        keys = (*keys, key)
-        node = node[key] if is_list else node.get(name) if isinstance(node, Mapping) else None
-    changed = _with(tree, keys, value)
-    given = {place for place, _ in leaves(value, keys)}
-    # A mapping that null has emptied is a new leaf.
-    kept = {place: origin for place, origin in origins.items() if place not in given}
-    return changed, {place: kept.get(place, COMMAND_LINE) for place, _ in leaves(changed)}
+        raise ConfigError("an override is KEY=VALUE, for example -o optimizer.lr=5e-4")
+    if len(keys) > MAX_DEPTH:
+        raise ConfigError(f"{len(keys)} levels are more than {MAX_DEPTH}")
+    value = parse(text, "its value")[0]
+    return _nested(keys, value), {dotted(keys): COMMAND_LINE for keys, _ in leaves(value, keys)}
 
 
-def _with(tree, keys: Keys, value):
-    """A copy of the tree with `value` merged in at `keys`."""
-    if not keys:
-        return merge(tree, value)
-    key, rest = keys[0], keys[1:]
-    if isinstance(tree, list):
-        return [
-            _with(item, rest, value) if index == key else item for index, item in enumerate(tree)
-        ]
-    node = tree if isinstance(tree, Mapping) else {}
-    if rest:  # merging here again would bring back what null has removed below
-        return {**node, key: _with(node.get(key), rest, value)}
-    return merge(node, {key: value})
+def _nested(keys: Keys, value: Any) -> Any:
+    for key in reversed(keys):
+        value = {key: value}
+    return value
+
+
+def _with_leaves(tree: Any, new: Callable[[Keys, Any], Any], keys: Keys = ()) -> Any:
+    """The tree as plain data, with new(keys, leaf) for each leaf."""
+    if isinstance(tree, Mapping):
+        return {key: _with_leaves(value, new, (*keys, key)) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_with_leaves(item, new, (*keys, index)) for index, item in enumerate(tree)]
+    return new(keys, tree)
 
 
 def _frozen(value: Any) -> Any:
     if isinstance(value, Mapping):
         return value if isinstance(value, Config) else Config(value)
     return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
-
-
-def _thawed(value: Any) -> Any:
-    if isinstance(value, Config):
-        return value.to_dict()
-    return [_thawed(item) for item in value] if isinstance(value, tuple) else value

@@ -5,38 +5,38 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from passl.errors import ConfigError
 
 
-def import_modules(names: Any, folders: Sequence[Path], origins: Mapping[int, str]) -> None:
+def import_modules(names: Any, folders: Sequence[Path], places: Sequence[str]) -> None:
     """Import modules, which runs their code.
 
     Args:
         names: module names, such as `my_package.my_module`.
         folders: searched before Python's path.
-        origins: "FILE:LINE" of each name, by its index.
+        places: "FILE:LINE" of each name.
 
     Raises:
         ConfigError: all modules that cannot be imported, each with the reason.
     """
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ConfigError(
-            f"{next(iter(origins.values()), 'imports')}: imports: {names!r} must be a list of "
+            f"{places[0]}: imports: {names!r} must be a list of "
             "module names, such as [my_package.my_module]"
         )
     for folder in reversed([str(folder.resolve()) for folder in folders]):
         if names and folder not in sys.path:
             sys.path.insert(0, folder)  # it stays: a module may import others later
     problems = []
-    for index, name in enumerate(names):
+    for name, place in zip(names, places, strict=True):
         try:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:
-            problems.append(f"{origins.get(index, 'imports')}: {_reason(name, error, folders)}")
+            problems.append(f"{place}: {_reason(name, error, folders)}")
     if problems:
         raise ConfigError(*problems)
 
@@ -53,7 +53,7 @@ def import_stored(names: Any, file: Path, is_allowed: bool) -> None:
         ConfigError: importing is not allowed, or a module cannot be imported.
     """
     if is_allowed:
-        import_modules(names, (Path.cwd(),), {0: str(file)})
+        import_modules(names, (Path.cwd(),), [str(file)] * len(names))
     elif not isinstance(names, list) or any(str(name) not in sys.modules for name in names):
         raise ConfigError(
             f"{file}: needs to import {names}. Importing them runs their "

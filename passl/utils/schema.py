@@ -9,16 +9,15 @@ the class, which raises a ValueError.
 from __future__ import annotations
 
 import inspect
-import math
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property, reduce, wraps
-from operator import or_
+from functools import cache, cached_property, wraps
 from os import PathLike, fspath
-from types import SimpleNamespace, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import SimpleNamespace
+from typing import Any, TypeVar, get_type_hints
 
-from pydantic import Strict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 
 from passl.errors import ConfigError
@@ -48,42 +47,30 @@ class Option:
     def words(self) -> str:
         """The type in words: `PositiveInt | None` is "a whole number of at least 1, or null"."""
         try:
-            return _words(self._adapter.json_schema()) if self._adapter is not None else "anything"
+            words = _words(self._adapter.json_schema())
         except PydanticInvalidForJsonSchema:  # a function or an object, which no config can give
-            return inspect.formatannotation(self.annotation)
+            words = "anything"
+        return inspect.formatannotation(self.annotation) if "anything" in words else words
 
-    def problem(self, value: Any) -> str | None:
-        """What is wrong with a value, or None. A whole number is a number, but true, false and text
-        are not.
-        """
-        if self._adapter is None:
-            return None
+    def problems(self, value: Any, keys: Keys = ()) -> Iterator[Problem]:
+        """What is wrong with a value, if anything."""
         try:
-            self._adapter.validate_python(value)
+            try:
+                # Strict JSON takes a whole number for a number and a list for a tuple, but no other
+                # type for the right one, such as text or true for a number.
+                self._adapter.validate_json(json.dumps(value, default=_as_dict), strict=True)
+            except TypeError:  # an object of a direct call, which no config can give
+                self._adapter.validate_python(value)
         except ValidationError as error:
-            for own in error.errors(include_url=False, include_input=False):
-                if own["type"] == "value_error":  # from a validator in the annotation
-                    return str(own["ctx"]["error"])
-            words = self.words
-            if "anything" in words:  # a type that no config can give, such as type[Layer]
-                words = inspect.formatannotation(self.annotation)
-            if isinstance(value, float) and not math.isfinite(value):
-                words = words.replace("a number", "a finite number")
-            return f"must be {words}, not {_shown(value)}"
-        return None
-
-    def problems(self, data: Any, keys: Keys = ()) -> Iterator[Problem]:
-        rule = self.problem(data)
-        if rule is not None:
-            yield keys, rule
+            own = [e["ctx"]["error"] for e in error.errors() if e["type"] == "value_error"]
+            yield keys, str(own[0]) if own else f"must be {self.words}, not {_shown(value)}"
 
     @cached_property
-    def _adapter(self) -> TypeAdapter | None:
-        """None for a class that pydantic does not know, such as a user's own: any value fits."""
+    def _adapter(self) -> TypeAdapter:
         try:
-            return TypeAdapter(_strict(self.annotation))
-        except PydanticSchemaGenerationError:
-            return None
+            return TypeAdapter(self.annotation)
+        except PydanticSchemaGenerationError:  # a class unknown to pydantic: any value fits
+            return TypeAdapter(Any)
 
 
 @cache
@@ -94,22 +81,19 @@ def options_of(target: Callable) -> Mapping[str, Option]:
         ValueError: an annotation cannot be evaluated.
     """
     function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)  # type: ignore[misc]
-    names = getattr(function, "__globals__", {})
-    options = {}
-    for p in inspect.signature(target).parameters.values():
-        if p.kind is not p.KEYWORD_ONLY:
-            continue
-        annotation = Any if p.annotation is p.empty else p.annotation
-        holder: Any = SimpleNamespace(__annotations__={p.name: annotation})
-        try:
-            hints = get_type_hints(holder, names, include_extras=True)
-        except NameError as error:
-            raise ValueError(
-                f"{target.__name__}: the annotation of {p.name}, {annotation}, cannot be "
-                f"evaluated: {error}; import what it names at the top of the module"
-            ) from None
-        options[p.name] = Option(hints[p.name], p.default)
-    return options
+    parameters = inspect.signature(target).parameters.values()
+    own = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    holder = SimpleNamespace(
+        __annotations__={p.name: Any if p.annotation is p.empty else p.annotation for p in own}
+    )
+    try:
+        hints = get_type_hints(holder, getattr(function, "__globals__", {}), include_extras=True)
+    except NameError as error:
+        raise ValueError(
+            f"{target.__name__}: the annotation of an option cannot be evaluated: {error}; import "
+            "what it names at the top of the module"
+        ) from None
+    return {p.name: Option(hints[p.name], p.default) for p in own}
 
 
 def validated(target: T) -> T:
@@ -152,24 +136,39 @@ class Section:
         options: its keys, each an Option, Section, Choice or Many.
         required: whether the section itself must be there.
         check: for the values together.
+        what: what a key is, for messages.
+        beside: other keys of the mapping, which another section checks.
     """
 
     options: Mapping[str, Any]
     required: bool = True
     check: Check | None = None
+    what: str = "a key"
+    beside: Sequence[str] = ()
 
     def problems(self, data: Any, keys: Keys = ()) -> Iterator[Problem]:
-        """Everything that is wrong with the data."""
+        """Everything that is wrong with the data: first in each value, then between them."""
         if not isinstance(data, Mapping):
-            yield keys, _no_mapping(data, self.required)
+            out = "" if self.required or data is not None else "; leave it out"
+            yield keys, f"must be a mapping, not {_shown(data)}{out}"
             return
-        problems = list(_problems_in_keys(self.options, data, keys, "a key"))
-        yield from problems or _problems_between(self.options, data, keys, self.check)
-
-
-def _no_mapping(data: Any, required: bool) -> str:
-    out = "" if required or data is not None else "; leave it out (null removes an inherited one)"
-    return f"must be a mapping, not {_shown(data)}{out}"
+        problems: list[Problem] = []
+        for key, value in data.items():
+            if key in self.options:
+                problems += self.options[key].problems(value, (*keys, key))
+            else:
+                near = closest(str(key), [*self.options, *self.beside])
+                problems.append(((*keys, key), f"{key!r} is not {self.what}{near}"))
+        for key, spec in self.options.items():
+            if spec.required and key not in data:
+                problems.append((keys, f"{dotted((*keys, key))} is missing"))
+        yield from problems
+        if self.check is not None and not problems:
+            defaults = {key: getattr(spec, "default", None) for key, spec in self.options.items()}
+            try:
+                self.check(**{**defaults, **data})
+            except ValueError as error:
+                yield keys, str(error)
 
 
 def section_of(target: Callable, required: bool = False) -> Section:
@@ -197,25 +196,25 @@ class Choice:
 
     def problems(self, data: Any, keys: Keys = ()) -> Iterator[Problem]:
         if not isinstance(data, Mapping):
-            yield keys, _no_mapping(data, self.required)
+            yield from Section({}, self.required).problems(data, keys)
             return
         kind, names, name = self.registry.kind, self.registry.names(), data.get("name")
-        if not isinstance(name, str):
-            yield keys, f"needs a name: which {kind}{closest('', names)}"
-            return
         if name not in names:
-            yield (*keys, "name"), f"there is no {kind} {name!r}{closest(name, names)}"
+            near = closest(str(name or ""), names)
+            yield (*keys, "name"), f"there is no {kind} {_shown(name)}{near}"
             return
-        own = section_of(self.registry.get(name))
-        data = {k: v for k, v in data.items() if v is not None or k not in self.derived}
-        allowed = {"name": Option(str), **own.options, **self.more}
-        what = f"an option of {name}"
-        problems = list(_problems_in_keys(allowed, data, keys, what, self.derived))
-        yield from problems
-        if not problems:
-            if all(key in data for key in self.derived):
-                yield from _problems_between(own.options, data, keys, own.check)
-            yield from _problems_between(self.more, data, keys, self.check)
+        entry = self.registry.get(name)
+        options, check = dict(options_of(entry)), getattr(entry, "check_options", None)
+        more = {key: value for key, value in data.items() if key in self.more}
+        own = {key: value for key, value in data.items() if key not in (*more, "name")}
+        for key in self.derived:
+            if own.get(key) is None:
+                options.pop(key)
+                own.pop(key, None)
+                check = None  # it needs all values
+        section = Section(options, True, check, f"an option of {name}", tuple(self.more))
+        yield from section.problems(own, keys)
+        yield from Section(self.more, check=self.check).problems(more, keys)
 
 
 @dataclass(frozen=True)
@@ -233,107 +232,55 @@ class Many:
             yield from self.item.problems(item, (*keys, index))
 
 
-def _problems_in_keys(
-    allowed: Mapping[str, Any], data: Mapping, keys: Keys, what: str, derived: Sequence[str] = ()
-) -> Iterator[Problem]:
-    """Unknown keys, wrong values and missing keys. `what` says what a key is, for messages."""
-    for key, value in data.items():
-        if key in allowed:
-            yield from allowed[key].problems(value, (*keys, key))
-        else:
-            yield (*keys, key), f"{key!r} is not {what}{closest(str(key), list(allowed))}"
-    for key, spec in allowed.items():
-        if spec.required and key not in data and key not in derived:
-            yield keys, f"{dotted((*keys, key))} is missing"
-
-
-def _problems_between(
-    options: Mapping[str, Any], data: Mapping, keys: Keys, check: Check | None
-) -> Iterator[Problem]:
-    """The error of a check, which gets the values and the defaults of missing ones."""
-    try:
-        if check is not None:
-            check(**{k: data.get(k, getattr(spec, "default", None)) for k, spec in options.items()})
-    except ValueError as error:
-        yield keys, str(error)
-
-
 # --------------------------------------------------------------------------------------------------
-# Types
+# Words
 # --------------------------------------------------------------------------------------------------
-def _strict(annotation: Any) -> Any:
-    """The annotation without pydantic's conversions of scalars, such as of '1' to 1. Lists and
-    tuples stay interchangeable, since YAML has only lists.
-    """
-    if annotation in (bool, int, float, str):
-        return Annotated[annotation, Strict()]
-    origin, parts = get_origin(annotation), get_args(annotation)
-    if not parts or origin in (Literal, Callable):
-        return annotation
-    if origin is Annotated:
-        return Annotated[(_strict(parts[0]), *parts[1:])]  # type: ignore[return-value]
-    parts = tuple(map(_strict, parts))
-    return reduce(or_, parts) if origin in (Union, UnionType) else origin[parts]
-
-
 _WORDS = {
-    "boolean": ("true or false", "trues and falses"),
-    "integer": ("a whole number", "whole numbers"),
-    "null": ("null", "nulls"),
-    "number": ("a number", "numbers"),
-    "object": ("a mapping", "mappings"),
-    "string": ("text", "texts"),
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "null": "null",
+    "number": "a number",
+    "object": "a mapping",
+    "string": "text",
+}
+_BOUNDS = {
+    "minimum": "of at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
 }
 
 
-def _words(schema: Mapping[str, Any], many: bool = False) -> str:
-    """A JSON schema in words, in the singular or the plural."""
+def _words(schema: Mapping[str, Any]) -> str:
+    """A JSON schema in words."""
     if "description" in schema:
         return schema["description"]
     if "anyOf" in schema:
-        texts = dict.fromkeys(_words(part, many) for part in schema["anyOf"])
-        return (" or " if many else ", or ").join(texts)
+        return ", or ".join(map(_words, schema["anyOf"]))
     if "enum" in schema or "const" in schema:
-        values = schema.get("enum", [schema.get("const")])
+        values = schema.get("enum") or [schema["const"]]
         return ("one of " if len(values) > 1 else "") + ", ".join(map(str, values))
     if schema.get("type") == "array":
-        return _words_of_list(schema, many)
-    if schema.get("type") not in _WORDS:
-        return "values" if many else "anything"
-    return _WORDS[schema["type"]][many] + _range(schema)
+        items = dict.fromkeys(map(_words, schema.get("prefixItems") or [schema.get("items", {})]))
+        least, most = schema.get("minItems", 0), schema.get("maxItems")
+        count = f" of {least}" if least == most else f" of at least {least}" if least else ""
+        return f"a list{count}, each {' or '.join(items).replace(', or ', ' or ')}"
+    words = _WORDS.get(schema.get("type", ""), "anything")
+    if "minimum" in schema and "maximum" in schema:
+        return f"{words} from {schema['minimum']:g} to {schema['maximum']:g}"
+    bounds = [f"{text} {schema[key]:g}" for key, text in _BOUNDS.items() if key in schema]
+    return " ".join([words, *filter(None, [" and ".join(bounds)])])
 
 
-def _words_of_list(schema: Mapping[str, Any], many: bool) -> str:
-    items = schema.get("prefixItems") or [schema.get("items", {})]
-    least, most = schema.get("minItems", 0), schema.get("maxItems")
-    count = f"{least} " if least == most else ""
-    same = all(item == items[0] for item in items)
-    each = _words(items[0], many=True) if same else ", ".join(map(_words, items))
-    text = f"{'lists' if many else 'a list'} of {count if same else ''}{each}"
-    return f"{text}, at least {least} of them" if least and least != most else text
-
-
-def _range(schema: Mapping[str, Any]) -> str:
-    low, high = schema.get("minimum"), schema.get("maximum")
-    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
-    if above is not None and schema["type"] == "integer":
-        low, above = above + 1, None
-    if low is not None and high is not None:
-        return f" from {low:g} to {high:g}"
-    start = f"above {above:g}" if above is not None else ""
-    start = f"of at least {low:g}" if low is not None else start
-    end = f"below {below:g}" if below is not None else ""
-    end = f"{'' if start else 'of '}at most {high:g}" if high is not None else end
-    return " ".join(["", *filter(None, [start, "and" if start and end else "", end])])
+def _as_dict(value: Any) -> dict:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError("not data")
 
 
 def _shown(value: Any) -> str:
     """A value as YAML writes it."""
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    if isinstance(value, Mapping):
-        return "a mapping"
-    if isinstance(value, list | tuple):
-        texts = ", ".join(map(_shown, value))
-        return f"[{texts}]" if len(value) <= 6 else f"a list of {len(value)}"
-    return repr(value)
+    if isinstance(value, str):
+        return repr(value)
+    text = json.dumps(value, default=lambda v: dict(v) if isinstance(v, Mapping) else repr(v))
+    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -1,6 +1,6 @@
 """Types of options: what a value is and the range that it lies in, as pydantic reads them.
 
-For whole numbers there are pydantic's own `PositiveInt` and `NonNegativeInt`. Numbers are finite.
+A number with a range is finite.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import AllowInfNan, WithJsonSchema
-from pydantic import NonNegativeInt as NonNegativeInt
-from pydantic import PositiveInt as PositiveInt
 
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeInt = Annotated[int, Ge(0)]
 PositiveFloat = Annotated[float, Gt(0), AllowInfNan(False)]
 NonNegativeFloat = Annotated[float, Ge(0), AllowInfNan(False)]
 Probability = Annotated[float, Ge(0), Le(1)]
@@ -25,9 +25,8 @@ NormEps = Annotated[float, Ge(0), Le(1e-3)]
 Betas = tuple[Rate, Rate]
 """Decay of two running means, as Adam has them."""
 
-Color = tuple[
-    Annotated[int, Ge(0), Le(255)], Annotated[int, Ge(0), Le(255)], Annotated[int, Ge(0), Le(255)]
-]
+_Byte = Annotated[int, Ge(0), Le(255)]
+Color = tuple[_Byte, _Byte, _Byte]
 """Red, green and blue."""
 ImageSize = Annotated[
     PositiveInt | Annotated[Sequence[PositiveInt], Len(2, 2)],

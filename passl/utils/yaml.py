@@ -35,14 +35,14 @@ def _number(text: str) -> float:
     return float(text.replace(".", "", 1) if text[-1].isalpha() else text)  # .inf is inf to Python
 
 
-# The core schema of YAML 1.2.2, section 10.3.2: type, form, first characters, conversion.
-_SCALARS: tuple[tuple[str, str, str, Callable[[str], Any]], ...] = (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF", lambda text: text.lower() == "true"),
-    ("null", r"~|null|Null|NULL|", "~nN", lambda text: None),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789", _integer),
-    ("float", _FLOAT, "-+.0123456789", _number),
+# The core schema of YAML 1.2.2, section 10.3.2: type, form, conversion.
+_SCALARS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
+    ("bool", r"true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
+    ("null", r"~|null|Null|NULL|", lambda text: None),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", _integer),
+    ("float", _FLOAT, _number),
 )
-_CONVERT = {_TAG + name: convert for name, _, _, convert in _SCALARS} | {_TAG + "str": str}
+_CONVERT = {_TAG + name: convert for name, _, convert in _SCALARS} | {_TAG + "str": str}
 
 
 class _Parser(yaml.SafeLoader):
@@ -56,9 +56,8 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-for _name, _form, _first, _ in _SCALARS:
-    characters = [*_first, ""] if _name == "null" else [*_first]
-    _Parser.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_form})$"), characters)
+for _name, _form, _ in _SCALARS:
+    _Parser.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_form})$"), None)
 _RESOLVER = _Parser("")
 
 
@@ -71,7 +70,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[Keys, str]]:
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise _too_large(str(path))
+            raise _too_much(str(path))
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as text: {error}") from None
@@ -95,11 +94,11 @@ def parse(text: str, name: str) -> tuple[Any, dict[Keys, str]]:
             rule += '; in braces, a text with ${NAME} must be quoted: "${NAME}/x"'
         raise ConfigError(f"{place}: not YAML: {rule}") from None
     except RecursionError:
-        raise _too_deep(name) from None
+        raise _too_much(name) from None
     if node is None:
         return None, {}
     builder = _Builder(name)
-    tree = builder.build(node, (), ())
+    tree = builder.build(node, ())
     if builder.problems:
         raise ConfigError(*builder.problems)
     return tree, builder.origins
@@ -110,7 +109,7 @@ def to_yaml(data: Any) -> str:
 
     def dump(readable: bool) -> str:
         options: Any = {"sort_keys": False, "allow_unicode": readable, "width": 120}
-        return yaml.dump(_plain(data), Dumper=_Dumper, **options)
+        return yaml.dump(plain(data), Dumper=_Dumper, **options)
 
     text = dump(readable=True)
     # YAML reads Unicode's other line ends as blanks, and marks of direction show another text. A
@@ -119,22 +118,17 @@ def to_yaml(data: Any) -> str:
     return dump(readable=False) if re.search(escaped, text) else text
 
 
-def _plain(data: Any) -> Any:
+def plain(data: Any) -> Any:
+    """A deep copy as dicts and lists."""
     if isinstance(data, Mapping):
-        return {key: _plain(value) for key, value in data.items()}
-    return [_plain(item) for item in data] if isinstance(data, list | tuple) else data
+        return {key: plain(value) for key, value in data.items()}
+    return [plain(item) for item in data] if isinstance(data, list | tuple) else data
 
 
-def _too_large(place: str) -> ConfigError:
+def _too_much(place: str) -> ConfigError:
     return ConfigError(
-        f"{place}: not a config: it has more than {_MAX_BYTES:,} bytes, or more than "
-        f"{_MAX_VALUES:,} values with its aliases expanded"
-    )
-
-
-def _too_deep(place: str) -> ConfigError:
-    return ConfigError(
-        f"{place}: not a config: its lists and mappings are nested more than {MAX_DEPTH} deep"
+        f"{place}: not a config: it has more than {_MAX_BYTES:,} bytes, or, with its aliases "
+        f"expanded, more than {_MAX_VALUES:,} values or {MAX_DEPTH} levels"
     )
 
 
@@ -146,21 +140,16 @@ class _Builder:
         self.origins: dict[Keys, str] = {}
         self.problems: list[str] = []
 
-    def build(self, node: yaml.Node, keys: Keys, parents: tuple[yaml.Node, ...]) -> Any:
+    def build(self, node: yaml.Node, keys: Keys) -> Any:
         place = f"{self.name}:{node.start_mark.line + 1}"
         self.values += 1
-        if self.values > _MAX_VALUES:
-            raise _too_large(place)
-        if len(keys) > MAX_DEPTH:
-            raise _too_deep(place)
-        if node in parents:
-            return self._refuse(place, "an alias points into itself")
+        if self.values > _MAX_VALUES or len(keys) > MAX_DEPTH:  # an alias can point into itself
+            raise _too_much(place)
         tree: Any
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
-            tree = self._mapping(node, keys, (*parents, node))
+            tree = self._mapping(node, keys)
         elif isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
-            inside = (*parents, node)
-            tree = [self.build(item, (*keys, i), inside) for i, item in enumerate(node.value)]
+            tree = [self.build(item, (*keys, i)) for i, item in enumerate(node.value)]
         elif isinstance(node, yaml.ScalarNode) and node.tag == _implicit_tag(node):
             try:
                 tree = _CONVERT[node.tag](node.value)
@@ -174,21 +163,17 @@ class _Builder:
             self.origins[keys] = place
         return tree
 
-    def _mapping(
-        self, node: yaml.MappingNode, keys: Keys, parents: tuple[yaml.Node, ...]
-    ) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, keys: Keys) -> dict[str, Any]:
         tree: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key, place = key_node.value, f"{self.name}:{key_node.start_mark.line + 1}"
-            if not isinstance(key_node, yaml.ScalarNode):
-                self._refuse(place, "the key is a list or mapping, not a word")
-            elif key_node.tag != _TAG + "str":
-                self._refuse(place, f"the key {key!r} is not a word; quote it")
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != _TAG + "str":
+                self._refuse(place, f"the key {str(key)[:40]!r} is not a word; quote it")
             elif key in tree:
                 where = ".".join(map(str, (*keys, key)))
                 self._refuse(place, f"{where}: the key is given twice; keep one")
             else:
-                tree[key] = self.build(value_node, (*keys, key), parents)
+                tree[key] = self.build(value_node, (*keys, key))
         return tree
 
     def _refuse(self, place: str, rule: str) -> None:

@@ -132,7 +132,7 @@ CONFIG = ("-c", "configs/digits/convit.yaml")
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("-c", "configs/digits/convitt.yaml"), "does not exist; did you mean"),
+        (("-c", "configs/digits/convitt.yaml"), "there is no such config file; did you mean"),
         ((*CONFIG, "-o", "model.architecture.embed_dims=3"), "did you mean 'embed_dim'?"),
         ((*CONFIG, "-o", "optimizer.lr"), "an override is KEY=VALUE"),
         (

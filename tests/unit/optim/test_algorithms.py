@@ -235,7 +235,7 @@ def test_earlier_optimizer_leaves_no_settings(make_model, give_gradients):
         ({"name": "AdamX"}, "there is no optimizer 'AdamX'; did you mean 'Adam'"),
         (
             {"name": "AdamW", "betas": [0.9, 1.0]},
-            "betas: must be a list of 2 numbers of at least 0 and below 1",
+            "betas: must be a list of 2, each a number of at least 0 and below 1",
         ),
         ({"name": "Adam", "eps": 0}, "eps: must be a number above 0"),
         (

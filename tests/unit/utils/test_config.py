@@ -12,6 +12,7 @@ import pytest
 
 from passl.errors import ConfigError
 from passl.utils.config import (
+    COMMAND_LINE,
     CONFIG_ROOT,
     Config,
     closest,
@@ -195,14 +196,17 @@ def test_a_base_beside_a_linked_folder(write, tmp_path):
 def test_a_missing_base(write, tmp_path):
     path = write("a.yaml", "_base_: bases/gone.yaml\na: 1\n")
     with pytest.raises(
-        ConfigError, match=rf"{path}:1: _base_: {tmp_path}/bases/gone\.yaml does not exist"
+        ConfigError,
+        match=rf"{path}:1: _base_: {tmp_path}/bases/gone\.yaml: there is no such config file",
     ):
         get_config(path)
 
 
 def test_all_missing_bases_at_once(write):
     path = write("a.yaml", "_base_:\n  - one.yaml\n  - two.yaml\n")
-    with pytest.raises(ConfigError, match=r"(?s):2: .*one\.yaml does not.*:3: .*two\.yaml does"):
+    with pytest.raises(
+        ConfigError, match=r"(?s):2: .*one\.yaml: there is no.*:3: .*two\.yaml: there"
+    ):
         get_config(path)
 
 
@@ -213,7 +217,7 @@ def test_problems_of_all_bases_at_once(write):
     with pytest.raises(ConfigError) as caught:
         get_config(write("a.yaml", "_base_: [one.yaml, two.yaml]\n"))
     assert ["root.yaml:2" in p for p in caught.value.problems] == [True, False]
-    assert "gone.yaml does not exist" in caught.value.problems[1]
+    assert "gone.yaml: there is no such" in caught.value.problems[1]
 
 
 @pytest.mark.parametrize("value", ["5", "null", "", "true"])
@@ -464,7 +468,7 @@ def test_origins_through_bases_of_bases(write):
         ("a",): f"{path}:2",
         ("n", "x"): f"{one}:2",
         ("n", "y"): f"{two}:3",
-        ("z",): "-o",
+        ("z",): COMMAND_LINE,
     }
 
 
@@ -473,12 +477,12 @@ def test_origins_after_overrides(write):
     overrides = ["n.y=2", "l.0=5", "h.name=B", "new.key=[1, 2]"]
     assert get_config(path, overrides).origins == {
         ("n", "x"): f"{path}:1",
-        ("n", "y"): "-o",
-        ("l", 0): "-o",
+        ("n", "y"): COMMAND_LINE,
+        ("l", 0): COMMAND_LINE,
         ("l", 1): f"{path}:2",
-        ("h", "name"): "-o",
-        ("new", "key", 0): "-o",
-        ("new", "key", 1): "-o",
+        ("h", "name"): COMMAND_LINE,
+        ("new", "key", 0): COMMAND_LINE,
+        ("new", "key", 1): COMMAND_LINE,
     }
 
 
@@ -486,7 +490,7 @@ def test_an_override_keeps_the_origins_of_other_values(write):
     path = write("a.yaml", "n: {x: 1, y: 1}\n")
     cfg = get_config(path, ["n={y: 2}"])
     assert cfg.to_dict() == {"n": {"x": 1, "y": 2}}
-    assert cfg.origins == {("n", "x"): f"{path}:1", ("n", "y"): "-o"}
+    assert cfg.origins == {("n", "x"): f"{path}:1", ("n", "y"): COMMAND_LINE}
 
 
 @pytest.mark.parametrize("path", shipped_configs(), ids=lambda path: path.stem)
@@ -494,7 +498,7 @@ def test_every_leaf_of_a_shipped_config_has_an_origin(path):
     cfg = get_config(path, ["seed=3"])
     values = dict(leaves(cfg))
     assert set(cfg.origins) == set(values)
-    assert cfg.origins.pop(("seed",)) == "-o"
+    assert cfg.origins.pop(("seed",)) == COMMAND_LINE
     for keys, origin in cfg.origins.items():
         file, _, line = origin.rpartition(":")
         text = Path(file).read_text(encoding="utf-8").splitlines()[int(line) - 1]
@@ -539,7 +543,8 @@ def test_a_file_in_the_home_folder(write, tmp_path, monkeypatch):
 def test_a_missing_file_suggests_the_closest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        ConfigError, match=r"^convit_tini\.yaml: .* does not exist; did you mean (\S+)\?$"
+        ConfigError,
+        match=r"^convit_tini\.yaml: there is no such config file; did you mean (\S+)\?$",
     ) as caught:
         get_config("convit_tini.yaml")
     suggestion = re.search(r"mean (\S+)\?", str(caught.value)).group(1)
@@ -548,12 +553,12 @@ def test_a_missing_file_suggests_the_closest(tmp_path, monkeypatch):
 
 def test_a_missing_file_without_a_similar_one(tmp_path):
     path = tmp_path / "qqqqqqqqqqqq.yaml"
-    with pytest.raises(ConfigError, match=rf"^{path}: the config file does not exist$"):
+    with pytest.raises(ConfigError, match=rf"^{path}: there is no such config file$"):
         find_config(path)
 
 
 def test_a_folder_is_not_a_config(tmp_path):
-    with pytest.raises(ConfigError, match="is a folder, not a file"):
+    with pytest.raises(ConfigError, match="is a folder, not a config file"):
         find_config(tmp_path)
     (tmp_path / "config.yaml").touch()
     with pytest.raises(ConfigError, match=f"name {tmp_path}/config.yaml$"):

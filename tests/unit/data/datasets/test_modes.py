@@ -175,7 +175,7 @@ def test_unconvertible_image_is_a_run_error():
     ("options", "rule"),
     [
         ({"mode": "HSV"}, "mode: must be one of RGB, L, RGBA, not 'HSV'"),
-        ({"background": [0, 0]}, "background: must be a list of 3 whole numbers"),
+        ({"background": [0, 0]}, "background: must be a list of 3, each a whole number"),
         ({"background": [0, 0, 256]}, "background: .* from 0 to 255"),
         ({"background": [0, 0, 0], "mode": "RGBA"}, "background: .* set mode to RGB or L"),
     ],
