@@ -284,7 +284,7 @@ def test_a_value_error_of_an_entry_is_a_config_error(registry):
 
 @pytest.mark.parametrize(("registry", "name"), ENTRIES)
 def test_defaults_go_together(registry, name):
-    some = (4, 0.5, "val", [1.0])  # for what has no default
+    some = (4, 0.5, "val", "contrast", [1.0], [4, 8, 16, 32])  # for what has no default
     needed = {
         key: next(value for value in some if not list(option.problems(value)))
         for key, option in registry.options(name).items()
