@@ -8,14 +8,12 @@ that was interrupted.
 from __future__ import annotations
 
 import importlib.util
-import os
+import json
 import re
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +33,7 @@ from passl.analysis.search_space import (
     points_to_check,
 )
 from passl.data.build import task_of
-from passl.distributed.launcher import end_with_parent
+from passl.distributed.launcher import ProcessGroup
 from passl.engine.check import check_config
 from passl.engine.run_lock import HOLDER, LOCK, RunLock
 from passl.engine.signals import STDERR, StopRequest
@@ -261,7 +259,7 @@ def _summary(sweep: Sweep, trial: Any) -> dict[str, Any]:
     return {
         "number": trial.number,
         "name": sweep.name(trial.number, texts),
-        "values": {key: _value(text) for key, text in texts.items()},
+        "values": {key: json.loads(text) for key, text in texts.items()},
         "state": state,
         sweep.score: max(scores, default=None) if state != "failed" else None,
     }
@@ -284,18 +282,21 @@ def _make_run(
     output_dir = f"output_dir={to_json(escaped(str(folder)))}"
     command = [sys.executable, "-u", str(_PROGRAM), "train", sweep.config]
     command += ["-o", *sweep.overrides, *overrides_of(point), output_dir, "--resume", "auto"]
-    is_pruned, last_look = False, time.monotonic()
-    with closing(_Process(command)) as process:
+    is_asked, is_pruned, last_look = False, False, time.monotonic()
+    process = ProcessGroup(command, stdout=STDERR)
+    try:
         while process.poll() is None:
             time.sleep(_POLL)
-            if stop.name is not None:
-                process.ask_to_stop()
-            elif sweep.prune and not is_pruned and time.monotonic() > last_look + _LOOK:
+            is_due = sweep.prune and time.monotonic() > last_look + _LOOK
+            if stop.name is None and not is_asked and is_due:
                 last_look = time.monotonic()
                 is_pruned = _report(study, trial, folder, sweep.score) and trial.should_prune()
-                if is_pruned:
-                    process.ask_to_stop()
-        code = process.returncode
+            if (stop.name is not None or is_pruned) and not is_asked:
+                is_asked = True
+                process.terminate()
+    finally:
+        process.kill_group()
+    code = process.returncode
     if code and stop.name is not None:
         raise Stopped(stop.name)
     if code == EXIT_STOPPED and not is_pruned:
@@ -314,34 +315,6 @@ def _make_run(
         trial.set_user_attr("exit_code", code)
         study.tell(trial, state=state.FAIL)
         get_logger().warning("%s: failed with exit code %d; the sweep goes on", folder, code)
-
-
-class _Process(subprocess.Popen):
-    """A run in a process group of its own, so that Ctrl-C in a terminal reaches it once, from
-    here. What it prints goes to stderr.
-    """
-
-    def __init__(self, command: Sequence[str]):
-        self._is_asked = False
-        super().__init__(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=STDERR,
-            start_new_session=True,
-            preexec_fn=end_with_parent,
-        )
-
-    def ask_to_stop(self) -> None:
-        """Send SIGTERM, once."""
-        if not self._is_asked:
-            self._is_asked = True
-            self.terminate()
-
-    def close(self) -> None:
-        """Kill what is left of it."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self.wait()
 
 
 def _wait_until_free(folder: Path, stop: StopRequest) -> None:
@@ -378,12 +351,6 @@ def _report(study: Any, trial: Any, folder: Path, score: str) -> bool:
     return False
 
 
-def _value(text: str) -> Any:
-    from passl.utils.yaml import parse
-
-    return parse(text, "value")[0]
-
-
 def _short(text: str) -> str:
-    value = _value(text)
+    value = json.loads(text)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from passl.distributed.environment import LOOPBACK, MASTER, PORTS, SECRET
 from passl.errors import EXIT_STOPPED, EXIT_WRONG_CALL, ConfigError
@@ -199,39 +200,41 @@ def _outcome(code: int) -> str:
     return f"returned {code}"
 
 
-class _Rank(subprocess.Popen):
-    """One process, in a process group of its own with all that it starts."""
+class ProcessGroup(subprocess.Popen):
+    """A process in a group of its own with all that it starts, so that Ctrl-C in a terminal does
+    not reach it. It gets SIGTERM when its parent ends. Options are those of `subprocess.Popen`.
+    """
+
+    def __init__(self, command: Sequence[str], **options: Any):
+        self._is_killed = False
+        options = {"stdin": subprocess.DEVNULL, "start_new_session": True, **options}
+        super().__init__(command, preexec_fn=_end_with_parent, **options)
+
+    def kill_group(self) -> None:
+        """Kill it and all that it started, once: its number may be another group's later."""
+        if not self._is_killed:
+            self._is_killed = True
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self.wait()
+
+
+class _Rank(ProcessGroup):
+    """One process of a job."""
 
     def __init__(self, command: Sequence[str], environ: dict[str, str], log: Path | None):
         self.number, self.log, self._log_start = environ["PADDLE_TRAINER_ID"], log, 0
-        self._is_killed = False
         with ExitStack() as opened:
             output = None
             if log is not None:
                 log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 output = opened.enter_context(open(log, "ab", opener=_open_for_owner))
                 self._log_start = output.tell()
-            super().__init__(
-                command,
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                preexec_fn=end_with_parent,
-            )
+            super().__init__(command, env=environ, stdout=output, stderr=output)
 
     @property
     def has_failed(self) -> bool:
         return self.returncode not in (None, 0, EXIT_STOPPED)
-
-    def kill_group(self) -> None:
-        """Kill it and all that it started, once: its number may be another group's later."""
-        if not self._is_killed:
-            self._is_killed = True
-            with suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
-            self.wait()
 
     def show_log(self) -> None:
         """Print the end of its output, if that went to a file."""
@@ -247,7 +250,7 @@ def _open_for_owner(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def end_with_parent() -> None:
+def _end_with_parent() -> None:
     """Let the system send this new process SIGTERM when the one that started it ends, even by
     SIGKILL. (On Linux; other systems do nothing.)
     """
