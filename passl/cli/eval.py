@@ -26,6 +26,7 @@ EXAMPLES = """\
 passl eval runs/a/config.yaml --weights runs/a/best.safetensors --per-class classes.csv
 passl eval convit/convit_tiny --weights convit_tiny.mindcv_in1k -o dataloader.val.dataset...
 passl eval my.yaml --weights w.pth --tta flip --confusion confusion.csv
+passl eval my.yaml --weights w.pth --corruptions corruptions.csv --severities 1 3 5
 """
 
 
@@ -71,6 +72,58 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.csv|FILE.jsonl",
         help="write the five best predictions for each image",
     )
+    _add_calibration_options(parser)
+    _add_corruption_options(parser)
+
+
+def _add_calibration_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--calibration",
+        type=as_path,
+        metavar="FILE.csv|FILE.png",
+        help="write confidence and accuracy in bins as FILE.csv, drawn as FILE.png",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=_temperature,
+        metavar="fit|NUMBER",
+        help="report the calibration also with logits divided by this; fit: by the number that is "
+        "best on these images",
+    )
+
+
+def _add_corruption_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--corruptions",
+        type=as_path,
+        metavar="FILE.csv",
+        help="write the scores on images corrupted by ImageNet-C's definitions",
+    )
+    parser.add_argument(
+        "--corruption-kinds",
+        nargs="+",
+        metavar="KIND",
+        help="only these corruptions, by ImageNet-C's names, such as gaussian_noise",
+    )
+    parser.add_argument(
+        "--severities",
+        nargs="+",
+        type=int,
+        choices=range(1, 6),
+        metavar="N",
+        help="only these severities, from 1 to 5",
+    )
+
+
+def _temperature(text: str) -> float | str:
+    """Type of --temperature: `fit`, or a number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if text != "fit" and not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither fit nor a number above 0")
+    return text if text == "fit" else number
 
 
 def main(args: argparse.Namespace) -> None:
@@ -89,6 +142,11 @@ def main(args: argparse.Namespace) -> None:
         per_class=args.per_class,
         confusion=args.confusion,
         predictions=args.predictions,
+        calibration=args.calibration,
+        temperature=args.temperature,
+        corruptions=args.corruptions,
+        corruption_kinds=args.corruption_kinds,
+        severities=args.severities,
     )
     node = cfg.dataloader.val.dataset
     options.check(task_of(node), TASKS[task_of(node)])

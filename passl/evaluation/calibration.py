@@ -89,6 +89,14 @@ class Calibration:
     confidence: float
     accuracy: float
 
+    def __str__(self) -> str:
+        """As a line for the log."""
+        line = (
+            "calibration at temperature {temperature:.4g}: ECE {ece:.2f} %, MCE {mce:.2f} %, NLL "
+            "{nll:.4f}, Brier {brier:.4f}, confidence {confidence:.2f} %, accuracy {accuracy:.2f} %"
+        )
+        return line.format(**self.to_dict())
+
     def to_dict(self) -> dict[str, Any]:
         """As plain data: `ece` and `mce` are the expected and the maximum calibration error in
         percent (equations 3 and 5).

@@ -52,17 +52,22 @@ class ClassificationScores(Scores):
 
 
 def collect(
-    outputs: Iterable[Output], classes: int, valid_labels: Sequence[int] | None = None
+    outputs: Iterable[Output],
+    classes: int,
+    valid_labels: Sequence[int] | None = None,
+    keep_logits: bool = False,
 ) -> Predictions:
     """The predictions for the samples of this rank.
 
     Args:
         outputs: logits [B, K] of each view, whose softmax is averaged, and labels [B].
         valid_labels: the classes that are compared; null for all.
+        keep_logits: return the logits too, those of classes that are not compared being very low.
     """
     k = min(BEST, classes if valid_labels is None else len(valid_labels))
     barred = _barred(valid_labels, classes)
     rows = [_nothing(k)]  # a rank may have no sample
+    kept = [np.zeros((0, classes), np.float32)]
     for views_BK, labels, indices in outputs:
         logits_BK = averaged([logits_BK + barred for logits_BK in views_BK])
         best_Bk, classes_Bk = logits_BK.topk(k, axis=-1)
@@ -71,8 +76,11 @@ def collect(
         losses_B = (total_B1 - logits_BK.take_along_axis(labels.unsqueeze(-1), -1)).squeeze(-1)
         found = (indices, labels, classes_Bk, probabilities_Bk, losses_B)
         rows.append(tuple(tensor.numpy() for tensor in found))
+        if keep_logits:
+            kept.append(logits_BK.numpy())
     indices, labels, best, probabilities, losses = map(np.concatenate, zip(*rows, strict=True))
-    return Predictions(indices, labels, best, probabilities, losses)
+    logits = np.concatenate(kept) if keep_logits else None
+    return Predictions(indices, labels, best, probabilities, losses, logits=logits)
 
 
 def score(
@@ -109,7 +117,7 @@ def score(
 CLASSIFICATION = Task(
     best="top1",
     shown={"top1": "top-1", "top5": "top-5"},
-    options=frozenset(("tta", "valid_labels", "real_labels")),
+    options=frozenset(("tta", "valid_labels", "real_labels", "calibration", "temperature")),
     tables={
         "per_class": lambda path, found, data: write_per_class(path, found, data.classes),
         "confusion": lambda path, found, data: write_confusions(path, found, data.classes),

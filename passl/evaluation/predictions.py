@@ -29,6 +29,7 @@ class Predictions:
         probabilities: float32 [N, k], of these classes.
         losses: float32 [N], cross entropy.
         seconds: how long the predictions took, reading included.
+        logits: float32 [N, K], of all K classes; null unless they are asked for.
     """
 
     indices: np.ndarray
@@ -37,6 +38,7 @@ class Predictions:
     probabilities: np.ndarray
     losses: np.ndarray
     seconds: float = 0.0
+    logits: np.ndarray | None = None
 
     def correct(self, k: int) -> np.ndarray:
         """bool [N], whether the true class is among the k best predictions."""
@@ -50,10 +52,23 @@ class Predictions:
         return np.stack([np.bincount(column, minlength=classes) for column in counted])
 
     def of_all(self, ranks: Ranks) -> Predictions:
-        """The predictions of all ranks, in the dataset's order, each sample once."""
+        """The predictions of all ranks, in the dataset's order, each sample once; without logits,
+        which may be too large for every rank.
+        """
         names = ("indices", "labels", "classes", "probabilities", "losses")
         parts = ranks.gather({name: getattr(self, name) for name in names})
         found = {name: np.concatenate([part[name] for part in parts]) for name in names}
         rows = np.unique(found["indices"], return_index=True)[1]
         columns = {name: column[rows] for name, column in found.items()}
         return Predictions(**columns, seconds=self.seconds)
+
+    def logits_of_all(self, ranks: Ranks) -> tuple[np.ndarray, np.ndarray]:
+        """The logits and labels of all ranks, in the dataset's order, each sample once. Every rank
+        must call this; the first gets them, and the others get their own.
+        """
+        assert self.logits is not None
+        own = {"indices": self.indices, "logits": self.logits, "labels": self.labels}
+        parts = ranks.gather(own, to_all=False) or [own]
+        found = {name: np.concatenate([part[name] for part in parts]) for name in own}
+        rows = np.unique(found["indices"], return_index=True)[1]
+        return found["logits"][rows], found["labels"][rows]

@@ -123,9 +123,9 @@ def measure(
     found = Robustness(score, _definition(loader), clean, scores)
     log("corruptions: %s", found.definition)
     try:
-        for kind in kinds:
+        for kind in dict.fromkeys(kinds):
             scores[kind] = {}
-            for severity in severities:
+            for severity in sorted(set(severities)):
                 transforms = [*before, Corruption(kind=kind, severity=severity), *after]
                 loader.samples = Samples(samples.dataset, transforms, 0, samples.draws)
                 scores[kind][severity] = evaluate()

@@ -52,12 +52,14 @@ def predict(
     loader: Loader,
     valid_labels: Sequence[int] | None = None,
     views: Sequence[View] = VIEWS["none"],
+    **options: Any,
 ) -> Any:
     """Predict the samples of this rank, with the model in evaluation mode. Its mode is restored.
 
     Args:
         valid_labels: the classes that are compared; null for all.
         views: of each image.
+        options: of the task's `collect`.
 
     Returns:
         What `Task.collect` makes of the outputs.
@@ -69,7 +71,9 @@ def predict(
         ([model(view(images)).astype("float32") for view in views], labels, indices)
         for images, labels, indices in loader.epoch(0)
     )
-    found = TASKS[loader.dataset.task].collect(outputs, len(loader.classes), valid_labels)
+    found = TASKS[loader.dataset.task].collect(
+        outputs, len(loader.classes), valid_labels, **options
+    )
     if was_training:
         model.train()
     return replace(found, seconds=time.perf_counter() - start)

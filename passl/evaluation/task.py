@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Task:
             of all ranks and the dataset.
         collect: called with an iterable of `Output`, the number of classes and the valid labels
             (null for all); returns the predictions for the samples of this rank, a dataclass with
-            `seconds` and, for tables and metrics, `of_all(ranks)`.
+            `seconds` and, for tables and metrics, `of_all(ranks)`. It may have options of its own.
         score: called with these, the number of classes, the ranks and the config's `metrics` by
             name; returns the `Scores` over all ranks, the same for any number of ranks. Raises a
             RunError if outputs are not finite or there is no sample.
@@ -70,7 +70,7 @@ class Task:
     shown: Mapping[str, str]
     options: frozenset[str]
     tables: Mapping[str, Callable[[Path, Any, ImageDataset], None]]
-    collect: Callable[[Iterable[Output], int, Sequence[int] | None], Any]
+    collect: Callable[..., Any]
     score: Callable[[Any, int, Ranks, Mapping[str, Metric]], Scores]
 
 

@@ -53,15 +53,17 @@ def test_tables_agree_with_the_scores(run_tool, weights, tmp_path):
         "--per-class": tmp_path / "classes.csv",
         "--confusion": tmp_path / "confusion.csv",
         "--predictions": tmp_path / "predictions.jsonl",
+        "--calibration": tmp_path / "calibration.png",
     }
     options = [part for pair in files.items() for part in pair]
     done = run_tool("eval.py", *weights, *options, "-o", "dataloader.val.loader={num_workers: 2}")
     result = result_of(done)
-    names = [*files.values(), tmp_path / "confusion.png"]
+    names = [*files.values(), tmp_path / "confusion.png", tmp_path / "calibration.csv"]
     assert sorted(result["files"]) == sorted(map(str, names))
     assert result["samples"] == 360
     assert result["tta"] == "none"
-    assert all(result[key] is None for key in ("crop", "valid_labels", "real_top1"))
+    unused = ("crop", "valid_labels", "real_top1", "corruptions")
+    assert all(result[key] is None for key in unused)
     assert "images/s" in done.stderr
 
     samples = [json.loads(line) for line in files["--predictions"].read_text().splitlines()]
@@ -93,29 +95,47 @@ def test_tables_agree_with_the_scores(run_tool, weights, tmp_path):
     for row in range(10):
         counts = np.bincount(predictions[labels == row, 0], minlength=10)
         assert confusion[row].tolist() == counts.tolist()
-    with Image.open(tmp_path / "confusion.png") as image:
-        assert image.format == "PNG"
+    for name in ("confusion.png", "calibration.png"):
+        with Image.open(tmp_path / name) as image:
+            assert image.format == "PNG"
+    (calibration,) = result["calibration"]
+    assert calibration["accuracy"] == pytest.approx(result["top1"])
+    assert calibration["nll"] == pytest.approx(result["loss"], rel=1e-5)
+    assert calibration["confidence"] == pytest.approx(100 * probabilities[:, 0].mean(), abs=1e-3)
+    assert sum(int(row[3]) for row in table(tmp_path / "calibration.csv")[1:]) == 360
 
     before = {path: path.read_bytes() for path in names}
     failed = run_tool("eval.py", *weights, *options, expect=2)
-    assert failed.stderr.startswith("4 errors:")
-    assert failed.stderr.count("is there already and is not overwritten") == 4
+    assert failed.stderr.startswith("6 errors:")
+    assert failed.stderr.count("is there already and is not overwritten") == 6
     assert failed.stdout == ""
     assert {path: path.read_bytes() for path in names} == before
 
 
 def test_two_ranks_write_what_one_does(run_tool, fork_tool, weights, tmp_path):
     """The scores are the same and rank 0 writes everyone's predictions."""
-    one = tmp_path / "one.csv"
-    alone = result_of(run_tool("eval.py", *weights, "--tta", "flip", "--predictions", one))
-    two = tmp_path / "two.csv"
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+
+    def options(part: str) -> list[object]:
+        corruptions = ("--corruptions", tmp_path / f"{part}_c.csv", "--severities", 3)
+        scaled = ("--calibration", tmp_path / f"{part}.png", "--temperature", 2)
+        return [*corruptions, "--corruption-kinds", "gaussian_noise", *scaled, "--tta", "flip"]
+
+    alone = result_of(run_tool("eval.py", *weights, *options("a"), "--predictions", one))
     master = {"PADDLE_MASTER": f"127.0.0.1:{free_port()}", "PADDLE_TRAINERS_NUM": "2"}
     ranks = [master | {"PADDLE_TRAINER_ID": str(rank)} for rank in range(2)]
-    first, second = fork_tool("eval.py", [*weights, "--tta", "flip", "--predictions", two], ranks)
+    args = [*weights, *options("b"), "--predictions", two]
+    first, second = fork_tool("eval.py", args, ranks)
     together = json.loads(first.splitlines()[-1])
     assert "top1" not in second
-    for key in ("top1", "top5", "samples", "tta", "balanced_accuracy", "macro_f1", "recall"):
+    same = ("top1", "top5", "samples", "tta", "balanced_accuracy", "macro_f1", "recall")
+    for key in (*same, "corruptions"):
         assert together[key] == alone[key]
+    assert (tmp_path / "a_c.csv").read_text() == (tmp_path / "b_c.csv").read_text()
+    assert [found["temperature"] for found in together["calibration"]] == [1, 2]
+    for ours, theirs in zip(together["calibration"], alone["calibration"], strict=True):
+        assert ours["nll"] == pytest.approx(theirs["nll"], rel=VALUES)
+        assert ours["accuracy"] == theirs["accuracy"]
     assert together["loss"] == pytest.approx(alone["loss"], rel=VALUES)
     ours, theirs = table(one), table(two)
     assert len(ours) == len(theirs) == 361
@@ -189,6 +209,9 @@ def test_crop(run_tool, weights, val_folder, tmp_path):
     assert squashed["loss"] != pytest.approx(written["loss"], rel=1e-3)
 
 
+CORRUPTED = "[{name: Corruption, kind: contrast, severity: 1}, {name: Normalize}]"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -198,6 +221,14 @@ def test_crop(run_tool, weights, val_folder, tmp_path):
         (("--predictions", "p.txt"), "--predictions p.txt: must end in .csv or .jsonl"),
         (("--per-class", "none/p.csv"), "the folder none does not exist; make it first"),
         (("--tta", "five"), "invalid choice: 'five'"),
+        (("--temperature", "fit"), "--temperature is for --calibration"),
+        (("--temperature", "0", "--calibration", "c.csv"), "neither fit nor a number above 0"),
+        (("--severities", "1"), "--severities is for --corruptions"),
+        (("--corruptions", "c.csv", "--corruption-kinds", "blur"), "blur: is unknown"),
+        (
+            (*("--corruptions", "c.csv", "-o"), f"dataloader.val.dataset.transforms={CORRUPTED}"),
+            "has a Corruption already",
+        ),
     ],
 )
 def test_wrong_options(run_tool, weights, options, message):
@@ -218,16 +249,22 @@ def test_the_page_has_every_option(run_tool):
 
 
 def test_the_commands_of_the_page_run(run_tool, weights, tmp_path):
-    """Those on the digits, with other weights and their files in a folder of the test."""
+    """Those on the digits, with other weights, their files in a folder of the test, and few images
+    for those that read them often.
+    """
     calls = [line for line in PAGE.splitlines() if line.startswith("python tools/eval.py")]
     digits = [shlex.split(line)[2:] for line in calls if "configs/digits" in line]
-    assert len(digits) == 4
+    assert len(digits) == 7
     changes = {"runs/digits_cvt/best.safetensors": str(weights[-1])}
     endings = (".csv", ".jsonl")
     for args in digits:
         changed = [changes.get(a, str(tmp_path / a) if a.endswith(endings) else a) for a in args]
-        assert result_of(run_tool("eval.py", *changed))["samples"] == 360
+        if "--corruptions" in args:
+            changed += ["-o", "dataloader.val.dataset.fraction=0.02"]
+        samples = 10 if "--corruptions" in args else 360
+        assert result_of(run_tool("eval.py", *changed))["samples"] == samples
     written = {"classes.csv", "confusion.csv", "confusion.png", "predictions.jsonl"}
+    written |= {"calibration.csv", "calibration.png", "corruptions.csv", "some.csv"}
     assert {path.name for path in tmp_path.iterdir()} == written
 
 
