@@ -152,7 +152,7 @@ def of_config(task: str, model: str) -> Task:
 
 
 def exported(work: Path, model: str, size: int, engine: str, precision: str) -> Task:
-    folder = str(work / f"{model}_{size}")
+    folder = str(work / f"{model}_{size}{'_onnx' * (engine == 'openvino')}")
     return {"task": "exported", "folder": folder, "engine": engine, "precision": precision}
 
 
@@ -233,16 +233,16 @@ class Round:
 
 
 def make(path: Path, python: Path) -> None:
-    """Make an exported folder MODEL_SIZE, a peer's graph MODEL.onnx, or images."""
+    """Make images, a peer's graph MODEL.onnx, or an exported folder MODEL_SIZE, MODEL_SIZE_onnx."""
     if path.name == "images":
         write_images(path, IMAGES)
     elif path.suffix == ".onnx":
         task = {"task": "graph", "model": path.stem, "file": str(path), **steps(8)}
         measure_in_child(THEIRS, task, python=python)
     else:
-        model, _, size = path.name.rpartition("_")
+        model, _, size = path.name.removesuffix("_onnx").rpartition("_")
         task = {**of_config("export", model), "folder": str(path), **steps(8, int(size))}
-        measure_in_child(OURS, {**task, "onnx": size == "224"})
+        measure_in_child(OURS, {**task, "onnx": path.name.endswith("_onnx")})
 
 
 def compare(rows: Mapping[str, Row], rounds: int, python: Path) -> dict[str, dict[str, Any]]:

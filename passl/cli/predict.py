@@ -75,7 +75,8 @@ def main(args: argparse.Namespace) -> None:
     _name_weights(args)
     _check(args)
 
-    from passl.deploy.batch import find_images, predict_files, write_rows
+    from passl.deploy.batch import find_images, predict_files
+    from passl.evaluation.tables import write_best
     from passl.logging import log_to_console
 
     log_to_console()
@@ -91,8 +92,10 @@ def main(args: argparse.Namespace) -> None:
         elif not is_written:
             _show(found)
         if is_written:
-            rows.append(found)
-    write_rows(rows, args.csv, args.jsonl)
+            rows.append(found.to_dict())
+    for path in (args.csv, args.jsonl):
+        if path is not None:
+            write_best(path, rows, as_table=path == args.csv)
     if unreadable:
         print(f"error: {unreadable} of {len(files)} images cannot be read", file=sys.stderr)
         sys.exit(EXIT_FAILED)

@@ -12,8 +12,6 @@ from passl.data.datasets.walk import SUFFIXES, walk_images, warn_unusable
 from passl.deploy.inputs import check_several
 from passl.deploy.predictor import Classifier, Prediction
 from passl.errors import ConfigError, RunError
-from passl.evaluation.tables import best_columns, write_csv
-from passl.io.files import to_json, write_text
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,8 @@ class FilePredictions:
         """As plain data: the name with the predictions or with the error."""
         if self.error is not None:
             return {"name": self.name, "error": self.error}
-        return {"name": self.name, "best": [asdict(prediction) for prediction in self.best]}
+        best = [{**asdict(each), "probability": round(each.probability, 6)} for each in self.best]
+        return {"name": self.name, "best": best}
 
 
 def find_images(arguments: Sequence[str]) -> list[str]:
@@ -96,24 +95,3 @@ def predict_files(
             best = {file: classifier.best(row, k) for file, row in zip(images, rows, strict=True)}
         for file in batch:
             yield FilePredictions(file, best.get(file, ()), errors.get(file))
-
-
-def write_rows(
-    rows: Sequence[FilePredictions], table: Path | None = None, lines: Path | None = None
-) -> None:
-    """Write predictions as files.
-
-    Args:
-        table: `.csv`; a file that cannot be read has empty cells.
-        lines: `.jsonl`, one object per file.
-    """
-    if lines is not None:
-        write_text(lines, "".join(to_json(row.to_dict()) + "\n" for row in rows))
-    if table is None:
-        return
-    head = best_columns(max((len(row.best) for row in rows), default=0))
-    cells = []
-    for row in rows:
-        best = [cell for p in row.best for cell in (p.label, p.name, f"{p.probability:.6f}")]
-        cells.append([row.name, *best, *[""] * (len(head) - len(best))])
-    write_csv(table, ["name", *head], cells)

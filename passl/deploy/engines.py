@@ -9,12 +9,11 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -174,18 +173,11 @@ def _openvino(folder: Path, precision: str, threads: int) -> Engine:
     return one_at_a_time(run)
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of engine.
+class Kind(NamedTuple):
+    """A kind of engine."""
 
-    Args:
-        load: (folder, precision, threads) -> engine.
-        files: the files of the folder that it loads.
-        precisions: that it supports.
-    """
-
-    load: Callable[[Path, str, int], Engine]
-    files: tuple[str, ...]
+    load: Callable[[Path, str, int], Engine]  # takes folder, precision and threads
+    files: tuple[str, ...]  # that it loads
     precisions: tuple[str, ...]
 
 

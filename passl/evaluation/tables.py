@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +40,7 @@ def write_predictions(path: Path, found: Predictions, dataset: ImageDataset) -> 
             found.indices, found.labels, found.classes, found.probabilities, strict=True
         )
     ]
-    if path.suffix == ".jsonl":
-        write_text(path, "".join(to_json(s) + "\n" for s in samples))
-        return
-    head = best_columns(found.classes.shape[1])
-    rows = [
-        [sample["name"], sample["label"], sample["label_name"]]
-        + [value for best in sample["best"] for value in best.values()]
-        for sample in samples
-    ]
-    write_csv(path, ["name", "label", "label_name", *head], rows)
+    write_best(path, samples, as_table=path.suffix != ".jsonl")
 
 
 def write_per_class(path: Path, found: Predictions, classes: Sequence[str]) -> None:
@@ -67,9 +58,26 @@ def write_per_class(path: Path, found: Predictions, classes: Sequence[str]) -> N
     write_csv(path, ["class", "samples", "top1", "top5"], rows)
 
 
-def best_columns(k: int) -> list[str]:
-    """The titles of k predictions: label_1, name_1, probability_1, label_2 and so on."""
-    return [f"{key}_{i}" for i in range(1, k + 1) for key in ("label", "name", "probability")]
+def write_best(path: Path, samples: Sequence[Mapping[str, Any]], as_table: bool) -> None:
+    """Write the best predictions for samples.
+
+    Args:
+        samples: of each its `name`, other values, and `best`, a list of predictions with label,
+            name and probability; or an `error` instead, which leaves the cells of a table empty.
+        as_table: as CSV with the columns label_1, name_1, probability_1, label_2 and so on; else as
+            JSON lines.
+    """
+    if not as_table:
+        write_text(path, "".join(to_json(sample) + "\n" for sample in samples))
+        return
+    rows = []
+    for sample in samples:
+        row = {key: value for key, value in sample.items() if key not in ("best", "error")}
+        for place, best in enumerate(sample.get("best", ()), 1):
+            row |= {f"{key}_{place}": value for key, value in best.items()}
+        rows.append(row)
+    head = list(max(rows, key=len, default=()))
+    write_csv(path, head, [[row.get(key) for key in head] for row in rows])
 
 
 def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
