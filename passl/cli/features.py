@@ -9,7 +9,7 @@ import argparse
 import json
 
 from passl.cli.eval import read_evaluation
-from passl.cli.options import add_config_options, add_weights_option, as_path
+from passl.cli.options import add_config_options, add_weights_option, as_path, filled
 
 EXAMPLES = """\
 passl features my.yaml --weights convit_tiny.mindcv_in1k --split train --out train.npy
@@ -57,9 +57,7 @@ def main(args: argparse.Namespace) -> None:
     from passl.evaluation.features import Options, extract
 
     check_config(cfg, for_training=args.split == "train")
-    options = Options(
-        out=args.out, split=args.split, layer=args.layer, dense=args.dense, dtype=args.dtype
-    )
+    options = filled(Options, args)
     options.check()
 
     from passl.distributed import ranks as distributed

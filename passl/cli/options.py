@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from passl.errors import ConfigError
 from passl.utils.paths import expand
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from passl.modeling.classifier import Model
     from passl.utils.config import Config
 
+T = TypeVar("T")
 TRANSFORMS = "dataloader.val.dataset.transforms"
 
 
@@ -43,6 +45,11 @@ def at_least(least: int, number: type = int) -> Callable[[str], Any]:
 
     parse.__name__ = number.__name__  # for messages
     return parse
+
+
+def filled(kind: type[T], args: argparse.Namespace) -> T:
+    """A dataclass whose fields are options of the command, with their values."""
+    return kind(**{each.name: getattr(args, each.name) for each in fields(kind)})  # type: ignore[arg-type]
 
 
 class _OneConfig(argparse.Action):

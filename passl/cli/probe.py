@@ -5,7 +5,7 @@ is the result as JSON.
 import argparse
 import json
 
-from passl.cli.options import as_path
+from passl.cli.options import as_path, filled
 
 EXAMPLES = """\
 passl probe train.npy val.npy
@@ -64,14 +64,7 @@ def main(args: argparse.Namespace) -> None:
 
     log_to_console()
     train, val = read_features(args.train), read_features(args.val)
-    options = Options(
-        k=args.k,
-        temperature=args.temperature,
-        ridge=args.ridge,
-        shots=args.shots,
-        seeds=args.seeds,
-    )
-    rows = probe(train, val, options)
+    rows = probe(train, val, filled(Options, args))
     for row in rows:
         kind = f"k-NN, k {row['value']}" if row["probe"] == "knn" else f"ridge, {row['value']:g}"
         shots = f"shots {row['shots']}, " if row["shots"] else ""
