@@ -11,11 +11,7 @@ from functools import partial
 from typing import Any, Literal
 
 from passl.data import DATASETS, TRANSFORMS
-from passl.data.build import (
-    DATASET_OPTIONS,
-    build_dataset,
-    class_names,
-)
+from passl.data.build import DATASET_OPTIONS, build_dataset, class_names
 from passl.data.datasets.images import CHANNELS
 from passl.data.datasets.subset import Subset, chosen_labels
 from passl.data.loader import Loader
@@ -37,15 +33,7 @@ from passl.modeling.losses import Distilled
 from passl.optim import SCHEDULES
 from passl.optim.optimizers import OPTIMIZER_SECTION
 from passl.utils.config import COMMAND_LINE, Config, dotted, get_config
-from passl.utils.schema import (
-    Choice,
-    Many,
-    Option,
-    Problem,
-    Section,
-    options_of,
-    section_of,
-)
+from passl.utils.schema import Choice, Many, Option, Problem, Section, options_of, section_of
 from passl.utils.types import NonNegativeInt, PositiveInt
 from passl.utils.yaml import Keys
 
@@ -196,18 +184,6 @@ def _origin(cfg: Config, keys: Keys, rule: str) -> str:
 # --------------------------------------------------------------------------------------------------
 # Rules between sections
 # --------------------------------------------------------------------------------------------------
-@_reads("model")
-def _head_fits_backbone(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
-    """For our own networks; `Model` checks it for all."""
-    name, options = cfg.model.architecture.name, BACKBONES.arguments(cfg.model.architecture)
-    if name in ("ConViT", "CvT"):
-        width = options["embed_dim"] if name == "ConViT" else options["embed_dim"][-1]
-        given = cfg.model.head.get("in_channels")
-        if given not in (None, width):
-            rule = f"{given} is not the backbone's width; set it to {width}, or leave it out"
-            yield ("model", "head", "in_channels"), rule
-
-
 _reads("model.head", "loss", "metrics", "dataloader", "distillation")(tasks_agree)
 
 
@@ -236,23 +212,18 @@ def _batches_divide(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
         yield ("dataloader", "train", "mixup"), rule
 
 
-@_reads("distillation", "model", "dataloader")
+@_reads("distillation", "model.architecture")
 def _teacher_fits(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
-    """The teacher has the classes and the channels of the student."""
     if "distillation" not in cfg or "train" not in parts:
         return
     keys = ("distillation", "teacher")
     try:
-        teacher = get_config(cfg.distillation.teacher)
-        classes, own = _num_classes(teacher), _num_classes(cfg)
-        channels, own_channels = _in_chans(teacher), _in_chans(cfg)
+        channels, own = _in_chans(get_config(cfg.distillation.teacher)), _in_chans(cfg)
     except (ConfigError, AttributeError, KeyError) as error:
         yield keys, str(error)
         return
-    if None not in (classes, own) and classes != own:
-        yield keys, f"its head has {classes} classes, but the student's {own}"
-    if None not in (channels, own_channels) and channels != own_channels:
-        rule = f"it takes {_counted(channels)}, but the student {_counted(own_channels)}"
+    if None not in (channels, own) and channels != own:
+        rule = f"it takes {_counted(channels)}, but the student {_counted(own)}"
         yield keys, f"{rule}; both see the same images"
 
 

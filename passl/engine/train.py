@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import paddle
 
-from passl.data.datasets.base import ImageDataset
 from passl.data.datasets.fingerprint import fingerprint, hashed_lists
 from passl.data.loader import Batch, Loader, build_loader
 from passl.data.transforms.mixup import Mixup, build_mixup
@@ -325,14 +324,14 @@ def _evaluate(run: Run) -> Scores:
         Stopped: the run was asked to stop. Its state before the evaluation is saved.
     """
     learner, ranks, precision = run.learner, run.learner.ranks, run.learner.precision
-    loader: Any = _Stoppable(run.val_loader, run.stop)
+    loader = run.val_loader
     with (
         learner.average.applied(),
         precision.weights(learner.model),
         precision.autocast(),
         suppress(Stopped),
     ):
-        found = predict(learner.model, loader, run.val_loader.dataset.valid_labels)
+        found = predict(learner.model, loader, loader.dataset.valid_labels, check=run.stop.check)
     # Every rank comes here, at the end of its part or asked to stop. In `score` all must meet.
     ranks.wait()
     if ranks.any(run.stop.name):
@@ -340,27 +339,6 @@ def _evaluate(run: Run) -> Scores:
         raise _stopped(run, "in the evaluation after")
     metrics = build_metrics(run.cfg.get("metrics") or ())
     return run.task.score(found, len(run.val_loader.classes), ranks, metrics)
-
-
-@dataclass(frozen=True)
-class _Stoppable:
-    """A loader that raises Stopped between two batches if the run is asked to stop."""
-
-    loader: Loader
-    stop: StopRequest
-
-    @property
-    def dataset(self) -> ImageDataset:
-        return self.loader.dataset
-
-    @property
-    def classes(self) -> list[str]:
-        return self.loader.classes
-
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        for batch in self.loader.epoch(epoch, check=self.stop.check):
-            self.stop.check()
-            yield batch
 
 
 def _stopped(run: Run, when: str) -> Stopped:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -52,6 +52,7 @@ def predict(
     loader: Loader,
     valid_labels: Sequence[int] | None = None,
     views: Sequence[View] = VIEWS["none"],
+    check: Callable[[], object] = lambda: None,
     **options: Any,
 ) -> Any:
     """Predict the samples of this rank, with the model in evaluation mode. Its mode is restored.
@@ -59,6 +60,7 @@ def predict(
     Args:
         valid_labels: the classes that are compared; null for all.
         views: of each image.
+        check: called for each batch and while one is late; what it raises ends the prediction.
         options: of the task's `collect`.
 
     Returns:
@@ -67,12 +69,14 @@ def predict(
     was_training = model.training
     model.eval()
     start = time.perf_counter()
-    outputs = (
-        ([model(view(images)).astype("float32") for view in views], labels, indices)
-        for images, labels, indices in loader.epoch(0)
-    )
+
+    def outputs() -> Iterator[Any]:
+        for images, labels, indices in loader.epoch(0, check=check):
+            check()
+            yield [model(view(images)).astype("float32") for view in views], labels, indices
+
     found = TASKS[loader.dataset.task].collect(
-        outputs, len(loader.classes), valid_labels, **options
+        outputs(), len(loader.classes), valid_labels, **options
     )
     if was_training:
         model.train()

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from passl.errors import ConfigError, no_file
 from passl.utils.imports import import_modules
 from passl.utils.paths import escaped, expand, is_path
-from passl.utils.yaml import MAX_DEPTH, Keys, parse, plain, read
+from passl.utils.yaml import MAX_DEPTH, Keys, changed, parse, read
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # In a wheel the configs are inside the package, in a checkout beside it.
@@ -91,7 +91,7 @@ class Config(Mapping):
 
     def to_dict(self) -> dict[str, Any]:
         """A deep copy as dicts and lists."""
-        return plain(self)
+        return changed(self, lambda keys, value: value)
 
 
 def get_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -126,7 +126,7 @@ def get_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
         except ConfigError as error:
             problems.append(f"{origins[keys]}: {dotted(keys)}: {error}")
 
-    tree = _with_leaves(tree, expanded)
+    tree = changed(tree, expanded)
     if problems:
         raise ConfigError(*problems)
     if tree.get("imports"):
@@ -139,7 +139,7 @@ def storable(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config as plain data for a file. Dollar signs in its paths, which are expanded already,
     are escaped.
     """
-    return _with_leaves(config, lambda keys, v: escaped(v) if is_path(keys, v) else v)
+    return changed(config, lambda keys, v: escaped(v) if is_path(keys, v) else v)
 
 
 def find_config(file: str | Path) -> Path:
@@ -192,15 +192,13 @@ def dotted(keys: Keys) -> str:
 
 def leaves(tree: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
     """Each scalar, empty list and empty mapping, with its place."""
-    if not tree and not keys:
-        return
     if isinstance(tree, Mapping) and tree:
         for key, value in tree.items():
             yield from leaves(value, (*keys, key))
     elif isinstance(tree, list | tuple) and tree:
         for index, value in enumerate(tree):
             yield from leaves(value, (*keys, index))
-    else:
+    elif keys:
         yield keys, tree
 
 
@@ -332,15 +330,6 @@ def _nested(keys: Keys, value: Any) -> Any:
     for key in reversed(keys):
         value = {key: value}
     return value
-
-
-def _with_leaves(tree: Any, new: Callable[[Keys, Any], Any], keys: Keys = ()) -> Any:
-    """The tree as plain data, with new(keys, leaf) for each leaf."""
-    if isinstance(tree, Mapping):
-        return {key: _with_leaves(value, new, (*keys, key)) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_with_leaves(item, new, (*keys, index)) for index, item in enumerate(tree)]
-    return new(keys, tree)
 
 
 def _frozen(value: Any) -> Any:

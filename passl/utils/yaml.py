@@ -107,9 +107,11 @@ def parse(text: str, name: str) -> tuple[Any, dict[Keys, str]]:
 def to_yaml(data: Any) -> str:
     """Plain data as YAML that `parse` reads back to the same values."""
 
+    tree = changed(data, lambda keys, value: value)
+
     def dump(readable: bool) -> str:
         options: Any = {"sort_keys": False, "allow_unicode": readable, "width": 120}
-        return yaml.dump(plain(data), Dumper=_Dumper, **options)
+        return yaml.dump(tree, Dumper=_Dumper, **options)
 
     text = dump(readable=True)
     # YAML reads Unicode's other line ends as blanks, and marks of direction show another text. A
@@ -118,11 +120,13 @@ def to_yaml(data: Any) -> str:
     return dump(readable=False) if re.search(escaped, text) else text
 
 
-def plain(data: Any) -> Any:
-    """A deep copy as dicts and lists."""
-    if isinstance(data, Mapping):
-        return {key: plain(value) for key, value in data.items()}
-    return [plain(item) for item in data] if isinstance(data, list | tuple) else data
+def changed(tree: Any, new: Callable[[Keys, Any], Any], keys: Keys = ()) -> Any:
+    """A copy as dicts and lists, with new(keys, leaf) for each leaf."""
+    if isinstance(tree, Mapping):
+        return {key: changed(value, new, (*keys, key)) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [changed(item, new, (*keys, index)) for index, item in enumerate(tree)]
+    return new(keys, tree)
 
 
 def _too_much(place: str) -> ConfigError:

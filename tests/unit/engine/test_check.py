@@ -52,18 +52,13 @@ def test_a_correct_config_passes(tiny_config):
             "model.architecture.embed_dim=[16]",
             "embed_dim: must be a whole number of at least 1",
         ),
-        ("model.head.in_channels=12", "12 is not the backbone's width; set it to 16"),
         ("model.head.num_classes=9", "9 is not the 10 classes of dataloader.train; set it to 10"),
         ("model.name=CvtWrapper", "must be one of Model, CvTWrapper, not 'CvtWrapper'"),
         ("optimizer.lr=fast", "lr: must be a number of at least 0"),
         ("optimizer.lr=-1", "lr: must be a number of at least 0"),
         ("optimizer.name=Adan", "there is no optimizer 'Adan'; did you mean 'Adam'"),
         ("optimizer.grad_clip={name: norm, value: 1}", "there is no gradient clipping 'norm'"),
-        ("accumulate=0", "accumulate: must be a whole number of at least 1"),
         ("accumulate=129", "129 parts are more than the 128 samples of a batch"),
-        ("eval_interval=0", "eval_interval: must be a whole number of at least 1"),
-        ("amp.level=O3", "must be one of O0, O1, O2, not 'O3'"),
-        ("ema.decay=1.0", "decay: must be a number of at least 0 and below 1"),
         (
             "freeze={names: [head.*], epochs: 0}",
             "epochs: must be a whole number of at least 1",
@@ -72,14 +67,6 @@ def test_a_correct_config_passes(tiny_config):
         ("dataloader.train.mixup={prob: 2}", "prob: must be a number from 0 to 1"),
         ("dataloader.train.mixup={alpha: 2}", "'alpha' is not a key; did you mean"),
         ("dataloader.val.mixup={prob: 1}", "'mixup' is not a key"),
-        (
-            "dataloader.train.sampler.repeats=0",
-            "repeats: must be a whole number of at least 1",
-        ),
-        (
-            "dataloader.train.dataset.fraction=1.5",
-            "fraction: must be a number above 0 and at most 1",
-        ),
         ("dataloader.train.dataset.labels=[cat]", "'cat' is not a class of the data"),
         (
             "dataloader.train.dataset.transforms.0={name: RandAugment, policy: rand-m9-foo3}",
@@ -98,16 +85,8 @@ def test_a_correct_config_passes(tiny_config):
             "nothing.yaml",
         ),
         ("loss={name: BinaryCrossEntropy, smoothing: 0.1}", "did you mean 'label_smoothing'"),
-        ("log_config.interval=0", "interval: must be a whole number of at least 1"),
         ("epochs=ten", "epochs: must be a whole number of at least 1"),
-        ("seed=-1", "seed: must be a whole number of at least 0"),
-        ("device=tpu", "must be one of auto, cpu, gpu, not 'tpu'"),
         ("lr_scheduler.warmup_epochs=9", "9 must lie between 0 and the 2 epochs of the run"),
-        (
-            "dataloader.train.sampler.batch_size=0",
-            "batch_size: must be a whole number of at least 1",
-        ),
-        ("dataloader.train.sampler.shuffle=1", "must be true or false, not 1"),
         (
             "dataloader.train.loader.workers=1",
             "'workers' is not a key; did you mean 'num_workers'?",
@@ -120,10 +99,6 @@ def test_a_correct_config_passes(tiny_config):
         ("model.architecture.img_size=[32, 12]", "does not divide into patches of 8 pixels"),
         ("dataloader.train.dataset.transforms.0.size=[64]", "must be one number of pixels, or ["),
         ("dataloader.train.dataset.transforms.0.scale=[1.0, 0.5]", "in ascending order"),
-        (
-            "dataloader.val.loader.num_workers=-1",
-            "num_workers: must be a whole number of at least 0",
-        ),
         (
             "dataloader.train.dataset.transforms.0.scale=[1]",
             "must be a list of 2, each a number, not [1]",
@@ -189,80 +164,21 @@ def test_another_number_of_classes_than_the_pretrained_weights(tiny_config):
         ("model.architecture.num_heads=5", "embed_dim 16 does not divide into 5 heads"),
         ("model.architecture.head_dim=5", "embed_dim 16 does not divide into 4 heads of 5"),
         ("model.architecture.local_up_to_layer=2", "lower it below depth 2"),
-        ("model.architecture.depth=0", "depth: must be a whole number of at least 1"),
-        (
-            "model.architecture.patch_size=0",
-            "patch_size: must be a whole number of at least 1",
-        ),
         ("model.architecture.mlp_ratio=-1", "mlp_ratio: must be a number above 0"),
-        (
-            "model.architecture.ff_dim=0",
-            "ff_dim: must be a whole number of at least 1",
-        ),
-        (
-            "model.architecture.norm_eps=0.01",
-            "norm_eps: must be a number from 0 to 0.001",
-        ),
-        (
-            "model.architecture.ff_dropout=1",
-            "ff_dropout: must be a number of at least 0 and below 1",
-        ),
-        (
-            "model.architecture.drop_rate=.nan",
-            "drop_rate: must be a number of at least 0 and below 1",
-        ),
         ("model.architecture.img_size=[32, 32, 32]", "one number of pixels, or [height, width]"),
         (
             "model.architecture.hybrid_backbone={name: CvT, depth: 0}",
             "depth: must be a whole number of at least 1",
         ),
         ("model.head.num_classes=0", "num_classes: must be a whole number of at least 1"),
-        ("model.head.drop_rate=1", "drop_rate: must be a number of at least 0 and below 1"),
-        (
-            "loss.label_smoothing=1.5",
-            "label_smoothing: must be a number of at least 0 and below 1",
-        ),
-        (
-            "loss={name: BinaryCrossEntropy, target_threshold: 1}",
-            "target_threshold: must be a number of at least 0 and below 1",
-        ),
         ("optimizer.lr=.nan", "lr: must be a number of at least 0"),
-        (
-            "optimizer.lr_base_batch=0",
-            "lr_base_batch: must be a whole number of at least 1",
-        ),
         ("optimizer.lr_scale=sqrt", "give the batch that lr is meant for"),
-        (
-            "optimizer.layer_decay=2",
-            "layer_decay: must be a number above 0 and at most 1",
-        ),
-        ("optimizer.weight_decay=-1", "weight_decay: must be a number of at least 0"),
         (
             "optimizer.betas=[1, 0]",
             "betas: must be a list of 2, each a number of at least 0 and below 1",
         ),
-        ("optimizer.eps=0", "eps: must be a number above 0"),
-        (
-            "optimizer={name: Momentum, lr: 1, momentum: 1}",
-            "momentum: must be a number of at least 0 and below 1",
-        ),
-        (
-            "optimizer={name: RMSProp, lr: 1, alpha: 1}",
-            "alpha: must be a number of at least 0 and below 1",
-        ),
         ("optimizer.grad_clip.value=0", "value: must be a number above 0"),
-        (
-            "optimizer.grad_clip={name: adaptive, clip_factor: 0}",
-            "clip_factor: must be a number above 0",
-        ),
-        ("amp.loss_scale=0", "loss_scale: must be a number above 0"),
-        ("checkpoint.interval=0", "interval: must be a whole number of at least 1"),
-        ("timeouts.wait=0", "wait: must be a number of at least 1"),
         ("dataloader.val.sampler.repeats=2", "repeats 2 needs shuffle"),
-        (
-            "dataloader.val.loader.max_bad_samples=-1",
-            "max_bad_samples: must be a whole number of at least 0",
-        ),
     ],
 )
 def test_values_out_of_range(tiny_config, override, rule):
@@ -328,13 +244,6 @@ def test_pair_mixup_needs_an_even_batch(tiny_config):
     assert "and drop_last: true" in problems(tiny_config(), *told)
     # Evaluation mixes nothing.
     check_config(get_config(tiny_config(), told), for_training=False)
-
-
-def test_a_teacher_with_other_classes(tiny_config):
-    student, teacher = tiny_config("ConViT"), tiny_config("CvT")
-    teacher.write_text(teacher.read_text().replace("num_classes: 10", "num_classes: 7"))
-    told = f"distillation={{teacher: '{teacher}', weights: w.safetensors}}"
-    assert "its head has 7 classes, but the student's 10" in problems(student, told)
 
 
 # --------------------------------------------------------------------------------------------------

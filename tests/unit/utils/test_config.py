@@ -16,7 +16,6 @@ from passl.utils.config import (
     CONFIG_ROOT,
     Config,
     closest,
-    dotted,
     find_config,
     get_config,
     leaves,
@@ -87,36 +86,11 @@ def test_mappings_merge_and_lists_replace(write):
     }
 
 
-def test_a_node_with_another_name_in_a_file_is_replaced(write):
-    write("base.yaml", "model: {head: {name: A, x: 1, in: {y: 2}}, z: 3}\n")
-    cfg = get_config(write("a.yaml", "_base_: base.yaml\nmodel: {head: {name: B, w: 4}}\n"))
-    assert cfg.to_dict() == {"model": {"head": {"name": "B", "w": 4}, "z": 3}}
-
-
-def test_a_node_of_the_same_name_is_merged(write):
-    write("base.yaml", "head: {name: A, x: 1}\n")
-    cfg = get_config(write("a.yaml", "_base_: base.yaml\nhead: {name: A, y: 2}\n"))
-    assert cfg.to_dict() == {"head": {"name": "A", "x": 1, "y": 2}}
-
-
-def test_later_bases_override_earlier_ones_and_the_file_overrides_all(write):
-    write("one.yaml", "a: 1\nb: 1\nc: 1\nn: {x: 1, y: 1}\n")
-    write("two.yaml", "b: 2\nc: 2\nn: {y: 2}\n")
-    cfg = get_config(write("a.yaml", "_base_: [one.yaml, two.yaml]\nc: 3\n"))
-    assert cfg.to_dict() == {"a": 1, "b": 2, "c": 3, "n": {"x": 1, "y": 2}}
-    other = get_config(write("b.yaml", "_base_: [two.yaml, one.yaml]\nc: 3\n"))
-    assert other.to_dict() == {"a": 1, "b": 1, "c": 3, "n": {"x": 1, "y": 1}}
-
-
 def test_bases_are_relative_to_their_file(write, tmp_path, monkeypatch):
     write("bases/base.yaml", "a: 1\n")
     write("inner/a.yaml", "_base_: ../bases/base.yaml\nb: 2\n")
     monkeypatch.chdir(tmp_path / "bases")
     assert get_config("../inner/a.yaml").to_dict() == {"a": 1, "b": 2}
-
-
-def test_an_empty_list_of_bases_changes_nothing(write):
-    assert get_config(write("a.yaml", "_base_: []\na: 1\n")).to_dict() == {"a": 1}
 
 
 def test_bases_of_bases(write):
@@ -268,6 +242,7 @@ def test_an_empty_base(write):
         ({"name": "A", "x": 1}, {"name": "A"}, {"name": "A", "x": 1}),
         ({"name": "A", "x": 1}, {"y": 2}, {"name": "A", "x": 1, "y": 2}),
         ({"x": 1}, {"name": "A"}, {"x": 1, "name": "A"}),
+        ({"a": [1, {"b": 2, "c": 3}]}, {"a": {"1": {"c": 4}}}, {"a": [1, {"b": 2, "c": 4}]}),
     ],
 )
 def test_merge(base, over, expected):
@@ -338,16 +313,6 @@ def test_new_keys_at_any_depth(load):
     assert changed["transforms"][0] == {"name": "Resize", "size": 256, "interpolation": "nearest"}
 
 
-def test_overrides_merge_and_replace_like_files(load):
-    assert load("optimizer={lr: 2}")["optimizer"] == {
-        "name": "AdamW",
-        "lr": 2,
-        "betas": [0.9, 0.999],
-    }
-    assert load("sizes=[4]")["sizes"] == [4]
-    assert load("transforms.0={size: 8}")["transforms"][0] == {"name": "Resize", "size": 8}
-
-
 def test_null_removes_a_mapping_at_any_depth(load):
     before = load("a.b.c={d: 1}", "a.b.e=2")
     assert load("a.b.c={d: 1}", "a.b.e=2", "a.b.c=null")["a"] == {"b": {"e": 2}}
@@ -356,34 +321,14 @@ def test_null_removes_a_mapping_at_any_depth(load):
     assert before["a"]["b"]["c"] == {"d": 1}
 
 
-def test_a_node_with_another_name_is_replaced(load):
-    assert load("optimizer.name=SGD")["optimizer"] == {"name": "SGD"}
-    assert load("optimizer.name=AdamW") == load()
-    assert load("optimizer={name: SGD, lr: 1}")["optimizer"] == {"name": "SGD", "lr": 1}
-    assert load("transforms.1.name=Crop")["transforms"] == [
-        {"name": "Resize", "size": 256},
-        {"name": "Crop"},
-    ]
-
-
 def test_overrides_apply_in_their_order(load):
     assert load("epochs=1", "epochs=2")["epochs"] == 2
     assert load("optimizer.name=SGD", "optimizer.lr=3")["optimizer"] == {"name": "SGD", "lr": 3}
     assert load("optimizer.lr=3", "optimizer.name=SGD")["optimizer"] == {"name": "SGD"}
 
 
-def test_a_mapping_replaces_a_scalar(load):
-    assert load("epochs.warm=3")["epochs"] == {"warm": 3}
-
-
 def test_spaces_around_the_key_are_ignored(load):
     assert load(" optimizer.lr = 3")["optimizer"]["lr"] == 3
-
-
-def test_an_override_of_an_inherited_value(write):
-    write("base.yaml", BASE)
-    cfg = get_config(write("a.yaml", "_base_: base.yaml\n"), ["transforms.0.size=8"])
-    assert cfg.transforms[0].to_dict() == {"name": "Resize", "size": 8}
 
 
 @pytest.mark.parametrize("index", ["3", "-1", "x", "x.0", "9999", "", "1_0", "0x1"])
@@ -391,16 +336,6 @@ def test_a_bad_index(load, index):
     rule = f"sizes is a list of 3, .*; {index.split('.')[0]!r} is not an index of it"
     with pytest.raises(ConfigError, match=rf"^-o sizes\.{index}=1: {rule}$"):
         load(f"sizes.{index}=1")
-
-
-def test_a_bad_index_names_the_list(load):
-    with pytest.raises(ConfigError, match=r"transforms is a list of 2, .*'p' is not an index"):
-        load("transforms.p=1")
-
-
-def test_an_empty_list_has_no_index(load):
-    with pytest.raises(ConfigError, match=r"empty is a list of 0, .*'0' is not an index"):
-        load("empty.0=1")
 
 
 @pytest.mark.parametrize("override", ["epochs", "epochs:5", "", "=5", "  =5"])
@@ -450,16 +385,6 @@ def test_origins_after_merging(write):
     }
 
 
-def test_origins_with_several_bases(write):
-    one, two = write("one.yaml", "a: 1\nb: 1\n"), write("two.yaml", "b: 2\nc: []\n")
-    path = write("a.yaml", "_base_: [one.yaml, two.yaml]\n")
-    assert get_config(path).origins == {
-        ("a",): f"{one}:1",
-        ("b",): f"{two}:1",
-        ("c",): f"{two}:2",
-    }
-
-
 def test_origins_through_bases_of_bases(write):
     one = write("one.yaml", "a: 1\nn: {x: 1, y: 1}\n\nz: 1\n")
     two = write("two.yaml", "_base_: one.yaml\n\nn: {y: 2}\n")
@@ -486,13 +411,6 @@ def test_origins_after_overrides(write):
     }
 
 
-def test_an_override_keeps_the_origins_of_other_values(write):
-    path = write("a.yaml", "n: {x: 1, y: 1}\n")
-    cfg = get_config(path, ["n={y: 2}"])
-    assert cfg.to_dict() == {"n": {"x": 1, "y": 2}}
-    assert cfg.origins == {("n", "x"): f"{path}:1", ("n", "y"): COMMAND_LINE}
-
-
 @pytest.mark.parametrize("path", shipped_configs(), ids=lambda path: path.stem)
 def test_every_leaf_of_a_shipped_config_has_an_origin(path):
     cfg = get_config(path, ["seed=3"])
@@ -515,9 +433,9 @@ def test_there_are_shipped_configs():
     assert not any(Path(name).parts[0] == "_base_" for name in names)
 
 
-@pytest.mark.parametrize("path", shipped_configs(), ids=lambda path: path.stem)
 @pytest.mark.parametrize("prefix", ["", "configs"])
-def test_a_shipped_config_by_its_relative_name(path, prefix, tmp_path, monkeypatch):
+def test_a_shipped_config_by_its_relative_name(prefix, tmp_path, monkeypatch):
+    path = CONFIG_ROOT / "digits" / "convit.yaml"
     expected = get_config(path)
     monkeypatch.chdir(tmp_path)
     cfg = get_config(Path(prefix) / path.relative_to(CONFIG_ROOT))
@@ -784,10 +702,6 @@ def test_repr_shows_the_data():
     assert repr(Config({"a": {"b": [1]}})) == "Config({'a': {'b': [1]}})"
 
 
-def test_a_config_is_expanded_as_keyword_arguments(cfg):
-    assert dict(**cfg.optimizer) == {"name": "AdamW", "lr": 1e-3, "betas": (0.9, 0.999)}
-
-
 # -------------------------------------------------------------------------------------------------
 # Words for messages
 # -------------------------------------------------------------------------------------------------
@@ -802,12 +716,6 @@ def test_a_config_is_expanded_as_keyword_arguments(cfg):
 )
 def test_closest(word, words, expected):
     assert closest(word, words) == expected
-
-
-def test_dotted_is_how_an_override_names_a_place(load):
-    keys = ("transforms", 0, "size")
-    assert dotted(keys) == "transforms.0.size"
-    assert load(f"{dotted(keys)}=9")["transforms"][0]["size"] == 9
 
 
 def test_config_root_is_found_from_the_package():

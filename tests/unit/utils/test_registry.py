@@ -315,32 +315,6 @@ def test_other_errors_of_an_entry_are_not_config_errors(registry):
 @pytest.mark.parametrize(
     ("annotation", "value"),
     [
-        (int, 1),
-        (float, 1),
-        (bool, True),
-        (str, "a"),
-        (Any, [1]),
-        (int | None, None),
-        (int | None, 3),
-        (Literal["a", "b"], "b"),
-        (tuple[float, float], [1, 2]),
-        ("Sequence[int] | None", [1]),
-    ],
-)
-def test_annotations_as_objects(registry, annotation, value):
-    def target(*, value: annotation):
-        return value
-
-    registry.register(target)
-    assert registry.build({"name": "target", "value": value}) == value
-    if annotation is not Any:
-        with pytest.raises(ConfigError, match="value: must be "):
-            registry.build({"name": "target", "value": {"a": 1}})
-
-
-@pytest.mark.parametrize(
-    ("annotation", "value"),
-    [
         (Sequence[int], [1]),
         (Sequence[int] | None, [1]),
         (Mapping[str, Any], {"a": 1}),
