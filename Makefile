@@ -10,7 +10,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study chaos bench test test-cpus test-parity test-integrations docs lint format clean
+.PHONY: help setup demo study study-timm chaos bench test test-cpus test-parity test-integrations docs lint format clean
 
 help:
 	@echo "To use passl:"
@@ -58,8 +58,11 @@ chaos: .venv/run.stamp  #dev kill runs and single ranks, resume, compare (KILLS=
 bench: .venv/bench.stamp .venv-bench/stamp  #dev measure speed and memory beside timm, transformers, OpenVINO
 	$(BIN)/python benchmarks/peers.py --write docs/benchmarks.md
 
-study: .venv/run.stamp  #dev train ConViT and plain attention on parts of the digits (under an hour)
-	$(BIN)/python studies/sample_efficiency/run.py
+study: .venv/run.stamp  #dev train ConViT and three variants on parts of Fashion-MNIST (four hours; the same call continues)
+	$(BIN)/python studies/fashion/run.py
+
+study-timm: .venv-parity/stamp  #dev train a ConViT with passl and with timm on the same batches (two hours; the same call continues)
+	.venv-parity/bin/python studies/timm_training/run.py
 
 .venv/run.stamp: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 10) <= v < (3, 13) else f"passl needs Python 3.10 to 3.12, not {v[0]}.{v[1]}; name one by make PYTHON=python3.11")'
