@@ -5,18 +5,18 @@ the caller, and interrupted ones continue.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from passl.distributed.launcher import end_with_parent
+from passl.distributed.launcher import ProcessGroup
 from passl.engine.metrics import METRICS, read_metrics
 from passl.engine.run_folder import CONFIG
+from passl.engine.signals import StopRequest
 from passl.errors import EXIT_STOPPED, ConfigError, RunError, Stopped
 from passl.io.files import to_json
 from passl.utils.config import dotted, get_config, leaves, storable
@@ -26,6 +26,8 @@ from passl.utils.yaml import read
 ROOT = Path(__file__).resolve().parents[1]
 _PLACES = ("output_dir", "pretrained", "dataroot")
 """Keys that say where files are, not what is trained."""
+_POLL = 0.2
+"""Seconds between two looks at the processes."""
 
 
 @dataclass(frozen=True)
@@ -92,42 +94,49 @@ def run_side_by_side(commands: Mapping[str, Sequence[str]], count: int, logs: Pa
         logs: the folder of what they print, a file for each.
 
     Raises:
-        Stopped: one was asked to stop, and has saved its state.
-        RunError: one has failed. Those that run go on to their end, no other is started.
+        Stopped: this process, or one of them, was asked to stop; they have saved their state.
+        RunError: one has failed; the others have saved their state.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    pool, start = ThreadPoolExecutor(count), time.monotonic()
-    try:
-        futures = [pool.submit(_run, name, commands[name], logs) for name in commands]
-        for done, future in enumerate(as_completed(futures), 1):
-            minutes = (time.monotonic() - start) / 60
-            print(f"{done} of {len(futures)}, {minutes:.0f} min: {future.result()}", flush=True)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    waiting, running = deque(commands), {}
+    start = time.monotonic()
+    with StopRequest() as stop:
+        try:
+            while waiting or running:
+                stop.check()
+                while waiting and len(running) < count:
+                    name = waiting.popleft()
+                    running[name] = _started(commands[name], logs / f"{name}.txt")
+                time.sleep(_POLL)
+                for name in [name for name in running if running[name].poll() is not None]:
+                    _check(name, running.pop(name).returncode, logs)
+                    done = len(commands) - len(waiting) - len(running)
+                    minutes = (time.monotonic() - start) / 60
+                    print(f"{done} of {len(commands)}, {minutes:.0f} min: {name}", flush=True)
+        finally:
+            _end(running.values())
 
 
-def _run(name: str, command: Sequence[str], logs: Path) -> str:
-    path = logs / f"{name}.txt"
-    with path.open("w") as log:
-        done = subprocess.run(
-            command,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            # One thread each: with networks this small two runs side by side are faster than one.
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            preexec_fn=end_with_parent,
-        )
-    if done.returncode == EXIT_STOPPED:
+def _started(command: Sequence[str], log: Path) -> ProcessGroup:
+    # One thread each: with networks this small two runs side by side are faster than one.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with log.open("w") as output:
+        return ProcessGroup(command, stdout=output, stderr=output, env=environment)
+
+
+def _check(name: str, code: int, logs: Path) -> None:
+    if code == EXIT_STOPPED:
         raise Stopped(f"a signal to the run {name}")
-    if done.returncode:
-        raise RunError(f"{name} has failed with exit code {done.returncode}: {path} says why")
-    return name
+    if code:
+        raise RunError(f"{name} has failed with exit code {code}: {logs / name}.txt says why")
 
 
-def unfinished(runs: Mapping[str, Training]) -> Iterator[tuple[str, Sequence[str]]]:
-    """Name and command of each run that is not finished."""
-    for name, run in runs.items():
-        if run.result() is None:
-            yield name, run.command
+def _end(processes: Iterable[ProcessGroup]) -> None:
+    """Ask processes to stop, and wait until they have saved their state."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait()
+        finally:
+            process.kill_group()

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import runpy
 import shutil
+import signal
 import struct
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
+from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import paddle
@@ -254,16 +259,48 @@ def test_best_rate_needs_all_candidates_and_flags_the_end_of_the_range():
     assert "tried for: random positions at 49 tokens." in text
 
 
-def test_processes_run_side_by_side_until_one_fails(tmp_path, capfd):
-    codes = {"good": 0, "bad": 3}
+def process(code: int = 0, until: Path | None = None, seconds: float = 0) -> list[str]:
+    """Prints its threads, and ends with that code once a file has content; asked to stop, with
+    75.
+    """
+    text = (
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
+        f"print(os.environ['OMP_NUM_THREADS'], flush=True); time.sleep({seconds})\n"
+        f"while {str(until or '')!r} and not os.stat({str(until)!r}).st_size: time.sleep(0.05)\n"
+        f"sys.exit({code})"
+    )
+    return [sys.executable, "-c", text]
+
+
+@pytest.mark.parametrize(("code", "error"), [(3, RunError), (75, Stopped)])
+def test_processes_run_side_by_side_until_one_fails(tmp_path, capfd, code, error):
+    """The one that runs is asked to stop, the one that waits does not start."""
+    (tmp_path / "long.txt").touch()
     commands = {
-        name: [sys.executable, "-c", f"print('{name}', flush=True); raise SystemExit({code})"]
-        for name, code in codes.items()
+        "good": process(),
+        "bad": process(code, until=tmp_path / "long.txt"),
+        "long": process(seconds=60),
+        "late": process(),
     }
-    with pytest.raises(RunError, match="bad has failed with exit code 3: .*bad.txt"):
-        run_side_by_side(commands, 1, tmp_path)
-    assert (tmp_path / "good.txt").read_text() == "good\n"
-    assert "1 of 2" in capfd.readouterr().out
-    commands = {"stopped": [sys.executable, "-c", "raise SystemExit(75)"], "late": commands["good"]}
-    with pytest.raises(Stopped, match="stopped"):
-        run_side_by_side(commands, 1, tmp_path)
+    with pytest.raises(error, match="bad"):
+        run_side_by_side(commands, 2, tmp_path)
+    assert (tmp_path / "good.txt").read_text() == (tmp_path / "long.txt").read_text() == "1\n"
+    assert not (tmp_path / "late.txt").exists()
+    assert "1 of 4" in capfd.readouterr().out
+
+
+def test_signal_stops_all_processes(tmp_path):
+    """They have ended when Stopped is raised; no other has started."""
+
+    def send() -> None:
+        logs = [tmp_path / "one.txt", tmp_path / "two.txt"]
+        while not all(log.exists() and log.stat().st_size for log in logs):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    commands = {name: process(seconds=60) for name in ("one", "two", "three")}
+    Thread(target=send, daemon=True).start()
+    with pytest.raises(Stopped, match="SIGTERM"):
+        run_side_by_side(commands, 2, tmp_path)
+    assert not (tmp_path / "three.txt").exists()
