@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--tta",
         choices=("none", "flip"),
         default="none",
-        help="flip: mean softmax of the image and its mirror image",
+        help="flip: mean probabilities of the image and its mirror image",
     )
     parser.add_argument(
         "--valid-labels",
@@ -70,7 +70,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--predictions",
         type=as_path,
         metavar="FILE.csv|FILE.jsonl",
-        help="write the five best predictions for each image",
+        help="write the predictions for each image: the five best, or those of every label",
+    )
+    parser.add_argument(
+        "--thresholds",
+        type=path_or_name,
+        metavar="VALUE|FILE.csv",
+        help="of a multi-label model: the probability above which a label is predicted (default "
+        "0.5), or a file with one for each class",
+    )
+    parser.add_argument(
+        "--best-thresholds",
+        type=as_path,
+        metavar="FILE.csv",
+        help="of a multi-label model: write the thresholds that maximise each class's F1 score",
     )
     _add_calibration_options(parser)
     _add_corruption_options(parser)
@@ -147,6 +160,8 @@ def main(args: argparse.Namespace) -> None:
         corruptions=args.corruptions,
         corruption_kinds=args.corruption_kinds,
         severities=args.severities,
+        thresholds=args.thresholds,
+        best_thresholds=args.best_thresholds,
     )
     node = cfg.dataloader.val.dataset
     options.check(task_of(node), TASKS[task_of(node)])

@@ -6,7 +6,10 @@ DATASETS = Registry(
     "dataset",
     [
         f"passl.data.datasets.{module}"
-        for module in ("cifar", "digits", "image_folder", "image_list", "mnist", "tar_shards")
+        for module in (
+            *("cifar", "digits", "image_folder", "image_list", "mnist", "multilabel"),
+            "tar_shards",
+        )
     ],
 )
 """A dataset is an `ImageDataset`, whose docstring is the contract."""

@@ -10,13 +10,20 @@ from passl.errors import ConfigError, shortened
 _GOLDEN = (5**0.5 - 1) / 2
 
 
+def class_counts(dataset: ImageDataset) -> np.ndarray:
+    """Return the number of samples that have the label of each class, int64 [classes]."""
+    if dataset.task == "multilabel":
+        return dataset.labels.sum(0, dtype=np.int64)
+    return np.bincount(dataset.labels, minlength=len(dataset.classes))
+
+
 def samples_per_class(dataset: ImageDataset) -> np.ndarray:
     """Return the number of samples of each class, int64 [classes].
 
     Raises:
         ConfigError: a class has no sample, though `valid_labels` of the dataset includes it.
     """
-    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    counts = class_counts(dataset)
     wanted = range(len(counts)) if dataset.valid_labels is None else dataset.valid_labels
     empty = [dataset.classes[label] for label in wanted if not counts[label]]
     if empty:

@@ -10,7 +10,7 @@ import paddle
 from paddle import nn
 
 from passl.accelerate import accelerate
-from passl.data.balance import samples_per_class
+from passl.data.balance import class_counts, samples_per_class
 from passl.data.datasets.base import ImageDataset
 from passl.distributed.ranks import STATISTICS, Ranks
 from passl.distributed.sharding import ShardedOptimizer
@@ -20,7 +20,14 @@ from passl.engine.precision import Precision
 from passl.errors import ConfigError
 from passl.logging import get_logger
 from passl.modeling import Model
-from passl.modeling.losses import Distilled, Supervised, Weighted, balanced_weights, build_loss
+from passl.modeling.losses import (
+    Distilled,
+    Supervised,
+    Weighted,
+    balanced_pos_weight,
+    balanced_weights,
+    build_loss,
+)
 from passl.optim.optimizers import build_optimizer, scaled_lr
 from passl.optim.schedules import build_schedule
 
@@ -170,7 +177,12 @@ def _objective(
         own = samples_per_class(dataset)
         counts = [int(n) for n in ranks.sum((own * ranks.is_first).tolist())]  # the first rank's
         _log_weights(cfg, counts, dataset.classes)
-    loss = build_loss(cfg["loss"], counts)
+    section = cfg["loss"]
+    if section.get("pos_weight") == "balanced" and dataset is not None:
+        own = class_counts(dataset)
+        positives = [int(n) for n in ranks.sum((own * ranks.is_first).tolist())]
+        section = {**section, "pos_weight": balanced_pos_weight(positives, len(dataset))}
+    loss = build_loss(section, counts)
     if "distillation" not in cfg:
         return Supervised(loss)
     options = dict(cfg["distillation"])

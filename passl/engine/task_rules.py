@@ -16,7 +16,8 @@ from passl.utils.yaml import Keys
 
 _TASKS_WITH = {
     "distillation": ("classification",),
-    "loss.class_weights": ("classification",),
+    "loss.class_weights": ("classification", "segmentation"),
+    "loss.label_smoothing": ("classification",),
     "dataloader.train.sampler.balanced": ("classification",),
     "dataloader.train.mixup": ("classification", "multilabel"),
 }

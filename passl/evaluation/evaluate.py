@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,7 @@ from passl.data.transforms.corruption import KINDS, SEVERITIES, Kind
 from passl.errors import ConfigError
 from passl.evaluation.confusion import MOST_DRAWN
 from passl.evaluation.labels import choose_valid_labels, read_real_labels, real_top1
+from passl.evaluation.thresholds import read_thresholds
 from passl.io.files import obstacles
 from passl.logging import get_logger
 from passl.utils.config import Config, closest
@@ -35,12 +36,14 @@ class Options:
         real_labels: ReaL's labels, see `labels.read_real_labels`.
         per_class: `.csv` for the scores of each class.
         confusion: `.csv` for the confusion matrix.
-        predictions: `.csv` or `.jsonl` for the best predictions.
+        predictions: `.csv` or `.jsonl` for the predictions.
         calibration: `.csv` for the bins of confidence, and the `.png` beside it for their diagram;
             either names both.
         temperature: for `calibration` besides 1: a number, or `fit` for the best on this data.
         corruptions: `.csv` for the scores on corrupted images.
         corruption_kinds, severities: of `corruptions`; null for all.
+        thresholds: above which a label is predicted, see `thresholds.read_thresholds`.
+        best_thresholds: `.csv` for the thresholds that maximise the F1 score of each class.
     """
 
     tta: Literal["none", "flip"] = "none"
@@ -54,6 +57,8 @@ class Options:
     corruptions: Path | None = None
     corruption_kinds: Sequence[Kind] | None = None
     severities: Sequence[int] | None = None
+    thresholds: str | None = None
+    best_thresholds: Path | None = None
 
     def check(self, name: str, task: Task) -> None:
         """Raise a ConfigError for options that a task does not have.
@@ -81,6 +86,7 @@ class Options:
             ("--predictions", self.predictions, (".csv", ".jsonl")),
             ("--calibration", self.calibration, (".csv", ".png")),
             ("--corruptions", self.corruptions, (".csv",)),
+            ("--best-thresholds", self.best_thresholds, (".csv",)),
         )
         files: list[Path] = []
         problems = list(self._problems())
@@ -146,12 +152,14 @@ def evaluate_weights(
     files = options.files(len(classes))
     valid = choose_valid_labels(options.valid_labels, dataset)
     real = None if options.real_labels is None else read_real_labels(options.real_labels, dataset)
+    thresholds = read_thresholds(options.thresholds, classes)
     if options.corruptions is not None:
         check_corruptible(loader)
     model = accelerate(Model(cfg, weights, classes=classes))
 
     kept = {"keep_logits": True} if options.calibration else {}
     own = predict(model, loader, valid, VIEWS[options.tta], **kept)
+    own = replace(own, thresholds=thresholds) if options.thresholds else own
     scores = task.score(own, len(classes), ranks, build_metrics(cfg.get("metrics") or ()))
     found = own.of_all(ranks)
     result: dict[str, Any] = {
@@ -170,9 +178,8 @@ def evaluate_weights(
         result["calibration"] = _calibrate(options, own, ranks)
     if options.corruptions is not None:
         result["corruptions"] = _corrupt(options, model, loader, valid, ranks, scores)
-    if ranks.is_first:
-        for file in files:
-            get_logger().info("wrote %s", file)
+    for file in files if ranks.is_first else ():
+        get_logger().info("wrote %s", file)
     return result
 
 

@@ -13,10 +13,11 @@ from paddle import nn
 from passl.data.loader import Loader
 from passl.distributed.ranks import Ranks
 from passl.evaluation.classification import CLASSIFICATION
+from passl.evaluation.multilabel import MULTILABEL
 from passl.evaluation.task import Scores, Task
 
 View = Callable[[Any], Any]
-TASKS: Mapping[str, Task] = {"classification": CLASSIFICATION}
+TASKS: Mapping[str, Task] = {"classification": CLASSIFICATION, "multilabel": MULTILABEL}
 """By the `task` of a dataset."""
 
 

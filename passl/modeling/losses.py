@@ -20,7 +20,7 @@ from pydantic import AfterValidator
 
 from passl.modeling import LOSSES
 from passl.utils.schema import validated
-from passl.utils.types import PositiveFloat, Probability, Rate
+from passl.utils.types import NonNegativeFloat, PositiveFloat, Probability, Rate
 
 
 def check_weights(weights: str | Sequence[float]) -> str | Sequence[float]:
@@ -36,7 +36,9 @@ def check_weights(weights: str | Sequence[float]) -> str | Sequence[float]:
 
 ClassWeights = Annotated[Literal["balanced"] | Sequence[float], AfterValidator(check_weights)]
 _LEAST = 1e-12
-"""The least mean weight of a batch, so that a batch of classes without weight has loss 0."""
+"""The least mean weight of a batch, so that a batch of classes without weight has loss 0; and the
+least probability whose logarithm is taken.
+"""
 
 
 def balanced_weights(counts: Sequence[int]) -> list[float]:
@@ -48,6 +50,11 @@ def balanced_weights(counts: Sequence[int]) -> list[float]:
     """
     classes = sum(count > 0 for count in counts)
     return [sum(counts) / (classes * count) if count else 0.0 for count in counts]
+
+
+def balanced_pos_weight(positives: Sequence[int], samples: int) -> list[float]:
+    """Negative over positive training samples of each class; 1 for a class without one of them."""
+    return [(samples - n) / n if 0 < n < samples else 1.0 for n in positives]
 
 
 def smoothed_targets(targets, classes: int, label_smoothing: float):
@@ -146,7 +153,12 @@ class BinaryCrossEntropy(Weighted):
             sample, sum(target * weights) before smoothing and threshold, applies to all of its
             terms. PyTorch's `BCEWithLogitsLoss(weight=)` weights the terms of a class in all
             samples instead, which does not favour rare classes.
+        pos_weight: weight of the positive term of each class, as of PyTorch's `BCEWithLogitsLoss`:
+            one number, a number for each class, `balanced` for the negative over the positive
+            training samples of the class, or null for 1.
     """
+
+    tasks = ("classification", "multilabel")
 
     def __init__(
         self,
@@ -155,8 +167,12 @@ class BinaryCrossEntropy(Weighted):
         target_threshold: Rate | None = None,
         sum_classes: bool = False,
         class_weights: ClassWeights | None = None,
+        pos_weight: PositiveFloat | Sequence[PositiveFloat] | Literal["balanced"] | None = None,
     ):
         super().__init__(class_weights)
+        if isinstance(pos_weight, str):
+            raise ValueError(f"pos_weight {pos_weight!r} needs the training data's counts")
+        self.pos_weight = None if pos_weight is None else paddle.to_tensor(pos_weight, "float32")
         self.label_smoothing = label_smoothing
         self.target_threshold, self.sum_classes = target_threshold, sum_classes
 
@@ -166,12 +182,57 @@ class BinaryCrossEntropy(Weighted):
         if self.target_threshold is not None:
             targets_BK = (targets_BK > self.target_threshold).astype("float32")
         losses_BK = F.binary_cross_entropy_with_logits(
-            logits_BK.astype("float32"), targets_BK, reduction="none"
+            logits_BK.astype("float32"), targets_BK, reduction="none", pos_weight=self.pos_weight
         )
         if self.class_weights is None:
             return losses_BK.sum(-1).mean() if self.sum_classes else losses_BK.mean()
         losses_B = losses_BK.sum(-1) if self.sum_classes else losses_BK.mean(-1)
         return self.weighted_mean(self.sample_weights(targets) * losses_B, targets, mean_weight)
+
+
+@LOSSES.register
+class AsymmetricLoss(nn.Layer):
+    """The asymmetric loss of multi-label data (Ridnik et al., arXiv 2009.14119): with the
+    probability p and p_m = max(p - clip, 0), -(1 - p)^gamma_pos * log(p) for a label of the sample,
+    and -p_m^gamma_neg * log(1 - p_m) for another one. The gradient is that of the whole formula;
+    the authors' code can leave out that of the powers.
+
+    Args:
+        gamma_neg, gamma_pos: focus on labels that are hard, by default as in the paper's
+            experiments (0 for the positive ones; the authors' class has the default 1).
+        clip: probability up to which an absent label has no loss.
+        sum_classes: sum over the classes, as the authors' code, rather than average. (That also
+            sums over the batch, which here is averaged.)
+    """
+
+    tasks = ("multilabel",)
+
+    def __init__(
+        self,
+        *,
+        gamma_neg: NonNegativeFloat = 4.0,
+        gamma_pos: NonNegativeFloat = 0.0,
+        clip: Rate = 0.05,
+        sum_classes: bool = False,
+    ):
+        super().__init__()
+        self.gamma_neg, self.gamma_pos, self.clip = gamma_neg, gamma_pos, clip
+        self.sum_classes = sum_classes
+
+    def forward(self, logits_BK, targets_BK):
+        """Logits and targets [B, classes] -> loss, a scalar."""
+        logits_BK = logits_BK.astype("float32")
+        # Powers as exp(gamma * log), whose gradient is finite where the base is 0.
+        log_p_BK, log_q_BK = F.log_sigmoid(logits_BK), F.log_sigmoid(-logits_BK)
+        log_pm_BK, log_qm_BK = log_p_BK, log_q_BK
+        if self.clip:
+            p_BK = (log_p_BK.exp() - self.clip).clip(min=_LEAST)
+            log_pm_BK, log_qm_BK = p_BK.log(), (-p_BK).log1p()
+        losses_BK = -(
+            targets_BK * (self.gamma_pos * log_q_BK).exp() * log_p_BK
+            + (1 - targets_BK) * (self.gamma_neg * log_pm_BK).exp() * log_qm_BK
+        )
+        return losses_BK.sum(-1).mean() if self.sum_classes else losses_BK.mean()
 
 
 class Supervised:

@@ -13,6 +13,7 @@ from passl.modeling.heads import HEADS, build_head
 SMALL = {
     "ClsHead": {"drop_rate": 0.5, "act": "relu"},
     "CvTClsHead": {},
+    "MultilabelHead": {},
     "FPNHead": {"strides": [4, 8], "fpn_channels": 12, "channels": 8},
 }
 NAMES = HEADS.names()

@@ -21,9 +21,9 @@ class ImageDataset(ABC):
     """Images with labels.
 
     A subclass sets `classes` and `labels` and defines `load_image` and `name`; the rest has
-    defaults. For another task than classification it also sets `task` and defines `label`. Its
-    constructor takes plain keyword-only arguments. It raises ConfigError for mistakes that the user
-    can correct, and RunError for images that cannot be read.
+    defaults. For another task than classification it also sets `task`; for segmentation it defines
+    `label`. Its constructor takes plain keyword-only arguments. It raises ConfigError for mistakes
+    that the user can correct, and RunError for images that cannot be read.
 
     Per-sample data belongs in NumPy arrays, and paths in a `packed.PackedPaths`, because every
     loader worker ends up with its own copy of a list of Python objects.
@@ -33,7 +33,7 @@ class ImageDataset(ABC):
             float32 [K] of 0 and 1, one for each class. `segmentation`: a label is an integer mask
             [height, width], 255 for pixels that are ignored.
         classes: class names in the order of their labels.
-        labels: of all samples; int64 [N] for classification.
+        labels: of all samples: int64 [N] for classification, bool [N, K] for multi-label data.
         valid_labels: the labels that an evaluation compares, in ascending order; null for all.
         image_size: size of every image, set by classes whose images all have one size; else null.
         mode: the mode that images are converted to, one of `images.CHANNELS`.
@@ -68,7 +68,8 @@ class ImageDataset(ABC):
 
     def label(self, index: int) -> int | np.ndarray:
         """Return the label of a sample, in the form of the task."""
-        return int(self.labels[index])
+        label = self.labels[index]
+        return label.astype(np.float32) if self.task == "multilabel" else int(label)
 
     @abstractmethod
     def load_image(self, index: int) -> Image.Image:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from passl.errors import ConfigError
@@ -11,6 +11,9 @@ from passl.errors import ConfigError
 # Formats of other projects, recognised if every line of a class file has them.
 _LABEL_AND_NAME = re.compile(r"([0-9]{1,9})\s+(\S.*)")  # PaddleClas: 0 tench, Tinca tinca
 _SYNSET = re.compile(r"(n[0-9]{8})\s.*")  # ImageNet's lists: n01440764 tench, Tinca tinca
+
+_SHOWN = 5
+"""Lines of a file that a message names."""
 
 
 def read_class_file(file: str) -> list[str]:
@@ -61,6 +64,19 @@ def read_lines(file: str) -> Iterator[str]:
         yield line.strip()
     if empty == 1 or not number:
         raise ConfigError(f"{file}: has no line")
+
+
+def raise_first(file: str, wrong: Sequence[str]) -> None:
+    """Raise a ConfigError of the first problems of a file's lines, if there is any."""
+    if len(wrong) > _SHOWN:
+        wrong = [*wrong[:_SHOWN], f"{file}: {len(wrong) - _SHOWN} more lines are wrong"]
+    if wrong:
+        raise ConfigError(*wrong)
+
+
+def quoted(text: str) -> str:
+    """Return a text of a file for a message, shortened."""
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
 def _raw_lines(file: str) -> Iterator[str]:

@@ -10,9 +10,11 @@ from PIL import Image
 
 from passl.data import DATASETS
 from passl.data.datasets.base import ImageDataset
+from passl.utils.types import PositiveInt
 
 FILE = Path(__file__).with_name("digits.npz")
 SIDE = 32
+_QUARTERS = 4
 
 
 @DATASETS.register
@@ -54,3 +56,37 @@ class Digits(ImageDataset):
     @classmethod
     def class_names(cls, **_: Any) -> list[str]:
         return [str(digit) for digit in range(10)]
+
+
+@DATASETS.register
+class DigitSets(Digits):
+    """Multi-label images made of the digits: 32x32 pixels with up to four of them, each in a
+    quarter of its own. The labels are the digits that can be seen; an image can have none.
+
+    Args:
+        split: `train` or `val`, whose digits are used.
+        samples: number of images; each is always the same.
+
+    Example:
+        {name: DigitSets, split: train, samples: 2000}
+    """
+
+    task = "multilabel"
+
+    def __init__(self, *, split: Literal["train", "val"], samples: PositiveInt = 2000):
+        super().__init__(split=split)
+        digits, numbers = self.images, self.labels
+        self.labels = np.zeros((samples, 10), bool)
+        self.images = []
+        for index in range(samples):
+            rng = np.random.default_rng(index)
+            chosen = rng.integers(len(digits), size=rng.integers(_QUARTERS + 1))
+            image = Image.new("L", (SIDE, SIDE))
+            for digit, quarter in zip(chosen, rng.permutation(_QUARTERS), strict=False):
+                small = digits[digit].resize((SIDE // 2, SIDE // 2), Image.Resampling.BOX)
+                image.paste(small, (SIDE // 2 * int(quarter % 2), SIDE // 2 * int(quarter // 2)))
+            self.images.append(image)
+            self.labels[index, numbers[chosen]] = True
+
+    def name(self, index: int) -> str:
+        return f"DigitSets {self.split} {index}"

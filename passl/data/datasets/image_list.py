@@ -11,12 +11,11 @@ import numpy as np
 
 from passl.data import DATASETS
 from passl.data.datasets.base import FileDataset
-from passl.data.datasets.class_file import read_class_file, read_lines
+from passl.data.datasets.class_file import quoted, raise_first, read_class_file, read_lines
 from passl.data.datasets.packed import PackedPaths
 from passl.errors import ConfigError
 from passl.utils.types import PositiveInt
 
-_SHOWN = 5
 _MAX_CLASSES = 1_000_000
 _MAX_GAPS = 10
 """Limits without a class file: labels up to the first, or up to this many times the number of
@@ -94,9 +93,9 @@ def _read(
         path, *rest = line.rsplit(delimiter, 1)
         label = rest[0].strip() if rest else ""
         if not path.strip() or not label:
-            rule = f"{_short(line)} is not PATH{delimiter or ' '}LABEL"
+            rule = f"{quoted(line)} is not PATH{delimiter or ' '}LABEL"
         elif not (label.isascii() and label.isdecimal() and len(label) < 10):
-            rule = f"label {_short(label)} is not a number of at least 0"
+            rule = f"label {quoted(label)} is not a number of at least 0"
         elif classes is not None and int(label) >= len(classes):
             rule = f"label {label} is above the {len(classes)} classes, which are counted from 0"
         else:
@@ -106,10 +105,7 @@ def _read(
         wrong.append(f"{list_file}:{number}: {rule}")
     if classes is None and not wrong:
         wrong += _implausible_labels(list_file, labels)
-    if len(wrong) > _SHOWN:
-        wrong = [*wrong[:_SHOWN], f"{list_file}: {len(wrong) - _SHOWN} more lines are wrong"]
-    if wrong:
-        raise ConfigError(*wrong)
+    raise_first(list_file, wrong)
     if not os.path.isfile(paths[0]):
         raise ConfigError(
             f"{paths[0]}: the first image of {list_file} does not exist; dataroot {dataroot!r} "
@@ -128,7 +124,3 @@ def _implausible_labels(list_file: str, labels: Sequence[int]) -> list[str]:
         for number, label in enumerate(labels, 1)
         if label >= limit
     ]
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")

@@ -25,8 +25,8 @@ class Subset(ImageDataset):
 
     Args:
         dataset: the whole dataset.
-        fraction: keep this part of each class, at least one sample; a smaller fraction is a subset
-            of a larger one.
+        fraction: keep this part of each class, at least one sample, or of all samples where one has
+            several labels; a smaller fraction is a subset of a larger one.
         fraction_seed: seed of the random choice; the seed of the run does not matter.
         labels: keep only samples of these classes, and compare only these classes in evaluation: a
             list of class names or numbers, a file with one of them per line, or `present`, the
@@ -55,6 +55,8 @@ class Subset(ImageDataset):
         mode: Literal["RGB", "L", "RGBA"] = "RGB",
         background: Color | None = None,
     ):
+        if labels is not None and dataset.task != "classification":
+            raise ConfigError(f"labels: not for {dataset.task} data; leave it out")
         valid = chosen_labels(labels, dataset.classes)
         self.mode, self.background = mode, background
         self.dataset, self.classes, self.task = dataset, dataset.classes, dataset.task
@@ -69,7 +71,9 @@ class Subset(ImageDataset):
         if not len(chosen):
             raise ConfigError("labels: the dataset has no sample of these classes; choose others")
         if fraction < 1:
-            chosen = _balanced(chosen, dataset.labels[chosen], fraction, fraction_seed)
+            own = dataset.labels[chosen]
+            groups = own if dataset.task == "classification" else np.zeros(len(own), np.int64)
+            chosen = _balanced(chosen, groups, fraction, fraction_seed)
         self.indices = chosen
         self.labels = dataset.labels[chosen]
 

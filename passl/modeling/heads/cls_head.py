@@ -51,6 +51,15 @@ class ClsHead(nn.Layer):
 HEADS.register("CvTClsHead")(ClsHead)  # PASSL's name for the same layer
 
 
+@HEADS.register
+class MultilabelHead(ClsHead):
+    """The same layers for multi-label data: the sigmoid of a logit is the probability of its label.
+    Weights of a ClsHead can be loaded.
+    """
+
+    task = "multilabel"
+
+
 class Hidden(nn.Layer):
     """Linear, activation, LayerNorm on [B, C]."""
 

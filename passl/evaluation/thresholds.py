@@ -1,0 +1,113 @@
+"""The probabilities above which a multi-label model's labels are predicted, one for each class.
+Imports no paddle.
+
+N samples, K classes.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from passl.errors import ConfigError, shortened
+
+DEFAULT = 0.5
+COLUMNS = ("class", "threshold")
+"""Of a file of thresholds; others are ignored."""
+
+
+def read_thresholds(option: str | None, classes: Sequence[str]) -> list[float]:
+    """Return a threshold for each class.
+
+    Args:
+        option: a number for all classes; or a CSV file with the columns `class` and `threshold`, as
+            `passl eval --best-thresholds` writes it. Null: 0.5.
+
+    Raises:
+        ConfigError: a number is not between 0 and 1, the file cannot be read, or its classes are
+            not these.
+    """
+    if option is None:
+        return [DEFAULT] * len(classes)
+    number = _number(option, f"--thresholds {option}")
+    return _read_file(option, classes) if number is None else [number] * len(classes)
+
+
+def best_thresholds(labels_NK: np.ndarray, probabilities_NK: np.ndarray) -> list[float]:
+    """Return the threshold of each class with which its F1 score on these samples is highest; of
+    several the highest. It lies midway between two probabilities. 0.5 for a class without a
+    positive sample.
+    """
+    return [
+        _best(labels_N, probabilities_N)
+        for labels_N, probabilities_N in zip(labels_NK.T, probabilities_NK.T, strict=True)
+    ]
+
+
+def _best(labels_N: np.ndarray, probabilities_N: np.ndarray) -> float:
+    if not labels_N.any():
+        return DEFAULT
+    order = np.argsort(-probabilities_N, kind="stable")
+    ordered = probabilities_N[order]
+    last = np.append(ordered[1:] < ordered[:-1], True)  # of equal probabilities
+    true_positives = np.cumsum(labels_N[order])[last]
+    predicted = np.flatnonzero(last) + 1
+    best = np.argmax(2 * true_positives / (predicted + labels_N.sum()))
+    lowest = ordered[last][best]
+    below = ordered[predicted[best]] if predicted[best] < len(ordered) else 0.0
+    return float((lowest + below) / 2)
+
+
+def _number(text: str, where: str) -> float | None:
+    """A threshold; null for a text that is no number."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{where}: a threshold is a probability, from 0 to 1")
+    return value
+
+
+def _read_file(path: str, classes: Sequence[str]) -> list[float]:
+    where = f"--thresholds {path}"
+    try:
+        if Path(path).exists() and not Path(path).is_file():  # a pipe would wait for ever
+            raise OSError("not a regular file")
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"{where}: is neither a number nor a file that can be read: {reason}"
+        ) from None
+    if not set(COLUMNS) <= set(reader.fieldnames or ()):
+        raise ConfigError(f"{where}: its first line must name the columns {' and '.join(COLUMNS)}")
+    found: dict[str, float] = {}
+    for number, row in rows:
+        text = str(row["threshold"])
+        value = _number(text, f"{path}:{number}: threshold {text}")
+        if value is None:
+            raise ConfigError(f"{path}:{number}: threshold {text!r} is not a number")
+        found[row["class"]] = value
+    odd = sorted(set(found) ^ set(classes), key=str)
+    if odd or len(rows) != len(classes):
+        listed = f": {shortened(list(map(str, odd)))}" if odd else ""
+        raise ConfigError(
+            f"{where}: must have one line for each of the {len(classes)} classes of the model; it "
+            f"has {len(rows)}{listed}"
+        )
+    return [found[name] for name in classes]
+
+
+def check_thresholds(thresholds: Sequence[float], classes: int) -> None:
+    """Raise a ValueError unless there is a probability for each class."""
+    if len(thresholds) != classes or not all(
+        math.isfinite(value) and 0 <= value <= 1 for value in thresholds
+    ):
+        raise ValueError("thresholds")
