@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import paddle
-from paddle import nn
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -55,9 +54,7 @@ def plan_conversion(
         narrow["embed_dim"] = [heads] * stages if isinstance(heads, int) else heads
         width = narrow["embed_dim"][-1]
     model = Model({"model": {"architecture": narrow, "head": {**head, "in_channels": width}}})
-    ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    linear = {f"{n}.weight" for n, layer in model.named_sublayers() if isinstance(layer, nn.Linear)}
-    plan = plan_loading(file, ours, linear)
+    plan = plan_loading(file, model)
     if plan.unused or plan.unfilled:
         left = [f"not used: {', '.join(plan.unused)}"] if plan.unused else []
         left += [f"not filled: {', '.join(plan.unfilled)}"] if plan.unfilled else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,11 +89,7 @@ def load_weights(model: nn.Layer, path: str | Path | WeightFile, fit: Sequence[s
     if unknown:
         raise ConfigError(f"fit {sorted(unknown)[0]!r} is not one of {', '.join(FITS)}")
     file = path if isinstance(path, WeightFile) else read_file(locate(path))
-    ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    linear = {
-        f"{name}.weight" for name, layer in model.named_sublayers() if isinstance(layer, nn.Linear)
-    }
-    plan = plan_loading(file, ours, linear)
+    plan = plan_loading(file, model)
     for key, value in file.numerics.items():
         own = getattr(getattr(model, "backbone", model), key, value)
         if own != value:
@@ -110,19 +106,18 @@ def load_weights(model: nn.Layer, path: str | Path | WeightFile, fit: Sequence[s
     return plan
 
 
-def plan_loading(
-    file: WeightFile, ours: Mapping[str, tuple[int, ...]], linear: Iterable[str]
-) -> Plan:
+def plan_loading(file: WeightFile, model: nn.Layer) -> Plan:
     """Find each weight of a model in a file, and convert it to the model's layout.
 
     Weights are transposed by the layer they belong to, never by shape: a square matrix would hide
     the mistake.
 
     Args:
-        ours: names of the model's weights, and their shapes.
-        linear: those that are the matrix of a Linear, [in, out] in Paddle.
+        model: its names and kinds of layers matter, its widths do not.
     """
-    linear = set(linear)
+    ours, layers = list(model.state_dict()), model.named_sublayers()
+    # The matrix of a Linear is [in, out] in Paddle.
+    linear = {f"{name}.weight" for name, layer in layers if isinstance(layer, nn.Linear)}
     plan = Plan({}, [], [], [], dict(file.dropped))
     used: set[str] = set()
     for name in ours:

@@ -33,14 +33,12 @@ CLASSES = "classes"
 _LARGEST_NAMES = 64 * 2**20  # bytes; as objects they take up to some ten times that
 EMA = "ema."
 """Prefix of the moving averages that MindCV stores beside the weights."""
-_FRAMEWORKS = {
-    ".pth": "torch",
-    ".pt": "torch",
-    ".bin": "torch",
-    ".ckpt": "mindspore",
-    ".pdparams": "paddle",
+_READERS = {
+    **dict.fromkeys((".pth", ".pt", ".bin"), ("torch", read_torch)),
+    ".ckpt": ("mindspore", read_mindspore),
+    ".pdparams": ("paddle", read_paddle),
 }
-SUFFIXES = (".safetensors", *_FRAMEWORKS)
+SUFFIXES = (".safetensors", *_READERS)
 """Suffixes of the files that can be read."""
 
 
@@ -107,10 +105,9 @@ def read_file(path: str | Path) -> WeightFile:
             return replace(file, weights=_in_memory(file.weights))
         weights = _in_memory(stored)
         framework = "torch"
-    elif path.suffix in _FRAMEWORKS:
-        framework = _FRAMEWORKS[path.suffix]
-        readers = {"torch": read_torch, "mindspore": read_mindspore, "paddle": read_paddle}
-        weights = readers[framework](path)
+    elif path.suffix in _READERS:
+        framework, read = _READERS[path.suffix]
+        weights = read(path)
     else:
         known = ", ".join(SUFFIXES)
         raise CheckpointError(f"{path}: weights are read from {known}, not from {path.name}")
