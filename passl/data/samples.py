@@ -53,6 +53,10 @@ class Samples:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def with_transforms(self, transforms: Sequence[Any], seed: int) -> Samples:
+        """Return the same samples, transformed otherwise."""
+        return Samples(self.dataset, transforms, seed, self.draws)
+
     def __getitem__(self, key: Key) -> Sample | Exception:
         """Return the sample of a key. Errors are returned, not raised: see `collate`."""
         epoch, position, index = key

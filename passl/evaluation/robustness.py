@@ -9,7 +9,6 @@ from statistics import fmean
 from typing import Any
 
 from passl.data.loader import Loader
-from passl.data.samples import Samples
 from passl.data.transforms.corruption import (
     KINDS,
     SEVERITIES,
@@ -127,7 +126,7 @@ def measure(
             scores[kind] = {}
             for severity in sorted(set(severities)):
                 transforms = [*before, Corruption(kind=kind, severity=severity), *after]
-                loader.samples = Samples(samples.dataset, transforms, 0, samples.draws)
+                loader.samples = samples.with_transforms(transforms, seed=0)
                 scores[kind][severity] = evaluate()
             values = " ".join(f"{value:.2f}" for value in scores[kind].values())
             log("%s: %s %s %%, mean %.2f %%", kind, score, values, found.mean([kind]))
