@@ -132,20 +132,23 @@ class DenseBackbone(nn.Layer):
         self._freeze(freeze_at, freeze_norm)
 
     def forward(self, images):
+        """As `feature_maps`."""
+        return self.feature_maps(images)
+
+    def feature_maps(self, images):
         """Images [B, in_channels, height, width] -> a list of maps [B, C, Y, X] of the padded
         images.
         """
         self._keep_statistics()
         found = self.network.forward_features(self._padded(images), self.out_indices)
-        found = [norm(map_BCYX) for norm, map_BCYX in zip(self.norms, found, strict=True)]
-        return [level(found[i]) for i, level in zip(self._sources, self.levels, strict=True)]
+        # By numbers: `paddle.jit.to_static` does not know zip's `strict`.
+        found = [self.norms[i](found[i]) for i in range(len(found))]
+        return [self.levels[i](found[self._sources[i]]) for i in range(len(self.levels))]
 
     def _padded(self, images):
         height, width = images.shape[-2:]
-        if min(height, width) < 1:
-            raise ConfigError(
-                f"the size of an image is unknown ({height}x{width}); export with a fixed size"
-            )
+        if not (isinstance(height, int) and isinstance(width, int)):
+            raise ConfigError("images without a fixed size cannot be padded; export with a size")
         right, bottom = -width % self.multiple, -height % self.multiple
         return F.pad(images, [0, right, 0, bottom]) if right or bottom else images
 

@@ -21,7 +21,7 @@ class _Detection(dense.DenseBackbone):
 
     def forward(self, inputs):
         """A batch with "image" [B, in_channels, height, width] -> the maps."""
-        return super().forward(inputs["image"])
+        return self.feature_maps(inputs["image"])
 
     @property
     def out_shape(self) -> list[ShapeSpec]:

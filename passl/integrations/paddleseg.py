@@ -27,10 +27,11 @@ class _Cropped(dense.DenseBackbone):
     def forward(self, images):
         """Images [B, in_channels, height, width] -> the maps."""
         height, width = images.shape[-2:]
-        return [
-            map_BCYX[:, :, : -(-height // stride), : -(-width // stride)]
-            for map_BCYX, stride in zip(super().forward(images), self.feature_strides, strict=True)
-        ]
+        # Not super().forward, in which `paddle.jit.to_static` calls itself for ever.
+        maps = self.feature_maps(images)
+        for i, stride in enumerate(self.feature_strides):
+            maps[i] = maps[i][:, :, : -(-height // stride), : -(-width // stride)]
+        return maps
 
     @property
     def feat_channels(self) -> list[int]:

@@ -17,7 +17,7 @@ from PIL import Image
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 KINDS = ("animals", "clothes", "food", "household", "plants", "sports", "vehicles")
 """Folders with objects; the others have letters, signs, landscapes and drawings."""
-SIZE = 96
+SIZE = 64
 """Side of an image in pixels."""
 
 
@@ -33,7 +33,7 @@ def load_stamps() -> list[Image.Image]:
         stamp = stamp.crop(box)
         opaque = (np.asarray(stamp.getchannel("A")) > 127).mean()
         # Without transparency it is a photograph, and thin lines vanish when they shrink.
-        if 0.3 < opaque < 0.97 and max(stamp.size) < 3 * min(stamp.size):
+        if 0.4 < opaque < 0.97 and max(stamp.size) < 3 * min(stamp.size):
             stamp.thumbnail((SIZE, SIZE))
             stamps.append(stamp)
     order = np.random.default_rng(0).permutation(len(stamps))
@@ -46,7 +46,7 @@ def background(rng: np.random.Generator, photographs: list[np.ndarray]) -> Image
     """
     if rng.random() < 0.5:
         photograph = photographs[rng.integers(len(photographs))]
-        side = int(rng.integers(SIZE, 200))
+        side = int(rng.integers(SIZE, 2 * SIZE))
         top = rng.integers(photograph.shape[0] - side + 1)
         left = rng.integers(photograph.shape[1] - side + 1)
         image = Image.fromarray(photograph[top : top + side, left : left + side])
@@ -62,13 +62,13 @@ def background(rng: np.random.Generator, photographs: list[np.ndarray]) -> Image
 def compose(
     rng: np.random.Generator, stamps: list[Image.Image], photographs: list[np.ndarray]
 ) -> tuple[Image.Image, np.ndarray, list[list[int]]]:
-    """An image with one to three objects, its mask [SIZE, SIZE] and their boxes [x, y, w, h]."""
+    """An image with one or two objects, its mask [SIZE, SIZE] and their boxes [x, y, w, h]."""
     image = background(rng, photographs)
     mask = np.zeros((SIZE, SIZE), np.uint8)
     boxes: list[list[int]] = []
-    for _ in range(rng.integers(1, 4)):
+    for _ in range(rng.integers(1, 3)):
         stamp = stamps[rng.integers(len(stamps))]
-        scale = rng.uniform(0.35, 0.65) * SIZE / max(stamp.size)
+        scale = rng.uniform(0.45, 0.8) * SIZE / max(stamp.size)
         stamp = stamp.resize([max(8, round(side * scale)) for side in stamp.size])
         if rng.random() < 0.5:
             stamp = stamp.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -10,8 +10,8 @@ SMALL = {
     "ConViT": {
         "variant": "convit_tiny",
         "pretrained": False,
-        "img_size": 96,
-        "patch_size": 8,
+        "img_size": 64,
+        "patch_size": 4,
         "embed_dim": 64,
         "depth": 4,
         "num_heads": 4,
@@ -52,6 +52,7 @@ def small(paddledet, page_config):
                 "use_npu": False,
                 "use_mlu": False,
                 "epoch": EPOCHS,
+                "snapshot_epoch": EPOCHS,
                 "RetinaNet": {"backbone": name},
                 name: SMALL[name],
                 "FPN": {"out_channel": 64},

@@ -11,8 +11,8 @@ SMALL = {
     "ConViT": {
         "type": "ConViT",
         "variant": "convit_tiny",
-        "img_size": 96,
-        "patch_size": 8,
+        "img_size": 64,
+        "patch_size": 4,
         "embed_dim": 64,
         "depth": 4,
         "num_heads": 4,
@@ -67,6 +67,23 @@ def test_maps_lie_where_the_pixels_are(paddleseg, name):
     ):
         rows, columns = -(-50 // stride), -(-75 // stride)
         np.testing.assert_array_equal(ours, whole[:, :, :rows, :columns])
+
+
+def test_export_with_a_fixed_size(paddleseg, tmp_path):
+    """What PaddleSeg's export does; the size is not a multiple of the strides."""
+    node = {"type": "UPerNet", "num_classes": 3, "channels": 8, "backbone_indices": [0, 1, 2, 3]}
+    model = build(
+        {
+            **node,
+            "backbone": {**SMALL["ConViT"], "embed_dim": 16, "depth": 2, "local_up_to_layer": 1},
+        }
+    )
+    model.eval()
+    spec = paddle.static.InputSpec([1, 3, 50, 75], "float32")
+    paddle.jit.save(paddle.jit.to_static(model, [spec]), str(tmp_path / "model"))
+    images = paddle.randn([1, 3, 50, 75])
+    (ours,), exported = model(images), paddle.jit.load(str(tmp_path / "model"))
+    np.testing.assert_allclose(exported(images)[0], ours, rtol=0, atol=1e-5)
 
 
 def test_wrong_options_come_through(paddleseg):

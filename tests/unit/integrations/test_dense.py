@@ -60,6 +60,15 @@ def test_any_size_is_padded_at_the_right_and_bottom(backbone):
         np.testing.assert_array_equal(ours, expected)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Paddle's, of the call that fails
+def test_export_needs_a_size(tmp_path):
+    backbone = cvt()
+    backbone.eval()
+    spec = paddle.static.InputSpec([None, 3, None, None], "float32")
+    with pytest.raises(ConfigError, match="export with a size"):
+        paddle.jit.save(paddle.jit.to_static(backbone, [spec]), str(tmp_path / "model"))
+
+
 def test_maps_are_the_networks_own_normalised():
     """Without another stride nothing but a norm changes the map of the network."""
     backbone = cvt(out_indices=[1])
