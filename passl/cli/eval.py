@@ -14,6 +14,7 @@ from passl.cli.options import (
     add_weights_option,
     as_path,
     changes_transforms,
+    filled,
     path_or_name,
     read_config,
 )
@@ -148,21 +149,7 @@ def main(args: argparse.Namespace) -> None:
     from passl.evaluation.scores import TASKS
 
     check_config(cfg, for_training=False)
-    options = Options(
-        tta=args.tta,
-        valid_labels=args.valid_labels,
-        real_labels=args.real_labels,
-        per_class=args.per_class,
-        confusion=args.confusion,
-        predictions=args.predictions,
-        calibration=args.calibration,
-        temperature=args.temperature,
-        corruptions=args.corruptions,
-        corruption_kinds=args.corruption_kinds,
-        severities=args.severities,
-        thresholds=args.thresholds,
-        best_thresholds=args.best_thresholds,
-    )
+    options = filled(Options, args)
     node = cfg.dataloader.val.dataset
     options.check(task_of(node), TASKS[task_of(node)])
     classes = class_names(node)
