@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from io import BytesIO
 from typing import Annotated, Literal, get_args
 
@@ -131,24 +130,21 @@ def _gaussian_noise(image: Image.Image, std: float, rng: np.random.Generator) ->
 
 
 def _gaussian_blur(image: Image.Image, std: float, rng: np.random.Generator) -> Image.Image:
-    pixels_CHW = _pixels(image).transpose(2, 0, 1)
-    rows, columns = _blurring(image.height, std), _blurring(image.width, std)
-    return _image((rows @ pixels_CHW @ columns.T).transpose(1, 2, 0))
+    return _image(_blurred(_blurred(_pixels(image), std, 0), std, 1))
 
 
-@lru_cache(maxsize=64)
-def _blurring(length: int, std: float) -> np.ndarray:
-    """Return the matrix [length, length] that blurs a column of pixels. The kernel ends at four
-    standard deviations, and the border pixels continue outside the image, as in scikit-image's
-    `gaussian`, which the authors use.
+def _blurred(pixels_HWC: np.ndarray, std: float, axis: int) -> np.ndarray:
+    """Blur along one axis. The kernel ends at four standard deviations, and the border pixels
+    continue outside the image, as in scikit-image's `gaussian`, which the authors use.
     """
-    reach = int(4 * std + 0.5)
-    offsets = np.arange(-reach, reach + 1)
-    weights = np.exp(-0.5 * (offsets / std) ** 2)
-    matrix = np.zeros((length, length))
-    sources = np.clip(np.arange(length)[:, None] + offsets, 0, length - 1)
-    np.add.at(matrix, (np.arange(length)[:, None], sources), weights / weights.sum())
-    return matrix
+    reach, length = int(4 * std + 0.5), pixels_HWC.shape[axis]
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / std) ** 2)
+    outside = [(reach, reach) if each == axis else (0, 0) for each in range(3)]
+    padded = np.moveaxis(np.pad(pixels_HWC, outside, mode="edge"), axis, 0)
+    blurred = np.zeros((length, *padded.shape[1:]))
+    for start, weight in enumerate(weights / weights.sum()):
+        blurred += weight * padded[start : start + length]
+    return np.moveaxis(blurred, 0, axis)
 
 
 def _contrast(image: Image.Image, factor: float, rng: np.random.Generator) -> Image.Image:
