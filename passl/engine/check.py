@@ -147,7 +147,7 @@ def datasets(cfg: Config, parts: Sequence[str]) -> dict[str, Any]:
     for part in parts:
         keys = ("dataloader", part, "dataset")
         try:
-            nodes[part] = _at(cfg, keys)
+            nodes[part] = cfg["dataloader"][part]["dataset"]
             problems += choice.problems(nodes[part], keys)
         except (KeyError, TypeError):
             problems.append(((), f"{dotted(keys)} is missing"))
@@ -236,7 +236,11 @@ def _patches_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     patch = options["patch_size"]
     for part in parts:
         keys = ("dataloader", part, "dataset", "transforms")
-        sized = [(i, node.size) for i, node in enumerate(_at(cfg, keys)) if "size" in node]
+        sized = [
+            (i, node.size)
+            for i, node in enumerate(cfg.dataloader[part].dataset.transforms)
+            if "size" in node
+        ]
         for index, size in sized[-1:]:
             if any(side % patch for side in ([size] if isinstance(size, int) else size)):
                 rule = f"{size} does not divide into patches of {patch} pixels"
@@ -393,9 +397,3 @@ def _in_chans(cfg: Config) -> Any:
 
 def _counted(channels: Any) -> str:
     return f"{channels} channel{'' if channels == 1 else 's'}"
-
-
-def _at(data: Any, keys: Sequence[Any]) -> Any:
-    for key in keys:
-        data = data[key]
-    return data

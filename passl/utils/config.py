@@ -117,7 +117,7 @@ def get_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
         try:
             layer = _merge_layers(layer, _read_override(override))
         except ConfigError as error:
-            problems += [f"-o {override[:80]}: {problem}" for problem in error.problems]
+            problems += error.problems
     tree, origins = layer[0], _origins_of_leaves(*layer)
 
     def expanded(keys: Keys, value: Any) -> Any:
@@ -210,7 +210,7 @@ def merge(base: Any, over: Any, keys: Keys = ()) -> Any:
     as a whole, null removes a mapping, and a mapping changes items of a list by their index.
 
     Raises:
-        ConfigError: a key is not an index of the list.
+        IndexError: a key is not an index of the list; the arguments are its place and the rule.
     """
     if isinstance(base, list) and isinstance(over, Mapping):
         return _with_items(base, over, keys)
@@ -231,16 +231,19 @@ def _with_items(base: list[Any], over: Mapping[str, Any], keys: Keys) -> list[An
     items = list(base)
     for key, value in over.items():
         if not (key.isdecimal() and int(key) < len(items)):
-            raise ConfigError(
-                f"{dotted(keys)} is a list of {len(items)}, counted from 0; {key!r} is not an "
-                "index of it"
-            )
+            rule = f"is a list of {len(items)}, counted from 0; {key!r} is not an index of it"
+            raise IndexError(dotted((*keys, key)), f"{dotted(keys)} {rule}")
         items[int(key)] = merge(items[int(key)], value, (*keys, key))
     return items
 
 
 def _merge_layers(base: Layer, over: Layer) -> Layer:
-    return merge(base[0], over[0]), {**base[1], **over[1]}
+    try:
+        return merge(base[0], over[0]), {**base[1], **over[1]}
+    except IndexError as error:
+        key, rule = error.args
+        origin = next(o for place, o in over[1].items() if f"{place}.".startswith(f"{key}."))
+        raise ConfigError(f"{origin}: {rule}") from None
 
 
 def _origins_of_leaves(tree: Mapping[str, Any], origins: dict[str, str]) -> dict[Keys, str]:
@@ -282,10 +285,7 @@ def _read_with_bases(path: Path, above: tuple[Path, ...], known: dict[str, Layer
             problems += error.problems
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
-    try:
-        known[name] = _merge_layers(layer, (tree, {dotted(k): o for k, o in by_keys.items()}))
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+    known[name] = _merge_layers(layer, (tree, {dotted(k): o for k, o in by_keys.items()}))
     return known[name]
 
 
@@ -317,12 +317,13 @@ def _find_base(name: str, place: str, chain: Sequence[Path]) -> Path:
 def _read_override(override: str) -> Layer:
     """`a.b.0.c=value` is the file `{a: {b: {"0": {c: value}}}}`."""
     place, separator, text = override.partition("=")
+    option = f"-o {override[:80]}"
     keys = tuple(place.strip().split("."))
     if not separator or not place.strip():
-        raise ConfigError("an override is KEY=VALUE, for example -o optimizer.lr=5e-4")
+        raise ConfigError(f"{option}: an override is KEY=VALUE, for example -o optimizer.lr=5e-4")
     if len(keys) > MAX_DEPTH:
-        raise ConfigError(f"{len(keys)} levels are more than {MAX_DEPTH}")
-    value = parse(text, "its value")[0]
+        raise ConfigError(f"{option}: {len(keys)} levels are more than {MAX_DEPTH}")
+    value = parse(text, option)[0]
     return _nested(keys, value), {dotted(keys): COMMAND_LINE for keys, _ in leaves(value, keys)}
 
 

@@ -93,6 +93,17 @@ def test_bases_are_relative_to_their_file(write, tmp_path, monkeypatch):
     assert get_config("../inner/a.yaml").to_dict() == {"a": 1, "b": 2}
 
 
+def test_file_changes_an_item_of_a_list_by_its_index(write):
+    write("base.yaml", BASE)
+    path = write("a.yaml", '_base_: base.yaml\ntransforms:\n  "0": {size: 8}\n')
+    cfg = get_config(path)
+    assert cfg.transforms[0].to_dict() == {"name": "Resize", "size": 8}
+    assert cfg.origins["transforms", 0, "size"] == f"{path}:3"
+    write("a.yaml", '_base_: base.yaml\ntransforms:\n  "2": {size: 8}\n')
+    with pytest.raises(ConfigError, match=rf"^{path}:3: transforms is a list of 2, .*'2' is not"):
+        get_config(path)
+
+
 def test_bases_of_bases(write):
     """To any depth; each is relative to the file that names it."""
     write("a/one.yaml", "a: 1\nb: 1\nc: 1\nd: 1\n")
@@ -334,7 +345,7 @@ def test_spaces_around_the_key_are_ignored(load):
 @pytest.mark.parametrize("index", ["3", "-1", "x", "x.0", "9999", "", "1_0", "0x1"])
 def test_a_bad_index(load, index):
     rule = f"sizes is a list of 3, .*; {index.split('.')[0]!r} is not an index of it"
-    with pytest.raises(ConfigError, match=rf"^-o sizes\.{index}=1: {rule}$"):
+    with pytest.raises(ConfigError, match=rf"^the command line \(-o\): {rule}$"):
         load(f"sizes.{index}=1")
 
 
