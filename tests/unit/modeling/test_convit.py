@@ -347,3 +347,15 @@ def test_initial_weights():
     assert 0.97 * bound < np.abs(weight).max() <= bound
     assert abs(weight.std() - bound / math.sqrt(3)) < 0.03 * bound
     np.testing.assert_array_equal(backbone.blocks[0].attn.gating_param.numpy(), 1)
+
+
+def test_xavier_initialisation():
+    """Glorot and Bengio's uniform for Linear, below sqrt(6 / (in + out)); v and the positions of
+    local blocks start as a convolution all the same.
+    """
+    backbone = small(embed_dim=64, num_heads=4, local_up_to_layer=1, init="xavier")
+    for weight in (backbone.blocks[0].mlp.fc1.weight, backbone.blocks[2].attn.qkv.weight):
+        bound = math.sqrt(6 / sum(weight.shape))
+        assert 0.97 * bound < np.abs(weight.numpy()).max() <= bound
+    np.testing.assert_array_equal(backbone.blocks[0].attn.v.weight.numpy(), np.eye(64))
+    assert abs(backbone.pos_embed.numpy().std() - 0.02) < 0.002
