@@ -7,13 +7,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from passl.data.datasets.base import ImageDataset
 from passl.data.datasets.subset import PRESENT, chosen_labels
 from passl.errors import ConfigError, shortened
+from passl.io.files import open_regular
 
 _NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})[^/]*$")
 
@@ -59,9 +59,8 @@ def read_real_labels(path: str, dataset: ImageDataset) -> list[list[int]]:
         ConfigError: it is no such file, or the dataset has other images.
     """
     try:
-        if Path(path).exists() and not Path(path).is_file():  # a pipe would wait for ever
-            raise OSError("not a regular file")
-        real = json.loads(Path(path).read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            real = json.load(file)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(

@@ -9,11 +9,11 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from passl.errors import ConfigError, shortened
+from passl.io.files import open_regular
 
 DEFAULT = 0.5
 COLUMNS = ("class", "threshold")
@@ -76,9 +76,8 @@ def _number(text: str, where: str) -> float | None:
 def _read_file(path: str, classes: Sequence[str]) -> list[float]:
     where = f"--thresholds {path}"
     try:
-        if Path(path).exists() and not Path(path).is_file():  # a pipe would wait for ever
-            raise OSError("not a regular file")
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        options = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
+        with open_regular(path, "r", **options) as file:
             reader = csv.DictReader(file, strict=True)
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, csv.Error) as error:

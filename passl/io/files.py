@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 _UNFINISHED = re.compile(r"\.(.+)\.([1-9][0-9]{0,6})\.tmp", re.DOTALL)
 
@@ -143,6 +143,18 @@ def obstacles(path: Path | None) -> Iterator[str]:
         yield "is there already and is not overwritten; choose another name"
     elif path is not None and not path.absolute().parent.is_dir():
         yield f"the folder {path.parent} does not exist; make it first"
+
+
+def open_regular(path: str | Path, mode: str = "rb", **options: Any) -> IO[Any]:
+    """Open a file to read, but not a pipe, which could block. A shell's own, /dev/stdin or <(...),
+    has a writer.
+
+    Raises:
+        OSError: it cannot be opened; its `strerror` is the reason.
+    """
+    if os.path.exists(path) and not os.path.isfile(path) and Path(path).parts[:2] != ("/", "dev"):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return open(path, mode, **options)  # noqa: SIM115 (the caller closes it)
 
 
 def sha256_of(path: Path) -> str:

@@ -18,6 +18,7 @@ from passl.data import DATASETS
 from passl.data.datasets.base import ImageDataset
 from passl.errors import CheckpointError, ConfigError
 from passl.io.download import fetch_file
+from passl.io.files import open_regular
 from passl.io.limits import GROWTH, in_line
 from passl.io.plain_arrays import Array, ArrayUnpickler
 
@@ -256,10 +257,8 @@ def _parse_labels(value: Any, classes: int) -> np.ndarray:
 
 
 def _read_file(path: Path) -> bytes:
-    if path.exists() and not path.is_file():  # opening a pipe would block
-        raise ConfigError(f"{path}: cannot be read: it is not a regular file")
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             content = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None

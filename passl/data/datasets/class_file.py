@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from passl.errors import ConfigError
+from passl.io.files import open_regular
 
 # Formats of other projects, recognised if every line of a class file has them.
 _LABEL_AND_NAME = re.compile(r"([0-9]{1,9})\s+(\S.*)")  # PaddleClas: 0 tench, Tinca tinca
@@ -80,13 +80,9 @@ def quoted(text: str) -> str:
 
 
 def _raw_lines(file: str) -> Iterator[str]:
-    path = Path(file)
-    # Opening a pipe would block; a shell's own, /dev/stdin or <(...), has a writer.
-    if path.exists() and not path.is_file() and path.parts[:2] != ("/", "dev"):
-        raise ConfigError(f"{file}: cannot be read: it is not a regular file")
     try:
         # File names can be invalid UTF-8.
-        with open(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
+        with open_regular(file, "r", encoding="utf-8-sig", errors="surrogateescape") as lines:
             yield from lines
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

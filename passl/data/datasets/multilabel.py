@@ -14,6 +14,7 @@ from passl.data.datasets.base import FileDataset
 from passl.data.datasets.class_file import quoted, raise_first, read_class_file, read_lines
 from passl.data.datasets.packed import PackedPaths
 from passl.errors import ConfigError
+from passl.io.files import open_regular
 from passl.utils.config import closest
 from passl.utils.types import PositiveInt
 
@@ -354,10 +355,9 @@ def _read_csv(
 def _csv_lines(csv_file: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """The header, and place and cells of each line."""
     try:
-        if os.path.exists(csv_file) and not os.path.isfile(csv_file):  # a pipe would wait for ever
-            raise OSError("not a regular file")
         # File names can be invalid UTF-8.
-        with open(csv_file, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        options = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
+        with open_regular(csv_file, "r", **options) as file:
             reader = csv.reader(file, strict=True)
             rows = [(f"{csv_file}:{reader.line_num}", row) for row in reader if row]
     except (OSError, ValueError, csv.Error) as error:
