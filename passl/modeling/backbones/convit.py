@@ -273,9 +273,8 @@ class ConViT(nn.Layer):
             attention = kind(embed_dim, heads, qkv_bias=qkv_bias, scale=scale, **drops)
             mlp = Mlp(embed_dim, ff_dim or int(embed_dim * mlp_ratio), act, ff_drop)
             norms = [norm(norm_layer, embed_dim, norm_eps) for _ in range(2)]
-            drop_path = drop_path_rate * index / max(depth - 1, 1)
-            block = Block(attention, mlp, norms=norms, drop_path=drop_path, pre_norm=pre_norm)
-            self.blocks.append(block)
+            rest = {"norms": norms, "drop_path": drop_path_rate * index / max(depth - 1, 1)}
+            self.blocks.append(Block(attention, mlp, pre_norm=pre_norm, **rest))
         self.norm = norm(norm_layer, embed_dim, norm_eps)
         self._init_weights(init, locality_strength)
 
