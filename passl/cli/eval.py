@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from passl.cli.options import (
     TRANSFORMS,
     add_config_options,
+    add_thresholds_option,
     add_weights_option,
     as_path,
     changes_transforms,
@@ -73,13 +74,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.csv|FILE.jsonl",
         help="write the predictions for each image: the five best, or those of every label",
     )
-    parser.add_argument(
-        "--thresholds",
-        type=path_or_name,
-        metavar="VALUE|FILE.csv",
-        help="of a multi-label model: the probability above which a label is predicted (default "
-        "0.5), or a file with one for each class",
-    )
+    add_thresholds_option(parser)
     parser.add_argument(
         "--best-thresholds",
         type=as_path,

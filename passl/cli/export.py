@@ -5,12 +5,19 @@ describes what was written as JSON.
 import argparse
 import json
 
-from passl.cli.options import add_network_options, add_weights_option, as_path, load_network
+from passl.cli.options import (
+    add_network_options,
+    add_thresholds_option,
+    add_weights_option,
+    as_path,
+    load_network,
+)
 
 EXAMPLES = """\
 passl export --weights runs/a/best.safetensors exported
 passl export --weights convit_tiny.mindcv_in1k exported --onnx
 passl export -c my.yaml --weights w.pth exported
+passl export --weights runs/multilabel/best.safetensors exported --thresholds thresholds.csv
 """
 
 
@@ -24,6 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "out", type=as_path, metavar="OUT", help="folder to write; it must not exist"
     )
+    add_thresholds_option(parser)
     parser.add_argument("--onnx", action="store_true", help="write ONNX as well")
 
 
@@ -34,7 +42,9 @@ def main(args: argparse.Namespace) -> None:
     model, description = load_network(args)
 
     from passl.deploy.export import export
+    from passl.deploy.exported import with_thresholds
 
+    description = with_thresholds(description, args.thresholds)
     out = export(model, description, args.out, args.onnx)
     summary = {
         "out": str(out),

@@ -145,6 +145,17 @@ def add_weights_option(parser: Any, text: str = OF_EVALUATION, required: bool = 
     parser.add_argument("--weights", **options)
 
 
+def add_thresholds_option(parser: argparse.ArgumentParser, default: str = "0.5") -> None:
+    """--thresholds of multi-label models."""
+    parser.add_argument(
+        "--thresholds",
+        type=path_or_name,
+        metavar="VALUE|FILE.csv",
+        help="of a multi-label model: the probability above which a label is predicted (default "
+        f"{default}), or a file with one for each class, of `passl eval --best-thresholds`",
+    )
+
+
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """-c CONFIG, -o KEY=VALUE and --size, none of which is needed if the weights name their
     network.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from passl.cli.options import (
     add_network_options,
+    add_thresholds_option,
     add_weights_option,
     as_path,
     at_least,
@@ -54,10 +55,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top-k",
         type=at_least(1),
-        default=5,
         metavar="K",
-        help="predictions per image (default 5)",
+        help="predictions per image (default 5, or the labels above their threshold of a "
+        "multi-label network)",
     )
+    add_thresholds_option(parser, "those that were exported, or 0.5")
     parser.add_argument(
         "--batch-size",
         type=at_least(1),
@@ -140,19 +142,24 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _load(args: argparse.Namespace):
+    from passl.deploy.exported import with_thresholds
     from passl.deploy.predictor import Classifier, Predictor
 
     if args.model:
         engine, precision = args.engine or "paddle", args.precision or "fp32"
-        return Predictor(Path(args.model), engine, precision, args.threads, args.allow_imports)
+        found = Predictor(Path(args.model), engine, precision, args.threads, args.allow_imports)
+        found.description = with_thresholds(found.description, args.thresholds)
+        return found
     model, description = load_network(args)
 
     from passl.deploy.engines import as_engine
 
-    return Classifier(as_engine(model), description)
+    return Classifier(as_engine(model), with_thresholds(description, args.thresholds))
 
 
 def _show(found) -> None:
     print(printable(found.name))
+    if not found.best:
+        print("  no label is above its threshold")
     for best in found.best:
         print(f"  {100 * best.probability:6.2f} %  {best.label:>5}  {printable(best.name)}")

@@ -12,6 +12,7 @@ from passl.data.datasets.walk import SUFFIXES, walk_images, warn_unusable
 from passl.deploy.inputs import check_several
 from passl.deploy.predictor import Classifier, Prediction
 from passl.errors import ConfigError, RunError
+from passl.evaluation.predictions import BEST
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,14 @@ def find_images(arguments: Sequence[str]) -> list[str]:
 
 
 def predict_files(
-    classifier: Classifier, files: Sequence[str], k: int, batch_size: int
+    classifier: Classifier, files: Sequence[str], k: int | None, batch_size: int
 ) -> Iterator[FilePredictions]:
-    """The k best predictions for each file, in order. A file that cannot be read is reported and
-    left out of its batch.
+    """The predictions for each file, in order. A file that cannot be read is reported and left out
+    of its batch.
+
+    Args:
+        k: the best predictions that are returned; null for 5, or for the predicted labels of a
+            multi-label network.
 
     Raises:
         ConfigError: the batch size or k is below 1.
@@ -92,6 +97,9 @@ def predict_files(
         best: dict[str, Sequence[Prediction]] = {}
         if images:
             rows = classifier.probabilities(list(images.values()))
-            best = {file: classifier.best(row, k) for file, row in zip(images, rows, strict=True)}
+            predicted = [classifier.best(row, k or BEST) for row in rows]
+            if k is None and classifier.description.task == "multilabel":
+                predicted = [classifier.above(row) for row in rows]
+            best = dict(zip(images, predicted, strict=True))
         for file in batch:
             yield FilePredictions(file, best.get(file, ()), errors.get(file))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,8 +19,10 @@ from passl import __version__
 from passl.data import TRANSFORMS
 from passl.data.datasets.images import check_mode
 from passl.errors import CheckpointError, ConfigError
+from passl.evaluation.thresholds import read_thresholds
 from passl.io.files import sha256_of, to_json, write_text
 from passl.utils.imports import import_stored
+from passl.utils.types import Probability
 
 FORMAT = 1
 DESCRIPTION = "passl.json"
@@ -45,6 +47,9 @@ class Description:
         min_side: JPEG files are decoded at a reduced size whose sides both keep this many pixels;
             null for their full size.
         imports: modules that register transforms which are not passl's own.
+        task: of the head, see `passl.data.datasets.base.ImageDataset`.
+        thresholds: of a multi-label network: the probability above which each label is predicted;
+            null for 0.5.
     """
 
     model: Mapping[str, Any]
@@ -60,6 +65,8 @@ class Description:
     background: Sequence[int] | None = None
     min_side: PositiveInt | None = None
     imports: Sequence[str] = field(default_factory=list)
+    task: str = "classification"
+    thresholds: Sequence[Probability] | None = None
 
 
 def write_description(folder: Path, description: Description) -> None:
@@ -119,6 +126,25 @@ def read_folder(
     return Description(**{each.name: getattr(stored, each.name) for each in fields(Description)})
 
 
+def with_thresholds(description: Description, option: str | None) -> Description:
+    """The description with the thresholds of the option --thresholds.
+
+    Args:
+        option: see `passl.evaluation.thresholds.read_thresholds`; null keeps those that it has.
+
+    Raises:
+        ConfigError: they are wrong, or the network has no thresholds.
+    """
+    if option is None:
+        return description
+    if description.task != "multilabel":
+        raise ConfigError(
+            f"--thresholds {option}: is for multi-label networks; this one is for "
+            f"{description.task}: leave it out"
+        )
+    return replace(description, thresholds=read_thresholds(option, description.classes))
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Stored(Description):
     """A description as its file has it, with the SHA-256 of each file. Other keys are ignored."""
@@ -138,6 +164,8 @@ def _checked(path: Path, text: str, allow_imports: bool) -> _Stored:
         check_mode(stored.mode, stored.background)
     except ValueError:
         raise CheckpointError(f"{path}: damaged: mode is missing or wrong; export again") from None
+    if stored.thresholds is not None and len(stored.thresholds) != len(stored.classes):
+        raise CheckpointError(f"{path}: damaged: thresholds are missing or wrong; export again")
     import_stored(stored.imports, path, allow_imports)
     for node in stored.transforms:
         TRANSFORMS.build(node)

@@ -71,6 +71,7 @@ def load(
         background=background,
         min_side=dataset.get("min_side"),
         imports=_imports(config, nodes),
+        task=getattr(model.head, "task", "classification"),
     )
     return model, description
 

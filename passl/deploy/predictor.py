@@ -18,6 +18,7 @@ from passl.deploy.engines import Engine, check_engine, load_engine, needed_files
 from passl.deploy.exported import Description, read_folder
 from passl.deploy.inputs import ImageInput, check_several, open_image
 from passl.errors import ConfigError, RunError
+from passl.evaluation.thresholds import DEFAULT
 from passl.machine import usable_processors
 from passl.porting.classes import readable
 
@@ -29,7 +30,7 @@ class Prediction:
     Args:
         label: the class's number.
         name: the class's name.
-        probability: of the softmax.
+        probability: of the softmax, or of the sigmoid of a multi-label network.
     """
 
     label: int
@@ -89,7 +90,8 @@ class Classifier:
         return prepared
 
     def predict(self, images: Iterable[ImageInput], batch_size: int = 16) -> np.ndarray:
-        """Compute probabilities [N, K] of the classes.
+        """Compute probabilities [N, K] of the classes: the softmax, or of a multi-label network the
+        sigmoid.
 
         Args:
             images: several images, in any form of `ImageInput`; a single one goes into a list. They
@@ -115,6 +117,9 @@ class Classifier:
             logits_BK = self.run(np.stack(prepared))
         except MemoryError:
             raise RunError(_too_large(len(prepared))) from None
+        if self.description.task == "multilabel":
+            with np.errstate(over="ignore"):
+                return 1 / (1 + np.exp(-logits_BK))
         exps_BK = np.exp(logits_BK - logits_BK.max(-1, keepdims=True))
         return exps_BK / exps_BK.sum(-1, keepdims=True)
 
@@ -138,6 +143,31 @@ class Classifier:
             raise ConfigError(f"top {k}: ask for at least 1 prediction")
         order = np.argsort(-probabilities_K, kind="stable")[:k]
         return [Prediction(int(i), self.classes[i], float(probabilities_K[i])) for i in order]
+
+    def labels(self, images: Iterable[ImageInput], batch_size: int = 16) -> list[list[Prediction]]:
+        """Return the predicted labels of each image, by a multi-label network: those whose
+        probability is above their threshold, best first. There can be none.
+
+        Raises:
+            ConfigError: the network has no thresholds; and as `predict`.
+            RunError: as `predict`.
+        """
+        return [self.above(row_K) for row_K in self.predict(images, batch_size)]
+
+    def above(self, probabilities_K: np.ndarray) -> list[Prediction]:
+        """Return the labels whose probability is above their threshold, best first.
+
+        Raises:
+            ConfigError: the network has no thresholds.
+        """
+        if self.description.task != "multilabel":
+            raise ConfigError(
+                f"this network is for {self.description.task} and has no thresholds; ask for its "
+                "best predictions, by `top`"
+            )
+        thresholds = self.description.thresholds or [DEFAULT] * len(self.classes)
+        every = self.best(probabilities_K, len(self.classes))
+        return [each for each in every if probabilities_K[each.label] > thresholds[each.label]]
 
     @staticmethod
     def check_batch(batch_size: int) -> None:

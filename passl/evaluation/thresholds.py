@@ -7,7 +7,6 @@ N samples, K classes.
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -102,11 +101,3 @@ def _read_file(path: str, classes: Sequence[str]) -> list[float]:
             f"has {len(rows)}{listed}"
         )
     return [found[name] for name in classes]
-
-
-def check_thresholds(thresholds: Sequence[float], classes: int) -> None:
-    """Raise a ValueError unless there is a probability for each class."""
-    if len(thresholds) != classes or not all(
-        math.isfinite(value) and 0 <= value <= 1 for value in thresholds
-    ):
-        raise ValueError("thresholds")
