@@ -254,11 +254,10 @@ class ConViT(nn.Layer):
         heads = _heads(embed_dim, num_heads, head_dim)
         own_rates = (pos_drop_rate, proj_drop_rate, ff_dropout)
         pos_drop, proj_drop, ff_drop = (drop_rate if rate is None else rate for rate in own_rates)
-        self.num_features, self.recompute = embed_dim, False
+        self.num_features, self.act, self.norm_eps, self.recompute = embed_dim, act, norm_eps, False
         self.patch_embed = _patch_embed(patch_size, in_chans, embed_dim, hybrid_backbone)
         self.feature_channels = [embed_dim] * depth
         self.feature_strides = [self.patch_embed.stride] * depth
-        self.act, self.norm_eps = act, norm_eps
         self.local_up_to_layer, self.global_pool = local_up_to_layer, global_pool
         self.grid = self._grid_of(*_sides(img_size))
         self.pos_embed = self._token_parameter(math.prod(self.grid)) if use_pos_embed else None
@@ -273,8 +272,9 @@ class ConViT(nn.Layer):
             attention = kind(embed_dim, heads, qkv_bias=qkv_bias, scale=scale, **drops)
             mlp = Mlp(embed_dim, ff_dim or int(embed_dim * mlp_ratio), act, ff_drop)
             norms = [norm(norm_layer, embed_dim, norm_eps) for _ in range(2)]
-            rest = {"norms": norms, "drop_path": drop_path_rate * index / max(depth - 1, 1)}
-            self.blocks.append(Block(attention, mlp, pre_norm=pre_norm, **rest))
+            rate = drop_path_rate * index / max(depth - 1, 1)
+            block = Block(attention, mlp, norms=norms, drop_path=rate, pre_norm=pre_norm)
+            self.blocks.append(block)
         self.norm = norm(norm_layer, embed_dim, norm_eps)
         self._init_weights(init, locality_strength)
 
