@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,9 @@ def report(parts: Mapping[str, tuple[ImageDataset, Survey]]) -> dict[str, Any]:
 
     Returns:
         `hash`: what is hashed; `parts`: of each part `samples`, `unreadable`, `sizes`, `modes`,
-        `classes`, `imbalance`, `empty_classes` and `duplicates`; `duplicates_between_parts`; and
-        `classes_of_one_part`, the classes that training and validation do not share.
+        `classes`, `imbalance`, `empty_classes`, `duplicates`, and of segmentation `pixels`, the
+        part of each class; `duplicates_between_parts`; and `classes_of_one_part`, the classes that
+        training and validation do not share.
     """
     first, *others = (set(dataset.classes) for dataset, _ in parts.values())
     return {
@@ -43,7 +44,8 @@ def is_clean(found: Mapping[str, Any]) -> bool:
 
 
 def _of_part(dataset: ImageDataset, found: Survey) -> dict[str, Any]:
-    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    count, is_masks = len(dataset.classes), dataset.task == "segmentation"
+    counts = found.images[:count] if is_masks else np.bincount(dataset.labels, minlength=count)
     there = counts[counts > 0]
     good = found.good
     return {
@@ -60,6 +62,7 @@ def _of_part(dataset: ImageDataset, found: Survey) -> dict[str, Any]:
         "empty_classes": [
             name for name, count in zip(dataset.classes, counts, strict=True) if not count
         ],
+        "pixels": _pixels(dataset, found) if is_masks else None,
         "duplicates": [
             [_sample(dataset, int(index)) for index in group]
             for group in duplicates(found.digests, good)
@@ -68,7 +71,17 @@ def _of_part(dataset: ImageDataset, found: Survey) -> dict[str, Any]:
 
 
 def _sample(dataset: ImageDataset, index: int) -> dict[str, str]:
+    if dataset.task == "segmentation":
+        return {"name": dataset.name(index), "mask": dataset.label_name(index)}
     return {"name": dataset.name(index), "class": dataset.classes[dataset.labels[index]]}
+
+
+def _pixels(dataset: ImageDataset, found: Survey) -> dict[str, float]:
+    """The part of all pixels that each class has, and that is ignored."""
+    names = [*dataset.classes, "ignored"]
+    counts = [*found.pixels[: len(dataset.classes)], found.pixels[-1]]
+    total = max(int(found.pixels.sum()), 1)
+    return {name: int(count) / total for name, count in zip(names, counts, strict=True)}
 
 
 def _sizes(sizes: np.ndarray) -> dict[str, Any]:
@@ -123,10 +136,11 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 def _lines_of_part(of: Mapping[str, Any]) -> Iterator[str]:
     counts = sorted(of["classes"].items(), key=lambda item: item[1])
     yield f"{of['samples']} samples of {len(counts)} classes"
-    shown = [f"{name} ({count})" for name, count in counts]
-    if len(shown) > _LISTED:
-        shown = [*shown[: _LISTED // 2], "...", *shown[-_LISTED // 2 :]]
-    yield f"samples of a class: {', '.join(shown)}"
+    what = "samples of a class" if of["pixels"] is None else "images that have a class"
+    yield f"{what}: {_ends([f'{name} ({count})' for name, count in counts])}"
+    if of["pixels"] is not None:
+        parts = sorted(of["pixels"].items(), key=lambda item: item[1])
+        yield f"pixels: {_ends([f'{name} ({100 * part:.3g} %)' for name, part in parts])}"
     if of["imbalance"] is not None:
         yield f"the largest class is {of['imbalance']:.3g} times the smallest"
     if of["empty_classes"]:
@@ -138,11 +152,18 @@ def _lines_of_part(of: Mapping[str, Any]) -> Iterator[str]:
     if of["modes"]:
         yield "modes: " + ", ".join(f"{mode} {count}" for mode, count in of["modes"].items())
     groups = of["duplicates"]
-    mixed = sum(len({sample["class"] for sample in group}) > 1 for group in groups)
+    mixed = sum(len({sample.get("class") for sample in group}) > 1 for group in groups)
     yield f"duplicate images: {len(groups)}, {mixed} of them in several classes"
     yield from _first((" = ".join(s["name"] for s in group) for group in groups), len(groups))
     yield f"unreadable: {len(of['unreadable'])}"
     yield from _first((bad["reason"] for bad in of["unreadable"]), len(of["unreadable"]))
+
+
+def _ends(items: Sequence[str]) -> str:
+    """The first and last of many items."""
+    if len(items) > _LISTED:
+        items = [*items[: _LISTED // 2], "...", *items[-_LISTED // 2 :]]
+    return ", ".join(items)
 
 
 def _first(items: Iterator[str], count: int) -> Iterator[str]:

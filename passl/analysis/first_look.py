@@ -21,6 +21,7 @@ from passl.engine.learner import Learner, build_learner
 from passl.engine.train import build_loaders
 from passl.io.files import write_atomically
 from passl.io.fonts import fonts_for
+from passl.io.masks import COLORS
 from passl.logging import get_logger, printable
 from passl.modeling import Model
 from passl.optim import SCHEDULES
@@ -72,6 +73,9 @@ def _look(cfg: Config, out: Path, ranks: Ranks) -> None:
 
 def _log_data(part: str, dataset: ImageDataset) -> None:
     log = get_logger().info
+    if dataset.task != "classification":
+        log("%s: %d images, %d classes", part, len(dataset), len(dataset.classes))
+        return
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
     log(
         "%s: %d images of %d classes, %d to %d of each (median %g)",
@@ -123,8 +127,8 @@ def draw_augmented(out: Path, loader: Loader) -> None:
     """Draw the first samples of an epoch and their augmentations.
 
     The random numbers are those of the run: the second column shows what the network sees in the
-    first epoch, the others what it sees at the same position in the following epochs. Mixup comes
-    later and is not shown.
+    first epoch, the others what it sees at the same position in the following epochs. Masks are
+    drawn over their images. Mixup comes later and is not shown.
 
     Args:
         out: the PNG to write.
@@ -139,10 +143,16 @@ def draw_augmented(out: Path, loader: Loader) -> None:
             break
     chosen = list(places.items())[:ROWS]
     rows = [(position, _sample(loader, (0, position, index))) for index, position in chosen]
-    names = [printable(loader.dataset.classes[first.label]) for _, first in rows]
+    names = [_title(loader.dataset, first) for _, first in rows]
     names = [name if len(name) <= 18 else f"{name[:17]}…" for name in names]
     with fonts_for(names):
         _draw_augmented(out, loader, rows, names)
+
+
+def _title(dataset: ImageDataset, sample: Sample) -> str:
+    """The class of a sample; nothing for one that has not exactly one."""
+    is_class = dataset.task == "classification"
+    return printable(dataset.classes[int(sample.label)]) if is_class else ""
 
 
 def _draw_augmented(
@@ -161,6 +171,8 @@ def _draw_augmented(
             sample = _sample(loader, (epoch, position, first.index))
             assert sample.image is not None  # a bad sample has raised its error
             place.imshow(_pixels(sample.image, norm))
+            if samples.dataset.task == "segmentation":
+                place.imshow(COLORS[sample.label], alpha=0.5)
             if axes is grid[0]:
                 place.set_title(f"epoch {epoch + 1}", fontsize=8)
         for place in axes:

@@ -27,6 +27,8 @@ from passl.errors import RunError
 from passl.io.limits import in_line
 
 HASH = "BLAKE2b, 128 bits, of the pixels that training gets, before transforms"
+LABELS = 256
+"""Values of a mask, whose last is ignored."""
 _CHUNK = 32
 """Samples that a worker reads at a time."""
 _ROUND = 1024 * _CHUNK
@@ -43,6 +45,7 @@ class Survey:
         modes: int16 [N], the index of each sample's mode in `mode_names`; -1 for a bad sample.
         mode_names: Pillow's modes of the files.
         digests: uint64 [N, 2], see `HASH`.
+        pixels, images: int64 [256], of segmentation: pixels of each label, and images that have it.
     """
 
     bad: dict[int, str]
@@ -50,6 +53,8 @@ class Survey:
     modes: np.ndarray
     mode_names: list[str]
     digests: np.ndarray
+    pixels: np.ndarray
+    images: np.ndarray
 
     @property
     def good(self) -> np.ndarray:
@@ -61,6 +66,7 @@ class _Look(NamedTuple):
     size: tuple[int, int]
     mode: str
     digest: bytes
+    pixels: np.ndarray
 
 
 def survey(dataset: ImageDataset, workers: int, done: Callable[[int], object]) -> Survey:
@@ -77,6 +83,8 @@ def survey(dataset: ImageDataset, workers: int, done: Callable[[int], object]) -
         modes=np.full(count, -1, np.int16),
         mode_names=[],
         digests=np.zeros((count, 2), np.uint64),
+        pixels=np.zeros(LABELS, np.int64),
+        images=np.zeros(LABELS, np.int64),
     )
     for index, look in enumerate(_looks(dataset, workers)):
         done(1)
@@ -88,6 +96,9 @@ def survey(dataset: ImageDataset, workers: int, done: Callable[[int], object]) -
         found.sizes[index] = look.size
         found.modes[index] = found.mode_names.index(look.mode)
         found.digests[index] = np.frombuffer(look.digest, np.uint64)
+        if dataset.task == "segmentation":
+            found.pixels[:] += look.pixels
+            found.images[:] += look.pixels > 0
     return found
 
 
@@ -112,7 +123,7 @@ def duplicates(digests: np.ndarray, chosen: np.ndarray) -> list[np.ndarray]:
 def _look(dataset: ImageDataset, index: int) -> _Look | str:
     """Read a sample as training does: its properties, or why it cannot be read."""
     try:
-        image, _ = dataset[index]
+        image, label = dataset[index]
         source = dataset.source(index)
         if source is None:
             stored = dataset.load_image(index)
@@ -125,11 +136,13 @@ def _look(dataset: ImageDataset, index: int) -> _Look | str:
         size, mode = stored.size, stored.mode
         digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
         digest.update(image.tobytes())
+        is_mask = dataset.task == "segmentation"
+        pixels = np.bincount(np.ravel(label), minlength=LABELS) if is_mask else np.zeros(0, int)
     except RunError as error:
         return str(error)
     except Exception as error:  # a user's dataset may raise anything
         return f"{dataset.name(index)}: {in_line(error)}"
-    return _Look(size, mode, digest.digest())
+    return _Look(size, mode, digest.digest(), pixels)
 
 
 def _looks(dataset: ImageDataset, workers: int) -> Iterator[_Look | str]:

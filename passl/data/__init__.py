@@ -7,8 +7,8 @@ DATASETS = Registry(
     [
         f"passl.data.datasets.{module}"
         for module in (
-            *("cifar", "digits", "image_folder", "image_list", "mnist", "multilabel"),
-            "tar_shards",
+            *("cifar", "digit_scenes", "digits", "image_folder", "image_list", "mask_folder"),
+            *("mnist", "multilabel", "tar_shards"),
         )
     ],
 )

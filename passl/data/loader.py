@@ -91,7 +91,7 @@ class Loader:
         if on_bad_sample == "skip":
             draws = max_bad_samples + 1 if sampler.even else None
         self.dataset, self.classes = dataset, dataset.classes
-        self.samples = Samples(dataset, transforms, sampler.seed, draws)
+        self.samples = Samples(dataset, transforms, sampler.seed, draws, sampler.even)
         self.sampler, self.max_bad_samples = sampler, max_bad_samples
         self.bad: dict[int, str] = {}
         # Without workers, Paddle's loader would read in a thread, lose its errors and hang.

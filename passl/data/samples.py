@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import traceback
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from passl.data.datasets.base import ImageDataset
 from passl.data.samplers import Key
@@ -43,12 +45,20 @@ class Samples:
         seed: of the run.
         draws: how many other samples may be drawn instead of one that cannot be read; None leaves
             it out.
+        in_training: whether masks are transformed like their images. In evaluation they stay as
+            they are, since scores are for the size of the data.
     """
 
     def __init__(
-        self, dataset: ImageDataset, transforms: Sequence[Any], seed: int, draws: int | None = 0
+        self,
+        dataset: ImageDataset,
+        transforms: Sequence[Any],
+        seed: int,
+        draws: int | None = 0,
+        in_training: bool = False,
     ):
         self.dataset, self.transforms, self.seed, self.draws = dataset, transforms, seed, draws
+        self.moves_masks = in_training and dataset.task == "segmentation"
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -79,14 +89,21 @@ class Samples:
                 # The number of tries is at least 1: numpy reads a missing number as 0.
                 other = np.random.default_rng((self.seed, epoch, position, len(bad)))
                 index = int(other.integers(len(self)))
-            image: Any = stored
-            for transform in self.transforms:
-                image = transform(image, rng)
+            image, label = self._transformed(stored, label, rng)
         except (RunError, ConfigError) as error:
             return error
         except Exception:
             return RuntimeError(f"{self.dataset.name(index)}:\n{traceback.format_exc()}")
         return Sample(image, label, index, tuple(bad))
+
+    def _transformed(self, image: Any, label: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+        """Transform an image, and its mask likewise if `moves_masks`."""
+        mask = Image.fromarray(label) if self.moves_masks else None
+        for transform in self.transforms:
+            if mask is not None:
+                mask = transform.apply_to_mask(mask, copy.deepcopy(rng))  # the draws of the image
+            image = transform(image, rng)
+        return image, label if mask is None else np.asarray(mask)
 
 
 _NOTHING = np.zeros(1, np.uint8)
@@ -138,9 +155,12 @@ def _differ(first: tuple[Any, Any], second: tuple[Any, Any]) -> str:
     """What is wrong with samples of different shapes, each of an image and its label."""
     what = 0 if first[0] != second[0] else 1
     small, large = sorted((first[what], second[what]))
+    ways = (
+        "end the transforms with one size, by RandomResizedCrop or by Resize and CenterCrop",
+        "set sampler.batch_size: 1, so that each is scored at its own size",
+    )
     return (
-        f"{('images', 'labels')[what]} of {small} and {large} cannot be in one batch; end the "
-        "transforms with one size, by RandomResizedCrop or by Resize and CenterCrop"
+        f"{('images', 'labels')[what]} of {small} and {large} cannot be in one batch; {ways[what]}"
     )
 
 

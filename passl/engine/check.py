@@ -22,6 +22,7 @@ from passl.distributed.liveness import Timeouts
 from passl.engine.average import WeightAverage
 from passl.engine.checkpoint import Saver
 from passl.engine.freezing import Freezing
+from passl.engine.mask_rules import head_fits_maps, masks_fit
 from passl.engine.precision import Precision
 from passl.engine.task_rules import tasks_agree
 from passl.errors import ConfigError, RunError, shortened
@@ -54,7 +55,7 @@ TRAINING = Section(
                 # CvTWrapper is what PASSL calls the same thing.
                 "name": Option(Literal["Model", "CvTWrapper"], "Model"),
                 "architecture": Choice(BACKBONES),
-                "head": Choice(HEADS, derived=HEADS.required),
+                "head": Choice(HEADS, derived=(*HEADS.required, "strides")),
                 "pretrained": Option(str | bool | None, False),
                 "fit": Option(Sequence[Literal["classes", "resolution", "channels", "head"]], ()),
             }
@@ -185,6 +186,8 @@ def _origin(cfg: Config, keys: Keys, rule: str) -> str:
 # Rules between sections
 # --------------------------------------------------------------------------------------------------
 _reads("model.head", "loss", "metrics", "dataloader", "distillation")(tasks_agree)
+_reads("dataloader")(masks_fit)
+_reads("model")(head_fits_maps)
 
 
 @_reads("lr_scheduler", "epochs")
@@ -313,7 +316,7 @@ def _problems_in_sizes(node: Any, transforms: Sequence[Any]) -> Iterator[Problem
             (),
             f"make images of several sizes, such as {sizes[0]} and {sizes[-1]} (height x width), "
             "which cannot be one batch; let them end in one size, by RandomResizedCrop or by "
-            "Resize and CenterCrop",
+            "Resize and CenterCrop, or set sampler.batch_size to 1",
         )
 
 

@@ -20,6 +20,8 @@ _TASKS_WITH = {
     "loss.label_smoothing": ("classification",),
     "dataloader.train.sampler.balanced": ("classification",),
     "dataloader.train.mixup": ("classification", "multilabel"),
+    "dataloader.train.dataset.labels": ("classification",),
+    "dataloader.val.dataset.labels": ("classification",),
 }
 """Options that not every task has."""
 

@@ -39,21 +39,25 @@ def write_confusion(path: Path, matrix: np.ndarray, classes: Sequence[str]) -> N
     write_csv(path, ["true class", *classes], rows)
 
 
-def draw_confusion(out: Path, matrix: np.ndarray, classes: Sequence[str]) -> None:
-    """Draw the matrix. Colours are fractions of the true class, numbers are counts.
+def draw_confusion(
+    out: Path, matrix: np.ndarray, classes: Sequence[str], unit: str = "images"
+) -> None:
+    """Draw the matrix. Colours are fractions of the true class, numbers are counts, or for pixels
+    these fractions in percent.
 
     Args:
         out: the PNG to write.
+        unit: what is counted, images or pixels.
     """
     from passl.io.fonts import fonts_for  # imports matplotlib, which training does not need
 
     shown = [printable(name) for name in classes]
     names = [name if len(name) <= 20 else f"{name[:19]}…" for name in shown]
     with fonts_for(names):
-        _draw_confusion(out, matrix, names)
+        _draw_confusion(out, matrix, names, unit)
 
 
-def _draw_confusion(out: Path, matrix: np.ndarray, names: Sequence[str]) -> None:
+def _draw_confusion(out: Path, matrix: np.ndarray, names: Sequence[str], unit: str) -> None:
     count = len(names)
     fractions = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     side = 2.5 + 0.42 * max(count, 4)
@@ -65,6 +69,8 @@ def _draw_confusion(out: Path, matrix: np.ndarray, names: Sequence[str]) -> None
     for row, column in np.argwhere(matrix):
         colour = "white" if fractions[row, column] > 0.5 else "black"
         number = str(matrix[row, column])
+        if unit == "pixels":
+            number = f"{100 * fractions[row, column]:.0f}"
         axes.text(column, row, number, ha="center", va="center", color=colour, fontsize=7)
     axes.set_xticks(range(count), names, rotation=90)
     axes.set_yticks(range(count), names)
@@ -72,7 +78,7 @@ def _draw_confusion(out: Path, matrix: np.ndarray, names: Sequence[str]) -> None
     axes.set(
         xlabel="prediction",
         ylabel="true class",
-        title=f"{matrix.sum()} images, top-1 {right:.2f} %",
+        title=f"{matrix.sum()} {unit}, {right:.2f} % predicted correctly",
     )
     figure.colorbar(image, ax=axes, label="fraction of the true class", shrink=0.8)
     write_atomically(out, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))

@@ -95,6 +95,16 @@ class Blocks(BatchSampler):
             yield [(0, i, i) for i in range(start, min(start + BLOCK, len(self.dataset)))]
 
 
+def _dataset(node: Mapping[str, Any]) -> ImageDataset:
+    dataset = build_dataset(node)
+    if dataset.task == "segmentation":
+        raise ConfigError(
+            f"features: {node['name']} is for segmentation, whose images have no class to write "
+            "beside their features; name a config with another dataset"
+        )
+    return dataset
+
+
 def extract(
     cfg: Config,
     weights: str | Path,
@@ -122,7 +132,7 @@ def extract(
     """
     data = Config(cfg.dataloader).to_dict()
     node = {**data[options.split]["dataset"], "transforms": data["val"]["dataset"]["transforms"]}
-    dataset, transforms = build_dataset(node), build_transforms(node["transforms"])
+    dataset, transforms = _dataset(node), build_transforms(node["transforms"])
     samples = Samples(dataset, transforms, cfg.get("seed", 0))
     architecture, backbone = _build(cfg, weights)
     compute = _Compute(backbone, options, dataset)

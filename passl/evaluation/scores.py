@@ -14,10 +14,15 @@ from passl.data.loader import Loader
 from passl.distributed.ranks import Ranks
 from passl.evaluation.classification import CLASSIFICATION
 from passl.evaluation.multilabel import MULTILABEL
+from passl.evaluation.segmentation import SEGMENTATION
 from passl.evaluation.task import Scores, Task
 
 View = Callable[[Any], Any]
-TASKS: Mapping[str, Task] = {"classification": CLASSIFICATION, "multilabel": MULTILABEL}
+TASKS: Mapping[str, Task] = {
+    "classification": CLASSIFICATION,
+    "multilabel": MULTILABEL,
+    "segmentation": SEGMENTATION,
+}
 """By the `task` of a dataset."""
 
 

@@ -207,7 +207,7 @@ class Choice:
         options, check = dict(options_of(entry)), getattr(entry, "check_options", None)
         more = {key: value for key, value in data.items() if key in self.more}
         own = {key: value for key, value in data.items() if key not in (*more, "name")}
-        for key in self.derived:
+        for key in options.keys() & set(self.derived):
             if own.get(key) is None:
                 options.pop(key)
                 own.pop(key, None)

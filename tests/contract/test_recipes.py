@@ -31,7 +31,9 @@ from passl.utils.schema import options_of
 from tests.numerics import Rounded
 
 RECIPES = {
-    path.stem: path for path in shipped_configs() if path.parent.name not in ("digits", "fashion")
+    path.stem: path
+    for path in shipped_configs()
+    if path.parent.name not in ("digits", "fashion", "segmentation")
 }
 IMAGENET = 1_281_167  # training images
 

@@ -27,7 +27,9 @@ from passl.porting.zoo import find
 from passl.utils.config import Config, get_config, shipped_configs
 
 RECIPES = {
-    path.stem: path for path in shipped_configs() if path.parent.name not in ("digits", "fashion")
+    path.stem: path
+    for path in shipped_configs()
+    if path.parent.name not in ("digits", "fashion", "segmentation")
 }
 BATCH, STEPS = 2, 2
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from passl.data.datasets.images import convert_image, read_image
 from passl.data.datasets.packed import PackedPaths
-from passl.errors import RunError
+from passl.data.transforms.masks import IGNORED
+from passl.errors import RunError, shortened
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -31,9 +32,10 @@ class ImageDataset(ABC):
     Attributes:
         task: `classification`: a label is the number of a class. `multilabel`: a label is an array
             float32 [K] of 0 and 1, one for each class. `segmentation`: a label is an integer mask
-            [height, width], 255 for pixels that are ignored.
+            [height, width] of the size of its image, 255 for pixels that are ignored.
         classes: class names in the order of their labels.
-        labels: of all samples: int64 [N] for classification, bool [N, K] for multi-label data.
+        labels: of all samples: int64 [N] for classification, bool [N, K] for multi-label data, and
+            zeros [N] for segmentation, whose images have no class.
         valid_labels: the labels that an evaluation compares, in ascending order; null for all.
         image_size: size of every image, set by classes whose images all have one size; else null.
         mode: the mode that images are converted to, one of `images.CHANNELS`.
@@ -64,12 +66,23 @@ class ImageDataset(ABC):
             image = convert_image(stored, self.mode, self.background)
         except ValueError as error:
             raise RunError(f"{self.name(index)}: {error}") from None
-        return image, self.label(index)
+        label = self.label(index)
+        if self.task == "segmentation":
+            label = _checked_mask(label, image.size, len(self.classes), self.label_name(index))
+        return image, label
 
     def label(self, index: int) -> int | np.ndarray:
-        """Return the label of a sample, in the form of the task."""
+        """Return the label of a sample, in the form of the task.
+
+        Raises:
+            RunError: it cannot be read.
+        """
         label = self.labels[index]
         return label.astype(np.float32) if self.task == "multilabel" else int(label)
+
+    def label_name(self, index: int) -> str:
+        """Return the name of a label, for messages: a mask's file."""
+        return f"the mask of {self.name(index)}"
 
     @abstractmethod
     def load_image(self, index: int) -> Image.Image:
@@ -94,6 +107,33 @@ class ImageDataset(ABC):
     def shuffled(self, rng: np.random.Generator) -> np.ndarray:
         """Return a random order of the indices. Override it if some orders are faster to read."""
         return rng.permutation(len(self))
+
+
+def _checked_mask(mask: Any, size: Size, classes: int, name: str) -> np.ndarray:
+    """Return a mask as uint8 [height, width].
+
+    Args:
+        size: width and height of its image.
+
+    Raises:
+        RunError: it has another size, or labels outside the classes.
+    """
+    mask = np.asarray(mask)
+    if mask.shape != size[::-1]:
+        shown = " x ".join(str(side) for side in reversed(mask.shape))
+        raise RunError(
+            f"{name}: is {shown} pixels, but its image is {size[0]} x {size[1]} (width x height); "
+            "a mask has the size of its image"
+        )
+    is_small = mask.dtype == np.uint8
+    present = np.flatnonzero(np.bincount(mask.ravel())) if is_small else np.unique(mask)
+    wrong = [str(label) for label in present if not 0 <= label < classes and label != IGNORED]
+    if wrong:
+        raise RunError(
+            f"{name}: has label {shortened(wrong)}, but the data has {classes} classes, numbered "
+            f"from 0 ({IGNORED} is ignored); correct the mask or the classes"
+        )
+    return mask.astype(np.uint8, copy=False)
 
 
 class FileDataset(ImageDataset):

@@ -88,6 +88,9 @@ class Subset(ImageDataset):
     def label(self, index: int) -> int | np.ndarray:
         return self.dataset.label(int(self.indices[index]))
 
+    def label_name(self, index: int) -> str:
+        return self.dataset.label_name(int(self.indices[index]))
+
     def source(self, index: int) -> str | bytes | None:
         return self.dataset.source(int(self.indices[index]))
 
