@@ -192,17 +192,8 @@ def test_values_out_of_range(tiny_config, override, rule):
         ("num_heads=[1, 2, 5]", "embed_dim 16 of stage 2 does not divide into 5 heads"),
         ("num_heads=[1, 2]", "num_heads [1, 2] has 2 values for 3 stages"),
         ("num_stages=2", "num_stages 2 is not the length of embed_dim"),
-        (
-            "embed_dim=[]",
-            "embed_dim: must be a list of at least 1, each a whole number of at least 1",
-        ),
-        ("depth=[1, 1, -1]", "each a whole number of at least 1, not [1, 1, -1]"),
-        ("patch_stride=0", "each a whole number of at least 1, not 0"),
-        ("padding_kv=[1, 1, -1]", "each a whole number of at least 0, not [1, 1, -1]"),
         ("kernel_size=2", "kernel_size 2 of stage 0 must be odd"),
         ("kernel_size=5", "use stride_q 1 and padding_q 2"),
-        ("method=conv", "method: must be one of dw_bn, avg, linear"),
-        ("in_chans=0", "in_chans: must be a whole number of at least 1"),
     ],
 )
 def test_values_of_cvt_out_of_range(tiny_config, override, rule):
@@ -212,28 +203,9 @@ def test_values_of_cvt_out_of_range(tiny_config, override, rule):
     assert len(message.splitlines()) == 1
 
 
-def test_values_of_distillation_out_of_range(tiny_config):
-    told = f"distillation={{teacher: '{tiny_config()}', weights: w.safetensors, alpha: 2}}"
-    assert "alpha: must be a number from 0 to 1" in problems(tiny_config(), told)
-
-
-@pytest.mark.parametrize(
-    ("node", "rule"),
-    [
-        (
-            "name: ImageFolder, dataroot: no, min_side: 0",
-            "min_side: must be a whole number of at least 1",
-        ),
-        (
-            "name: TarShards, shards: no, class_file: no, buffer_size: 0",
-            "buffer_size: must be a whole number of at least 1",
-        ),
-        ("name: TarShards, shards: no, class_file: no, label_key: .jpg", "must be endings"),
-    ],
-)
-def test_values_of_a_dataset_out_of_range(tiny_config, node, rule):
-    message = problems(tiny_config(), f"dataloader.val.dataset={{{node}, transforms: []}}")
-    assert rule in message
+def test_options_of_a_dataset_that_do_not_go_together(tiny_config):
+    node = "name: TarShards, shards: no, class_file: no, label_key: .jpg, transforms: []"
+    assert "must be endings" in problems(tiny_config(), f"dataloader.val.dataset={{{node}}}")
 
 
 def test_pair_mixup_needs_an_even_batch(tiny_config):
