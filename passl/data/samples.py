@@ -65,7 +65,9 @@ class Samples:
 
     def with_transforms(self, transforms: Sequence[Any], seed: int) -> Samples:
         """Return the same samples, transformed otherwise."""
-        return Samples(self.dataset, transforms, seed, self.draws)
+        other = copy.copy(self)
+        other.transforms, other.seed = transforms, seed
+        return other
 
     def __getitem__(self, key: Key) -> Sample | Exception:
         """Return the sample of a key. Errors are returned, not raised: see `collate`."""

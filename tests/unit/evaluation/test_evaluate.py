@@ -16,6 +16,7 @@ from passl.evaluation.confusion import confusion_matrix, draw_confusion, write_c
 from passl.evaluation.evaluate import MOST_DRAWN, Options
 from passl.evaluation.labels import choose_valid_labels, read_real_labels, real_top1
 from passl.evaluation.predictions import Predictions
+from passl.evaluation.scores import TASKS
 from passl.evaluation.tables import write_per_class, write_predictions
 
 CLASSES = ["cat", "dog", 'it\'s, a "fox"']
@@ -187,6 +188,23 @@ def test_files_that_cannot_be_written(tmp_path):
     twice = Options(per_class=tmp_path / "a.csv", predictions=tmp_path / "." / "a.csv")
     with pytest.raises(ConfigError, match="a.csv: is named twice"):
         twice.files(10)
+
+
+def test_options_of_tasks(tmp_path):
+    """Every task can be scored on corrupted images; calibration is of classes."""
+    corrupted = Options(corruptions=tmp_path / "c.csv", severities=[1])
+    calibrated = Options(calibration=tmp_path / "c.csv", temperature="fit")
+    for name, task in TASKS.items():
+        corrupted.check(name, task)
+        if name == "classification":
+            calibrated.check(name, task)
+            continue
+        with pytest.raises(ConfigError) as caught:
+            calibrated.check(name, task)
+        assert [problem.split(":")[0] for problem in caught.value.problems] == [
+            "--calibration",
+            "--temperature",
+        ]
 
 
 # --------------------------------------------------------------------------------------------------
