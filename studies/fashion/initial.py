@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 import passl
 from passl.io.files import write_atomically
 from passl.modeling import Model
+from passl.modeling.layers import trunc_normal_
 from passl.porting.weight_file import OURS
 
 
@@ -28,6 +29,9 @@ def initial_weights(section: Mapping[str, Any], network: str, seed: int) -> dict
             which weight content and position alike (as in the paper's ablation); or `attention`,
             which has neither positions nor gates.
         seed: of the draw. Whatever two networks share, of one seed it is the same.
+
+    Random positions have a standard deviation of 0.02, as in the published networks, also with
+    `init: xavier`: they are multiplied by squared distances.
     """
     architecture = dict(section["architecture"])
     strength = architecture.pop("locality_strength")
@@ -35,6 +39,7 @@ def initial_weights(section: Mapping[str, Any], network: str, seed: int) -> dict
     random = {**architecture, "locality_strength": None}
     model = Model({"model": {"architecture": random, "head": section["head"]}})
     for block in model.backbone.blocks[: architecture["local_up_to_layer"]]:
+        trunc_normal_(block.attn.pos_proj.weight)
         if network in ("convit", "frozen"):
             block.attn.local_init_(strength)
         if network == "frozen":

@@ -37,20 +37,22 @@ _METHOD = """\
   training images, the same part of each class. The score is top-1 on the 10,000 test images after
   the last step.
 * Tokens: {tokens}.
-* Steps: {steps} in every run, of {batch} images: the smaller the part of the training set, the more
-  often it is seen, as in the paper. AdamW, one cosine, no dropout.
+* Steps: {steps} in every run, of {batch} images. So, as in the paper, a smaller part of the
+  training set is seen more often: {passes}. AdamW, one cosine, no dropout.
 * Pairs: a seed chooses the part of the training set, the order and the augmentation of its images,
   and the first weights. The networks of a pair share them; of the weights, whatever two networks
-  have in common.
+  have in common. They are drawn by Xavier's rule, because the networks are narrow (the paper's
+  standard deviation is 0.02), positions as in the paper.
 * Learning rates: each network is tuned at each number of tokens, over the same {rates} rates with
   the same number of steps, on {tuned_at:.0%} of 55,000 training images, scored on the other 5,000,
   with a seed of its own. (The paper used one rate.)
 * Intervals: Student's t over the differences of the pairs, 95 %. With so few pairs a bootstrap has
   no interval of that confidence. They do not count that the test images are a sample too (a
   standard error of at most half a point for one network, less for the difference of two on the same
-  images). There are {comparisons} of them: of so many, {expected:.0f} miss the true difference if
-  all is as assumed.
+  images). There are {comparisons} of them: of so many, about {expected:g} miss the true difference
+  if all is as assumed.
 """
+_TRAINING_SET = 60_000
 
 
 def page(results: Results, plan: Plan) -> str:
@@ -85,7 +87,12 @@ def _method(plan: Plan) -> str:
         f"{tokens} (patches of {row.patch_size} x {row.patch_size}, {row.seeds} pairs)"
         for tokens, row in plan.rows.items()
     ]
+    passes = [
+        f"{sampler.samples / (_TRAINING_SET * fraction):g} times at {fraction:.0%}"
+        for fraction in plan.fractions
+    ]
     return _METHOD.format(
+        passes=", ".join(passes),
         depth=architecture.depth,
         width=architecture.embed_dim,
         heads=architecture.num_heads,

@@ -86,9 +86,9 @@ class Plan:
         overrides: of the config, for all runs.
     """
 
-    rows: Mapping[int, Row] = field(default_factory=lambda: {196: Row(3, 2), 49: Row(5, 4)})
+    rows: Mapping[int, Row] = field(default_factory=lambda: {196: Row(3, 2), 49: Row(3, 4)})
     fractions: Sequence[float] = (0.01, 0.03, 0.1, 0.3, 1.0)
-    rates: Sequence[float] = (1e-3, 2e-3, 4e-3, 8e-3)
+    rates: Sequence[float] = (1e-3, 2e-3, 4e-3)
     tuned_at: float = 0.1
     moments: int = 30
     overrides: Sequence[str] = ()

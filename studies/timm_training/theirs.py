@@ -51,6 +51,7 @@ def build_network(section: Mapping[str, Any], weights: Path) -> Any:
 
     given = dict(section["architecture"])
     assert given.pop("name") == "ConViT"
+    given.pop("init")  # the weights are given
     width = given.pop("embed_dim") // given["num_heads"]  # timm's is that of a head
     network = ConVit(num_classes=section["head"]["num_classes"], embed_dim=width, **given)
     file = read_file(weights)
