@@ -144,6 +144,12 @@ def test_missing_cifar_without_download_is_an_error(name, tmp_path):
     assert all("download: true" in problem for problem in caught.value.problems)
 
 
+@pytest.mark.parametrize("name", ["convit", "cvt"])
+def test_networks_whose_weights_ship_are_small(name):
+    """Below 2 MB in float16."""
+    assert count(Model(f"configs/fashion/{name}.yaml")) < 1_000_000
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_resolved_config_reads_back(path, tmp_path):
     cfg = get_config(path)
