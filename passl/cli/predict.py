@@ -1,9 +1,10 @@
-"""Classify images by an exported network or by weights. An image that cannot be read is reported
-on stderr and left out; the exit code is then 1.
+"""Classify images, or predict their masks, by an exported network or by weights. An image that
+cannot be read is reported on stderr and left out; the exit code is then 1.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from passl.cli.options import (
@@ -18,10 +19,13 @@ from passl.cli.options import (
 from passl.errors import EXIT_FAILED, ConfigError
 from passl.logging import printable
 
+_SHARES = 5
+"""Classes of a mask that are printed."""
 EXAMPLES = """\
 passl predict cat.jpg dog.jpg --model exported
 passl predict photos --weights runs/a/best.safetensors --csv predictions.csv
 passl predict cat.jpg --model convit_tiny.mindcv_in1k --top-k 3
+passl predict streets --weights runs/segmentation/best.safetensors --masks masks
 """
 
 
@@ -71,6 +75,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jsonl", type=as_path, metavar="FILE", help="write one JSON object a line, not to stdout"
     )
+    parser.add_argument(
+        "--masks",
+        type=as_path,
+        metavar="FOLDER",
+        help="where a segmentation network writes NAME.png for each image, a palette image",
+    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -85,6 +95,9 @@ def main(args: argparse.Namespace) -> None:
     listed = [f"@{args.list}"] if args.list else []
     files = find_images([*args.images, *listed])
     classifier = _load(args)
+    if classifier.description.task == "segmentation" or args.masks:
+        _predict_masks(args, classifier, files)
+        return
     is_written = args.csv or args.jsonl
     rows, unreadable = [], 0
     for found in predict_files(classifier, files, args.top_k, args.batch_size):
@@ -98,8 +111,36 @@ def main(args: argparse.Namespace) -> None:
     for path in (args.csv, args.jsonl):
         if path is not None:
             write_best(path, rows, as_table=path == args.csv)
+    _end(unreadable, len(files))
+
+
+def _predict_masks(args: argparse.Namespace, classifier, files: Sequence[str]) -> None:
+    """Write the masks of a segmentation network."""
+    from passl.deploy.masks import mask_files, predict_masks
+
+    task = classifier.description.task
+    if task != "segmentation":
+        raise ConfigError(f"--masks {args.masks}: this network is for {task}; leave it out")
+    wrong = [option for option in ("top_k", "csv", "jsonl") if getattr(args, option) is not None]
+    if args.masks is None or wrong:
+        named = [f"--{option.replace('_', '-')}: not for segmentation" for option in wrong]
+        missing = ["name a folder by --masks FOLDER"] if args.masks is None else []
+        raise ConfigError(f"the network is for segmentation: {'; '.join([*named, *missing])}")
+    unreadable = 0
+    for found in predict_masks(classifier, files, mask_files(files, args.masks)):
+        if found.error is not None:
+            unreadable += 1
+            print(f"error: {printable(found.error)}", file=sys.stderr)
+            continue
+        print(printable(f"{found.name} -> {found.path}"))
+        for label, share in found.shares[:_SHARES]:
+            print(f"  {100 * share:6.2f} %  {label:>5}  {printable(classifier.classes[label])}")
+    _end(unreadable, len(files))
+
+
+def _end(unreadable: int, images: int) -> None:
     if unreadable:
-        print(f"error: {unreadable} of {len(files)} images cannot be read", file=sys.stderr)
+        print(f"error: {unreadable} of {images} images cannot be read", file=sys.stderr)
         sys.exit(EXIT_FAILED)
 
 

@@ -1,6 +1,7 @@
 """Images in, classes out.
 
-Shapes in names: B images of a batch, K classes, N images; k is the number of predictions per image.
+Shapes in names: B images of a batch, K classes, N images, Y rows and X columns of the network's
+input; k is the number of predictions per image.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from passl.data import TRANSFORMS
 from passl.deploy.engines import Engine, check_engine, load_engine, needed_files
@@ -83,7 +85,9 @@ class Classifier:
             ConfigError: it is no `ImageInput`.
             RunError: the file cannot be read as an image.
         """
-        prepared: Any = open_image(image, self.description)
+        return self._transformed(open_image(image, self.description))
+
+    def _transformed(self, prepared: Any) -> np.ndarray:
         rng = np.random.default_rng(0)  # transforms of an evaluation draw nothing
         for transform in self._transforms:
             prepared = transform(prepared, rng)
@@ -112,7 +116,13 @@ class Classifier:
         return np.concatenate(found)
 
     def probabilities(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
-        """Compute probabilities [B, K] of one batch of prepared images."""
+        """Compute probabilities [B, K] of one batch of prepared images.
+
+        Raises:
+            ConfigError: the network is for segmentation.
+        """
+        if self.description.task == "segmentation":
+            raise ConfigError("this network is for segmentation; ask for masks")
         try:
             logits_BK = self.run(np.stack(prepared))
         except MemoryError:
@@ -169,6 +179,25 @@ class Classifier:
         every = self.best(probabilities_K, len(self.classes))
         return [each for each in every if probabilities_K[each.label] > thresholds[each.label]]
 
+    def masks(self, images: Iterable[ImageInput]) -> list[np.ndarray]:
+        """Return the label of each pixel, by a segmentation network: for each image an array uint8
+        [height, width] of its size.
+
+        Raises:
+            ConfigError: the network is for another task; and as `predict`.
+            RunError: as `predict`.
+        """
+        check_several(images)
+        return [self.mask(image) for image in images]
+
+    def mask(self, image: ImageInput) -> np.ndarray:
+        """Return the mask of one image, as `masks`."""
+        if self.description.task != "segmentation":
+            raise ConfigError(f"this network is for {self.description.task} and makes no masks")
+        opened = open_image(image, self.description)
+        (logits_KYX,) = self.run(self._transformed(opened)[None])
+        return labels_at(logits_KYX, opened.size)
+
     @staticmethod
     def check_batch(batch_size: int) -> None:
         """Check a batch size before any image is read.
@@ -211,6 +240,19 @@ class Predictor(Classifier):
         folder = Path(folder).expanduser()
         description = read_folder(folder, needed_files(engine), allow_imports)
         super().__init__(load_engine(folder, engine, precision, threads), description)
+
+
+def labels_at(logits_KYX: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The best label of each pixel, uint8 [height, width], of logits that are resized to that width
+    and height, bilinear.
+    """
+    best = np.full(size[::-1], -np.inf, np.float32)
+    labels = np.zeros(size[::-1], np.uint8)
+    for label, logits_YX in enumerate(logits_KYX):  # one class at a time: images may be large
+        resized = np.asarray(Image.fromarray(logits_YX).resize(size, Image.Resampling.BILINEAR))
+        is_better = resized > best
+        best[is_better], labels[is_better] = resized[is_better], label
+    return labels
 
 
 def _too_large(count: int) -> str:

@@ -161,4 +161,7 @@ def _conv(a: int, b: int, kernel: int, bias: bool = True, init: str = "linear") 
 
 
 def _norm(width: int) -> nn.Layer:
-    return nn.GroupNorm(math.gcd(_GROUPS, width), width)
+    """GroupNorm with up to 32 groups of at least 4 channels. A group of one channel would lose how
+    strong the channel is in an image.
+    """
+    return nn.GroupNorm(math.gcd(_GROUPS, max(1, width // 4)), width)
