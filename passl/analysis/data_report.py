@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from passl.analysis.survey import HASH, Survey, duplicates
+from passl.data.balance import class_counts, class_text
 from passl.data.datasets.base import ImageDataset
 from passl.errors import shortened
 from passl.logging import printable
@@ -45,7 +46,7 @@ def is_clean(found: Mapping[str, Any]) -> bool:
 
 def _of_part(dataset: ImageDataset, found: Survey) -> dict[str, Any]:
     count, is_masks = len(dataset.classes), dataset.task == "segmentation"
-    counts = found.images[:count] if is_masks else np.bincount(dataset.labels, minlength=count)
+    counts = found.images[:count] if is_masks else class_counts(dataset)
     there = counts[counts > 0]
     good = found.good
     return {
@@ -73,7 +74,7 @@ def _of_part(dataset: ImageDataset, found: Survey) -> dict[str, Any]:
 def _sample(dataset: ImageDataset, index: int) -> dict[str, str]:
     if dataset.task == "segmentation":
         return {"name": dataset.name(index), "mask": dataset.label_name(index)}
-    return {"name": dataset.name(index), "class": dataset.classes[dataset.labels[index]]}
+    return {"name": dataset.name(index), "class": class_text(dataset, index)}
 
 
 def _pixels(dataset: ImageDataset, found: Survey) -> dict[str, float]:

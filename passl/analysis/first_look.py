@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 from matplotlib.figure import Figure
 
+from passl.data.balance import class_counts, class_text
 from passl.data.datasets.base import ImageDataset
 from passl.data.loader import Loader
 from passl.data.samplers import Key
@@ -73,10 +74,10 @@ def _look(cfg: Config, out: Path, ranks: Ranks) -> None:
 
 def _log_data(part: str, dataset: ImageDataset) -> None:
     log = get_logger().info
-    if dataset.task != "classification":
+    if dataset.task == "segmentation":
         log("%s: %d images, %d classes", part, len(dataset), len(dataset.classes))
         return
-    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    counts = class_counts(dataset)
     log(
         "%s: %d images of %d classes, %d to %d of each (median %g)",
         part,
@@ -150,9 +151,9 @@ def draw_augmented(out: Path, loader: Loader) -> None:
 
 
 def _title(dataset: ImageDataset, sample: Sample) -> str:
-    """The class of a sample; nothing for one that has not exactly one."""
-    is_class = dataset.task == "classification"
-    return printable(dataset.classes[int(sample.label)]) if is_class else ""
+    """The classes of a sample; nothing for a mask."""
+    is_mask = dataset.task == "segmentation"
+    return "" if is_mask else printable(class_text(dataset, sample.index))
 
 
 def _draw_augmented(

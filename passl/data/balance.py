@@ -17,6 +17,13 @@ def class_counts(dataset: ImageDataset) -> np.ndarray:
     return np.bincount(dataset.labels, minlength=len(dataset.classes))
 
 
+def class_text(dataset: ImageDataset, index: int) -> str:
+    """Return the name of a sample's class; of multi-label data all of them, between commas."""
+    label = dataset.labels[index]
+    labels = np.flatnonzero(label) if dataset.task == "multilabel" else [label]
+    return ", ".join(dataset.classes[label] for label in labels)
+
+
 def samples_per_class(dataset: ImageDataset) -> np.ndarray:
     """Return the number of samples of each class, int64 [classes].
 

@@ -97,10 +97,10 @@ class Blocks(BatchSampler):
 
 def _dataset(node: Mapping[str, Any]) -> ImageDataset:
     dataset = build_dataset(node)
-    if dataset.task == "segmentation":
+    if dataset.task != "classification":
         raise ConfigError(
-            f"features: {node['name']} is for segmentation, whose images have no class to write "
-            "beside their features; name a config with another dataset"
+            f"features: {node['name']} is for {dataset.task}, whose images do not have one class "
+            "each, to write beside their features; name a config with another dataset"
         )
     return dataset
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ SAMPLES = 24
 @pytest.fixture
 def data(tmp_path):
     """Images with a list of their labels, a class without a positive sample among them."""
-    digits, folder = DigitSets(split="val", samples=SAMPLES), tmp_path / "data"
+    digits, folder = DigitSets(split="val", count=SAMPLES), tmp_path / "data"
     folder.mkdir()
     lines = []
     for index in range(SAMPLES):
@@ -149,7 +150,7 @@ def test_labels_outside_the_classes_are_reported_before_training(
         (["loss={name: BinaryCrossEntropy, label_smoothing: 0.1}"], "label_smoothing: is for"),
         (["loss={name: BinaryCrossEntropy, class_weights: balanced}"], "class_weights: is for"),
         (["distillation={teacher: digits/cvt, weights: w}"], "distillation: is for"),
-        (["dataloader.val.dataset.labels=present"], "labels: not for multilabel data"),
+        (["dataloader.val.dataset.labels=present"], "dataset.labels: is for classification"),
         (
             ["dataloader.val.dataset={name: Digits, split: val, transforms: [{name: Normalize}]}"],
             "Digits is for classification, but dataloader.train for multilabel",
@@ -225,3 +226,25 @@ def test_scores_are_the_same_on_two_ranks(config, fork_ranks, tmp_path):
         found.append(json.loads(out.read_text()))
     assert found[0]["samples"] == SAMPLES
     assert found[1] == found[0]
+
+
+def test_dry_run_and_report_name_the_labels(config, data, run_tool, tmp_path):
+    path = config()
+    done = run_tool("train.py", "-c", path, "--dry-run")
+    counts = DigitSets(split="val", count=SAMPLES).labels.sum(0)
+    assert f"the fewest: digit 3 (0), digit {np.argsort(counts)[0]}" in done.stderr
+    shutil.copy(data / "1.png", data / "2.png")
+    report = tmp_path / "report.json"
+    run_tool("check_data.py", "-c", path, "--part", "val", "--json", report)
+    part = json.loads(report.read_text())["parts"]["val"]
+    assert part["classes"]["digit 8"] == counts[8]
+    labels = [line.split("\t")[1] for line in (data / "list.txt").read_text().splitlines()]
+    twins = next(group for group in part["duplicates"] if group[0]["name"].endswith("/1.png"))
+    assert [each["class"] for each in twins] == [", ".join(labels[i].split(",")) for i in (1, 2)]
+
+
+def test_features_need_one_class_each(config, run_tool, tmp_path):
+    done = run_tool(
+        *("features.py", config(), "--weights", "none.pth", "--out", tmp_path / "f.npy"), expect=2
+    )
+    assert "is for multilabel, whose images do not have one class each" in done.stderr

@@ -65,20 +65,20 @@ class DigitSets(Digits):
 
     Args:
         split: `train` or `val`, whose digits are used.
-        samples: number of images; each is always the same.
+        count: number of images; each is always the same.
 
     Example:
-        {name: DigitSets, split: train, samples: 2000}
+        {name: DigitSets, split: train, count: 2000}
     """
 
     task = "multilabel"
 
-    def __init__(self, *, split: Literal["train", "val"], samples: PositiveInt = 2000):
+    def __init__(self, *, split: Literal["train", "val"], count: PositiveInt = 2000):
         super().__init__(split=split)
         digits, numbers = self.images, self.labels
-        self.labels = np.zeros((samples, 10), bool)
+        self.labels = np.zeros((count, 10), bool)
         self.images = []
-        for index in range(samples):
+        for index in range(count):
             rng = np.random.default_rng(index)
             chosen = rng.integers(len(digits), size=rng.integers(_QUARTERS + 1))
             image = Image.new("L", (SIDE, SIDE))

@@ -182,8 +182,8 @@ def test_fingerprints_differ_by_labels(listed):
 
 def test_digit_sets():
     """Each image has the ink of as many digits as were drawn, and is always the same."""
-    node = {"name": "DigitSets", "split": "val", "samples": 40}
-    dataset, again = build_dataset(node), build_dataset({**node, "samples": 20})
+    node = {"name": "DigitSets", "split": "val", "count": 40}
+    dataset, again = build_dataset(node), build_dataset({**node, "count": 20})
     counts = dataset.labels.sum(1)
     assert counts.min() == 0
     assert counts.max() == 4
