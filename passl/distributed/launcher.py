@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -202,13 +202,26 @@ def _outcome(code: int) -> str:
 
 class ProcessGroup(subprocess.Popen):
     """A process in a group of its own with all that it starts, so that Ctrl-C in a terminal does
-    not reach it. It gets SIGTERM when its parent ends. Options are those of `subprocess.Popen`.
+    not reach it. It gets SIGTERM when its parent ends.
     """
 
-    def __init__(self, command: Sequence[str], **options: Any):
+    def __init__(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        stdout: Any = None,
+        stderr: Any = None,
+    ):
         self._is_killed = False
-        options = {"stdin": subprocess.DEVNULL, "start_new_session": True, **options}
-        super().__init__(command, preexec_fn=_end_with_parent, **options)
+        super().__init__(
+            command,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
+        )
 
     def kill_group(self) -> None:
         """Kill it and all that it started, once: its number may be another group's later."""
