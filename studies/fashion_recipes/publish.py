@@ -38,7 +38,7 @@ CARD = """\
   recipe was tuned on 5,000 of them that were held out; test images were not used for that.
 * Recipe: [`configs/{config}.yaml`](../../../configs/{config}.yaml), {epochs} epochs, seed {seed},
   passl {passl} at commit {commit}, {world} process(es) on a CPU.
-* Top-1 accuracy on the 10,000 test images after the last epoch: **{top1:.2f} %** for this file. In
+* Top-1 accuracy on the {samples:,} test images after the last epoch: **{top1:.2f} %** for this file. In
   float32, seeds {seeds}: {scores} %, mean {mean:.2f} %. This file is of the first of them: none was
   chosen by its test images, of which a share of {top1:.0f} % has a standard error of {error:.2f}
   points.
@@ -103,6 +103,7 @@ def main() -> None:
         "passl": start["passl"],
         "commit": f"`{start['commit']}`{' with changes' if start['changed'] else ''}",
         "world": start["world_size"],
+        "samples": found["samples"],
         "top1": round(found["top1"], 2),
         "top5": round(found["top5"], 2),
         "scores": ", ".join(f"{score:.2f}" for score in scores),
@@ -125,6 +126,10 @@ def check_run(run: Path, recipe: Config) -> Config:
         theirs, ours = (json.loads(json.dumps(tree.to_dict()[node])) for tree in (cfg, recipe))
         if not contains(theirs, ours):
             raise SystemExit(f"{run}: {node} is not that of the recipe {recipe.file}")
+    for part in ("train", "val"):
+        datasets = [tree.dataloader[part].dataset for tree in (cfg, recipe)]
+        if len({(node.name, node.split) for node in datasets}) > 1:
+            raise SystemExit(f"{run}: its {part} data is not that of the recipe {recipe.file}")
     last = read_metrics(run)[-1]
     if last["phase"] != "val" or last["epoch"] != cfg.epochs:
         raise SystemExit(f"{run}: is not finished; its last row is of epoch {last['epoch']}")

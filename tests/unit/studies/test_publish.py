@@ -76,6 +76,7 @@ def test_file_card_and_entry(runs, tmp_path, monkeypatch, capsys):
     ("file", "before", "after", "message"),
     [
         ("config.yaml", "lr: 0.002", "lr: 0.003", "optimizer is not that of the recipe"),
+        ("config.yaml", "split: val", "split: train", "val data is not that of the recipe"),
         ("metrics.jsonl", '"epoch": 20', '"epoch": 19', "is not finished"),
     ],
 )
