@@ -38,10 +38,9 @@ CARD = """\
   recipe was tuned on 5,000 of them that were held out; test images were not used for that.
 * Recipe: [`configs/{config}.yaml`](../../../configs/{config}.yaml), {epochs} epochs, seed {seed},
   passl {passl} at commit {commit}, {world} process(es) on a CPU.
-* Top-1 accuracy on the {samples:,} test images after the last epoch: **{top1:.2f} %** for this file. In
-  float32, seeds {seeds}: {scores} %, mean {mean:.2f} %. This file is of the first of them: none was
-  chosen by its test images, of which a share of {top1:.0f} % has a standard error of {error:.2f}
-  points.
+* Top-1 accuracy on the {samples:,} test images after the last epoch: **{top1:.2f} %** for this file
+  (standard error {error:.2f} points). In float32, seeds {seeds}: {scores} %, mean {mean:.2f} %.
+  This file is of the first of them: none was chosen by its test images.
 * Use: product photos as in the dataset, light on black and filling the frame. On other photos the
   prediction means little.
 * Licence: Apache-2.0, as the package.
