@@ -48,7 +48,7 @@ test-cpus: .venv/dev.stamp  #dev run the numerical tests under the instruction s
 test-parity: .venv-parity/stamp  #dev compare full-size networks with timm and transformers
 	.venv-parity/bin/python -m pytest tests/parity
 
-test-integrations: .venv-integrations/stamp  #dev train in PaddleSeg and PaddleDetection (half an hour)
+test-integrations: .venv-integrations/stamp  #dev train in PaddleSeg and PaddleDetection (a quarter of an hour)
 	.venv-integrations/bin/python -m pytest -s tests/integrations
 
 chaos: .venv/run.stamp  #dev kill runs and single ranks, resume, compare (KILLS=50 FAULTS=40 SEED=0)

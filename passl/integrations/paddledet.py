@@ -10,7 +10,7 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError(
         f"PaddleDetection cannot be imported, since there is no module {error.name!r}; "
-        "docs/integrations.md says how to install it"
+        "pip install --no-deps paddledet==2.6.0, with what docs/integrations.md names"
     ) from None
 
 

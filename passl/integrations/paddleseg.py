@@ -15,7 +15,7 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError(
         f"PaddleSeg cannot be imported, since there is no module {error.name!r}; "
-        "docs/integrations.md says how to install it"
+        "pip install --no-deps paddleseg==2.8.0, with what docs/integrations.md names"
     ) from None
 
 
