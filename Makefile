@@ -58,10 +58,10 @@ chaos: .venv/run.stamp  #dev kill runs and single ranks, resume, compare (KILLS=
 bench: .venv/bench.stamp .venv-bench/stamp  #dev measure speed and memory beside timm, transformers, OpenVINO
 	$(BIN)/python benchmarks/peers.py --write docs/benchmarks.md
 
-study: .venv/run.stamp  #dev train ConViT and three variants on parts of Fashion-MNIST (four hours; the same call continues)
+study: .venv/run.stamp  #dev train ConViT and three variants on parts of Fashion-MNIST (three to four hours; the same call continues)
 	$(BIN)/python studies/fashion/run.py
 
-study-timm: .venv-parity/stamp  #dev train a ConViT with passl and with timm on the same batches (two hours; the same call continues)
+study-timm: .venv-parity/stamp  #dev train a ConViT with passl and with timm on the same batches (about an hour; the same call continues)
 	.venv-parity/bin/python studies/timm_training/run.py
 
 .venv/run.stamp: requirements.txt

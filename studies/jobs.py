@@ -94,10 +94,18 @@ def run_side_by_side(commands: Mapping[str, Sequence[str]], count: int, logs: Pa
         logs: the folder of what they print, a file for each.
 
     Raises:
-        Stopped: this process, or one of them, was asked to stop; they have saved their state.
+        SystemExit: this process, or one of them, was asked to stop; they have saved their state.
         RunError: one has failed; the others have saved their state.
     """
     logs.mkdir(parents=True, exist_ok=True)
+    try:
+        _run_all(commands, count, logs)
+    except Stopped as stopped:
+        print(f"stopped by {stopped}; the same call continues", file=sys.stderr)
+        sys.exit(EXIT_STOPPED)
+
+
+def _run_all(commands: Mapping[str, Sequence[str]], count: int, logs: Path) -> None:
     waiting, running = deque(commands), {}
     start = time.monotonic()
     with StopRequest() as stop:
