@@ -14,9 +14,7 @@ from passl.data.datasets.digits import Digits
 from passl.utils.types import PositiveInt
 
 _SPLITS = ("train", "val")
-_DIGITS = (1, 2)
-"""Fewest and most digits of an image."""
-_SIDES = (24, 41)
+_SIDES = (28, 45)
 """Range of the sides of a digit, in pixels, without the end."""
 _INK = 0.4
 """From this opacity on, a pixel has the digit's label."""
@@ -24,9 +22,9 @@ _INK = 0.4
 
 @DATASETS.register
 class DigitScenes(ImageDataset):
-    """Images of one or two bright digits on a darker background of random colours, 48x48 pixels.
-    The mask has the digit's class where its ink is, else class 0, the background. The digits are
-    those of `Digits`, so no digit is in both splits. An image depends on its split and index alone.
+    """Images of a bright digit on a darker background of random colours, 48x48 pixels. The mask has
+    the digit's class where its ink is, else class 0, the background. The digits are those of
+    `Digits`, so no digit is in both splits. An image depends on its split and index alone.
 
     Args:
         split: `train` or `val`.
@@ -74,8 +72,7 @@ class DigitScenes(ImageDataset):
         pixels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.float64)
         pixels = pixels + rng.normal(0, 10, pixels.shape)
         mask = np.zeros((height, width), np.uint8)
-        for _ in range(rng.integers(_DIGITS[0], _DIGITS[1] + 1)):
-            self._paste(pixels, mask, rng)
+        self._paste(pixels, mask, rng)
         return pixels.clip(0, 255).astype(np.uint8), mask
 
     def _paste(self, pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> None:
