@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl.analysis.compare import as_json, as_text, read_runs, shortest
+from passl.analysis.compare import as_json, as_rows, as_text, read_runs, shortest
+from passl.analysis.curves import plot_runs
 from passl.engine.metrics import MetricLog
 from passl.utils.yaml import to_yaml
 
@@ -44,6 +45,26 @@ def test_results_of_a_run(make_run):
     results = {key: row[key] for key in ("best_top1", "best_epoch", "last_top1", "epochs_done")}
     assert results == {"best_top1": 60, "best_epoch": 2, "last_top1": 50, "epochs_done": 3}
     assert (row["last_loss"], row["train_loss"], row["images_per_second"]) == (1, 2 / 3, 20)
+
+
+def test_runs_of_other_tasks_have_their_own_score(make_run, tmp_path):
+    """The best checkpoint is selected by mAP; beside a classification each has its column."""
+    folder = make_run("labels", {})
+    path = folder / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"top1"', '"mAP"').replace('"top5"', '"micro_f1"'))
+    runs = read_runs([folder, make_run("a", {})])
+    row, other = as_json(runs)["runs"]
+    assert (row["best_mAP"], row["best_epoch"], row["last_mAP"]) == (60, 2, 50)
+    assert "best_top1" not in row
+    assert "best_mAP" not in other
+    titles, *values = (line.split("  ") for line in as_text(runs, 200).splitlines())
+    shown = [title.strip() for title in titles if title]
+    assert shown[2:4] == ["best mAP", "best top-1"]
+    assert [cell.strip() for cell in values[1] if cell][2:4] == ["-", "60.00"]
+    head, *rows = as_rows(runs)[0], *as_rows(runs)[1]
+    assert [row[head.index("best_mAP")] for row in rows] == [60, None]
+    plot_runs([(run.name, run.metrics) for run in runs], tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").is_file()
 
 
 def test_only_settings_that_differ_are_shown(make_run):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,10 @@ if mode[0] == "stop" and seed == int(mode[1]):
     time.sleep(30)
 if mode[0] == "end" and seed == int(mode[1]):
     sys.exit(75)
+score = "mAP" if "model.head.name=MultilabelHead" in sys.argv else "top1"
 with (folder / "metrics.jsonl").open("w") as file:
     for epoch in (1, 2):
-        row = {"phase": "val", "step": epoch, "epoch": epoch, "top1": 100 * lr + seed + epoch}
+        row = {"phase": "val", "step": epoch, "epoch": epoch, score: 100 * lr + seed + epoch}
         print(json.dumps(row), file=file, flush=True)
         if mode[0] == "slow" and lr < 0.5:
             time.sleep(30)
@@ -71,6 +73,24 @@ def make(tmp_path, tiny_config, monkeypatch):
         return Sweep(config=str(config), overrides=overrides, values=found, **options)
 
     return build
+
+
+MULTILABEL = [
+    "model.head.name=MultilabelHead",
+    "loss={name: AsymmetricLoss}",
+    *(
+        f"dataloader.{part}.dataset={{name: DigitSets, split: {part}, count: 200, "
+        "transforms: [{name: Normalize}]}"
+        for part in ("train", "val")
+    ),
+]
+
+
+def test_the_score_of_the_task_is_maximized(make):
+    sweep = make("optimizer.lr=0.1,0.2")
+    trials = run_sweep(replace(sweep, overrides=[*sweep.overrides, *MULTILABEL]))
+    assert [trial["mAP"] for trial in trials] == pytest.approx([12, 22])
+    assert "top1" not in trials[0]
 
 
 def started(folder: Path) -> list[str]:

@@ -38,6 +38,16 @@ def targets_for(kept: np.ndarray, labels) -> np.ndarray:
     return on * kept[:, None] + on[::-1] * (1 - kept[:, None])
 
 
+def test_sets_of_labels_are_mixed_in_the_same_proportions(rng):
+    images, _ = batch()
+    labels = (rng.random((6, CLASSES)) < 0.4).astype(np.float32)
+    mixed, targets = Mixup(CLASSES, mode="elem")(images, paddle.to_tensor(labels), 0, rng)
+    kept = parts_kept(mixed, 6)[:, None]
+    assert ((kept > 0) & (kept < 1)).any()
+    expected = labels * kept + labels[::-1] * (1 - kept)
+    np.testing.assert_allclose(targets.numpy(), expected, rtol=0, atol=ROUNDING)
+
+
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
 @pytest.mark.parametrize(
     "options",
