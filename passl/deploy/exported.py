@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, TypeAdapter, ValidationError
 
@@ -65,7 +65,7 @@ class Description:
     background: Sequence[int] | None = None
     min_side: PositiveInt | None = None
     imports: Sequence[str] = field(default_factory=list)
-    task: str = "classification"
+    task: Literal["classification", "multilabel", "segmentation"] = "classification"
     thresholds: Sequence[Probability] | None = None
 
 
@@ -165,7 +165,7 @@ def _checked(path: Path, text: str, allow_imports: bool) -> _Stored:
     except ValueError:
         raise CheckpointError(f"{path}: damaged: mode is missing or wrong; export again") from None
     if stored.thresholds is not None and len(stored.thresholds) != len(stored.classes):
-        raise CheckpointError(f"{path}: damaged: thresholds are missing or wrong; export again")
+        raise CheckpointError(f"{path}: damaged: thresholds is missing or wrong; export again")
     import_stored(stored.imports, path, allow_imports)
     for node in stored.transforms:
         TRANSFORMS.build(node)

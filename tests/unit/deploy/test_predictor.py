@@ -62,6 +62,19 @@ def test_large_logits_do_not_overflow(classifier):
     np.testing.assert_array_equal(huge.predict([flat(255, 0)]), [[0, 1, 0]])
 
 
+def test_labels_of_a_multilabel_network_are_above_their_thresholds():
+    """Logits 0, 2 and -2: by the sigmoid 0.5, 0.88 and 0.12. A probability equal to its threshold
+    is not above it.
+    """
+    for thresholds, expected in ((None, [1]), ([0.4, 0.9, 0.1], [0, 2]), ([0.9, 0.9, 0.9], [])):
+        described = {**vars(DESCRIBED), "task": "multilabel", "thresholds": thresholds}
+        classifier = Classifier(colours, Description(**described))
+        (row,) = classifier.predict([flat(255, 0)])
+        (1 / (1 + (-Rounded(np.array([0.0, 2, -2]))).exp())).check(row)
+        (labels,) = classifier.labels([flat(255, 0)])
+        assert [each.label for each in labels] == expected
+
+
 def test_top_is_sorted_and_named(classifier):
     ((first, second),) = classifier.top([flat(255, 0)], k=2)
     assert (first.label, first.name) == (1, "red")
