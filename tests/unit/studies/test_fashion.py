@@ -25,6 +25,7 @@ from PIL import Image
 
 from passl.data.datasets.mnist import FashionMNIST
 from passl.engine.check import check_config
+from passl.engine.freezing import Freezing
 from passl.engine.train import train
 from passl.errors import RunError
 from passl.io.files import sha256_of
@@ -98,6 +99,17 @@ def test_convit_starts_as_its_own_class_does_and_frozen_gates_at_zero(weights):
         )
         assert is_local == (name != "random")
         assert np.array_equal(attention.v.weight.numpy(), np.eye(48)) == (name != "random")
+
+
+def test_only_the_gates_are_frozen(weights):
+    for name in NETWORKS:
+        training = PLAN.training(Run(49, name, 0.1, 3, 1e-3), CONFIG.parent)
+        model = network_of(name, weights)
+        freezing = Freezing(model, **get_config(CONFIG, training.options).get("freeze", {}))
+        freezing.apply(0)
+        frozen = {key for key, tensor in model.named_parameters() if tensor.stop_gradient}
+        gates = {f"backbone.blocks.{block}.attn.gating_param" for block in range(3)}
+        assert frozen == (gates if name == "frozen" else set())
 
 
 def test_every_run_is_valid_and_has_a_folder_of_its_own(tmp_path, monkeypatch):
