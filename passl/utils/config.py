@@ -150,9 +150,11 @@ def find_config(file: str | Path) -> Path:
     found = _first_file(path, path)
     if found is not None:
         return found
-    stems = {Path(name).name: name for name in shipped_names()}
-    near = difflib.get_close_matches(path.stem, stems, n=1)
-    hint = f"; did you mean {stems[near[0]]}?" if near else ""
+    names = shipped_names()
+    near = difflib.get_close_matches(path.stem, [Path(name).name for name in names], n=1)
+    alike = [name for name in names if Path(name).name in near]  # digits/cvt and fashion/cvt
+    alike = difflib.get_close_matches(str(path.with_suffix("")), alike, n=1, cutoff=0)
+    hint = f"; did you mean {alike[0]}?" if alike else ""
     if (path / "config.yaml").is_file():
         hint = f"; name {path}/config.yaml"  # of a run folder
     raise ConfigError(f"{path}: {no_file(path, 'config file')}{hint}")

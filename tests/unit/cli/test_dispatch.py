@@ -239,6 +239,7 @@ def test_options_of_the_launcher_stand_anywhere(call, jobs):
         (("train", "digits/cvt", "--grace", -1), "-1 must be at least 0"),
         (("train", "digits/cvt", "--restart_waits", "5;6"), "must be seconds"),
         (("train", "digits/cvtt"), "did you mean digits/cvt?"),
+        (("train", "configs/fashion/convitt.yaml"), "did you mean fashion/convit?"),
     ],
 )
 def test_wrong_calls_of_the_launcher(call, jobs, arguments, message):
