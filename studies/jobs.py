@@ -24,8 +24,8 @@ from passl.utils.paths import escaped
 from passl.utils.yaml import read
 
 ROOT = Path(__file__).resolve().parents[1]
-_PLACES = ("output_dir", "pretrained", "dataroot")
-"""Keys that say where files are, not what is trained."""
+_IGNORED = {"output_dir", "pretrained", "dataroot", "download", "checkpoint", "log_config"}
+"""Keys that do not say what is trained."""
 _POLL = 0.2
 """Seconds between two looks at the processes."""
 
@@ -66,7 +66,7 @@ class Training:
         cfg = get_config(self.config, self.options)
         stored = dict(leaves(read(self.folder / CONFIG)[0]))
         for keys, value in leaves(storable(cfg)):
-            if keys[-1] not in _PLACES and stored.get(keys) != value:
+            if _IGNORED.isdisjoint(keys) and stored.get(keys) != value:
                 raise ConfigError(
                     f"{self.folder}: the run there has {dotted(keys)} {stored.get(keys)!r}, the "
                     f"study now {value!r}; choose another folder by --runs"

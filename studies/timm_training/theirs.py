@@ -44,8 +44,12 @@ def torchvision_without_operators() -> Any:
 def build_network(section: Mapping[str, Any], weights: Path) -> Any:
     """timm's ConViT with weights of passl, which `passl convert` renames and transposes.
 
+    timm's `embed_dim` is the width of a head, and its patch grid is square. The class token joins
+    before the first block that is not local in both, positions are counted alike, and norms have
+    the same epsilon. The defaults of `drop_path_rate` differ.
+
     Args:
-        section: `model` of the config. What it does not set has the same defaults in both.
+        section: `model` of the config, which sets `drop_path_rate`.
     """
     from timm.models.convit import ConVit
 
