@@ -15,6 +15,7 @@ from passl.analysis import first_look as module
 from passl.analysis.first_look import first_look
 from passl.data.loader import build_loader
 from passl.errors import RunError
+from passl.io.masks import COLORS
 from passl.logging import get_logger
 from passl.utils.config import get_config
 
@@ -209,3 +210,24 @@ def test_fewer_samples_than_rows(tiny_config, tmp_path, lines):
     first_look(get_config(tiny_config(), overrides), tmp_path / "augmented.png")
     assert (tmp_path / "augmented.png").is_file()
     assert "3 images of 2 classes, 1 to 2 of each (median 1.5)" in the_line(lines, "train: 3")
+
+
+def test_masks_are_drawn_over_their_images(tmp_path, monkeypatch):
+    """As the run gets them: the colours of the labels, and those of the ignored border."""
+    drawn: list[np.ndarray] = []
+    show = Axes.imshow
+
+    def record(axes, pixels, **options):
+        if "alpha" in options:
+            drawn.append(np.asarray(pixels))
+        return show(axes, pixels, **options)
+
+    monkeypatch.setattr(Axes, "imshow", record)
+    cfg = get_config("segmentation/digits_cvt", ["dataloader.train.dataset.count=16"])
+    loader = build_loader(cfg.dataloader.train, 0, even=True)
+    module.draw_augmented(tmp_path / "a.png", loader)
+    assert len(drawn) == ROWS * (COLUMNS - 1)
+    loader.sampler.set_epoch(0)
+    ((_, position, index), *_), *_ = list(loader.sampler)
+    expected = loader.samples[0, position, index].label
+    np.testing.assert_array_equal(drawn[0], COLORS[expected])
