@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from passl.utils.config import COMMAND_LINE
 from tests.numerics import VALUES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -92,7 +93,7 @@ def test_print_config(run_tool):
     )
     lines = done.stdout.splitlines()
     assert [line for line in lines if line.startswith("optimizer.lr:")][0].split() == [
-        *("optimizer.lr:", "0.0005", "#", "-o")
+        *("optimizer.lr:", "0.0005", "#", *COMMAND_LINE.split())
     ]
     assert any("epochs: 300" in line and "configs/_base_/imagenet.yaml:" in line for line in lines)
     assert any("transforms.0.size: 384" in line and "size_384.yaml:" in line for line in lines)
