@@ -346,7 +346,7 @@ def _channels_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
         )
 
 
-_FILES = ("list_file", "class_file", "labels")
+_FILES = ("list_file", "csv_file", "class_file", "labels")
 """Options of datasets that name a text file."""
 
 
