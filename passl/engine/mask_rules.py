@@ -92,6 +92,8 @@ def head_fits_maps(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
     chosen = range(count) if indices is None else indices
     maps = {"in_channels": [channels[i] for i in chosen], "strides": [strides[i] for i in chosen]}
     try:
-        HEADS.check({**head, "num_classes": 1, **maps})
+        known = HEADS.options(head.name)
+        own = {key: value for key, value in maps.items() if key in known}
+        HEADS.check({**head, "num_classes": 1, **own})
     except ConfigError as error:
         yield from ((("model", "head"), problem) for problem in error.problems)

@@ -218,7 +218,9 @@ def _inputs_of(
     if name not in HEADS or not getattr(HEADS.get(name), "takes_maps", False):
         return {"in_channels": backbone.num_features}, None
     maps = FeatureMaps(backbone, node.get("out_indices"))
-    inputs = {"in_channels": maps.feature_channels, "strides": maps.feature_strides}
+    inputs: dict[str, Any] = {"in_channels": maps.feature_channels}
+    if "strides" in HEADS.options(name):
+        inputs["strides"] = maps.feature_strides
     return inputs, maps.out_indices
 
 

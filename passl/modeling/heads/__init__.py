@@ -21,11 +21,11 @@ have no default, and that has `forward(features [B, in_channels]) -> [B, num_cla
 any B >= 1. Its class attribute `task`, which defaults to `classification`, is that of the datasets
 that its logits are for (see `passl.data.datasets.base.ImageDataset`).
 
-A head with the class attribute `takes_maps = True` gets feature maps instead, for segmentation: its
-`in_channels` and `strides`, both without a default, are lists with the backbone's
-`feature_channels` and `feature_strides` of the maps, and its option `out_indices` says which maps;
-null is all. Then `forward(maps) -> [B, num_classes, Y, X]`, at any resolution: `Model` resizes the
-logits to the image.
+A head with the class attribute `takes_maps = True` gets feature maps instead, for segmentation. Its
+`in_channels` and, if it has them, `strides`, both without a default, are lists with the backbone's
+`feature_channels` and `feature_strides` of the maps. Its option `out_indices` says which maps;
+null, or without the option, all. Then `forward(maps) -> [B, num_classes, Y, X]`, at any resolution:
+`Model` resizes the logits to the image.
 
 A last Linear named `fc_cls` is the classifier: weight files of other projects fill it, `model.fit`
 with other classes leaves it as initialised or reorders it, and adaptive clipping skips it.
