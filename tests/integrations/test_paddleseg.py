@@ -83,7 +83,7 @@ def test_export_with_a_fixed_size(paddleseg, tmp_path):
     paddle.jit.save(paddle.jit.to_static(model, [spec]), str(tmp_path / "model"))
     images = paddle.randn([1, 3, 50, 75])
     (ours,), exported = model(images), paddle.jit.load(str(tmp_path / "model"))
-    np.testing.assert_allclose(exported(images)[0], ours, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(exported(images), ours, rtol=0, atol=1e-5)
 
 
 def test_wrong_options_come_through(paddleseg):
