@@ -15,49 +15,9 @@ from paddle.nn import functional as F
 
 from passl.errors import ConfigError
 from passl.modeling.classifier import create_model
-from passl.modeling.layers import to_map, to_tokens
+from passl.modeling.resample import MapNorm, Resample
 from passl.utils.schema import validated
 from passl.utils.types import PositiveInt
-
-
-class MapNorm(nn.Layer):
-    """A layer norm over the channels of a map [B, C, Y, X]."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(channels, epsilon=1e-6)
-
-    def forward(self, map_BCYX):
-        return to_map(self.norm(to_tokens(map_BCYX)), map_BCYX.shape[-2:])
-
-
-class Resample(nn.Sequential):
-    """A map at another stride, as in the simple feature pyramid of plain vision transformers (Li et
-    al., arXiv 2203.16527, section 3): transposed convolutions, each of which doubles the resolution
-    and halves the channels, or max-pooling.
-
-    Args:
-        channels: of the map.
-        old: its stride.
-        new: the stride to make.
-
-    Attributes:
-        channels: of the new map.
-    """
-
-    def __init__(self, channels: int, old: int, new: int):
-        super().__init__()
-        if new > old:
-            self.append(nn.MaxPool2D(new // old))
-        for step in range(int(math.log2(old / new)) if new < old else 0):
-            if step:
-                self.extend([MapNorm(channels), nn.GELU()])
-            # Windows do not overlap: each output is a sum over the channels of one pixel.
-            keep = nn.initializer.Normal(std=channels**-0.5)
-            half = channels // 2
-            self.append(nn.Conv2DTranspose(channels, half, 2, stride=2, weight_attr=keep))
-            channels = half
-        self.channels = channels
 
 
 @validated
@@ -126,7 +86,7 @@ class DenseBackbone(nn.Layer):
         for source, stride in zip(self._sources, self.feature_strides, strict=True):
             old = maps.feature_strides[source]
             _check_stride(stride, old, maps.feature_channels[source])
-            self.levels.append(Resample(maps.feature_channels[source], old, stride))
+            self.levels.append(Resample(maps.feature_channels[source], old / stride))
         self.feature_channels = [level.channels for level in self.levels]
         self.multiple = math.lcm(self.network.feature_strides[-1], *self.feature_strides)
         self._freeze(freeze_at, freeze_norm)

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,11 @@ def checkout(tmp_path) -> Path:
     return tmp_path
 
 
-def call(folder: Path, *arguments: str, expect: int = 0) -> str:
+def call(folder: Path, *arguments: str, expect: int = 0, passl: Path = ROOT) -> str:
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(passl)},
         capture_output=True,
         text=True,
         check=False,
@@ -106,8 +107,9 @@ def test_figures_can_be_drawn(tmp_path):
     }
 
 
-def test_extend(tmp_path):
-    """A package of a stranger, outside the repository; its commands run with nothing changed."""
+def test_extend(tmp_path, installed):
+    """A package of a stranger and an installed wheel: the page's commands run, nothing changed."""
+    passl = partial(call, tmp_path, "-m", "passl", passl=installed[0])
     package = tmp_path / "my_package"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -117,12 +119,12 @@ def test_extend(tmp_path):
     (tmp_path / "stripes.yaml").write_text(config)
     (commands,) = blocks("extend.md", "bash")
     for command in commands.splitlines():
-        passl, *arguments = shlex.split(command)
-        assert passl == "passl"
-        call(tmp_path, "-m", "passl", *arguments)
+        program, *arguments = shlex.split(command)
+        assert program == "passl"
+        passl(*arguments)
     image = tmp_path / "image.png"
     Image.new("RGB", (32, 32)).save(image)
-    answer = call(tmp_path, "-m", "passl", "predict", str(image), "--model", "exported")
+    answer = passl("predict", str(image), "--model", "exported")
     assert "columns" in answer
     # What a checkpoint or a folder names is imported only if that is allowed.
     weights = (
@@ -134,8 +136,8 @@ def test_extend(tmp_path):
         "32",
         "32",
     )
-    assert "--allow-imports" in call(tmp_path, "-m", "passl", *weights, expect=2)
-    call(tmp_path, "-m", "passl", *weights, "--allow-imports")
+    assert "--allow-imports" in passl(*weights, expect=2)
+    passl(*weights, "--allow-imports")
 
 
 def test_transform_of_ones_own_is_needed_in_prediction(tmp_path):

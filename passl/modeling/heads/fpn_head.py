@@ -13,6 +13,7 @@ from paddle import nn
 
 from passl.modeling.heads import HEADS
 from passl.modeling.layers import init_linear, resized
+from passl.modeling.resample import Resample
 from passl.utils.types import PositiveInt, Rate
 
 _MOST_LEVELS = 4
@@ -59,8 +60,8 @@ class FPNHead(nn.Layer):
         self.num_classes = num_classes
         scales = [4, 2, 1, 0.5] if len(set(strides)) == 1 else [1] * len(strides)
         pairs = zip(in_channels, scales, strict=False)
-        self.rescale = nn.LayerList(_rescale(width, scale) for width, scale in pairs)
-        self.lateral = nn.LayerList(_conv(width, fpn_channels, 1) for width in in_channels)
+        self.resample = nn.LayerList(Resample(width, scale) for width, scale in pairs)
+        self.lateral = nn.LayerList(_conv(r.channels, fpn_channels, 1) for r in self.resample)
         self.smooth = nn.LayerList(_conv(fpn_channels, fpn_channels, 3) for _ in in_channels)
         self.levels = nn.LayerList(
             Upsampled(fpn_channels, channels, level) for level in range(len(in_channels))
@@ -93,7 +94,7 @@ class FPNHead(nn.Layer):
         """Maps -> logits [B, num_classes, Y, X] at the size of the finest level."""
         levels = []
         for level, x_BCYX in enumerate(maps_BCYX):
-            levels.append(self.lateral[level](self.rescale[level](x_BCYX)))
+            levels.append(self.lateral[level](self.resample[level](x_BCYX)))
         for fine in range(len(levels) - 2, -1, -1):
             levels[fine] = levels[fine] + resized(levels[fine + 1], levels[fine].shape[2:])
         size = levels[0].shape[2:]
@@ -131,23 +132,6 @@ class Upsampled(nn.Layer):
                 target = size if last else [2 * side for side in x_BCYX.shape[2:]]
                 x_BCYX = resized(x_BCYX, target)
         return x_BCYX
-
-
-def _rescale(width: int, scale: float) -> nn.Layer:
-    if scale == 4:
-        return nn.Sequential(_double(width), _norm(width), nn.GELU(), _double(width))
-    if scale == 2:
-        return _double(width)
-    if scale == 0.5:
-        return nn.MaxPool2D(2, ceil_mode=True)
-    return nn.Identity()
-
-
-def _double(width: int) -> nn.Layer:
-    layer = nn.Conv2DTranspose(width, width, 2, stride=2)
-    nn.initializer.XavierUniform()(layer.weight)
-    nn.initializer.Constant(0.0)(layer.bias)
-    return layer
 
 
 def _conv(a: int, b: int, kernel: int, bias: bool = True, init: str = "linear") -> nn.Layer:
