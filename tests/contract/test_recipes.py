@@ -498,7 +498,7 @@ def test_fine_tuning_of_cvt(name, images, steps):
     squash = {"size": [size + 32, size + 32], "interpolation": "bilinear"}
     assert built(cfg.dataloader.train.dataset.transforms) == [
         ("Resize", squash),
-        ("RandomCrop", {"size": size, "padding": 0}),
+        ("RandomCrop", {"size": size, "padding": 0, "pad_if_needed": False}),
         FLIP,
         normalize,
     ]
@@ -535,7 +535,7 @@ def test_cifar_of_mindcv(classes):
         {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]},
     )
     resize = ("Resize", {"size": 224, "interpolation": "bilinear"})
-    random_crop = ("RandomCrop", {"size": 32, "padding": 4})
+    random_crop = ("RandomCrop", {"size": 32, "padding": 4, "pad_if_needed": False})
     assert built(cfg.dataloader.train.dataset.transforms) == [
         random_crop,
         FLIP,

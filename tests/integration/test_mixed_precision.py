@@ -37,9 +37,9 @@ def test_train_kill_resume_evaluate_export(
     options = (*OPTIONS, f"amp={{level: {level}, dtype: bfloat16}}", more)
     predict, step = train_module.predict, train_module.train_step
 
-    def predicting(model, *arguments):
+    def predicting(model, *arguments, **options):
         seen.append(model(paddle.ones([1, 3, 32, 32])).dtype)
-        return predict(model, *arguments)
+        return predict(model, *arguments, **options)
 
     monkeypatch.setattr(train_module, "predict", predicting)
     run(path, tmp_path / "straight", *options)

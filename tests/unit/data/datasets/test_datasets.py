@@ -341,10 +341,26 @@ def test_error_names_the_first_classes_without_images(folder, tmp_path):
 
 
 # -------------------------------------------------------------------------------------------------
-# docs/data.md
+# docs/data.md and docs/multilabel.md
 # -------------------------------------------------------------------------------------------------
-PAGE = (Path(__file__).resolve().parents[4] / "docs" / "data.md").read_text(encoding="utf-8")
-NODES = [parse(block, "docs/data.md")[0] for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.S)]
+DOCS = Path(__file__).resolve().parents[4] / "docs"
+PAGES = {name: (DOCS / name).read_text(encoding="utf-8") for name in ("data.md", "multilabel.md")}
+BLOCKS = {
+    name: [parse(block, name)[0] for block in re.findall(r"```yaml\n(.*?)```", page, re.S)]
+    for name, page in PAGES.items()
+}
+
+
+def datasets_in(node):
+    """The nodes of datasets in a config, at any depth."""
+    for key, value in node.items():
+        if key == "dataset":
+            yield value
+        elif isinstance(value, dict):
+            yield from datasets_in(value)
+
+
+NODES = BLOCKS["data.md"] + [each for node in BLOCKS["multilabel.md"] for each in datasets_in(node)]
 
 
 @pytest.mark.parametrize("node", NODES, ids=lambda node: node.get("name", "loader"))
@@ -357,16 +373,16 @@ def test_yaml_examples_are_valid(node):
     assert list(spec.problems(node)) == []
 
 
-def test_page_shows_every_dataset():
+def test_pages_show_every_dataset():
     assert {node["name"] for node in NODES if "name" in node} == set(DATASETS.names())
     options = {key for name in DATASETS.names() for key in DATASETS.options(name)}
     for option in options | set(DATASET_OPTIONS):
-        assert option in PAGE, option
+        assert any(option in page for page in PAGES.values()), option
 
 
 def test_python_example_is_a_dataset(monkeypatch):
     monkeypatch.setattr(DATASETS, "_registered", dict(DATASETS._registered))
-    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    (example,) = re.findall(r"```python\n(.*?)```", PAGES["data.md"], re.S)
     exec(compile(example, "docs/data.md", "exec"), {"__name__": "example"})  # noqa: S102
     dataset = DATASETS.build({"name": "Stripes", "count": 2})
     columns, rows = (np.asarray(dataset[index][0]) for index in range(2))

@@ -159,7 +159,7 @@ def test_subset_keeps_the_order_of_the_dataset(numbers):
     [
         ({"fraction": 0}, "fraction: must be a number above 0"),
         ({"fraction": 1.5}, "fraction: must be a number above 0 and at most 1"),
-        ({"fraction": float("nan")}, "fraction: must be a finite"),
+        ({"fraction": float("nan")}, "fraction: must be a number above 0"),
         ({"fraction": 0.5, "fraction_seed": -1}, "fraction_seed: must be a whole number"),
         ({"labels": ["for"]}, "'for' is not a class of the data; did you mean 'four'?"),
         ({"labels": [5]}, "5 is not the number of a class; there are 5, counted from 0"),
