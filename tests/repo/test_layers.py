@@ -115,33 +115,3 @@ def test_import_and_help_are_light():
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-
-
-def test_each_module_can_be_imported_first():
-    """In a process of its own, so that no import cycle hides behind another module's import."""
-    # The others of passl.integrations need a framework of their own.
-    need = {"passl.integrations.paddleseg", "passl.integrations.paddledet"}
-    names = [name for name in map(module_name, MODULES) if name not in need]
-    code = f"""
-import os, sys, warnings, importlib
-warnings.simplefilter("ignore")
-# What others have made is imported once.
-import PIL.Image, matplotlib.figure, paddle, safetensors.numpy, visualdl, yaml
-failed = []
-for name in {names!r}:
-    child = os.fork()
-    if child == 0:
-        try:
-            importlib.import_module(name)
-        except BaseException as error:
-            print(name, repr(error), file=sys.stderr)
-            os._exit(1)
-        os._exit(0)
-    if os.waitpid(child, 0)[1]:
-        failed.append(name)
-sys.exit(', '.join(failed) or 0)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
