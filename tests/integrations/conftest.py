@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import re
 import warnings
 from pathlib import Path
@@ -15,10 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def registered(package: str, module: str) -> None:
-    """Import a framework and our backbones for it, or skip. Old code warns as it is imported."""
+    """Import our backbones for a framework, or skip if it is not installed. If it is installed but
+    cannot be imported, that is an error. Old code warns as it is imported.
+    """
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"needs {package}: make test-integrations")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pytest.importorskip(package, reason=f"needs {package}: make test-integrations")
         importlib.import_module(f"passl.integrations.{module}")
 
 
