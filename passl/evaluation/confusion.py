@@ -24,19 +24,23 @@ def confusion_matrix(found: Predictions, classes: int) -> np.ndarray:
 
 
 def write_confusions(path: Path, found: Predictions, classes: Sequence[str]) -> None:
-    """Write the matrix of predictions as CSV, and for up to `MOST_DRAWN` classes also as PNG."""
-    matrix = confusion_matrix(found, len(classes))
-    write_confusion(path, matrix, classes)
-    if len(classes) <= MOST_DRAWN:
-        draw_confusion(path.with_suffix(".png"), matrix, classes)
+    """Write the matrix of predictions; see `write_confusion`."""
+    write_confusion(path, confusion_matrix(found, len(classes)), classes)
 
 
-def write_confusion(path: Path, matrix: np.ndarray, classes: Sequence[str]) -> None:
-    """Write the matrix as CSV. The first row and column are the class names; rows are true classes,
-    columns are predictions.
+def write_confusion(
+    path: Path, matrix: np.ndarray, classes: Sequence[str], unit: str = "images"
+) -> None:
+    """Write a matrix as CSV, and for up to `MOST_DRAWN` classes also as PNG. The first row and
+    column of the table are the class names; rows are true classes, columns are predictions.
+
+    Args:
+        unit: what is counted, images or pixels.
     """
     rows = [[name, *row] for name, row in zip(classes, matrix.tolist(), strict=True)]
     write_csv(path, ["true class", *classes], rows)
+    if len(classes) <= MOST_DRAWN:
+        draw_confusion(path.with_suffix(".png"), matrix, classes, unit)
 
 
 def draw_confusion(

@@ -17,10 +17,9 @@ from paddle.nn import functional as F
 from passl.data.datasets.base import ImageDataset
 from passl.distributed.ranks import Ranks
 from passl.errors import RunError
-from passl.evaluation.tables import write_csv
+from passl.evaluation.tables import write_csv, write_json_lines
 from passl.evaluation.task import Metric, Output, Scores, Task, added_scores, check_totals
-from passl.evaluation.thresholds import COLUMNS, DEFAULT, best_thresholds
-from passl.io.files import to_json, write_text
+from passl.evaluation.thresholds import COLUMNS, DEFAULT, best_thresholds, curve
 
 BETWEEN = "|"
 """Between the labels of a cell of a table."""
@@ -130,8 +129,7 @@ def score(
     with np.errstate(invalid="ignore"):  # of outputs that are not finite
         losses_NK = np.logaddexp(0, logits) - logits * labels
     check_totals(len(labels), float(losses_NK.sum()))
-    columns = zip(labels.T, whole.probabilities.T, strict=True)
-    precisions = [average_precision(labels_N, scores_N) for labels_N, scores_N in columns]
+    precisions = average_precisions(whole)
     right, predicted, positive = counts(whole)
     there = positive > 0
     if not there.any():
@@ -164,12 +162,15 @@ def average_precision(labels_N: np.ndarray, scores_N: np.ndarray) -> float | Non
     """
     if not labels_N.any():
         return None
-    order = np.argsort(-scores_N, kind="stable")
-    ordered = scores_N[order]
-    last = np.append(ordered[1:] < ordered[:-1], True)  # of equal scores
-    true_positives = np.cumsum(labels_N[order])[last]
-    precision = true_positives / (np.flatnonzero(last) + 1)
-    return float(100 * (np.diff(true_positives, prepend=0) * precision).sum() / labels_N.sum())
+    _, true_positives, predicted = curve(labels_N, scores_N)
+    gains = np.diff(true_positives, prepend=0) * (true_positives / predicted)
+    return float(100 * gains.sum() / labels_N.sum())
+
+
+def average_precisions(found: MultilabelPredictions) -> list[float | None]:
+    """The average precision of each class."""
+    columns = zip(found.labels.T, found.probabilities.T, strict=True)
+    return [average_precision(labels_N, scores_N) for labels_N, scores_N in columns]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -178,8 +179,7 @@ def average_precision(labels_N: np.ndarray, scores_N: np.ndarray) -> float | Non
 def write_per_class(path: Path, found: MultilabelPredictions, dataset: ImageDataset) -> None:
     """Write the scores of each class, in percent; those that do not exist are empty."""
     thresholds = found.thresholds or [DEFAULT] * len(dataset.classes)
-    columns = zip(found.labels.T, found.probabilities.T, strict=True)
-    precisions = [average_precision(labels_N, scores_N) for labels_N, scores_N in columns]
+    precisions = average_precisions(found)
     rows = []
     for k, (right, predicted, positive) in enumerate(counts(found).T.tolist()):
         values = [
@@ -215,7 +215,7 @@ def write_predictions(path: Path, found: MultilabelPredictions, dataset: ImageDa
         for index, labels, predicted, probabilities in columns
     ]
     if path.suffix == ".jsonl":
-        write_text(path, "".join(to_json(sample) + "\n" for sample in samples))
+        write_json_lines(path, samples)
         return
     rows = [
         [s["name"], BETWEEN.join(s["labels"]), BETWEEN.join(s["predicted"])]

@@ -14,12 +14,12 @@ import numpy as np
 from paddle.nn import functional as F
 
 from passl.data.datasets.base import ImageDataset
-from passl.data.transforms.masks import IGNORED
 from passl.distributed.ranks import Ranks
 from passl.errors import RunError
-from passl.evaluation.confusion import MOST_DRAWN, draw_confusion, write_confusion
+from passl.evaluation.confusion import write_confusion
 from passl.evaluation.tables import write_csv
 from passl.evaluation.task import Metric, Output, Scores, Task, added_scores, check_totals
+from passl.io.masks import IGNORED
 from passl.modeling.layers import resized
 
 
@@ -155,9 +155,7 @@ def _write_per_class(path: Path, found: PixelCounts, dataset: ImageDataset) -> N
 
 
 def _write_confusion(path: Path, found: PixelCounts, dataset: ImageDataset) -> None:
-    write_confusion(path, found.matrix, dataset.classes)
-    if len(dataset.classes) <= MOST_DRAWN:
-        draw_confusion(path.with_suffix(".png"), found.matrix, dataset.classes, "pixels")
+    write_confusion(path, found.matrix, dataset.classes, "pixels")
 
 
 SEGMENTATION = Task(

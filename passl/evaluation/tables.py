@@ -68,7 +68,7 @@ def write_best(path: Path, samples: Sequence[Mapping[str, Any]], as_table: bool)
             JSON lines.
     """
     if not as_table:
-        write_text(path, "".join(to_json(sample) + "\n" for sample in samples))
+        write_json_lines(path, samples)
         return
     rows = []
     for sample in samples:
@@ -78,6 +78,11 @@ def write_best(path: Path, samples: Sequence[Mapping[str, Any]], as_table: bool)
         rows.append(row)
     head = list(max(rows, key=len, default=()))
     write_csv(path, head, [[row.get(key) for key in head] for row in rows])
+
+
+def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a JSON object per line, atomically."""
+    write_text(path, "".join(to_json(row) + "\n" for row in rows))
 
 
 def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

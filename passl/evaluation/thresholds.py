@@ -50,15 +50,23 @@ def best_thresholds(labels_NK: np.ndarray, probabilities_NK: np.ndarray) -> list
 def _best(labels_N: np.ndarray, probabilities_N: np.ndarray) -> float:
     if not labels_N.any():
         return DEFAULT
-    order = np.argsort(-probabilities_N, kind="stable")
-    ordered = probabilities_N[order]
-    last = np.append(ordered[1:] < ordered[:-1], True)  # of equal probabilities
-    true_positives = np.cumsum(labels_N[order])[last]
-    predicted = np.flatnonzero(last) + 1
+    thresholds, true_positives, predicted = curve(labels_N, probabilities_N)
     best = np.argmax(2 * true_positives / (predicted + labels_N.sum()))
-    lowest = ordered[last][best]
-    below = ordered[predicted[best]] if predicted[best] < len(ordered) else 0.0
-    return float((lowest + below) / 2)
+    below = thresholds[best + 1] if best + 1 < len(thresholds) else 0.0
+    return float((thresholds[best] + below) / 2)
+
+
+def curve(labels_N: np.ndarray, scores_N: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Count what is predicted at each threshold.
+
+    Returns:
+        The distinct scores from the highest; and with each as the lowest score at which the label
+        is predicted, the number of true positives and of predictions.
+    """
+    order = np.argsort(-scores_N, kind="stable")
+    ordered = scores_N[order]
+    last = np.append(ordered[1:] < ordered[:-1], True)  # of equal scores
+    return ordered[last], np.cumsum(labels_N[order])[last], np.flatnonzero(last) + 1
 
 
 def _number(text: str, where: str) -> float | None:

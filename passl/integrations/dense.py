@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paddle import nn
-from paddle.nn import functional as F
 
 from passl.errors import ConfigError
 from passl.modeling.classifier import create_model
+from passl.modeling.layers import padded
 from passl.modeling.resample import MapNorm, Resample
 from passl.utils.schema import validated
 from passl.utils.types import PositiveInt
@@ -100,17 +100,10 @@ class DenseBackbone(nn.Layer):
         images.
         """
         self._keep_statistics()
-        found = self.network.forward_features(self._padded(images), self.out_indices)
+        found = self.network.forward_features(padded(images, self.multiple), self.out_indices)
         # By numbers: `paddle.jit.to_static` does not know zip's `strict`.
         found = [self.norms[i](found[i]) for i in range(len(found))]
         return [self.levels[i](found[self._sources[i]]) for i in range(len(self.levels))]
-
-    def _padded(self, images):
-        height, width = images.shape[-2:]
-        if not (isinstance(height, int) and isinstance(width, int)):
-            raise ConfigError("images without a fixed size cannot be padded; export with a size")
-        right, bottom = -width % self.multiple, -height % self.multiple
-        return F.pad(images, [0, right, 0, bottom]) if right or bottom else images
 
     def _freeze(self, freeze_at: int, freeze_norm: bool) -> None:
         if not -1 <= freeze_at <= self.network.num_layers:

@@ -1,4 +1,4 @@
-"""Segmentation masks as PNG files with a palette."""
+"""Segmentation masks, and their PNG files with a palette."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import numpy as np
 from PIL import Image
 
 from passl.io.files import write_atomically
+
+IGNORED = 255
+"""Pixels of a mask with this value have no label: no loss or score counts them."""
 
 
 def _colors() -> np.ndarray:

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from paddle import nn
-from paddle.nn import functional as F
 
 from passl.errors import ConfigError
 from passl.logging import get_logger
 from passl.modeling.backbones import BACKBONES, build_backbone
 from passl.modeling.heads import HEADS, build_head
-from passl.modeling.layers import resized, resolve_indices
+from passl.modeling.layers import padded, resized, resolve_indices
 from passl.porting import WeightFile, fetch_default, load_weights, locate, read_file
 from passl.porting.zoo import entries
 from passl.utils.config import CONFIG_ROOT, Config, closest, get_config, shipped_configs
@@ -92,10 +91,7 @@ class Model(nn.Layer):
         if self.out_indices is None:
             return self.head(self.backbone(images))
         height, width = images.shape[2:]
-        stride = self.backbone.feature_strides[-1]
-        below, right = -height % stride, -width % stride
-        if below or right:  # the backbone takes multiples of its stride
-            images = F.pad(images, [0, right, 0, below])
+        images = padded(images, self.backbone.feature_strides[-1])
         maps = self.backbone.forward_features(images, self.out_indices)
         return resized(self.head(maps), images.shape[2:])[:, :, :height, :width]
 

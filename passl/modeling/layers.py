@@ -153,6 +153,20 @@ def resized(x_BCYX, size: Sequence[int]):
     ).squeeze(2)
 
 
+def padded(images, multiple: int):
+    """Images with zeros at the bottom and at the right, so that a multiple divides height and
+    width, as backbones need it.
+
+    Raises:
+        ConfigError: images of a graph that is being exported have no fixed size.
+    """
+    height, width = images.shape[-2:]
+    if not (isinstance(height, int) and isinstance(width, int)):
+        raise ConfigError("images without a fixed size cannot be padded; export with a size")
+    below, right = -height % multiple, -width % multiple
+    return F.pad(images, [0, right, 0, below]) if below or right else images
+
+
 def split_class_token(x_BNC, grid: Sequence[int]):
     """The class token [B, 1, C], or None if there is none, and the patches of a grid."""
     patches = grid[0] * grid[1]

@@ -13,10 +13,9 @@ import paddle
 from paddle.nn import functional as F
 from pydantic import AfterValidator
 
+from passl.io.masks import IGNORED
 from passl.modeling import LOSSES
 from passl.modeling.losses import Weighted, check_weights
-
-IGNORED = 255  # passl.data.transforms.masks has it too: modeling imports nothing of data
 
 
 @LOSSES.register

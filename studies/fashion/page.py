@@ -58,7 +58,8 @@ _TRAINING_SET = 60_000
 def page(results: Results, plan: Plan) -> str:
     """The page, of as many runs as are finished."""
     parts = [_HEAD.format(state=_state(results, plan)), _method(plan)]
-    parts += [_tuning(results, plan)]
+    if any(run["is_tuning"] for run in results.runs):
+        parts.append(_tuning(results, plan))
     for tokens in plan.rows:
         if any(not run["is_tuning"] and run["tokens"] == tokens for run in results.runs):
             parts.append(_row(results, plan, tokens))
@@ -88,7 +89,7 @@ def _method(plan: Plan) -> str:
         for tokens, row in plan.rows.items()
     ]
     passes = [
-        f"{sampler.samples / (_TRAINING_SET * fraction):g} times at {fraction:.0%}"
+        f"{sampler.samples / (_TRAINING_SET * fraction):.3g} times at {fraction:.0%}"
         for fraction in plan.fractions
     ]
     return _METHOD.format(

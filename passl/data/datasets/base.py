@@ -11,8 +11,8 @@ from PIL import Image
 
 from passl.data.datasets.images import convert_image, read_image
 from passl.data.datasets.packed import PackedPaths
-from passl.data.transforms.masks import IGNORED
 from passl.errors import RunError, shortened
+from passl.io.masks import IGNORED
 
 Size = tuple[int, int]
 """Height and width in pixels."""

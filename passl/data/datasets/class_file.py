@@ -66,6 +66,20 @@ def read_lines(file: str) -> Iterator[str]:
         raise ConfigError(f"{file}: has no line")
 
 
+def split_lines(file: str, delimiter: str | None) -> Iterator[tuple[str, str, str]]:
+    """Iterate over the lines of a file, split at the last delimiter (null: whitespace): the line,
+    what is before it and what is behind it, both stripped; without a delimiter nothing is behind.
+
+    Raises:
+        ConfigError: the delimiter is empty, or as `read_lines`.
+    """
+    if delimiter == "":
+        raise ConfigError("delimiter '' is empty; leave it out for whitespace")
+    for line in read_lines(file):
+        before, *behind = line.rsplit(delimiter, 1)
+        yield line, before.strip(), behind[0].strip() if behind else ""
+
+
 def raise_first(file: str, wrong: Sequence[str]) -> None:
     """Raise a ConfigError of the first problems of a file's lines, if there is any."""
     if len(wrong) > _SHOWN:

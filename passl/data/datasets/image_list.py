@@ -11,7 +11,7 @@ import numpy as np
 
 from passl.data import DATASETS
 from passl.data.datasets.base import FileDataset
-from passl.data.datasets.class_file import quoted, raise_first, read_class_file, read_lines
+from passl.data.datasets.class_file import quoted, raise_first, read_class_file, split_lines
 from passl.data.datasets.packed import PackedPaths
 from passl.errors import ConfigError
 from passl.utils.types import PositiveInt
@@ -85,21 +85,17 @@ class ImageList(FileDataset):
 def _read(
     dataroot: str, list_file: str, class_file: str | None, delimiter: str | None
 ) -> tuple[PackedPaths, array[int], list[str]]:
-    if delimiter == "":
-        raise ConfigError("delimiter '' is empty; leave it out for whitespace")
     classes = None if class_file is None else read_class_file(class_file)
     paths, labels, wrong = PackedPaths(dataroot), array("q"), []
-    for number, line in enumerate(read_lines(list_file), 1):
-        path, *rest = line.rsplit(delimiter, 1)
-        label = rest[0].strip() if rest else ""
-        if not path.strip() or not label:
+    for number, (line, path, label) in enumerate(split_lines(list_file, delimiter), 1):
+        if not path or not label:
             rule = f"{quoted(line)} is not PATH{delimiter or ' '}LABEL"
         elif not (label.isascii() and label.isdecimal() and len(label) < 10):
             rule = f"label {quoted(label)} is not a number of at least 0"
         elif classes is not None and int(label) >= len(classes):
             rule = f"label {label} is above the {len(classes)} classes, which are counted from 0"
         else:
-            paths.append(path.strip())
+            paths.append(path)
             labels.append(int(label))
             continue
         wrong.append(f"{list_file}:{number}: {rule}")

@@ -14,8 +14,8 @@ from passl.data.datasets.class_file import read_class_file, read_lines
 from passl.data.datasets.images import read_mask
 from passl.data.datasets.packed import PackedPaths
 from passl.data.datasets.walk import walk_images
-from passl.data.transforms.masks import IGNORED
 from passl.errors import ConfigError, shortened
+from passl.io.masks import IGNORED
 from passl.utils.types import PositiveInt
 
 

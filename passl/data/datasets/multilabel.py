@@ -11,7 +11,7 @@ import numpy as np
 
 from passl.data import DATASETS
 from passl.data.datasets.base import FileDataset
-from passl.data.datasets.class_file import quoted, raise_first, read_class_file, read_lines
+from passl.data.datasets.class_file import quoted, raise_first, read_class_file, split_lines
 from passl.data.datasets.packed import PackedPaths
 from passl.errors import ConfigError
 from passl.io.files import open_regular
@@ -303,12 +303,8 @@ def bits(values: Sequence[str], names: Sequence[str]) -> list[int]:
 
 def _list_rows(list_file: str, delimiter: str | None) -> Iterator[tuple[str, str, str | None]]:
     """Place, path and labels of each line."""
-    if delimiter == "":
-        raise ConfigError("delimiter '' is empty; leave it out for whitespace")
-    for number, line in enumerate(read_lines(list_file), 1):
-        path, *rest = line.rsplit(delimiter, 1)
-        is_whole = rest and path.strip() and rest[0].strip()
-        yield f"{list_file}:{number}", path.strip(), rest[0].strip() if is_whole else None
+    for number, (_, path, text) in enumerate(split_lines(list_file, delimiter), 1):
+        yield f"{list_file}:{number}", path, text if path and text else None
 
 
 def _read_csv(

@@ -1,6 +1,7 @@
 """What a transform does with the mask of an image, for segmentation.
 
-A mask is a Pillow image in mode L of the size of its image; its values are labels, or `IGNORED`. A
+A mask is a Pillow image in mode L of the size of its image; its values are labels, or
+`passl.io.masks.IGNORED`. A
 transform treats it by two attributes:
 
 * `apply_to_mask(mask, rng)` returns the mask after the change of the image. It is called with a
@@ -18,9 +19,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image, ImageOps
-
-IGNORED = 255
-"""Pixels with this value have no label: no loss or score counts them."""
 
 
 class KeepsPixels:

@@ -17,22 +17,6 @@ from passl.errors import ConfigError, RunError, Stopped
 from passl.utils.config import shipped_names
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run `passl ARGUMENTS` in this process: exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["passl", *map(str, arguments)])
-        code = 0
-        try:
-            dispatch.main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        return code, *capsys.readouterr()
-
-    return run
-
-
 def test_help_lists_every_command(call):
     code, out, _ = call("--help")
     listed = [line.split()[0] for line in out.splitlines() if line.startswith("    ")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from passl.porting.resolve import fetch
 from tests.unit.io.download_server import (
     Server,
     entry,
+    running,
     target,
 )
 
@@ -35,14 +35,8 @@ def certificates(authority, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def server(authority) -> Iterator[Server]:
-    server = Server(authority)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.over.set()
-    server.shutdown()
-    server.server_close()  # waits for the handlers
-    thread.join()
+    with running(authority) as server:
+        yield server
 
 
 @pytest.fixture

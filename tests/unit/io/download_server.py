@@ -7,10 +7,12 @@ import random
 import ssl
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
 import trustme
 
 from passl.porting.zoo import Entry, Preset
@@ -67,6 +69,31 @@ class Server(ThreadingHTTPServer):
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):  # a client that leaves is what some tests are about
             super().handle_error(request, client_address)
+
+
+@contextmanager
+def serving(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server whose certificate this process trusts; the authority's is in the folder."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "authority.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(folder / "authority.pem"))
+    with running(authority) as server:
+        yield server
+
+
+@contextmanager
+def running(authority: trustme.CA) -> Iterator[Server]:
+    """A server in a thread."""
+    server = Server(authority)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.over.set()
+        server.shutdown()
+        server.server_close()  # waits for the handlers
+        thread.join()
 
 
 Answer = Callable[[Handler], None]

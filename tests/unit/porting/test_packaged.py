@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import passl
-from passl.cli import dispatch
 from passl.data.build import build_dataset
 from passl.deploy.from_weights import load, stored_model
 from passl.errors import CheckpointError
@@ -47,22 +45,6 @@ weights:
     verified: true
     default: true
 """
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run `passl ARGUMENTS` in this process: exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["passl", *map(str, arguments)])
-        code = 0
-        try:
-            dispatch.main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

@@ -9,19 +9,17 @@ import pickle
 import re
 import struct
 import tarfile
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
-import trustme
 
 from passl.data import DATASETS
 from passl.data.datasets import cifar as cifar_module
 from passl.data.datasets.cifar import CIFAR10, CIFAR100
 from passl.errors import ConfigError, RunError
-from tests.unit.io.download_server import Server, status
+from tests.unit.io.download_server import serving, status
 
 ROOT = Path(__file__).resolve().parents[4]
 RNG = np.random.default_rng(0)
@@ -392,23 +390,15 @@ def test_class_names_download_nothing(tmp_path):
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """A server on loopback that has a small CIFAR-10, once."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
     files, contents = ten()
     archived(tmp_path / "made.tar.gz", CIFAR10.folder, files)
     body = (tmp_path / "made.tar.gz").read_bytes()
-    server = Server(authority)
-    server.answers = [lambda handler: handler.send(200, body)]
-    server.contents = contents
-    monkeypatch.setattr(CIFAR10, "url", f"{server.origin}/~kriz/")
-    monkeypatch.setattr(CIFAR10, "sha256", hashlib.sha256(body).hexdigest())
-    thread = threading.Thread(target=lambda: server.serve_forever(0.05))
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(tmp_path, monkeypatch) as server:
+        server.answers = [lambda handler: handler.send(200, body)]
+        server.contents = contents
+        monkeypatch.setattr(CIFAR10, "url", f"{server.origin}/~kriz/")
+        monkeypatch.setattr(CIFAR10, "sha256", hashlib.sha256(body).hexdigest())
+        yield server
 
 
 def test_download(server, tmp_path):

@@ -5,17 +5,15 @@ from __future__ import annotations
 import gzip
 import hashlib
 import struct
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-import trustme
 
 from passl.data.build import build_dataset
 from passl.data.datasets.mnist import MNIST, FashionMNIST
 from passl.errors import ConfigError, RunError
-from tests.unit.io.download_server import Server, status
+from tests.unit.io.download_server import serving, status
 
 KINDS = [MNIST, FashionMNIST]
 TRAIN, TEST = 7, 4
@@ -170,20 +168,13 @@ def test_wrong_split_is_an_error(folder):
 @pytest.fixture
 def server(tmp_path, monkeypatch, contents):
     """A server on loopback that has the files, in the order in which they are asked for."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
-    server = Server(authority)
-    server.answers = [
-        lambda handler, body=contents[name]: handler.send(200, body) for name in (IMAGES, LABELS)
-    ]
-    monkeypatch.setattr(FashionMNIST, "url", f"{server.origin}/fashion/")
-    thread = threading.Thread(target=lambda: server.serve_forever(0.05))
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(tmp_path, monkeypatch) as server:
+        server.answers = [
+            lambda handler, body=contents[name]: handler.send(200, body)
+            for name in (IMAGES, LABELS)
+        ]
+        monkeypatch.setattr(FashionMNIST, "url", f"{server.origin}/fashion/")
+        yield server
 
 
 def test_download(server, tmp_path, arrays):

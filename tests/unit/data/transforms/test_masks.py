@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from passl.data import TRANSFORMS
-from passl.data.transforms.masks import IGNORED, masks_problem
+from passl.data.transforms.masks import masks_problem
+from passl.io.masks import IGNORED
 
 MOVING = [
     {"name": "Resize", "size": 19},
