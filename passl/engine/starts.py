@@ -15,9 +15,11 @@ import paddle
 import passl
 from passl.distributed.ranks import Ranks
 from passl.engine.progress import Progress
+from passl.errors import ConfigError
 from passl.io.files import append_line, to_json
 from passl.logging import get_logger
 from passl.machine import commit_of, processor, versions
+from passl.utils.config import recipe_of
 
 STARTS = "starts.jsonl"
 _PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow")
@@ -41,6 +43,7 @@ def record_start(
     progress: Progress | None = None,
     checkpoint: Path | None = None,
     error: str | None = None,
+    config: Path | None = None,
 ) -> None:
     """Append a line to the folder's `starts.jsonl`. It has the command line, but no environment
     variables, which may be secret. A failure is a warning, because the run does not depend on it.
@@ -50,6 +53,7 @@ def record_start(
         progress: where training starts; null if it does not.
         checkpoint: from which it is resumed.
         error: why training does not start.
+        config: the file whose config is trained, if it is from one.
     """
     start = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -60,6 +64,8 @@ def record_start(
         "cpu": processor(),
         "argv": sys.argv,
         "folder": os.getcwd(),
+        "config": None if config is None else str(config.resolve()),
+        "recipe": None if config is None else _recipe(config),
         "passl": passl.__version__,
         **commit_of(_CHECKOUT),
         "versions": versions(_PACKAGES),
@@ -72,3 +78,11 @@ def record_start(
         append_line(folder / STARTS, to_json(start))
     except OSError as error:
         get_logger().warning("%s cannot be written: %s", folder / STARTS, error.strerror)
+
+
+def _recipe(config: Path) -> str | None:
+    try:
+        return recipe_of(config)
+    except ConfigError as problem:  # it was edited since the run has read it
+        get_logger().warning("the recipe of %s is not recorded: %s", config, problem)
+        return None

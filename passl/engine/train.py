@@ -77,7 +77,7 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
         with closing(run.metrics), run.stop:
             if ranks.is_first:
                 write_config(folder, run.cfg.to_dict(), progress.epoch)
-                record_start(folder, ranks, progress, checkpoint)
+                record_start(folder, ranks, progress, checkpoint, config=cfg.file)
                 _log_start(run)
             ranks.wait()
             while progress.epoch < cfg.epochs:

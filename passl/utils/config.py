@@ -174,7 +174,25 @@ def shipped_configs() -> list[Path]:
 
 def shipped_names() -> list[str]:
     """The names of the shipped configs, such as `digits/convit`."""
-    return [path.relative_to(CONFIG_ROOT).with_suffix("").as_posix() for path in shipped_configs()]
+    return [_name_of(path) for path in shipped_configs()]
+
+
+def _name_of(path: Path) -> str:
+    return path.relative_to(CONFIG_ROOT).with_suffix("").as_posix()
+
+
+def recipe_of(file: Path) -> str | None:
+    """The name of the shipped config that a config file is, or else that it inherits from, most
+    directly; null if there is none.
+
+    Raises:
+        ConfigError: the file or a base of it cannot be read.
+    """
+    known: dict[str, Layer] = {}
+    _read_with_bases(file, (), known)  # bases come before what inherits from them
+    names = {os.path.realpath(path): path for path in shipped_configs()}
+    found = next((names[path] for path in reversed(known) if path in names), None)
+    return None if found is None else _name_of(found)
 
 
 def closest(word: str, words: Collection[str]) -> str:

@@ -45,6 +45,18 @@ def test_each_start_is_recorded_in_a_line(tmp_path, monkeypatch):
     assert "hunter2" not in (tmp_path / STARTS).read_text(encoding="utf-8")
 
 
+def test_recipe_is_recorded(tmp_path, caplog):
+    config = tmp_path / "mine.yaml"
+    config.write_text("_base_: digits/cvt\nepochs: 3\n")
+    record_start(tmp_path, Ranks(), Progress(), config=config)
+    config.write_text("_base_: digits/no_such_file\n")  # edited while the data was read
+    record_start(tmp_path, Ranks(), Progress(), config=config)
+    first, second = map(json.loads, lines(tmp_path))
+    assert (first["config"], first["recipe"]) == (str(config), "digits/cvt")
+    assert (second["config"], second["recipe"]) == (str(config), None)
+    assert "no_such_file" in caplog.text
+
+
 def test_truncated_line_stays_a_line_of_its_own(tmp_path):
     (tmp_path / STARTS).write_text('{"time": "20')
     record_start(tmp_path, Ranks(), Progress(), None)

@@ -20,6 +20,7 @@ from passl.utils.config import (
     get_config,
     leaves,
     merge,
+    recipe_of,
     shipped_configs,
     storable,
 )
@@ -149,6 +150,15 @@ def test_null_may_leave_an_empty_mapping(write):
     write("one.yaml", "a: {b: {c: 1}}\n")
     path = write("two.yaml", "_base_: one.yaml\na:\n  b: null\n")
     assert get_config(path).to_dict() == {"a": {}}
+
+
+def test_recipe_is_the_nearest_shipped_config(write):
+    mine = write("mine.yaml", "_base_: [common.yaml, digits/cvt]\n")
+    write("common.yaml", "epochs: 3\n")
+    assert recipe_of(mine) == "digits/cvt"
+    assert recipe_of(write("again.yaml", "_base_: mine.yaml\n")) == "digits/cvt"
+    assert recipe_of(find_config("digits/multilabel")) == "digits/multilabel"  # its base is shipped
+    assert recipe_of(write("none.yaml", "_base_: common.yaml\n")) is None
 
 
 def test_a_cycle_of_bases_is_an_error(write, tmp_path):
