@@ -21,10 +21,13 @@ from passl.logging import printable
 
 _SHARES = 5
 """Classes of a mask that are printed."""
+_MOST_DRAWN = 64
+"""Images of a drawing."""
 EXAMPLES = """\
 passl predict cat.jpg dog.jpg --model exported
 passl predict photos --weights runs/a/best.safetensors --csv predictions.csv
 passl predict cat.jpg --model convit_tiny.mindcv_in1k --top-k 3
+passl predict docs/images/fashion --model fashion_cvt --draw answers.png
 passl predict streets --weights runs/segmentation/best.safetensors --masks masks
 """
 
@@ -76,6 +79,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--jsonl", type=as_path, metavar="FILE", help="write one JSON object a line, not to stdout"
     )
     parser.add_argument(
+        "--draw",
+        type=as_path,
+        metavar="FILE",
+        help=f"draw the images with their predictions, at most {_MOST_DRAWN}, as a PNG",
+    )
+    parser.add_argument(
         "--masks",
         type=as_path,
         metavar="FOLDER",
@@ -99,19 +108,33 @@ def main(args: argparse.Namespace) -> None:
         _predict_masks(args, classifier, files)
         return
     is_written = args.csv or args.jsonl
-    rows, unreadable = [], 0
+    rows, drawn, unreadable = [], [], 0
     for found in predict_files(classifier, files, args.top_k, args.batch_size):
         if found.error is not None:
             unreadable += 1
             print(f"error: {printable(found.error)}", file=sys.stderr)
-        elif not is_written:
-            _show(found)
+        else:
+            drawn += [found] if args.draw else []
+            if not is_written:
+                _show(found)
         if is_written:
             rows.append(found.to_dict())
     for path in (args.csv, args.jsonl):
         if path is not None:
             write_best(path, rows, as_table=path == args.csv)
+    if drawn:
+        _draw(args.draw, classifier, drawn)
     _end(unreadable, len(files))
+
+
+def _draw(out: Path, classifier, found: Sequence) -> None:
+    """Draw the first images with their predictions."""
+    from passl.analysis.drawn_predictions import Drawn, draw_predictions
+    from passl.deploy.inputs import open_image
+
+    opened = [open_image(each.name, classifier.description) for each in found[:_MOST_DRAWN]]
+    shown = zip(found, opened, strict=False)
+    draw_predictions([Drawn(each.name, image, each.best) for each, image in shown], out)
 
 
 def _predict_masks(args: argparse.Namespace, classifier, files: Sequence[str]) -> None:
@@ -121,7 +144,9 @@ def _predict_masks(args: argparse.Namespace, classifier, files: Sequence[str]) -
     task = classifier.description.task
     if task != "segmentation":
         raise ConfigError(f"--masks {args.masks}: this network is for {task}; leave it out")
-    wrong = [option for option in ("top_k", "csv", "jsonl") if getattr(args, option) is not None]
+    wrong = [
+        option for option in ("top_k", "csv", "jsonl", "draw") if getattr(args, option) is not None
+    ]
     if args.masks is None or wrong:
         named = [f"--{option.replace('_', '-')}: not for segmentation" for option in wrong]
         missing = ["name a folder by --masks FOLDER"] if args.masks is None else []
@@ -174,10 +199,14 @@ def _check(args: argparse.Namespace) -> None:
         if getattr(args, option) is not None:
             other = "--weights" if args.model else "--model DIR"
             problems.append(f"--{option} goes with {other}, not with what was given")
-    for option, file in (("--csv", args.csv), ("--jsonl", args.jsonl)):
+    files = {f"--{option}": getattr(args, option) for option in ("csv", "jsonl", "draw")}
+    for option, file in files.items():
         problems += [f"{option} {file}: {rule}" for rule in obstacles(file)]
-    if args.csv and args.jsonl and args.csv.absolute() == args.jsonl.absolute():
-        problems.append(f"--csv and --jsonl both name {args.csv}; choose two names")
+    named = [file.absolute() for file in files.values() if file is not None]
+    if len(set(named)) < len(named):
+        problems.append("--csv, --jsonl and --draw need different names")
+    if args.draw and args.draw.suffix != ".png":
+        problems.append(f"--draw {args.draw}: must end in .png")
     if problems:
         raise ConfigError(*problems)
 

@@ -124,6 +124,13 @@ def test_predict_by_name(packaged, call, tmp_path, monkeypatch):
     assert (code, err) == (0, "")
     assert out.count("digit ") == 2
     assert call("predict", image, "--weights", packaged, "--top-k", "2")[1] == out
+    # A drawing changes nothing of the text, and is not overwritten.
+    drawing = tmp_path / "drawn.png"
+    arguments = ("predict", image, "--model", "small_cvt", "--top-k", "2", "--draw", drawing)
+    assert call(*arguments)[:2] == (0, out)
+    assert drawing.read_bytes().startswith(b"\x89PNG")
+    assert call(*arguments)[0] == 2
+    assert call(*arguments[:-1], tmp_path / "drawn.jpg")[0] == 2
     # A folder of that name is what it meant before there were names.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small_cvt").mkdir()
