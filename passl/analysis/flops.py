@@ -14,9 +14,9 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from passl.modeling.backbones.convit import MHSA
 from passl.modeling.conv_attention import ConvAttention
 from passl.modeling.gpsa import GPSA
+from passl.modeling.mhsa import MHSA
 
 Shapes = Mapping[nn.Layer, Sequence[int]]
 """The output's shape of each layer that has run."""

@@ -8,21 +8,19 @@ of a head.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import paddle
 from paddle import nn
 
 from passl.modeling.layers import (
     Attention,
+    AttentionLayer,
+    Grid,
     join_class_token,
     split_class_token,
     split_heads,
     to_map,
     to_tokens,
 )
-
-Grid = Sequence[int]
-"""Rows and columns of tokens."""
 
 
 class ConvProjection(nn.Layer):
@@ -50,7 +48,7 @@ def projection(method: str, dim: int, *, kernel: int, stride: int, padding: int)
     return nn.Identity()
 
 
-class ConvAttention(nn.Layer):
+class ConvAttention(AttentionLayer):
     """Attention whose q, k and v are projected by small convolutions over the grid; k and v on a
     coarser one (section 3.2).
 
@@ -98,15 +96,18 @@ class ConvAttention(nn.Layer):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x_BNC, grid: Grid):
-        q_BNHD, k_BMHD, v_BMHD = self._qkv(x_BNC, grid)
+        q_BNHD, k_BMHD, v_BMHD = self.project_qkv(x_BNC, grid)
         return self.proj_drop(self.proj(self.attend(q_BNHD, k_BMHD, v_BMHD).flatten(2)))
 
-    def attention_map(self, x_BNC, grid: Grid):
-        """The attention weights [B, H, N, M] of N tokens over the M of the coarser grid."""
-        q_BNHD, k_BMHD, _ = self._qkv(x_BNC, grid)
-        return self.attend.weights(q_BNHD, k_BMHD)
+    @paddle.no_grad()
+    def key_grid(self, grid: Grid) -> Grid:
+        if isinstance(self.conv_proj_k, nn.Identity):
+            return grid
+        layer = self.conv_proj_k
+        window = layer.conv if isinstance(layer, ConvProjection) else layer
+        return window(paddle.zeros([1, self.proj_k.weight.shape[0], *grid])).shape[-2:]
 
-    def _qkv(self, x_BNC, grid: Grid):
+    def project_qkv(self, x_BNC, grid: Grid):
         cls_B1C, patches_BNC = split_class_token(x_BNC, grid)
         x_BCYX = to_map(patches_BNC, grid)
         branches = (

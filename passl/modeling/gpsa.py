@@ -10,17 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from passl.modeling.layers import Attention, split_heads
-
-Grid = Sequence[int]
-"""Rows and columns of patches."""
+from passl.modeling.layers import Attention, AttentionLayer, Grid, chosen_rows, split_heads
 
 
-class GPSA(nn.Layer):
+class GPSA(AttentionLayer):
     """Gated positional self-attention (section 3): for each head, with a learned gate g,
     (1 - g) softmax(q k^T * scale) + g softmax(position), applied to v.
 
@@ -89,9 +87,9 @@ class GPSA(nn.Layer):
         self.v.weight.set_value(paddle.eye(self.v.weight.shape[0]))
 
     def forward(self, x_BNC, grid: Grid):
-        q_BNHD, k_BNHD, v_BNHD = self._qkv(x_BNC)
+        q_BNHD, k_BNHD, v_BNHD = self.project_qkv(x_BNC, grid)
         if self.training and self.attn_drop.p > 0:
-            attn_BHNN = self.attn_drop(self._weights(q_BNHD, k_BNHD, grid))
+            attn_BHNN = self.attn_drop(self.weights(q_BNHD, k_BNHD, grid))
             out_BHND = attn_BHNN @ v_BNHD.transpose([0, 2, 1, 3])
             out_BNC = out_BHND.transpose([0, 2, 1, 3]).flatten(2)
         else:
@@ -101,28 +99,31 @@ class GPSA(nn.Layer):
             out_BNC = content_BNC + (position_BNC - content_BNC) * gate_C
         return self.proj_drop(self.proj(out_BNC))
 
-    def attention_map(self, x_BNC, grid: Grid):
-        """The mixed attention weights [B, H, N, N]."""
-        q_BNHD, k_BNHD, _ = self._qkv(x_BNC)
-        return self._weights(q_BNHD, k_BNHD, grid)
-
-    def _qkv(self, x_BNC):
+    def project_qkv(self, x_BNC, grid: Grid):
         q_BNC, k_BNC = self.qk(x_BNC).chunk(2, axis=-1)
         return [split_heads(x, self.num_heads) for x in (q_BNC, k_BNC, self.v(x_BNC))]
 
-    def _weights(self, q_BNHD, k_BNHD, grid: Grid):
-        """The dense form: the mixture of both attentions."""
+    def weights(self, q_BNHD, k_BNHD, grid: Grid, rows: Sequence[int] | None = None):
+        # The dense form: the mixture of both attentions.
         gate_H11 = F.sigmoid(self.gating_param).reshape([-1, 1, 1])
-        y_HYY, x_HXX = self._positions(grid)
-        position_HYXYX = y_HYY.unsqueeze([2, 4]) * x_HXX.unsqueeze([1, 3])
-        position_HNN = position_HYXYX.flatten(3, 4).flatten(1, 2)
-        content_BHNN = self.attend.weights(q_BNHD, k_BNHD)
+        position_HNN = self.position_weights(grid, rows)
+        content_BHNN = self.attend.weights(chosen_rows(q_BNHD, rows), k_BNHD)
         attn_BHNN = (1 - gate_H11) * content_BHNN + gate_H11 * position_HNN
         # A no-op but for rounding; the original does it.
         return attn_BHNN / attn_BHNN.sum(-1, keepdim=True)
 
-    def _positions(self, grid: Grid):
-        """P_y [H, Y, Y] and P_x [H, X, X]."""
+    def position_weights(self, grid: Grid, rows: Sequence[int] | None = None):
+        """The positional attention P_y (x) P_x, [H, N, N], or of some queries [H, len(rows), N]."""
+        y_HYY, x_HXX = self.positions(grid)
+        if rows is None:
+            position_HYXYX = y_HYY.unsqueeze([2, 4]) * x_HXX.unsqueeze([1, 3])
+            return position_HYXYX.flatten(3, 4).flatten(1, 2)
+        row, column = (paddle.to_tensor(part) for part in np.divmod(list(rows), grid[1]))
+        y_HnY, x_HnX = y_HYY.index_select(row, axis=1), x_HXX.index_select(column, axis=1)
+        return (y_HnY.unsqueeze(3) * x_HnX.unsqueeze(2)).flatten(2)
+
+    def positions(self, grid: Grid):
+        """The positional attention along each axis of the grid: P_y [H, Y, Y] and P_x [H, X, X]."""
         weight_x, weight_y, weight_d = self.pos_proj.weight.reshape([3, -1, 1, 1]).unbind(0)
         # The softmax cancels the bias. Times zero, it gets the gradient 0 that it has in exact
         # arithmetic; AdamW would turn rounding errors into steps of full size.
@@ -138,7 +139,7 @@ class GPSA(nn.Layer):
         """
         rows, columns = grid
         heads, width = v_BNHD.shape[-2:]
-        y_HYY, x_HXX = self._positions(grid)
+        y_HYY, x_HXX = self.positions(grid)
         v_BYXHD = v_BNHD.reshape([-1, rows, columns, heads, width])
         v_HYbxd = v_BYXHD.transpose([3, 1, 0, 2, 4]).flatten(2)
         v_HYBXD = (y_HYY @ v_HYbxd).reshape([heads, rows, -1, columns, width])

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
 from passl.errors import ConfigError
+
+Grid = Sequence[int]
+"""Rows and columns of patches or tokens."""
 
 
 class QuickGELU(nn.Layer):
@@ -127,6 +131,88 @@ class Attention(nn.Layer):
         """softmax(q k^T * scale) -> [B, H, N, M], without dropout."""
         q_BHND, k_BHDM = q_BNHD.transpose([0, 2, 1, 3]), k_BMHD.transpose([0, 2, 3, 1])
         return F.softmax(q_BHND @ k_BHDM * self.scale, axis=-1)
+
+
+class AttentionLayer(nn.Layer):
+    """What the attention layers of ConViT and CvT share. Each has `attend`, the `Attention`, and
+    `num_heads`.
+    """
+
+    attend: Attention
+    num_heads: int
+
+    def project_qkv(self, x_BNC, grid: Grid):
+        """q [B, N, H, D], k and v [B, M, H, D] of the tokens of a grid."""
+        raise NotImplementedError
+
+    def key_grid(self, grid: Grid) -> Grid:
+        """The grid of k and v, for queries on this one."""
+        return grid
+
+    def weights(self, q_BNHD, k_BMHD, grid: Grid, rows: Sequence[int] | None = None):
+        """The attention weights that the layer applies to v, without dropout: [B, H, N, M], or of
+        some queries [B, H, len(rows), M].
+
+        Args:
+            q_BNHD, k_BMHD: of `project_qkv`.
+            grid: of the queries.
+            rows: the queries; null for all.
+        """
+        return self.attend.weights(chosen_rows(q_BNHD, rows), k_BMHD)
+
+    def attention_map(self, x_BNC, grid: Grid):
+        """The attention weights [B, H, N, M] of N tokens over the M of `key_grid`; a class token
+        comes first.
+        """
+        q_BNHD, k_BMHD, _ = self.project_qkv(x_BNC, grid)
+        return self.weights(q_BNHD, k_BMHD, grid)
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionBlock:
+    """An attention of a network, for images of one size.
+
+    Args:
+        name: of its block, within the backbone.
+        attn: the attention layer.
+        query_grid: rows and columns of its queries.
+        stride: pixels of the image between two neighbours of the query grid.
+        has_class_token: whether a class token comes first among queries and keys.
+    """
+
+    name: str
+    attn: AttentionLayer
+    query_grid: Grid
+    stride: int
+    has_class_token: bool
+
+    @property
+    def kind(self) -> str:
+        """The class of the attention layer: GPSA, MHSA or ConvAttention."""
+        return type(self.attn).__name__
+
+    @property
+    def heads(self) -> int:
+        return self.attn.num_heads
+
+    @cached_property
+    def key_grid(self) -> Grid:
+        return tuple(self.attn.key_grid(self.query_grid))
+
+    @property
+    def queries(self) -> int:
+        """Tokens N, the class token included."""
+        return math.prod(self.query_grid) + self.has_class_token
+
+    @property
+    def keys(self) -> int:
+        """Tokens M, the class token included."""
+        return math.prod(self.key_grid) + self.has_class_token
+
+
+def chosen_rows(x_BNHD, rows: Sequence[int] | None):
+    """Some of the N tokens; null for all."""
+    return x_BNHD if rows is None else x_BNHD.index_select(paddle.to_tensor(list(rows)), axis=1)
 
 
 def split_heads(x_BNC, heads: int):

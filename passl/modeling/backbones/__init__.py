@@ -26,6 +26,10 @@ BACKBONES = Registry(
 * `num_layers: int` and `layer_index(name) -> int`, the layer of each parameter, counted from the
   image: 0 embeds the image, the blocks follow, and num_layers is the final norm.
 
+A backbone with attention may also have `attention_blocks(height, width)`, a list of
+`layers.AttentionBlock`, and `attention_inputs(images)`, which yields for each of them the block and
+what its attention, an `AttentionLayer`, gets of the images; figures of attention need both.
+
 Images have 3 channels, or `in_chans` if the constructor has this argument. A backbone knows neither
 classes nor losses. `tests/contract/test_backbones.py` checks every registered backbone.
 """

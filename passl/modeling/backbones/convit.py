@@ -17,10 +17,11 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from passl.modeling.backbones import BACKBONES, build_backbone
-from passl.modeling.gpsa import GPSA, Grid
+from passl.modeling.gpsa import GPSA
 from passl.modeling.layers import (
-    Attention,
+    AttentionBlock,
     DropPath,
+    Grid,
     Mlp,
     init_conv,
     init_linear,
@@ -28,46 +29,13 @@ from passl.modeling.layers import (
     norm,
     resolve_indices,
     split_class_token,
-    split_heads,
     to_map,
     to_tokens,
     trunc_normal_,
 )
+from passl.modeling.mhsa import MHSA
 from passl.modeling.recompute import run_block
 from passl.utils.types import ImageSize, NonNegativeInt, NormEps, PositiveFloat, PositiveInt, Rate
-
-
-class MHSA(nn.Layer):
-    """Multi-head self-attention, for the blocks behind the local ones. Arguments as for GPSA."""
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        *,
-        qkv_bias: bool,
-        scale: float,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-    ):
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias_attr=None if qkv_bias else False)
-        self.attend = Attention(scale, attn_drop)
-        self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(proj_drop)
-
-    def forward(self, x_BNC, grid: Grid):
-        q_BNHD, k_BNHD, v_BNHD = self._qkv(x_BNC)
-        return self.proj_drop(self.proj(self.attend(q_BNHD, k_BNHD, v_BNHD).flatten(2)))
-
-    def attention_map(self, x_BNC, grid: Grid):
-        """The attention weights [B, H, N, N], the class token first."""
-        q_BNHD, k_BNHD, _ = self._qkv(x_BNC)
-        return self.attend.weights(q_BNHD, k_BNHD)
-
-    def _qkv(self, x_BNC):
-        return [split_heads(x, self.num_heads) for x in self.qkv(x_BNC).chunk(3, axis=-1)]
 
 
 class Block(nn.Layer):
@@ -99,9 +67,9 @@ class Block(nn.Layer):
         x_BNC = self.norm1(x_BNC + self.drop_path(self.attn(x_BNC, grid)))
         return self.norm2(x_BNC + self.drop_path(self.mlp(x_BNC)))
 
-    def attention_map(self, x_BNC, grid: Grid):
-        """The attention weights [B, H, N, N] that this block applies to its input."""
-        return self.attn.attention_map(self.norm1(x_BNC) if self.pre_norm else x_BNC, grid)
+    def attention_input(self, x_BNC):
+        """What the attention gets of this block's input."""
+        return self.norm1(x_BNC) if self.pre_norm else x_BNC
 
 
 class PatchEmbed(nn.Layer):
@@ -353,14 +321,36 @@ class ConViT(nn.Layer):
         """
         chosen = range(len(self.blocks)) if blocks is None else blocks
         wanted = resolve_indices(chosen, len(self.blocks), "block")
-        x_BNC, grid = self._embed(images)
         maps = {}
+        for index, (block, x_BNC) in enumerate(self.attention_inputs(images)):
+            if index in wanted:
+                maps[index] = block.attn.attention_map(x_BNC, block.query_grid)
+        return [maps[index] for index in wanted]
+
+    def attention_blocks(self, height: int, width: int) -> list[AttentionBlock]:
+        """The attention of each block, for images of height x width."""
+        grid = self._grid_of(height, width)
+        return [
+            AttentionBlock(
+                f"blocks.{index}",
+                block.attn,
+                grid,
+                self.feature_strides[index],
+                has_class_token=index >= self.local_up_to_layer,
+            )
+            for index, block in enumerate(self.blocks)
+        ]
+
+    def attention_inputs(self, images):
+        """For each of `attention_blocks`, in their order, what its attention gets of these images,
+        [B, N, C]. A block is computed when the next one is asked for.
+        """
+        x_BNC, grid = self._embed(images)
+        blocks = self.attention_blocks(*images.shape[-2:])
         for index, block in enumerate(self.blocks):
             x_BNC = self._join(x_BNC, index)
-            if index in wanted:
-                maps[index] = block.attention_map(x_BNC, grid)
+            yield blocks[index], block.attention_input(x_BNC)
             x_BNC = block(x_BNC, grid)
-        return [maps[index] for index in wanted]
 
     def fit_positions(self, pos_embed: np.ndarray) -> np.ndarray:
         """A position embedding [1, N, C] of a square image, resampled for this network's grid.

@@ -13,13 +13,16 @@ import operator
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar, Union
 
+import paddle
 from annotated_types import MinLen
 from paddle import nn
 
 from passl.modeling.backbones import BACKBONES
-from passl.modeling.conv_attention import ConvAttention, Grid
+from passl.modeling.conv_attention import ConvAttention
 from passl.modeling.layers import (
+    AttentionBlock,
     DropPath,
+    Grid,
     Mlp,
     init_conv,
     init_linear,
@@ -78,9 +81,9 @@ class Block(nn.Layer):
         x_BNC = x_BNC + self.drop_path(self.attn(self.norm1(x_BNC), grid))
         return x_BNC + self.drop_path(self.mlp(self.norm2(x_BNC)))
 
-    def attention_map(self, x_BNC, grid: Grid):
-        """The attention weights [B, H, N, M] that this block applies to its input."""
-        return self.attn.attention_map(self.norm1(x_BNC), grid)
+    def attention_input(self, x_BNC):
+        """What the attention gets of this block's input."""
+        return self.norm1(x_BNC)
 
 
 class Stage(nn.Layer):
@@ -354,16 +357,38 @@ class CvT(nn.Layer):
         """
         chosen = range(self.num_stages) if stages is None else stages
         wanted = resolve_indices(chosen, self.num_stages, "stage")
-        maps: list[Any] = []
+        maps: list[list[Any]] = [[] for _ in range(self.num_stages)]
+        for block, x_BNC in self.attention_inputs(images):
+            stage = int(block.name.partition(".")[0].removeprefix("stage"))
+            if stage in wanted:
+                maps[stage].append(block.attn.attention_map(x_BNC, block.query_grid))
+        return [maps[index] for index in wanted]
+
+    @paddle.no_grad()
+    def attention_blocks(self, height: int, width: int) -> list[AttentionBlock]:
+        """The attention of each block, for images of height x width."""
+        blocks, grid = [], (height, width)
+        for s, stage in enumerate(self.stages):
+            embed = stage.patch_embed.proj
+            grid = tuple(embed(paddle.zeros([1, embed.weight.shape[1], *grid])).shape[-2:])
+            for index, block in enumerate(stage.blocks):
+                name, stride = f"stage{s}.blocks.{index}", self.feature_strides[s]
+                has_class_token = stage.cls_token is not None
+                blocks.append(AttentionBlock(name, block.attn, grid, stride, has_class_token))
+        return blocks
+
+    def attention_inputs(self, images):
+        """For each of `attention_blocks`, in their order, what its attention gets of these images,
+        [B, N, C]. A block is computed when the next one is asked for.
+        """
+        blocks = iter(self.attention_blocks(*images.shape[-2:]))
         x = images
         for stage in self.stages:
             x_BNC, grid = stage.embed(x)
-            maps.append([])
             for block in stage.blocks:
-                maps[-1].append(block.attention_map(x_BNC, grid))
+                yield next(blocks), block.attention_input(x_BNC)
                 x_BNC = block(x_BNC, grid)
             x = to_map(split_class_token(x_BNC, grid)[1], grid)
-        return [maps[index] for index in wanted]
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that weight decay spares although they are not one-dimensional."""

@@ -121,7 +121,7 @@ def test_local_initialisation_attends_to_a_window(heads):
     backbone = small(embed_dim=heads * 4, num_heads=heads, img_size=72)
     attn = backbone.blocks[0].attn
     np.testing.assert_array_equal(attn.v.weight.numpy(), np.eye(heads * 4))
-    y_HYY, x_HXX = attn._positions((9, 9))
+    y_HYY, x_HXX = attn.positions((9, 9))
     # From the middle of the grid: how far, along each axis, the most attended patch lies. Heads of
     # an even window look between two patches, half a step away.
     steps = np.arange(9) - 4
@@ -305,7 +305,7 @@ def test_qk_scale_and_no_position_embedding():
     assert "pos_embed" not in backbone.no_weight_decay()
     block = backbone.blocks[2]
     x = normal(1, 17, 16)
-    q, k, v = (t.transpose([0, 2, 1, 3]).numpy() for t in block.attn._qkv(x))
+    q, k, v = (t.transpose([0, 2, 1, 3]).numpy() for t in block.attn.project_qkv(x, (4, 4)))
     _, attended = attention(q, k, v, 0.3)
     joined = attended.map(lambda array: array.transpose(0, 2, 1, 3).reshape(1, 17, 16))
     expected = joined @ block.attn.proj.weight.numpy() + block.attn.proj.bias.numpy()

@@ -38,7 +38,7 @@ def test_scale_uses_the_full_width():
     attn.proj_q.weight.set_value(normal(16, 16, seed=5))
     attn.proj_k.weight.set_value(normal(16, 16, seed=6))
     x = normal(2, 5, 16)
-    q, k, v = (t.transpose([0, 2, 1, 3]).numpy() for t in attn._qkv(x, (2, 2)))
+    q, k, v = (t.transpose([0, 2, 1, 3]).numpy() for t in attn.project_qkv(x, (2, 2)))
     weights, attended = attention(q, k, v, 16**-0.5)
     weights.check(attn.attention_map(x, (2, 2)).numpy())
     joined = attended.map(lambda array: array.transpose(0, 2, 1, 3).reshape(2, 5, 16))
