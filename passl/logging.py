@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import unicodedata
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 NAME = "passl"
 PROGRESS = logging.INFO - 1
@@ -60,15 +62,35 @@ def get_logger() -> logging.Logger:
     return logger
 
 
+def has_live_terminal() -> bool:
+    """Whether stderr is a terminal whose lines can be drawn again, so that it shows progress bars
+    in place of PROGRESS lines.
+    """
+    is_dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+    return sys.stderr is not None and sys.stderr.isatty() and not is_dumb
+
+
 def log_to_console() -> None:
     """Show what is logged on stderr, so that stdout stays for results. Calling it again changes
     nothing.
     """
-    logger = get_logger()
-    if any(type(handler) is logging.StreamHandler for handler in logger.handlers):
+    if any(isinstance(handler, _Console) for handler in get_logger().handlers):
         return
-    handler = _add(logging.StreamHandler(sys.stderr))
-    handler.setLevel(logging.INFO if sys.stderr.isatty() else PROGRESS)
+    _add(_Console()).setLevel(logging.INFO if has_live_terminal() else PROGRESS)
+
+
+class _Console(logging.StreamHandler):
+    """Writes to what stderr is at the moment: while there are progress bars, that writes above
+    them.
+    """
+
+    @property
+    def stream(self) -> Any:  # type: ignore[override]
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: Any) -> None:
+        """Ignored: `StreamHandler` sets it once."""
 
 
 def log_others() -> None:

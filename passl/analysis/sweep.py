@@ -36,10 +36,11 @@ from passl.data.build import task_of
 from passl.distributed.launcher import ProcessGroup
 from passl.engine.check import check_config
 from passl.engine.run_lock import HOLDER, LOCK, RunLock
-from passl.engine.signals import STDERR, StopRequest
+from passl.engine.signals import StopRequest
 from passl.errors import EXIT_STOPPED, ConfigError, RunError, Stopped
 from passl.evaluation.scores import TASKS
 from passl.io.files import remove_unfinished, to_json, write_text
+from passl.io.terminal import STDERR
 from passl.logging import get_logger
 from passl.utils.config import dotted, get_config, leaves, storable
 from passl.utils.paths import escaped

@@ -42,19 +42,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     nodes = _datasets(args)
 
-    from tqdm import tqdm
-
     from passl.analysis.data_report import is_clean, lines, report
     from passl.analysis.survey import survey
     from passl.data.build import build_dataset
     from passl.io.files import to_json, write_text
+    from passl.io.terminal import Bar
     from passl.logging import log_to_console
 
     log_to_console()
     parts = {}
     for part, node in nodes.items():
         dataset = build_dataset(node)
-        with tqdm(total=len(dataset), desc=part, unit=" images", disable=None) as bar:
+        with Bar(part, len(dataset), "images") as bar:
             parts[part] = dataset, survey(dataset, args.workers, bar.update)
     found = report(parts)
     for line in lines(found):

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -16,9 +15,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from tqdm import tqdm
-
 from passl.io.files import write_text
+from passl.io.terminal import Bar, clock
 from passl.logging import PROGRESS, get_logger
 
 METRICS = "metrics.jsonl"
@@ -148,7 +146,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 class Meter:
     """Times the steps of an epoch and reports every `interval` steps: to the metrics, and by a
-    progress bar on a terminal, else by a log line.
+    progress bar on a terminal, else by a log line. Used as a context.
 
     Args:
         metrics: get a row for each interval.
@@ -157,7 +155,8 @@ class Meter:
         first_step: steps of the run before this epoch.
         steps: of an epoch.
         interval: steps between two reports.
-        shown: whether this rank reports.
+        run_bar: the progress of the whole run. The other ranks, which do not show it, report
+            nothing.
         done: steps of the epoch that were made before a resume.
         pending: the losses of those of them that no report has covered.
     """
@@ -171,20 +170,14 @@ class Meter:
         first_step: int,
         steps: int,
         interval: int,
-        shown: bool,
+        run_bar: Bar,
         done: int = 0,
         pending: Sequence[float] = (),
     ):
         self.metrics, self.epoch, self.epochs, self.interval = metrics, epoch, epochs, interval
-        self.first_step, self.steps, self.shown = first_step, steps, shown
-        self._bar = tqdm(
-            total=steps,
-            initial=done,
-            desc=f"epoch {epoch + 1}/{epochs}",
-            leave=False,
-            dynamic_ncols=True,
-            disable=not shown or not sys.stderr.isatty(),
-        )
+        self.first_step, self.steps, self._run_bar = first_step, steps, run_bar
+        name = f"epoch {epoch + 1}/{epochs}"
+        self._bar = Bar(name, steps, done=done, shown=run_bar.shown)
         self._done, self._timed, self._samples = done, 0, 0
         self._last = self._mark = time.perf_counter()
         self._wait = self._reading = 0.0
@@ -215,6 +208,7 @@ class Meter:
         self._samples += samples
         self._done += 1
         self._timed += 1
+        self._run_bar.update()
         self._bar.update()
         if self._done % self.interval == 0 or self._done == self.steps:
             self._report(lr, moment)
@@ -224,14 +218,14 @@ class Meter:
         cost, ips = (now - self._mark) / self._timed, self._samples / (now - self._mark)
         reader_cost = self._reading / self._timed
         left = (self.epochs - self.epoch) * self.steps - self._done
-        if self.shown:
+        if self._bar.shown:
             get_logger().log(
                 PROGRESS,
                 f"[Train][Epoch {self.epoch + 1}/{self.epochs}][Iter: {self._done}/{self.steps}] "
                 f"lr: {lr:.3e}, loss: {loss:.4f}, batch_cost: {cost:.4f} s, reader_cost: "
-                f"{reader_cost:.4f} s, ips: {ips:.1f} samples/s, eta: {_clock(left * cost)}",
+                f"{reader_cost:.4f} s, ips: {ips:.1f} samples/s, eta: {clock(left * cost)}",
             )
-        self._bar.set_postfix(loss=f"{loss:.4f}", ips=f"{ips:.0f}", lr=f"{lr:.2e}")
+        self._bar.text = f"{ips:.0f} images/s  loss {loss:.4f}  lr {lr:.2e}"
         if self.pending:
             self.metrics.write(
                 "train",
@@ -246,11 +240,9 @@ class Meter:
         self.pending, self._timed, self._samples, self._reading = [], 0, 0, 0.0
         self._mark = now
 
-    def close(self) -> None:
+    def __enter__(self) -> Meter:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self._bar.close()
-
-
-def _clock(seconds: float) -> str:
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 from passl.errors import Stopped
+from passl.io.terminal import write_above
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-STDERR = 2
 
 
 class StopRequest:
@@ -56,6 +55,4 @@ class StopRequest:
             raise KeyboardInterrupt
         # Not more: code that is interrupted may catch an exception as its own, and the logger may
         # be in the middle of a line.
-        with suppress(OSError):
-            text = f"{self.name}: saving the state of the run, then stopping\n"
-            os.write(STDERR, text.encode())
+        write_above(f"{self.name}: saving the state of the run, then stopping")

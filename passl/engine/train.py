@@ -40,6 +40,7 @@ from passl.evaluation.added_metrics import build_metrics
 from passl.evaluation.scores import TASKS, predict
 from passl.evaluation.task import Scores, Task
 from passl.io.files import write_text
+from passl.io.terminal import Bar
 from passl.logging import get_logger
 from passl.optim.optimizers import lr_rule, scaled_lr
 from passl.utils.config import Config
@@ -74,7 +75,7 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
         with recorded_failure(folder, ranks):
             run, checkpoint = _set_up(cfg, resume, ranks)
         progress = run.progress
-        with closing(run.metrics), run.stop:
+        with closing(run.metrics), run.stop, run.bar:
             if ranks.is_first:
                 write_config(folder, run.cfg.to_dict(), progress.epoch)
                 record_start(folder, ranks, progress, checkpoint, config=cfg.file)
@@ -126,8 +127,14 @@ def _set_up(cfg: Config, resume: str | None, ranks: Ranks) -> tuple[Run, Path | 
         ),
         progress=progress,
         stop=StopRequest(),
+        bar=_bar_of_run(cfg, progress, steps, ranks),
     )
     return run, None if checkpoint is None else checkpoint.path
+
+
+def _bar_of_run(cfg: Config, progress: Progress, steps: int, ranks: Ranks) -> Bar:
+    done = progress.epoch * steps + steps_done(progress, progress.global_batch, steps)
+    return Bar("run", cfg.epochs * steps, done=done, shown=ranks.is_first)
 
 
 def build_loaders(cfg: Config, ranks: Ranks) -> tuple[Loader, Loader]:
@@ -150,6 +157,7 @@ class Run:
 
     Args:
         stop: whether this process was asked to stop.
+        bar: the steps of the run on a terminal, with the best score so far.
         queued: steps whose outcome has not been read yet: number, outcome and indices of samples.
     """
 
@@ -162,6 +170,7 @@ class Run:
     saver: Saver
     progress: Progress
     stop: StopRequest
+    bar: Bar
     queued: deque[tuple[int, Outcome, Any]] = field(default_factory=deque)
 
     @property
@@ -172,25 +181,41 @@ class Run:
 def _train_epoch(run: Run) -> None:
     """Make the remaining steps of an epoch.
 
-    The outcome of a step is read when the next step is queued, so that the device does not wait for
-    the host. It is read at once before weights are saved or compared.
+    Raises:
+        Stopped: the run was asked to stop. Its state is saved.
     """
-    cfg, learner, progress = run.cfg, run.learner, run.progress
-    ranks, epoch, steps = learner.ranks, progress.epoch, len(run.train_loader)
+    cfg, progress, epoch, steps = run.cfg, run.progress, run.progress.epoch, len(run.train_loader)
     done = steps_done(progress, progress.global_batch, steps)
-    learner.begin_epoch(epoch)
-    meter = Meter(
+    run.learner.begin_epoch(epoch)
+    run.bar.text = _best(run)
+    with Meter(
         run.metrics,
         epoch=epoch,
         epochs=cfg.epochs,
         first_step=progress.step - done,
         steps=steps,
         interval=cfg.log_config.interval,
-        shown=ranks.is_first,
+        run_bar=run.bar,
         done=done,
         pending=progress.pending,
-    )
-    must_stop = False
+    ) as meter:
+        must_stop = _make_steps(run, meter, done)
+    if must_stop:
+        run.saver.save(progress)
+        raise _stopped(run, "after")
+
+
+def _make_steps(run: Run, meter: Meter, done: int) -> bool:
+    """Make the steps of an epoch after the first `done`.
+
+    The outcome of a step is read when the next step is queued, so that the device does not wait for
+    the host. It is read at once before weights are saved or compared.
+
+    Returns:
+        Whether the run must stop.
+    """
+    cfg, learner, progress = run.cfg, run.learner, run.progress
+    ranks, epoch, must_stop = learner.ranks, progress.epoch, False
     for batch in _batches(run, epoch, done):
         rng = np.random.default_rng((learner.seed, ranks.rank, progress.step, _MIXUP))
         images, targets = run.mixup(batch.images, batch.labels, epoch, rng)
@@ -210,11 +235,7 @@ def _train_epoch(run: Run) -> None:
         if saves:
             run.saver.save(progress)
         meter.begin_reading()
-    must_stop |= _read_outcomes(run, meter, keep=0)
-    meter.close()
-    if must_stop:
-        run.saver.save(progress)
-        raise _stopped(run, "after")
+    return _read_outcomes(run, meter, keep=0) or must_stop
 
 
 def _read_outcomes(run: Run, meter: Meter, keep: int) -> bool:
@@ -331,7 +352,8 @@ def _evaluate(run: Run) -> Scores:
         precision.autocast(),
         suppress(Stopped),
     ):
-        found = predict(learner.model, loader, loader.dataset.valid_labels, check=run.stop.check)
+        labels, shown = loader.dataset.valid_labels, ranks.is_first
+        found = predict(learner.model, loader, labels, check=run.stop.check, shown=shown)
     # Every rank comes here, at the end of its part or asked to stop. In `score` all must meet.
     ranks.wait()
     if ranks.any(run.stop.name):

@@ -158,7 +158,7 @@ def evaluate_weights(
     model = accelerate(Model(cfg, weights, classes=classes))
 
     kept = {"keep_logits": True} if options.calibration else {}
-    own = predict(model, loader, valid, VIEWS[options.tta], **kept)
+    own = predict(model, loader, valid, VIEWS[options.tta], shown=ranks.is_first, **kept)
     own = replace(own, thresholds=thresholds) if options.thresholds else own
     scores = task.score(own, len(classes), ranks, build_metrics(cfg.get("metrics") or ()))
     found = own.of_all(ranks)
@@ -258,7 +258,7 @@ def _corrupt(
     task = TASKS[loader.dataset.task]
 
     def evaluate() -> float:
-        found = predict(model, loader, valid, VIEWS[options.tta])
+        found = predict(model, loader, valid, VIEWS[options.tta], shown=ranks.is_first)
         return getattr(task.score(found, len(loader.classes), ranks, {}), task.best)
 
     found = measure(

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 import paddle
 from paddle import nn
-from tqdm import tqdm
 
 from passl import __version__
 from passl.accelerate import accelerate
@@ -29,6 +28,7 @@ from passl.data.samples import Samples
 from passl.distributed.ranks import Ranks
 from passl.errors import ConfigError, RunError
 from passl.evaluation.feature_file import Unfinished, output_problems
+from passl.io.terminal import Bar
 from passl.logging import get_logger
 from passl.modeling.backbones import build_backbone
 from passl.porting import load_weights, locate, read_file
@@ -155,8 +155,7 @@ def extract(
     # Rows without features would be silently wrong in whatever is computed from them.
     how = {**data["val"].get("loader", {}), "on_bad_sample": "error"}
     loader = Loader(dataset, transforms, sampler, ranks.local_world or ranks.world, **how)
-    hidden = None if ranks.is_first else True
-    with tqdm(total=shape[0], initial=done, unit=" images", disable=hidden) as bar:
+    with Bar("features", shape[0], "images", done=done, shown=ranks.is_first) as bar:
         for rows in _rounds(loader, compute, shape, done, ranks):
             if unfinished is not None:
                 unfinished.append(rows)

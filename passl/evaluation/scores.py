@@ -16,6 +16,7 @@ from passl.evaluation.classification import CLASSIFICATION
 from passl.evaluation.multilabel import MULTILABEL
 from passl.evaluation.segmentation import SEGMENTATION
 from passl.evaluation.task import Scores, Task
+from passl.io.terminal import Bar
 
 View = Callable[[Any], Any]
 TASKS: Mapping[str, Task] = {
@@ -59,6 +60,7 @@ def predict(
     valid_labels: Sequence[int] | None = None,
     views: Sequence[View] = VIEWS["none"],
     check: Callable[[], object] = lambda: None,
+    shown: bool = False,
     **options: Any,
 ) -> Any:
     """Predict the samples of this rank, with the model in evaluation mode. Its mode is restored.
@@ -67,6 +69,7 @@ def predict(
         valid_labels: the classes that are compared; null for all.
         views: of each image.
         check: called for each batch and while one is late; what it raises ends the prediction.
+        shown: whether this rank shows a progress bar on a terminal.
         options: of the task's `collect`.
 
     Returns:
@@ -80,10 +83,12 @@ def predict(
         for images, labels, indices in loader.epoch(0, check=check):
             check()
             yield [model(view(images)).astype("float32") for view in views], labels, indices
+            bar.update()
 
-    found = TASKS[loader.dataset.task].collect(
-        outputs(), len(loader.classes), valid_labels, **options
-    )
+    with Bar("evaluation", len(loader), "batches", shown=shown) as bar:
+        found = TASKS[loader.dataset.task].collect(
+            outputs(), len(loader.classes), valid_labels, **options
+        )
     if was_training:
         model.train()
     return replace(found, seconds=time.perf_counter() - start)

@@ -1,6 +1,6 @@
 """Downloads: a file is complete and verified, or it is absent.
 
-pooch receives the file, with retries and a progress bar. This module decides what may be received:
+pooch receives the file, with retries. This module decides what may be received:
 files over https only, redirects included, of the published size and SHA-256 where they are known,
 and no error page. A file gets its name after it has been verified, and of several processes that
 want it one downloads while the others wait.
@@ -12,7 +12,6 @@ import hashlib
 import logging
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from filelock import FileLock, Timeout
 from passl import __version__
 from passl.errors import ConfigError, RunError
 from passl.io.files import sha256_of, write_atomically
+from passl.io.terminal import Bar
 from passl.logging import get_logger
 
 HOME = "PASSL_HOME"
@@ -179,7 +179,8 @@ def _download(name: str, url: str | None, path: Path, sha256: str | None, size: 
             _check_response(response, size)
 
         try:
-            _downloader(check)(address, temporary, None)
+            with Bar(path.name, unit="B") as bar:
+                _downloader(check, bar)(address, temporary, None)
         except OSError as error:  # as a RequestException is
             if error.errno is not None:
                 raise  # the disk's
@@ -211,13 +212,13 @@ def _download(name: str, url: str | None, path: Path, sha256: str | None, size: 
     get_logger().info("%s: complete, SHA-256 %s (%s)", path, sha256_of(path), verified)
 
 
-def _downloader(check_response: Callable[..., None]) -> Any:
+def _downloader(check_response: Callable[..., None], bar: Bar) -> Any:
     from pooch import HTTPDownloader
 
     # Paddle's launcher takes https_proxy from its workers and leaves https_proxy_original.
     proxy = os.environ.get("https_proxy_original")  # noqa: SIM112
     return HTTPDownloader(
-        progressbar=sys.stderr.isatty(),
+        progressbar=bar,
         chunk_size=_CHUNK,
         timeout=TIMEOUTS,
         # Compressed content would have another length than Content-Length says.

@@ -10,6 +10,7 @@ import pytest
 from passl.engine.metrics import Meter, MetricLog, read_metrics
 from passl.engine.run_folder import write_config
 from passl.engine.step import step_seed
+from passl.io.terminal import Bar
 from passl.logging import get_logger
 
 
@@ -70,15 +71,17 @@ def test_other_ranks_write_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+HIDDEN = Bar("run", shown=False)
+
+
 def test_meter_reports(tmp_path):
     log = MetricLog(tmp_path)
-    meter = Meter(log, epoch=1, epochs=3, first_step=10, steps=5, interval=2, shown=False)
+    meter = Meter(log, epoch=1, epochs=3, first_step=10, steps=5, interval=2, run_bar=HIDDEN)
     for value, samples in ((1.0, 8), (3.0, 8), (5.0, 8), (7.0, 8), (9.0, 3)):
         meter.begin_reading()
         meter.batch_read()
         meter.step_queued()
         meter.step_done(value, 0.1, samples)
-    meter.close()
     rows = read_metrics(tmp_path)
     assert [(row["step"], row["epoch"], row["loss"]) for row in rows] == [
         (12, 2, 2.0),
@@ -97,7 +100,7 @@ def test_meter_reports(tmp_path):
         first_step=15,
         steps=5,
         interval=3,
-        shown=False,
+        run_bar=HIDDEN,
         done=2,
         pending=[1.0, 2.0],
     )
@@ -105,7 +108,6 @@ def test_meter_reports(tmp_path):
         meter.step_queued()
         assert meter.pending in ([1.0, 2.0], [], [4.0])
         meter.step_done(value, 0.1, 8)
-    meter.close()
     assert [(row["step"], row["loss"]) for row in read_metrics(tmp_path)[3:]] == [
         (18, 1.5),
         (20, 5.0),
@@ -117,7 +119,7 @@ def test_times_do_not_depend_on_when_losses_are_read(tmp_path, monkeypatch):
     """A batch takes a second to read, a step three; both losses are read at the end."""
     log, clock = MetricLog(tmp_path), iter(range(100))
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    meter = Meter(log, epoch=0, epochs=1, first_step=0, steps=2, interval=1, shown=False)
+    meter = Meter(log, epoch=0, epochs=1, first_step=0, steps=2, interval=1, run_bar=HIDDEN)
     for _ in range(2):
         meter.begin_reading()
         meter.batch_read()
@@ -126,7 +128,6 @@ def test_times_do_not_depend_on_when_losses_are_read(tmp_path, monkeypatch):
         meter.step_queued()
     for _ in range(2):
         meter.step_done(1.0, 0.1, 8)
-    meter.close()
     log.close()
     rows = read_metrics(tmp_path)
     assert [row["batch_cost"] for row in rows] == [5, 5]

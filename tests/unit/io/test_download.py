@@ -142,7 +142,7 @@ def test_progress_bar_is_for_terminals(get, capsys, monkeypatch, tmp_path):
     target(tmp_path).unlink()
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     get()
-    assert "100%" in capsys.readouterr().err
+    assert "300.0 kB of 300.0 kB" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------------
