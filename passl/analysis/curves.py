@@ -1,26 +1,22 @@
-"""The curves of a run, or of several in one figure, as a PNG."""
+"""The curves of a run, or of several in one figure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from passl.analysis.figures import COLORS, save_figure
 from passl.engine.metrics import METRICS, read_metrics
 from passl.errors import ConfigError
 from passl.evaluation.scores import TASKS, task_of_row
 from passl.evaluation.task import Task
-from passl.io.files import write_atomically
-from passl.io.fonts import fonts_for
 from passl.logging import printable
 
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-"""Okabe and Ito, "Color Universal Design", 2008, without yellow, which is too light for a line."""
 _STYLES = ("-", "--", ":", "-.")
 _LEGEND = 150
 """Characters of a row of the legend of several runs."""
@@ -86,7 +82,7 @@ def plot_runs(runs: Sequence[tuple[str, Metrics]], out: Path) -> None:
 
     Args:
         runs: name and metrics of each; runs without a finished epoch are left out.
-        out: the PNG to write.
+        out: the PNG or SVG to write.
 
     Raises:
         ConfigError: no run has finished an epoch.
@@ -94,17 +90,14 @@ def plot_runs(runs: Sequence[tuple[str, Metrics]], out: Path) -> None:
     shown = [(printable(name), metrics) for name, metrics in runs if metrics.is_drawable]
     if not shown:
         raise ConfigError("no run has finished an epoch yet: there are no curves to draw")
-    with fonts_for([name for name, _ in shown]):
-        figure = _figure(shown)
-        save = partial(figure.savefig, dpi=110, format="png", bbox_inches="tight")
-        write_atomically(out, save)
+    save_figure(_figure(shown), out)
 
 
 def _figure(runs: Sequence[tuple[str, Metrics]]) -> Figure:
     figure = Figure(figsize=(13, 8))
     (train_loss, val_loss), (score, rate) = figure.subplots(2, 2)
     figure.subplots_adjust(hspace=0.28, wspace=0.14)
-    styles = cycle(product(_STYLES, _COLORS))
+    styles = cycle(product(_STYLES, COLORS))
     for (name, metrics), (linestyle, color) in zip(runs, styles, strict=False):
         style = {"color": color, "linestyle": linestyle, "linewidth": 1.4}
         best, key = metrics.best, metrics.task.best

@@ -171,7 +171,7 @@ def _draw_augmented(
         for epoch, place in enumerate(axes[1:]):
             sample = _sample(loader, (epoch, position, first.index))
             assert sample.image is not None  # a bad sample has raised its error
-            place.imshow(_pixels(sample.image, norm))
+            place.imshow(norm.undo(sample.image))
             if samples.dataset.task == "segmentation":
                 place.imshow(COLORS[sample.label], alpha=0.5)
             if axes is grid[0]:
@@ -179,13 +179,6 @@ def _draw_augmented(
         for place in axes:
             place.set(xticks=[], yticks=[])
     write_atomically(out, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
-
-
-def _pixels(array: np.ndarray, norm: Normalize) -> np.ndarray:
-    """The output of `Normalize` as pixels to draw: [height, width, 3 or 4], from 0 to 1."""
-    mean, std = norm.mean_and_std(len(array))
-    pixels = np.clip(array * std + mean, 0, 1).transpose(1, 2, 0)
-    return np.repeat(pixels, 3, axis=2) if len(array) == 1 else pixels
 
 
 def _sample(loader: Loader, key: Key) -> Sample:

@@ -12,11 +12,11 @@ import importlib
 import io
 import os
 import sys
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
 from passl import __version__
+from passl.cli.options import about, epilog
 from passl.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -50,13 +50,13 @@ def main() -> None:
         prog="passl",
         description="Train, evaluate, convert and deploy ConViT and CvT on PaddlePaddle.",
         allow_abbrev=False,
-        **_epilog(_EXAMPLES),
+        **epilog(_EXAMPLES),
     )
     parser.add_argument("--version", action="version", version=f"passl {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND")
     for name in COMMANDS:
-        summary = " ".join((_module(name).__doc__ or "").partition(".")[0].split())
-        _add_options(commands.add_parser(name, help=summary, **_about(name)), name)
+        command = commands.add_parser(name, **_about(name, as_part=True))
+        _add_options(command, name)
     if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
         import argcomplete
 
@@ -124,14 +124,6 @@ def _add_options(parser: argparse.ArgumentParser, name: str) -> None:
     parser.set_defaults(command=name, parser=parser)
 
 
-def _about(name: str) -> dict[str, Any]:
+def _about(name: str, as_part: bool = False) -> dict[str, Any]:
     # An abbreviation could be an option of the command that is launched.
-    about = {"description": _module(name).__doc__, "allow_abbrev": name != _LAUNCH}
-    return {**about, **_epilog(_module(name).EXAMPLES)}
-
-
-def _epilog(examples: str) -> dict[str, Any]:
-    return {
-        "epilog": f"examples:\n{textwrap.indent(examples, '  ')}",
-        "formatter_class": lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 26),
-    }
+    return {**about(_module(name), as_part), "allow_abbrev": name != _LAUNCH}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +19,26 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TRANSFORMS = "dataloader.val.dataset.transforms"
+
+
+def about(module: Any, as_part: bool = False) -> dict[str, Any]:
+    """The arguments of the parser of a command, or of a part of one.
+
+    Args:
+        module: with a docstring, its description, and `EXAMPLES`.
+        as_part: whether a list of commands shows the first sentence.
+    """
+    text = module.__doc__ or ""
+    summary = {"help": " ".join(text.partition(".")[0].split())} if as_part else {}
+    return {**summary, "description": text, **epilog(module.EXAMPLES)}
+
+
+def epilog(examples: str) -> dict[str, Any]:
+    """The arguments of a parser whose help ends with examples."""
+    return {
+        "epilog": f"examples:\n{textwrap.indent(examples, '  ')}",
+        "formatter_class": lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 26),
+    }
 
 
 def path_or_name(text: str) -> str:
@@ -156,9 +177,15 @@ def add_thresholds_option(parser: argparse.ArgumentParser, default: str = "0.5")
     )
 
 
-def add_network_options(parser: argparse.ArgumentParser) -> None:
+def add_network_options(
+    parser: argparse.ArgumentParser,
+    of_size: str = "of the input, if the transforms do not fix it",
+) -> None:
     """-c CONFIG, -o KEY=VALUE and --size, none of which is needed if the weights name their
     network.
+
+    Args:
+        of_size: help of --size.
     """
     add_config_options(parser, positional=False)
     parser.add_argument(
@@ -166,7 +193,7 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
-        help="of the input, if the transforms do not fix it",
+        help=of_size,
     )
     parser.add_argument(
         "--allow-imports",
@@ -176,10 +203,13 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_network(args: argparse.Namespace) -> tuple[Model, Description]:
+def load_network(args: argparse.Namespace, resize: bool = False) -> tuple[Model, Description]:
     """The model that --weights, -c and -o name, and its description.
 
     Weights of the model zoo use the transforms of their published score, unless -o changes them.
+
+    Args:
+        resize: whether --size replaces the size that the transforms fix.
     """
     if args.override and args.config is None:
         raise ConfigError("-o changes a value of a config; name one by -c")
@@ -192,4 +222,4 @@ def load_network(args: argparse.Namespace) -> tuple[Model, Description]:
     entry = zoo_entry(args.weights)
     is_chosen = cfg is not None and changes_transforms(cfg)
     transforms = None if entry is None or is_chosen else transforms_of(entry.preset)
-    return load(args.weights, cfg, transforms, args.size, args.allow_imports)
+    return load(args.weights, cfg, transforms, args.size, args.allow_imports, resize)

@@ -1,26 +1,34 @@
-"""Draw what a run did."""
+"""Draw what a network has learned and how a run went. Each figure has its own options and help."""
 
 import argparse
+import importlib
+from typing import Any
 
-from passl.cli.options import as_path
-from passl.logging import printable
+from passl.cli.options import about
 
+FIGURES = ("curves", "filters", "features")
+"""Modules of `passl.cli.figures`. Each has a docstring, `EXAMPLES`, `add_options(parser)` and
+`main(args)`, like a command.
+"""
 EXAMPLES = """\
 passl visualize curves runs/a
-passl visualize curves runs/a --out curves.png
+passl visualize features runs/a cat.jpg dog.jpg --out features.png
+passl visualize FIGURE --help
 """
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    figures = parser.add_subparsers(dest="figure", required=True)
-    curves = figures.add_parser("curves", help="losses, score and learning rate of a training run")
-    curves.add_argument("run", type=as_path, help="the run's output_dir")
-    curves.add_argument("--out", type=as_path, help="the PNG to write (default: RUN/curves.png)")
+    figures = parser.add_subparsers(dest="figure", required=True, metavar="FIGURE")
+    for name in FIGURES:
+        module = _module(name)
+        figure = figures.add_parser(name, **about(module, as_part=True))
+        module.add_options(figure)
+        figure.set_defaults(parser=figure)  # for usage in messages
 
 
 def main(args: argparse.Namespace) -> None:
-    from passl.analysis.curves import plot_runs, read_run
+    _module(args.figure).main(args)
 
-    out = args.out or args.run / "curves.png"
-    plot_runs([(args.run.resolve().name, read_run(args.run))], out)
-    print(printable(str(out)))
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"passl.cli.figures.{name}")

@@ -15,6 +15,7 @@ from passl.data.transforms.sizes import channels_made, fixed_size
 from passl.deploy.convert import variant_of
 from passl.deploy.exported import Description
 from passl.errors import CheckpointError, ConfigError
+from passl.evaluation.preset import at_size
 from passl.logging import get_logger
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.classifier import Model, model_configs
@@ -30,6 +31,7 @@ def load(
     transforms: Sequence[Mapping[str, Any]] | None = None,
     size: Sequence[int] | None = None,
     allow_imports: bool = False,
+    resize: bool = False,
 ) -> tuple[Model, Description]:
     """Load a model in evaluation mode, and describe it.
 
@@ -41,6 +43,7 @@ def load(
         size: height and width of the input, if the transforms do not fix it.
         allow_imports: whether modules that a checkpoint's config names may be imported, which runs
             their code.
+        resize: whether images are resized to `size` if the transforms fix another one.
 
     Raises:
         ConfigError: the network or its transforms are not known, or the data of `cfg` has other
@@ -48,7 +51,7 @@ def load(
         RunError: the weights cannot be loaded or belong to another network.
     """
     file = read_file(locate(weights))
-    config, section = _network(file, cfg, allow_imports)
+    config, section = network_of(file, cfg, allow_imports)
     section["architecture"] = {**file.numerics, **section["architecture"]}
     dataset = _dataset(config, "val")
     classes = file.classes or _classes_of_data(dataset)
@@ -57,7 +60,7 @@ def load(
     load_weights(model, file)
     model.eval()
     mode, background = _mode(section, dataset)
-    nodes, input_shape = _transforms(section, config, mode, transforms, size)
+    nodes, input_shape = _transforms(section, config, mode, transforms, size, resize)
     description = Description(
         model=section,
         transforms=nodes,
@@ -76,10 +79,12 @@ def load(
     return model, description
 
 
-def _network(
+def network_of(
     file: WeightFile, cfg: Mapping[str, Any] | None, allow_imports: bool
 ) -> tuple[Mapping[str, Any], dict[str, Any]]:
-    """The config, empty if an unpublished network has none, and its section `model`."""
+    """The config, empty if an unpublished network has none, and its section `model`. Arguments as
+    for `load`.
+    """
     if cfg is not None:
         config = cfg.to_dict() if isinstance(cfg, Config) else dict(cfg)
         return config, _model_section(config)
@@ -177,6 +182,7 @@ def _transforms(
     mode: str,
     transforms: Sequence[Mapping[str, Any]] | None,
     size: Sequence[int] | None,
+    resize: bool,
 ) -> tuple[list[dict[str, Any]], list[int]]:
     """The transforms, and channels, height and width of the input."""
     transforms = transforms or _dataset(config, "val").get("transforms")
@@ -201,6 +207,8 @@ def _transforms(
         nodes.insert(0, {"name": "Resize", "size": [height, width]})
         return nodes, [in_chans, height, width]
     if size is not None and list(size) != list(fixed):
+        if resize:
+            return at_size(nodes, size), [in_chans, *size]
         raise ConfigError(
             f"--size {size[0]} {size[1]}: the transforms make images of {fixed[0]} {fixed[1]}; "
             "change dataloader.val.dataset.transforms by -c and -o instead"

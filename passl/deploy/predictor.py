@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from passl.data import TRANSFORMS
+from passl.data.samples import transformed
 from passl.deploy.engines import Engine, check_engine, load_engine, needed_files
 from passl.deploy.exported import Description, read_folder
 from passl.deploy.inputs import ImageInput, check_several, open_image
@@ -85,13 +85,7 @@ class Classifier:
             ConfigError: it is no `ImageInput`.
             RunError: the file cannot be read as an image.
         """
-        return self._transformed(open_image(image, self.description))
-
-    def _transformed(self, prepared: Any) -> np.ndarray:
-        rng = np.random.default_rng(0)  # transforms of an evaluation draw nothing
-        for transform in self._transforms:
-            prepared = transform(prepared, rng)
-        return prepared
+        return transformed(open_image(image, self.description), self._transforms)
 
     def predict(self, images: Iterable[ImageInput], batch_size: int = 16) -> np.ndarray:
         """Compute probabilities [N, K] of the classes: the softmax, or of a multi-label network the
@@ -195,7 +189,7 @@ class Classifier:
         if self.description.task != "segmentation":
             raise ConfigError(f"this network is for {self.description.task} and makes no masks")
         opened = open_image(image, self.description)
-        (logits_KYX,) = self.run(self._transformed(opened)[None])
+        (logits_KYX,) = self.run(transformed(opened, self._transforms)[None])
         return labels_at(logits_KYX, opened.size)
 
     @staticmethod

@@ -62,3 +62,13 @@ def with_crop(
     shorter = shorter if isinstance(shorter, int) else max(size)
     crops = [{**resize, "size": shorter}, {"name": "CenterCrop", "size": size}]
     return [*crops, dict(others[0])]
+
+
+def at_size(transforms: Sequence[Mapping[str, Any]], size: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the transforms with the whole image resized to a height and width, in place of every
+    Resize and CenterCrop.
+    """
+    frame = [node for node in transforms if node["name"] in ("Resize", "CenterCrop")]
+    resize = next((node for node in frame if node["name"] == "Resize"), {"name": "Resize"})
+    others = [dict(node) for node in transforms if node not in frame]
+    return [{**resize, "size": list(size)}, *others]

@@ -63,6 +63,14 @@ class Normalize(KeepsPixels):
         array /= std_C11
         return array
 
+    def undo(self, array: np.ndarray) -> np.ndarray:
+        """Return the pixels of an output [channels, height, width], to draw them: [height, width, 3
+        or 4] from 0 to 1. Grey is repeated.
+        """
+        mean_C11, std_C11 = self.mean_and_std(len(array))
+        pixels = np.clip(array * std_C11 + mean_C11, 0, 1).transpose(1, 2, 0)
+        return np.repeat(pixels, 3, axis=2) if len(array) == 1 else pixels
+
     def mean_and_std(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation as float32 [channels, 1, 1]."""
         if channels not in MEANS:

@@ -1,0 +1,228 @@
+"""What the figures of `passl visualize` share: how a network, its images and the file to write are
+named.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from passl.cli.options import add_network_options, as_path, at_least, load_network, path_or_name
+from passl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from passl.analysis.figures import Shown
+    from passl.deploy.exported import Description
+    from passl.modeling.classifier import Model
+
+SHOWN = 8
+"""Images of the validation data that are drawn by default."""
+
+
+def add_out_options(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """--out and --force."""
+    name = parser.prog.rpartition(" ")[2]
+    parser.add_argument(
+        "--out",
+        type=as_path,
+        metavar="FILE.png|FILE.svg",
+        help="the file to write (default: "
+        f"{default or f'{name}.png, in the folder of the run if MODEL is one'})",
+    )
+    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """MODEL, which every figure of a network names first, and -c, -o, --size."""
+    parser.add_argument(
+        "weights",
+        type=path_or_name,
+        metavar="MODEL",
+        help="a run's folder, whose best checkpoint is used; a checkpoint; a name of the model "
+        "zoo; an https address; or a weight file of any kind, with -c if it does not determine its "
+        "network",
+    )
+    add_network_options(parser, "resize whole images to this instead of the evaluation's size")
+
+
+def add_image_options(parser: argparse.ArgumentParser) -> None:
+    """IMAGE ..., or samples of the validation data."""
+    parser.add_argument(
+        "images",
+        nargs="*",
+        type=path_or_name,
+        metavar="IMAGE",
+        help="images, folders of images, or @LIST, a text file with one per line (default: the "
+        f"first {SHOWN} samples of the validation data of the run or of -c)",
+    )
+    parser.add_argument(
+        "--samples",
+        nargs="+",
+        type=at_least(0),
+        metavar="INDEX",
+        help="these samples of the validation data, counted from 0",
+    )
+
+
+def add_layer_option(parser: argparse.ArgumentParser, default: str) -> None:
+    """--layer NAME, as `passl.analysis.layers.find_point` takes it."""
+    parser.add_argument(
+        "--layer",
+        metavar="NAME",
+        help="a ConViT's block, 0, 1, ..., or embed; a CvT's stage, STAGE.BLOCK or STAGE.embed; "
+        f"negative numbers count from the end ({default})",
+    )
+
+
+def check_out(args: argparse.Namespace) -> None:
+    """Report what is wrong with --out before anything is computed. Without --out there must be a
+    default of the command.
+    """
+    if args.out is None:
+        return
+
+    from passl.analysis.figures import FORMATS
+    from passl.io.files import obstacles
+
+    if args.out.suffix.lower() not in FORMATS:
+        raise ConfigError(f"--out {args.out}: must end in {' or '.join(FORMATS)}")
+    if args.force and args.out.is_file():
+        return
+    for rule in obstacles(args.out):
+        way = "; --force replaces it" if args.out.is_file() else ""
+        raise ConfigError(f"--out {args.out}: {rule}{way}")
+
+
+def name_model(args: argparse.Namespace) -> None:
+    """Resolve a run's folder to its checkpoint, and set --out to its default.
+
+    Raises:
+        ConfigError: the folder has no checkpoint, or is an exported network.
+    """
+    from passl.engine.run_folder import BEST, LAST, PREVIOUS
+    from passl.porting.resolve import zoo_entry
+
+    folder = Path(args.weights)
+    is_folder = "://" not in args.weights and zoo_entry(args.weights) is None and folder.is_dir()
+    if args.out is None:
+        args.out = (folder if is_folder else Path()) / f"{args.figure}.png"
+    check_out(args)
+    if not is_folder:
+        return
+    _refuse_exported(folder)
+    found = [folder / name for name in (BEST, LAST, PREVIOUS) if (folder / name).is_file()]
+    if not found:
+        raise ConfigError(
+            f"{folder}: holds no checkpoint ({BEST}, {LAST}); name the output_dir of a training "
+            "run, or a weight file"
+        )
+    args.weights = str(found[0])
+    if args.override and args.config is None:
+        args.config = str(folder / "config.yaml")  # whose values -o changes
+
+
+def _refuse_exported(folder: Path) -> None:
+    from passl.deploy.exported import DESCRIPTION, read_folder
+
+    if (folder / DESCRIPTION).is_file():
+        weights = read_folder(folder).weights
+        raise ConfigError(
+            f"{folder}: an exported network is a fixed graph from images to logits, which has no "
+            f"layers to look into; name what it was exported from ({weights}), or its run"
+        )
+
+
+def load_model(args: argparse.Namespace) -> tuple[Model, Description]:
+    """The network that MODEL, -c, -o and --size name, in evaluation mode, and its description."""
+    from passl.logging import log_to_console
+
+    log_to_console()
+    name_model(args)
+    return load_network(args, resize=True)
+
+
+def load_images(args: argparse.Namespace, description: Description) -> list[Shown]:
+    """The images that the options name, transformed as the network's evaluation does.
+
+    Raises:
+        ConfigError: there are none, or no such samples.
+        RunError: one cannot be read.
+    """
+    from passl.analysis.figures import Shown, pixels_of
+    from passl.data.build import build_transforms
+    from passl.data.samples import transformed
+    from passl.porting.classes import readable
+
+    if args.images and args.samples:
+        raise ConfigError("images and --samples are both named; leave one out")
+    transforms = build_transforms(description.transforms)
+    classes = readable(description.classes)
+    shown = []
+    for name, image, label in _opened(args, description):
+        array = transformed(image, transforms)
+        text = name if label is None else classes[label]
+        shown.append(Shown(text, array, pixels_of(array, transforms), label))
+    return shown
+
+
+def _opened(args: argparse.Namespace, description: Description) -> Any:
+    """Name, image and label (null if it is not known) of each."""
+    if args.images:
+        from passl.deploy.batch import find_images
+        from passl.deploy.inputs import open_image
+
+        for file in find_images(args.images):
+            yield Path(file).name, open_image(file, description), None
+        return
+    dataset = _validation_data(args)
+    for index in args.samples or range(min(SHOWN, len(dataset))):
+        if index >= len(dataset):
+            raise ConfigError(
+                f"--samples {index}: the validation data has samples 0 to {len(dataset) - 1}"
+            )
+        image, label = dataset[index]
+        is_class = dataset.task == "classification"
+        yield dataset.name(index), image, label if is_class else None
+
+
+def _validation_data(args: argparse.Namespace) -> Any:
+    from passl.data.build import build_dataset
+
+    node: Any = config_of(args)
+    for key in ("dataloader", "val", "dataset"):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    way = "name images, or a config with validation data by -c"
+    if not node:
+        raise ConfigError(f"no image is named, and {args.weights} has no validation data; {way}")
+    try:
+        return build_dataset(node)
+    except ConfigError as error:
+        problems = "; ".join(error.problems)
+        raise ConfigError(
+            f"no image is named, and the validation data: {problems}; {way}"
+        ) from None
+
+
+def config_of(args: argparse.Namespace) -> Mapping[str, Any]:
+    """The config that -c names, or that the weights were trained with; empty if it is not known."""
+    from passl.cli.options import read_config
+    from passl.deploy.from_weights import network_of
+    from passl.porting import locate, read_file
+
+    if args.config is not None:
+        return read_config(args)
+    config, _ = network_of(read_file(locate(args.weights)), None, args.allow_imports)
+    return config
+
+
+def save(args: argparse.Namespace, figure: Figure) -> None:
+    """Write the figure to --out, and print the file's name."""
+    from passl.analysis.figures import save_figure
+    from passl.logging import printable
+
+    save_figure(figure, args.out)
+    print(printable(str(args.out)))

@@ -1,0 +1,140 @@
+"""`passl visualize`: how a network, its images and the file to write are named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from passl.cli import dispatch, visualize
+from passl.data.datasets.digits import Digits
+from passl.modeling import Model
+from passl.porting.weight_file import OURS
+from passl.utils.config import get_config
+from tests.images import noise
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run `passl visualize ARGUMENTS` in this process: exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["passl", "visualize", *map(str, arguments)])
+        code = 0
+        try:
+            dispatch.main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(params=["ConViT", "CvT"])
+def run_folder(request, tiny_config, tmp_path):
+    """What a run leaves, as far as a reader of weights sees it, in a folder `run`."""
+    cfg = get_config(tiny_config(request.param))
+    paddle.seed(0)
+    arrays = {name: value.numpy() for name, value in Model(cfg).state_dict().items()}
+    told = {"config": cfg.to_dict(), "classes": [f"数字 {i}" for i in range(10)]}
+    folder = tmp_path / "run"
+    folder.mkdir()
+    metadata = {OURS: "0", **{key: json.dumps(value) for key, value in told.items()}}
+    save_file(arrays, folder / "last.safetensors", metadata)
+    shutil.copy(tmp_path / f"{request.param}.yaml", folder / "config.yaml")
+    return folder
+
+
+def size_of(path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        image.load()
+        return image.size
+
+
+@pytest.mark.parametrize("name", visualize.FIGURES)
+def test_each_figure_has_help_with_examples(call, name):
+    code, out, _ = call(name, "--help")
+    assert code == 0
+    assert f"passl visualize {name}" in out.partition("examples:")[2]
+
+
+def test_a_run_a_checkpoint_and_weights_with_a_config_draw_the_same(call, run_folder, tmp_path):
+    Digits(split="val").load_image(0).save(tmp_path / "digit.png")
+    last = run_folder / "last.safetensors"
+    named = [[run_folder], [last], [last, "-c", run_folder / "config.yaml"]]
+    drawn = []
+    for number, model in enumerate(named):
+        out = tmp_path / f"{number}.png"
+        code, printed, err = call(
+            "features", *model[:1], tmp_path / "digit.png", *model[1:], "--out", out
+        )
+        assert (code, printed) == (0, f"{out}\n"), err
+        drawn.append(out.read_bytes())
+    assert drawn[0] == drawn[1] == drawn[2]
+
+
+def test_best_checkpoint_and_default_file_of_a_run(call, run_folder, tmp_path):
+    code, out, err = call("filters", run_folder)
+    assert (code, out) == (0, f"{run_folder / 'filters.png'}\n"), err
+    (run_folder / "best.safetensors").write_bytes(b"damaged")
+    code, _, err = call("filters", run_folder, "--force")
+    assert code == 1
+    assert "best.safetensors" in err
+
+
+def test_nothing_is_written_over(call, run_folder, tmp_path):
+    out = tmp_path / "a.svg"
+    out.write_text("mine")
+    code, _, err = call("filters", run_folder, "--out", out)
+    assert (code, out.read_text()) == (2, "mine")
+    assert "--force" in err
+    assert call("filters", run_folder, "--out", out, "--force")[0] == 0
+    assert out.read_text().startswith("<?xml")
+    for wrong, word in (("a.pdf", ".png or .svg"), ("no/a.png", "does not exist")):
+        code, _, err = call("filters", run_folder, "--out", tmp_path / wrong)
+        assert code == 2
+        assert word in err
+
+
+def test_wrong_models_images_and_layers(call, run_folder, tmp_path):
+    noise(40, 24).save(tmp_path / "a.png")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for arguments, word in (
+        ([empty], "holds no checkpoint"),
+        ([run_folder, tmp_path / "none.png"], "there is no such image"),
+        ([run_folder, "--samples", 360], "samples 0 to 359"),
+        ([run_folder, tmp_path / "a.png", "--samples", 1], "leave one out"),
+        ([run_folder, tmp_path / "a.png", "--layer", "9.9"], "this network has"),
+    ):
+        code, _, err = call("features", *arguments, "--out", tmp_path / "out.png")
+        assert code == 2, err
+        assert word in err
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_exported_network_is_refused(call, run_folder, tmp_path):
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    from passl.deploy.exported import write_description
+    from passl.deploy.from_weights import load
+
+    write_description(folder, load(run_folder / "last.safetensors")[1])
+    code, _, err = call("filters", folder, "--out", tmp_path / "a.png")
+    assert code == 2
+    assert "last.safetensors" in err
+
+
+def test_one_and_many_images_at_another_size(call, run_folder, tmp_path):
+    noise(40, 24).save(tmp_path / "a.png")
+    one, many = tmp_path / "one.png", tmp_path / "many.png"
+    assert call("features", run_folder, tmp_path / "a.png", "--size", 32, 64, "--out", one)[0] == 0
+    assert call("features", run_folder, "--samples", *range(64), "--out", many)[0] == 0
+    assert 0.5 < np.divide(*size_of(many)) < 2
+    assert max(size_of(many)) < 4000
+    assert size_of(one)[0] > size_of(one)[1]
