@@ -5,8 +5,7 @@ Shapes in names: B images, H heads, N queries, M keys, Y rows and X columns of a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +14,8 @@ import paddle
 from paddle import nn
 
 from passl.errors import ConfigError
-from passl.modeling.layers import AttentionBlock, padded
+from passl.evaluation.attention import attention_blocks, attention_inputs, evaluating
+from passl.modeling.layers import AttentionBlock
 from passl.utils.config import closest
 
 MAX_BYTES = 2**30
@@ -43,27 +43,6 @@ class BlockMaps:
         """The attention to patches alone, as maps of the key grid."""
         patches = self.maps_BHNM[..., int(self.block.has_class_token) :]
         return patches.reshape(*patches.shape[:-1], *self.block.key_grid)
-
-
-def attention_blocks(model: nn.Layer, height: int, width: int) -> list[AttentionBlock]:
-    """The attentions of a network for images of height x width, in order. Nothing is computed from
-    images.
-
-    Args:
-        model: a `Model` or a backbone, accelerated or not.
-
-    Raises:
-        ConfigError: the network has no attention, or does not take images of this size.
-    """
-    backbone = _backbone(model)
-    stride = _pads_to(model)
-    height, width = height + -height % stride, width + -width % stride
-    try:
-        return backbone.attention_blocks(height, width)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
 
 
 def choose_blocks(
@@ -145,14 +124,6 @@ def attention_maps(
     return found
 
 
-def attention_inputs(model: nn.Layer, images: Any) -> Iterator[tuple[AttentionBlock, Any]]:
-    """For each attention, in order, what it gets of these images, [B, N, C]: the output of the
-    block before, behind the norm, in the model's mode. A block is computed when the next one is
-    asked for.
-    """
-    yield from _backbone(model).attention_inputs(padded(images, _pads_to(model)))
-
-
 def query_rows(block: AttentionBlock, query: Query, height: int, width: int) -> list[int] | None:
     """The tokens of a query; null for all.
 
@@ -172,37 +143,6 @@ def query_rows(block: AttentionBlock, query: Query, height: int, width: int) -> 
     rows, columns = block.query_grid
     row, column = min(int(y / block.stride), rows - 1), min(int(x / block.stride), columns - 1)
     return [row * columns + column + block.has_class_token]
-
-
-@contextmanager
-def evaluating(model: nn.Layer) -> Iterator[None]:
-    """The model in evaluation mode; then as before."""
-    training = [layer for layer in model.sublayers(include_self=True) if layer.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for layer in training:
-            layer.training = True
-
-
-def _backbone(model: nn.Layer) -> Any:
-    backbone = getattr(model, "backbone", model)
-    if not hasattr(backbone, "attention_inputs") or not hasattr(backbone, "attention_blocks"):
-        raise ConfigError(
-            f"{type(backbone).__name__} has no attention to show; use ConViT, CvT or a backbone "
-            "with attention_blocks and attention_inputs (passl/modeling/backbones/__init__.py)"
-        )
-    return backbone
-
-
-def _pads_to(model: nn.Layer) -> int:
-    """What the sides of images are padded to multiples of: the stride for a head that takes maps;
-    nothing else is padded.
-    """
-    if getattr(model, "head", None) is None or getattr(model, "out_indices", None) is None:
-        return 1
-    return model.backbone.feature_strides[-1]
 
 
 def _check_memory(

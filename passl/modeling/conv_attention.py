@@ -8,6 +8,7 @@ of a head.
 
 from __future__ import annotations
 
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -82,7 +83,8 @@ class ConvAttention(AttentionLayer):
         bias = None if qkv_bias else False
         of_q = {"kernel": kernel_size, "stride": stride_q, "padding": padding_q}
         of_kv = {"kernel": kernel_size, "stride": stride_kv, "padding": padding_kv}
-        self.num_heads = num_heads
+        self.num_heads, self.stride_kv = num_heads, stride_kv
+        self.first_key = (kernel_size - 1) / 2 - padding_kv  # the center of its window
         self.conv_proj_q = projection("linear" if method == "avg" else method, dim, **of_q)
         self.conv_proj_k = projection(method, dim, **of_kv)
         self.conv_proj_v = projection(method, dim, **of_kv)
@@ -106,6 +108,11 @@ class ConvAttention(AttentionLayer):
         layer = self.conv_proj_k
         window = layer.conv if isinstance(layer, ConvProjection) else layer
         return window(paddle.zeros([1, self.proj_k.weight.shape[0], *grid])).shape[-2:]
+
+    def key_places(self, grid: Grid) -> list[np.ndarray]:
+        if isinstance(self.conv_proj_k, nn.Identity):
+            return super().key_places(grid)
+        return [self.first_key + self.stride_kv * np.arange(n) for n in self.key_grid(grid)]
 
     def project_qkv(self, x_BNC, grid: Grid):
         cls_B1C, patches_BNC = split_class_token(x_BNC, grid)

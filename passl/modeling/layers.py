@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
+import numpy as np
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
@@ -148,6 +149,10 @@ class AttentionLayer(nn.Layer):
     def key_grid(self, grid: Grid) -> Grid:
         """The grid of k and v, for queries on this one."""
         return grid
+
+    def key_places(self, grid: Grid) -> list[np.ndarray]:
+        """The centers of k and v on the query grid, along y and along x, in its tokens."""
+        return [np.arange(length, dtype=np.float64) for length in grid]
 
     def weights(self, q_BNHD, k_BMHD, grid: Grid, rows: Sequence[int] | None = None):
         """The attention weights that the layer applies to v, without dropout: [B, H, N, M], or of

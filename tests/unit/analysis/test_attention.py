@@ -10,7 +10,7 @@ from passl.accelerate import accelerate
 from passl.analysis.attention import attention_blocks, attention_maps, choose_blocks
 from passl.errors import ConfigError
 from passl.modeling.classifier import Model
-from tests.unit.analysis.attention_nets import CONVIT, CVT, images_of, model_of
+from tests.attention_nets import CONVIT, CVT, images_of, model_of
 
 CASES = [
     pytest.param(CONVIT, (40, 24), id="convit"),
