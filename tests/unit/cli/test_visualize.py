@@ -19,6 +19,7 @@ from passl.porting.weight_file import OURS
 from passl.utils.config import get_config
 from tests.images import noise
 
+
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Run `passl visualize ARGUMENTS` in this process: exit code, stdout and stderr."""
