@@ -73,6 +73,13 @@ def _convolution(layer: nn.Conv2D, given: Sequence[int], made: Sequence[int], sh
     return math.prod(made) * math.prod(layer.weight.shape[1:])  # the weight of one output channel
 
 
+def _transposed(
+    layer: nn.Conv2DTranspose, given: Sequence[int], made: Sequence[int], shapes: Shapes
+):
+    """Each value of the input is multiplied by the weight of its channel."""
+    return math.prod(given) * math.prod(layer.weight.shape[1:])
+
+
 def _self_attention(layer: MHSA, given: Sequence[int], made: Sequence[int], shapes: Shapes) -> int:
     _, tokens, width = given
     return 2 * tokens * tokens * width  # q k^T, and the weights times v
@@ -100,6 +107,7 @@ def _projected_attention(
 RULES: Mapping[Any, Callable[..., int]] = {
     nn.Linear: _linear,
     nn.Conv2D: _convolution,
+    nn.Conv2DTranspose: _transposed,
     MHSA: _self_attention,
     GPSA: _gated_attention,
     ConvAttention: _projected_attention,

@@ -104,6 +104,11 @@ def add_config_options(parser: argparse.ArgumentParser, positional: bool = True)
         named = "the same"
     option = parser.add_argument("-c", "--config", help=named, **kinds)
     option.completer = complete_config  # type: ignore[attr-defined]
+    add_override_option(parser)
+
+
+def add_override_option(parser: argparse.ArgumentParser) -> None:
+    """-o KEY=VALUE."""
     parser.add_argument(
         "-o",
         "--override",

@@ -202,7 +202,7 @@ def _transforms(
         )
     fixed = fixed_size(built, mode)
     if fixed is None:
-        height, width = size or _trained_size(section, config)
+        height, width = size or trained_size(section, config)
         get_logger().info("images are resized to %d x %d pixels", width, height)
         nodes.insert(0, {"name": "Resize", "size": [height, width]})
         return nodes, [in_chans, height, width]
@@ -216,7 +216,7 @@ def _transforms(
     return nodes, [in_chans, *fixed]
 
 
-def _trained_size(section: Mapping[str, Any], config: Mapping[str, Any]) -> Sequence[int]:
+def trained_size(section: Mapping[str, Any], config: Mapping[str, Any]) -> Sequence[int]:
     """Height and width that the network was trained or made for."""
     nodes = _dataset(config, "train").get("transforms") or []
     sizes = [node["size"] for node in nodes if "size" in node]

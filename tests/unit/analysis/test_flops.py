@@ -13,8 +13,8 @@ from passl.modeling.backbones.convit import ConViT
 from passl.modeling.backbones.cvt import CvT
 
 
-def total(model, *size: int) -> int:
-    return sum(count_macs(model, size).values())
+def total(model, *size: int, channels: int = 3) -> int:
+    return sum(count_macs(model, size, channels).values())
 
 
 def test_convolutions_and_linear():
@@ -32,6 +32,11 @@ def test_convolutions_and_linear():
         "3": 4 * 6 * 4 * 4,
         "5": 4 * 4 * 6 * 5,
     }
+
+
+def test_transposed_convolution():
+    model = nn.Conv2DTranspose(4, 6, 2, stride=2, groups=2)  # 3 channels of 2 x 2 for each value
+    assert total(nn.Sequential(model, nn.Identity()), 8, 8, channels=4) == 8 * 8 * 4 * 3 * 2 * 2
 
 
 def test_a_layer_that_runs_twice_counts_twice():

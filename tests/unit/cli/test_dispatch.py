@@ -137,6 +137,34 @@ def test_models_are_filtered(call):
     assert {json.loads(line)["model"] for line in out.splitlines()} == set(passl.list_models())
 
 
+def test_layers_of_a_model(call):
+    code, out, _ = call("models", "convit_tiny.timm_in1k", "--layers", "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert sum(row["parameters"] for row in rows) == 5_710_512  # README's
+    first = next(row for row in rows if row["name"] == "backbone.blocks.0.attn")
+    # arXiv 2103.10697: q, k, v and the projection; three numbers and a bias for each head's
+    # position; a gate for each head.
+    assert (first["kind"], first["parameters"]) == ("GPSA", 4 * 192**2 + 192 + 4 * 4 + 4)
+    _, table, _ = call("models", "digits/convit", "--layers", "--depth", "1", "-o", "seed=1")
+    assert table.splitlines()[-1].split()[:2] == ["total", "213,446"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("convit_tyni", "--layers"), "did you mean 'convit_tiny'?"),
+        (("digits/convitt", "--layers"), "did you mean 'digits/convit'?"),
+        (("convit_tiny", "--layers", "--size", "225", "224"), "224x224"),
+        (("convit", "cvt", "--layers"), "one model"),
+        (("convit_tiny", "--depth", "2"), "--layers"),
+    ],
+)
+def test_wrong_calls_for_layers(call, arguments, word):
+    code, _, err = call("models", *arguments)
+    assert code == 2 and word in err
+
+
 def test_models_that_do_not_exist(call):
     code, _, err = call("models", "resnet")
     assert (code, err) == (2, "error: no published weights match; `passl models` lists all\n")
