@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from paddle import nn
 
-from passl.analysis.flops import count_macs
 from passl.analysis.costs import cost_by_layer
+from passl.analysis.flops import count_macs
 from passl.modeling import Model
 from passl.optim.parameters import trainable
 from passl.utils.config import get_config
