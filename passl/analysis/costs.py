@@ -76,10 +76,15 @@ def _share(part: int, whole: int) -> str:
 
 def _above(name: str, depth: int) -> str:
     """The layer at that depth which a layer is in, or the layer itself."""
-    levels: list[str] = []
+    return ".".join(levels(name)[:depth])
+
+
+def levels(name: str) -> list[str]:
+    """The levels of a layer's name. An index belongs to the level before."""
+    found: list[str] = []
     for part in name.split("."):
-        if part.isdecimal() and levels:
-            levels[-1] += f".{part}"
+        if part.isdecimal() and found:
+            found[-1] += f".{part}"
         else:
-            levels.append(part)
-    return ".".join(levels[:depth])
+            found.append(part)
+    return found

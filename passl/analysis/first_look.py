@@ -53,7 +53,15 @@ def first_look(cfg: Config, out: Path) -> None:
         _look(cfg, out, ranks)
 
 
-def _look(cfg: Config, out: Path, ranks: Ranks) -> None:
+def build_for_training(cfg: Config, ranks: Ranks) -> tuple[Learner, Loader, Loader]:
+    """Build what a run would train with, before its first step, and no run folder.
+
+    Args:
+        cfg: checked by `engine.check.check_config`.
+
+    Returns:
+        The learner, and the loaders of the training and the validation data.
+    """
     train, val = build_loaders(cfg, ranks)
     global_batch = cfg.dataloader.train.sampler.batch_size * ranks.world
     paddle.seed(cfg.get("seed", 0))
@@ -61,13 +69,18 @@ def _look(cfg: Config, out: Path, ranks: Ranks) -> None:
     model = Model(cfg, pretrained, fit, train.classes)
     learner = build_learner(cfg, model, ranks, global_batch, len(train), train.dataset)
     learner.begin_epoch(0)
+    return learner, train, val
+
+
+def _look(cfg: Config, out: Path, ranks: Ranks) -> None:
+    learner, train, val = build_for_training(cfg, ranks)
     if ranks.is_first:
         for part, loader in (("train", train), ("val", val)):
             _log_data(part, loader.dataset)
         remark = sizes_differ(train.samples, val.samples)
         if remark is not None:
             get_logger().warning(remark)
-        _log_run(cfg, learner, len(train), global_batch)
+        _log_run(cfg, learner, len(train), train.sampler.batch_size * ranks.world)
         draw_augmented(out, train)
         get_logger().info("augmented images are in %s", out)
 

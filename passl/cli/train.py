@@ -2,14 +2,20 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from passl.cli.options import add_config_options, path_or_name, read_config
+from passl.cli.options import add_config_options, at_least, path_or_name, read_config
+from passl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from passl.utils.config import Config
 
 EXAMPLES = """\
 passl train digits/convit
 passl train digits/convit -o output_dir=runs/a epochs=10 optimizer.lr=1e-3
 passl train runs/a/config.yaml --resume auto
 passl train my.yaml --dry-run
+passl train my.yaml --profile 20
 """
 
 
@@ -21,10 +27,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="auto|FILE",
         help="continue from the last checkpoint of output_dir, or from the given one",
     )
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--dry-run",
         action="store_true",
         help="do not train: print what was found and would be done, and draw augmented images",
+    )
+    instead.add_argument(
+        "--profile",
+        type=at_least(1),
+        metavar="N",
+        help="do not train: record N steps, print their time by phase, operator and layer, and "
+        "write a trace for Chrome",
     )
 
 
@@ -41,12 +55,26 @@ def main(args: argparse.Namespace) -> None:
     if args.dry_run:
         from passl.analysis.first_look import first_look
 
-        folder = Path(cfg.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)  # a run can still start in it
-        count = len(list(folder.glob("augmented*.png")))
-        first_look(cfg, folder / f"augmented{f'_{count + 1}' if count else ''}.png")
+        first_look(cfg, _unused(cfg, "augmented", ".png"))
+        return
+    if args.profile is not None:
+        if args.resume is not None:
+            raise ConfigError("--profile starts with the weights of the config, without --resume")
+
+        from passl.analysis.profile import profile
+
+        for line in profile(cfg, args.profile, _unused(cfg, "profile", ".json")):
+            print(line)
         return
 
     from passl.engine.train import train
 
     train(cfg, args.resume)
+
+
+def _unused(cfg: "Config", stem: str, suffix: str) -> Path:
+    """The path of a new file in the output folder, where a run can still start."""
+    folder = Path(cfg.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    count = len(list(folder.glob(f"{stem}*{suffix}")))
+    return folder / f"{stem}{f'_{count + 1}' if count else ''}{suffix}"
