@@ -77,12 +77,39 @@ class RunSummary:
         return rows[-1].get(key) if rows else None
 
 
+def named_runs(folders: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Name the runs in folders by the ends of their paths, as short as distinguishes them. The
+    folder of a sweep stands for all its runs that have started to train.
+
+    Raises:
+        ConfigError: a run is named twice, or none of a sweep has started.
+    """
+    found, problems = _find_runs(folders)
+    if problems:
+        raise ConfigError(*problems)
+    return list(zip(_names(found), found, strict=True))
+
+
 def read_runs(folders: Sequence[Path]) -> list[RunSummary]:
-    """Read runs. The folder of a sweep stands for all its runs that have started to train.
+    """Read the runs of `named_runs`.
 
     Raises:
         ConfigError: everything that is wrong with the folders.
     """
+    found, problems = _find_runs(folders)
+    runs = []
+    for folder, name in zip(found, _names(found), strict=True):
+        try:
+            runs.append(RunSummary(name, folder, _settings(folder), read_run(folder)))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(*problems)
+    return runs
+
+
+def _find_runs(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """The folders of runs, and what is wrong with those that are given."""
     found: list[Path] = []
     problems: list[str] = []
     for folder in folders:
@@ -90,21 +117,13 @@ def read_runs(folders: Sequence[Path]) -> list[RunSummary]:
         if inside == []:
             problems.append(f"{folder}: no run of this sweep has started to train yet")
         found += [folder] if inside is None else inside
-    runs = []
-    for folder, name in zip(found, _names(found), strict=True):
-        try:
-            runs.append(RunSummary(name, folder, _settings(folder), read_run(folder)))
-        except ConfigError as error:
-            problems += error.problems
     places = [folder.resolve() for folder in found]
     problems += [
         f"{folder}: is named twice; name each run once"
         for number, folder in enumerate(found)
         if places[number] in places[:number]
     ]
-    if problems:
-        raise ConfigError(*problems)
-    return runs
+    return found, problems
 
 
 def differing(runs: Sequence[RunSummary]) -> list[str]:

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import paddle
-from matplotlib.figure import Figure
 
-from passl.data.balance import class_counts, class_text
+from passl.analysis.augmented import augmented, figure_of_augmented
+from passl.analysis.figures import save_figure
+from passl.data.balance import class_counts
 from passl.data.datasets.base import ImageDataset
 from passl.data.loader import Loader
-from passl.data.samplers import Key
-from passl.data.samples import Sample
-from passl.data.transforms.normalize import Normalize
 from passl.data.transforms.sizes import sizes_differ
 from passl.distributed import ranks as distributed
 from passl.distributed.ranks import Ranks
 from passl.engine.learner import Learner, build_learner
 from passl.engine.train import build_loaders
-from passl.io.files import write_atomically
-from passl.io.fonts import fonts_for
-from passl.io.masks import COLORS
-from passl.logging import get_logger, printable
+from passl.logging import get_logger
 from passl.modeling import Model
 from passl.optim import SCHEDULES
 from passl.optim.optimizers import lr_rule, scaled_lr
@@ -81,7 +75,7 @@ def _look(cfg: Config, out: Path, ranks: Ranks) -> None:
         if remark is not None:
             get_logger().warning(remark)
         _log_run(cfg, learner, len(train), train.sampler.batch_size * ranks.world)
-        draw_augmented(out, train)
+        save_figure(figure_of_augmented(augmented(train, ROWS, COLUMNS - 1)), out)
         get_logger().info("augmented images are in %s", out)
 
 
@@ -135,70 +129,3 @@ def _log_run(cfg: Config, learner: Learner, steps: int, global_batch: int) -> No
     last = steps * cfg.epochs - 1
     rates = [f"{e:g}: {learner.schedule(min(round(e * steps), last)):.3g}" for e in epochs]
     log("learning rate: %s; after epoch %s", cfg.lr_scheduler.name, ", ".join(rates))
-
-
-def draw_augmented(out: Path, loader: Loader) -> None:
-    """Draw the first samples of an epoch and their augmentations.
-
-    The random numbers are those of the run: the second column shows what the network sees in the
-    first epoch, the others what it sees at the same position in the following epochs. Masks are
-    drawn over their images. Mixup comes later and is not shown.
-
-    Args:
-        out: the PNG to write.
-        loader: of the training data.
-    """
-    loader.sampler.set_epoch(0)
-    places: dict[int, int] = {}
-    for batch in loader.sampler:
-        for _, position, index in batch:
-            places.setdefault(index, position)  # repeated augmentation has a sample several times
-        if len(places) >= ROWS:
-            break
-    chosen = list(places.items())[:ROWS]
-    rows = [(position, _sample(loader, (0, position, index))) for index, position in chosen]
-    names = [_title(loader.dataset, first) for _, first in rows]
-    names = [name if len(name) <= 18 else f"{name[:17]}…" for name in names]
-    with fonts_for(names):
-        _draw_augmented(out, loader, rows, names)
-
-
-def _title(dataset: ImageDataset, sample: Sample) -> str:
-    """The classes of a sample; nothing for a mask."""
-    is_mask = dataset.task == "segmentation"
-    return "" if is_mask else printable(class_text(dataset, sample.index))
-
-
-def _draw_augmented(
-    out: Path, loader: Loader, rows: Sequence[tuple[int, Sample]], names: Sequence[str]
-) -> None:
-    samples = loader.samples
-    (norm,) = (transform for transform in samples.transforms if isinstance(transform, Normalize))
-    figure = Figure(figsize=(1.5 * COLUMNS, 1.6 * len(rows) + 0.5), layout="constrained")
-    grid = figure.subplots(len(rows), COLUMNS, squeeze=False)
-    for axes, (position, first), name in zip(grid, rows, names, strict=True):
-        original, _ = samples.dataset[first.index]  # the replacement of a bad sample
-        axes[0].imshow(original if original.mode == "RGBA" else original.convert("RGB"))
-        axes[0].set_title(name, fontsize=8)
-        axes[0].set_xlabel(f"{original.width} x {original.height}", fontsize=7)
-        for epoch, place in enumerate(axes[1:]):
-            sample = _sample(loader, (epoch, position, first.index))
-            assert sample.image is not None  # a bad sample has raised its error
-            place.imshow(norm.undo(sample.image))
-            if samples.dataset.task == "segmentation":
-                place.imshow(COLORS[sample.label], alpha=0.5)
-            if axes is grid[0]:
-                place.set_title(f"epoch {epoch + 1}", fontsize=8)
-        for place in axes:
-            place.set(xticks=[], yticks=[])
-    write_atomically(out, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
-
-
-def _sample(loader: Loader, key: Key) -> Sample:
-    """The sample of a key as the run gets it: bad samples are logged or raised as there."""
-    sample = loader.samples[key]
-    if isinstance(sample, Exception):
-        raise sample
-    for index, text in sample.bad:
-        loader.note(index, text)
-    return sample

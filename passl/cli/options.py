@@ -200,6 +200,11 @@ def add_network_options(
         metavar=("HEIGHT", "WIDTH"),
         help=of_size,
     )
+    add_allow_imports_option(parser)
+
+
+def add_allow_imports_option(parser: argparse.ArgumentParser) -> None:
+    """--allow-imports."""
     parser.add_argument(
         "--allow-imports",
         action="store_true",

@@ -6,7 +6,7 @@ from typing import Any
 
 from passl.cli.options import about
 
-FIGURES = ("curves", "filters", "features")
+FIGURES = ("curves", "errors", "confusion", "augment", "filters", "features")
 """Modules of `passl.cli.figures`. Each has a docstring, `EXAMPLES`, `add_options(parser)` and
 `main(args)`, like a command.
 """

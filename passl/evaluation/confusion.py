@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from passl.evaluation.predictions import Predictions
 from passl.evaluation.tables import write_csv
 from passl.io.files import write_atomically
 from passl.logging import printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MOST_DRAWN = 50
 """Classes up to which a drawing of the confusion matrix is readable."""
@@ -46,27 +50,79 @@ def write_confusion(
 def draw_confusion(
     out: Path, matrix: np.ndarray, classes: Sequence[str], unit: str = "images"
 ) -> None:
-    """Draw the matrix. Colours are fractions of the true class, numbers are counts, or for pixels
-    these fractions in percent.
+    """Draw the matrix, see `figure_of_confusion`.
 
     Args:
         out: the PNG to write.
-        unit: what is counted, images or pixels.
     """
     from passl.io.fonts import fonts_for  # imports matplotlib, which training does not need
 
+    figure = figure_of_confusion(matrix, classes, unit)
+    with fonts_for(map(printable, classes)):
+        write_atomically(out, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+
+
+def figure_of_confusion(
+    matrix: np.ndarray, classes: Sequence[str], unit: str = "images", pairs: int | None = None
+) -> Figure:
+    """Draw a confusion matrix, or the pairs of classes that are confused most often.
+
+    Colours of the matrix are fractions of the true class, numbers are counts, or for pixels these
+    fractions in percent.
+
+    Args:
+        matrix: int64 [classes, classes], see `confusion_matrix`.
+        unit: what is counted, images or pixels.
+        pairs: how many pairs are drawn, at most; null draws the matrix of up to `MOST_DRAWN`
+            classes, and 30 pairs of more.
+    """
+    from passl.io.fonts import fonts_for
+
     shown = [printable(name) for name in classes]
     names = [name if len(name) <= 20 else f"{name[:19]}…" for name in shown]
+    right = 100 * np.trace(matrix) / max(matrix.sum(), 1)
+    title = f"{matrix.sum()} {unit}, {right:.2f} % predicted correctly"
     with fonts_for(names):
-        _draw_confusion(out, matrix, names, unit)
+        if pairs is None and len(names) <= MOST_DRAWN:
+            return _figure_of_matrix(matrix, names, unit, title)
+        return _figure_of_pairs(most_confused(matrix, pairs or 30), names, unit, title)
 
 
-def _draw_confusion(out: Path, matrix: np.ndarray, names: Sequence[str], unit: str) -> None:
+class Confused(NamedTuple):
+    """Samples, or pixels, of one class that are predicted to be of another one.
+
+    Args:
+        label, predicted: numbers of the classes.
+        number: how many there are.
+        fraction: their part of the true class.
+    """
+
+    label: int
+    predicted: int
+    number: int
+    fraction: float
+
+
+def most_confused(matrix: np.ndarray, most: int) -> list[Confused]:
+    """The cells beside the diagonal with the largest counts, the largest first; of equal ones that
+    with the larger part of its class.
+    """
+    wrong = matrix - np.diag(np.diagonal(matrix))
+    fractions = wrong / np.maximum(matrix.sum(1, keepdims=True), 1)
+    labels, predicted = np.nonzero(wrong)
+    order = np.lexsort((-fractions[labels, predicted], -wrong[labels, predicted]))[:most]
+    return [
+        Confused(int(row), int(column), int(wrong[row, column]), float(fractions[row, column]))
+        for row, column in zip(labels[order], predicted[order], strict=True)
+    ]
+
+
+def _figure_of_matrix(matrix: np.ndarray, names: Sequence[str], unit: str, title: str) -> Figure:
+    from matplotlib.figure import Figure
+
     count = len(names)
     fractions = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     side = 2.5 + 0.42 * max(count, 4)
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
@@ -78,11 +134,29 @@ def _draw_confusion(out: Path, matrix: np.ndarray, names: Sequence[str], unit: s
         axes.text(column, row, number, ha="center", va="center", color=colour, fontsize=7)
     axes.set_xticks(range(count), names, rotation=90)
     axes.set_yticks(range(count), names)
-    right = 100 * np.trace(matrix) / max(matrix.sum(), 1)
-    axes.set(
-        xlabel="prediction",
-        ylabel="true class",
-        title=f"{matrix.sum()} {unit}, {right:.2f} % predicted correctly",
-    )
+    axes.set(xlabel="prediction", ylabel="true class", title=title)
     figure.colorbar(image, ax=axes, label="fraction of the true class", shrink=0.8)
-    write_atomically(out, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    return figure
+
+
+def _figure_of_pairs(
+    pairs: Sequence[Confused], names: Sequence[str], unit: str, title: str
+) -> Figure:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(8, 1.4 + 0.24 * max(len(pairs), 2)), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(pairs))
+    bars = axes.barh(places, [pair.number for pair in pairs], color="#0072B2")  # Okabe and Ito
+    texts = [f"{pair.number} ({100 * pair.fraction:.0f} %)" for pair in pairs]
+    axes.bar_label(bars, texts, padding=3, fontsize=8)
+    labels = [f"{names[pair.label]} → {names[pair.predicted]}" for pair in pairs]
+    axes.set_yticks(places, labels, fontsize=8)
+    axes.set(xlim=(0, 1.16 * max([pair.number for pair in pairs], default=1)))
+    axes.set_ylim(len(pairs) - 0.4, -0.6)  # the first pair at the top
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set(xlabel=f"{unit} (part of the true class)", ylabel="true class → prediction")
+    axes.set_title(title if pairs else f"{title}: nothing is confused", fontsize=10)
+    return figure

@@ -9,12 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from passl.cli.options import add_network_options, as_path, at_least, load_network, path_or_name
+from passl.cli.options import (
+    add_allow_imports_option,
+    add_config_options,
+    add_network_options,
+    as_path,
+    at_least,
+    load_network,
+    path_or_name,
+)
 from passl.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from passl.analysis.evaluated import Evaluated
     from passl.analysis.figures import Shown
     from passl.deploy.exported import Description
     from passl.modeling.classifier import Model
@@ -38,6 +47,11 @@ def add_out_options(parser: argparse.ArgumentParser, default: str | None = None)
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """MODEL, which every figure of a network names first, and -c, -o, --size."""
+    _add_model(parser)
+    add_network_options(parser, "resize whole images to this instead of the evaluation's size")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "weights",
         type=path_or_name,
@@ -46,7 +60,6 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "zoo; an https address; or a weight file of any kind, with -c if it does not determine its "
         "network",
     )
-    add_network_options(parser, "resize whole images to this instead of the evaluation's size")
 
 
 def add_image_options(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +79,13 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
         metavar="INDEX",
         help="these samples of the validation data, counted from 0",
     )
+
+
+def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
+    """MODEL, and -c, -o and --allow-imports, for a figure of predictions for validation data."""
+    _add_model(parser)
+    add_config_options(parser, positional=False)
+    add_allow_imports_option(parser)
 
 
 def add_layer_option(parser: argparse.ArgumentParser, default: str) -> None:
@@ -217,6 +237,30 @@ def config_of(args: argparse.Namespace) -> Mapping[str, Any]:
         return read_config(args)
     config, _ = network_of(read_file(locate(args.weights)), None, args.allow_imports)
     return config
+
+
+def evaluated(args: argparse.Namespace) -> Evaluated:
+    """The network that MODEL names and its predictions for the validation data of -c, or of the
+    config that the weights were trained with.
+
+    Raises:
+        ConfigError: there is no such data.
+    """
+    from passl.analysis.evaluated import evaluate_config
+    from passl.cli.eval import read_evaluation
+    from passl.logging import log_to_console
+    from passl.utils.config import Config
+
+    log_to_console()
+    name_model(args)
+    if args.config is None:
+        cfg = Config(config_of(args))
+        if "val" not in cfg.get("dataloader", {}):
+            raise ConfigError(f"{args.weights}: names no validation data; name a config by -c")
+    else:
+        args.crop = None  # the transforms are those of the config, or of the zoo's weights
+        cfg = read_evaluation(args)
+    return evaluate_config(cfg, args.weights)
 
 
 def save(args: argparse.Namespace, figure: Figure) -> None:

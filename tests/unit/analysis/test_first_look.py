@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from passl.analysis import first_look as module
+from passl.analysis.augmented import augmented
 from passl.analysis.first_look import first_look
 from passl.data.loader import build_loader
 from passl.errors import RunError
@@ -45,6 +46,19 @@ def lines():
     yield found
     logger.removeHandler(handler)
     logger.setLevel(level)
+
+
+def drawn_images(monkeypatch) -> list[np.ndarray]:
+    """The images that are drawn from here on."""
+    shown: list[np.ndarray] = []
+    draw = Axes.imshow
+
+    def record(axes, data, **style):
+        shown.append(np.asarray(data))
+        return draw(axes, data, **style)
+
+    monkeypatch.setattr(Axes, "imshow", record)
+    return shown
 
 
 def the_line(lines: list[str], beginning: str) -> str:
@@ -99,11 +113,7 @@ def test_the_drawing_shows_what_the_run_sees(tiny_config, tmp_path, monkeypatch,
     """Column two is the first batch of the first epoch, without mean and deviation, each sample
     once.
     """
-    shown = []
-    draw = Axes.imshow
-    monkeypatch.setattr(
-        Axes, "imshow", lambda axes, data: (shown.append(np.asarray(data)), draw(axes, data))[1]
-    )
+    shown = drawn_images(monkeypatch)
     cfg = get_config(tiny_config(), [f"dataloader.train.sampler.repeats={repeats}", "seed=3"])
     first_look(cfg, tmp_path / "augmented.png")
     assert len(shown) == ROWS * COLUMNS
@@ -115,7 +125,8 @@ def test_the_drawing_shows_what_the_run_sees(tiny_config, tmp_path, monkeypatch,
         image = batch.images.numpy()[row * repeats].transpose(1, 2, 0) * std + mean
         np.testing.assert_allclose(shown[row * COLUMNS + 1], np.clip(image, 0, 1), atol=1e-6)
         index = int(batch.indices[row * repeats])
-        np.testing.assert_array_equal(shown[row * COLUMNS], np.asarray(loader.dataset[index][0]))
+        stored = np.asarray(loader.dataset[index][0]) / 255
+        np.testing.assert_array_equal(shown[row * COLUMNS], stored)
     with Image.open(tmp_path / "augmented.png") as image:
         assert image.format == "PNG"
         assert image.width > 100 * COLUMNS
@@ -180,11 +191,7 @@ def test_another_size_in_validation_draws_a_remark(tiny_config, tmp_path, lines)
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGBA", 4)])
 def test_the_drawing_in_other_modes(tiny_config, tmp_path, monkeypatch, mode, channels):
-    shown = []
-    draw = Axes.imshow
-    monkeypatch.setattr(
-        Axes, "imshow", lambda axes, data: (shown.append(np.asarray(data)), draw(axes, data))[1]
-    )
+    shown = drawn_images(monkeypatch)
     told = [f"dataloader.{part}.dataset.mode={mode}" for part in ("train", "val")]
     cfg = get_config(tiny_config(), [*told, f"model.architecture.in_chans={channels}"])
     first_look(cfg, tmp_path / "augmented.png")
@@ -212,22 +219,16 @@ def test_fewer_samples_than_rows(tiny_config, tmp_path, lines):
     assert "3 images of 2 classes, 1 to 2 of each (median 1.5)" in the_line(lines, "train: 3")
 
 
-def test_masks_are_drawn_over_their_images(tmp_path, monkeypatch):
+def test_masks_are_drawn_over_their_images():
     """As the run gets them: the colours of the labels, and those of the ignored border."""
-    drawn: list[np.ndarray] = []
-    show = Axes.imshow
-
-    def record(axes, pixels, **options):
-        if "alpha" in options:
-            drawn.append(np.asarray(pixels))
-        return show(axes, pixels, **options)
-
-    monkeypatch.setattr(Axes, "imshow", record)
     cfg = get_config("segmentation/digits_cvt", ["dataloader.train.dataset.count=16"])
     loader = build_loader(cfg.dataloader.train, 0, even=True)
-    module.draw_augmented(tmp_path / "a.png", loader)
-    assert len(drawn) == ROWS * (COLUMNS - 1)
+    shown = augmented(loader, 2, 3)
+    assert [len(each.seen) for each in shown] == [3, 3]
     loader.sampler.set_epoch(0)
     ((_, position, index), *_), *_ = list(loader.sampler)
-    expected = loader.samples[0, position, index].label
-    np.testing.assert_array_equal(drawn[0], COLORS[expected])
+    expected = loader.samples[2, position, index]
+    image = loader.samples.transforms[-1].undo(expected.image)
+    np.testing.assert_allclose(
+        2 * shown[0].seen[2] - image, COLORS[expected.label] / 255, atol=1e-6
+    )

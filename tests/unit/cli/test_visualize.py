@@ -139,3 +139,40 @@ def test_one_and_many_images_at_another_size(call, run_folder, tmp_path):
     assert 0.5 < np.divide(*size_of(many)) < 2
     assert max(size_of(many)) < 4000
     assert size_of(one)[0] > size_of(one)[1]
+
+
+def test_figures_of_predictions_and_of_training_data(call, run_folder, tmp_path):
+    small = ["-o", "dataloader.val.dataset.fraction=0.1"]
+    for arguments in (["errors", run_folder, "--images", 2], ["confusion", run_folder]):
+        out = tmp_path / f"{arguments[0]}.svg"
+        code, printed, err = call(*arguments, "--out", out, *small)
+        assert (code, printed) == (0, f"{out}\n"), err
+    code, _, err = call("augment", run_folder, "--images", 1, "--out", tmp_path / "a.png")
+    assert code == 0, err
+    assert size_of(tmp_path / "a.png")[0] > 200
+
+
+def test_no_data_for_predictions(call, run_folder, tmp_path):
+    node = "[{name: Normalize}]"
+    missing = f"dataloader.val.dataset={{name: ImageFolder, dataroot: nowhere, transforms: {node}}}"
+    code, _, err = call("errors", run_folder, "-o", missing, "--out", tmp_path / "e.png")
+    assert code == 2
+    assert "nowhere" in err
+    assert not (tmp_path / "e.png").exists()
+
+
+def test_curves_of_several_runs(call, tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        rows = [
+            {"phase": "train", "step": 2, "epoch": 1, "loss": 1.0, "lr": 0.1},
+            {"phase": "val", "step": 2, "epoch": 1, "loss": 1.0, "top1": 5.0},
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / name / "metrics.jsonl").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert call("curves", "a", "b")[:2] == (0, "curves.png\n")
+    code, _, err = call("curves", "a", "b")  # a file that no run owns is kept
+    assert code == 2
+    assert "--force" in err
+    assert call("curves", "a")[0] == call("curves", "a")[0] == 0

@@ -12,7 +12,13 @@ import pytest
 from PIL import Image
 
 from passl.errors import ConfigError
-from passl.evaluation.confusion import confusion_matrix, draw_confusion, write_confusion
+from passl.evaluation.confusion import (
+    confusion_matrix,
+    draw_confusion,
+    figure_of_confusion,
+    most_confused,
+    write_confusion,
+)
 from passl.evaluation.evaluate import MOST_DRAWN, Options
 from passl.evaluation.labels import choose_valid_labels, read_real_labels, real_top1
 from passl.evaluation.predictions import Predictions
@@ -109,6 +115,29 @@ def test_drawing_of_the_confusion_matrix(tmp_path, classes):
     light = np.abs(pixels - [247, 251, 255]).sum(-1) < 4  # and its beginning
     parts = dark_blue.sum() / light.sum()
     assert parts == pytest.approx(1 / (classes - 1), rel=0.25)
+
+
+def test_most_confused_classes():
+    matrix = np.array([[5, 3, 0], [3, 90, 1], [0, 4, 0]])
+    pairs = most_confused(matrix, 3)
+    # By count; of equal counts the larger part of its class. The diagonal is not confused.
+    assert [(pair.label, pair.predicted, pair.number) for pair in pairs] == [
+        (2, 1, 4),
+        (0, 1, 3),
+        (1, 0, 3),
+    ]
+    assert [pair.fraction for pair in pairs] == [1, 3 / 8, 3 / 94]
+    assert most_confused(np.eye(3, dtype=int), 5) == []
+
+
+@pytest.mark.parametrize(("classes", "pairs", "drawn"), [(MOST_DRAWN + 1, None, 2), (3, 1, 1)])
+def test_pairs_of_many_classes_are_drawn(classes, pairs, drawn):
+    matrix = 9 * np.eye(classes, dtype=int)
+    matrix[0, 1], matrix[2, 0] = 3, 7
+    (axes,) = figure_of_confusion(matrix, ["猫", "$dog$", "c" * 40] * 17, pairs=pairs).axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == [f"{'c' * 19}… → 猫", "猫 → $dog$"][:drawn]
+    assert [bar.get_width() for bar in axes.patches] == [7, 3][:drawn]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])

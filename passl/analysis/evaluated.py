@@ -1,0 +1,99 @@
+"""A network and its predictions for the validation data of a config, for figures and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from passl.accelerate import accelerate
+from passl.data.loader import Loader, build_loader
+from passl.distributed.ranks import Ranks
+from passl.engine.check import check_config
+from passl.evaluation.confusion import confusion_matrix
+from passl.evaluation.multilabel import counts
+from passl.evaluation.scores import TASKS, predict
+from passl.evaluation.task import Scores
+from passl.modeling import Model
+from passl.utils.config import Config
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation of one process.
+
+    Args:
+        model: in evaluation mode.
+        loader: of the validation data.
+        found: the predictions, as the task collects them.
+    """
+
+    model: Model
+    loader: Loader
+    found: Any
+    scores: Scores
+
+    @property
+    def task(self) -> str:
+        """The data's task, a key of `TASKS`."""
+        return self.loader.dataset.task
+
+    @property
+    def confusion(self) -> np.ndarray | None:
+        """Samples, or pixels of segmentation, by true class (row) and predicted class (column):
+        int64 [classes, classes]. Null for multi-label data, whose classes do not exclude each
+        other.
+        """
+        if self.task == "segmentation":
+            return self.found.matrix
+        if self.task == "multilabel":
+            return None
+        return confusion_matrix(self.found, len(self.loader.classes))
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """Of each class its name, its samples (of segmentation its labelled pixels), and scores in
+        percent, null where they do not exist.
+        """
+        matrix = self.confusion
+        if matrix is None:
+            right, predicted, of_class = counts(self.found)
+        else:
+            right, predicted, of_class = np.diagonal(matrix), matrix.sum(0), matrix.sum(1)
+        union = predicted + of_class - right
+        unit = "pixels" if self.task == "segmentation" else "samples"
+        columns: dict[str, Any] = {"class": self.loader.classes, unit: of_class.tolist()}
+        if self.task == "multilabel":
+            columns["average precision"] = self.scores.per_class["average_precision"]
+        if self.task == "segmentation":
+            columns["IoU"] = _percent(right, union, of_class)
+        columns["recall"] = _percent(right, of_class, of_class)
+        columns["precision"] = _percent(right, predicted, predicted)
+        columns["F1"] = _percent(2 * right, predicted + of_class, of_class)
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def evaluate_config(cfg: Config, weights: str | Path) -> Evaluated:
+    """Score weights on the validation data of a config, as `passl eval` does.
+
+    Raises:
+        ConfigError: the config is wrong, or its validation data is missing.
+        RunError: the weights or an image cannot be read.
+    """
+    check_config(cfg, for_training=False)
+    loader = build_loader(cfg.dataloader.val, cfg.get("seed", 0))
+    model = accelerate(Model(cfg, weights, classes=loader.classes))
+    model.eval()
+    found = predict(model, loader, loader.dataset.valid_labels)
+    scores = TASKS[loader.dataset.task].score(found, len(loader.classes), Ranks(), {})
+    return Evaluated(model, loader, found, scores)
+
+
+def _percent(part: np.ndarray, whole: np.ndarray, exists: np.ndarray) -> list[float | None]:
+    def values() -> Iterator[float | None]:
+        for own, of, has in zip(part.tolist(), whole.tolist(), exists.tolist(), strict=True):
+            yield 100 * own / of if has else None
+
+    return list(values())
