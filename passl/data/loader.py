@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -127,16 +127,32 @@ class Loader:
             RuntimeError: a transform failed; the message has its traceback.
         """
         self.sampler.set_epoch(epoch, start)
-        batches = self._read_here() if self._workers is None else self._workers.batches(check)
+        workers = self._workers
+        batches = self._read_here(self.sampler) if workers is None else workers.batches(check)
         with closing(batches):  # an error ends the workers at once
-            for *arrays, encoded in batches:
-                report = decode_report(encoded)
-                if report.error is not None:
-                    raise (RunError if report.expected else RuntimeError)(report.error)
-                for index, text in report.bad:
-                    self.note(index, text)
-                if len(arrays) > 1:
-                    yield Batch(*arrays)
+            yield from self._batches(batches)
+
+    def read(self, indices: Sequence[int]) -> Iterator[Batch]:
+        """Iterate over batches of these samples, read in this process, as an evaluation sees them.
+
+        Raises:
+            RunError, RuntimeError: as for `epoch`.
+        """
+        size = self.sampler.batch_size
+        keys = [(0, index, index) for index in indices]
+        parts = (keys[start : start + size] for start in range(0, len(keys), size))
+        return self._batches(self._read_here(parts))
+
+    def _batches(self, found: Iterable[list[Any]]) -> Iterator[Batch]:
+        """The batches of what `collate` has returned."""
+        for *arrays, encoded in found:
+            report = decode_report(encoded)
+            if report.error is not None:
+                raise (RunError if report.expected else RuntimeError)(report.error)
+            for index, text in report.bad:
+                self.note(index, text)
+            if len(arrays) > 1:
+                yield Batch(*arrays)
 
     def note(self, index: int, text: str) -> None:
         """Log a sample that cannot be read, the first time.
@@ -155,8 +171,8 @@ class Loader:
         action = "replaced by another" if self.sampler.even else "left out"
         get_logger().warning("bad sample %d, %s: %s", len(self.bad), action, text)
 
-    def _read_here(self) -> Generator[list[Any], None, None]:
-        for keys in self.sampler:
+    def _read_here(self, parts: Iterable[Sequence[Key]]) -> Generator[list[Any], None, None]:
+        for keys in parts:
             with _keep_global_generators():
                 arrays = self._read(keys)
             yield [a if isinstance(a, str) else paddle.to_tensor(a) for a in arrays]

@@ -19,6 +19,7 @@ from passl.data.samplers import BatchSampler
 from passl.data.transforms.mixup import Mixup
 from passl.data.transforms.sizes import channels_made, sizes_made
 from passl.distributed.liveness import Timeouts
+from passl.engine.attention_log import AttentionLog
 from passl.engine.average import WeightAverage
 from passl.engine.checkpoint import Saver
 from passl.engine.freezing import Freezing
@@ -27,8 +28,10 @@ from passl.engine.precision import Precision
 from passl.engine.task_rules import tasks_agree
 from passl.errors import ConfigError, RunError, shortened
 from passl.evaluation import METRICS
+from passl.evaluation.attention import has_attention, no_attention
 from passl.modeling import LOSSES
 from passl.modeling.backbones import BACKBONES
+from passl.modeling.backbones.convit import ConViT
 from passl.modeling.heads import HEADS
 from passl.modeling.losses import Distilled
 from passl.optim import SCHEDULES
@@ -89,7 +92,9 @@ TRAINING = Section(
         "rank_check_interval": Option(PositiveInt, 100),
         "output_dir": Option(str),
         "checkpoint": section_of(Saver),
-        "log_config": Section({"interval": Option(PositiveInt)}),
+        "log_config": Section(
+            {"interval": Option(PositiveInt), "attention": section_of(AttentionLog)}
+        ),
     }
 )
 """What a training config may have, and must."""
@@ -248,6 +253,19 @@ def _patches_fit(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
             if any(side % patch for side in ([size] if isinstance(size, int) else size)):
                 rule = f"{size} does not divide into patches of {patch} pixels"
                 yield (*keys, index, "size"), f"{rule}; use a multiple of {patch}"
+
+
+@_reads("model.architecture", "log_config")
+def _attention_is_there(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
+    options, name = cfg.log_config.get("attention"), cfg.model.architecture.name
+    if options is None:
+        return
+    backbone: Any = BACKBONES.get(name)
+    if not has_attention(backbone):
+        yield ("log_config", "attention"), f"{no_attention(name)}; or leave this out"
+    elif options.get("mode") == "fb" and not issubclass(backbone, ConViT):
+        rule = f"fb is for ConViT; the code that it reproduces does not know {name}; use paper"
+        yield ("log_config", "attention", "mode"), rule
 
 
 @_reads("loss", "model.head", "dataloader")

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -30,7 +30,8 @@ class MetricLog:
 
     Args:
         folder: of the run; null writes nothing (the other ranks).
-        step: rows of later steps are dropped, because the resumed run writes them again.
+        step: rows of later steps are dropped, because the resumed run writes them again; with 0,
+            all are.
         epoch: evaluations after more than these epochs are dropped likewise.
     """
 
@@ -43,7 +44,7 @@ class MetricLog:
             rows = [
                 row
                 for row in read_metrics(folder)
-                if row["step"] <= step and (row["phase"] == "train" or row["epoch"] <= epoch)
+                if 0 < step >= row["step"] and (row["phase"] == "train" or row["epoch"] <= epoch)
             ]
             write_text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
         # Unbuffered, so that it is known how much of a row is in the file when the disk is full.
@@ -61,18 +62,18 @@ class MetricLog:
         for row in rows:
             self._draw(row)
 
-    def write(self, phase: str, step: int, **values: float) -> None:
+    def write(self, phase: str, step: int, **values: Any) -> None:
         """Write a row with its `time`, in seconds since 1970. If the row cannot be written, it is
         kept and written before the next one.
 
         Args:
-            phase: `train` or `val`.
+            phase: `train`, `val` or `attention`.
             step: steps made so far.
+            values: JSON. VisualDL gets the numbers and, of the `blocks` of an attention, each head.
         """
         if self._file is None:
             return
-        rounded = {k: float(f"{v:.7g}") if isinstance(v, float) else v for k, v in values.items()}
-        row = {"phase": phase, "step": step, "time": round(time.time(), 3), **rounded}
+        row = {"phase": phase, "step": step, "time": round(time.time(), 3), **_rounded(values)}
         is_first_failure = not self._unwritten
         self._unwritten += (json.dumps(row) + "\n").encode()
         try:
@@ -121,9 +122,29 @@ class MetricLog:
         if self._curves is None:
             return
         moment = round(1000 * row["time"]) if "time" in row else None  # version 0.1 has none
-        for name, value in row.items():
-            if name not in ("phase", "step", "time"):
-                self._curves.add_scalar(f"{row['phase']}/{name}", value, row["step"], moment)
+        for name, value in _curves_of(row):
+            self._curves.add_scalar(name, value, row["step"], moment)
+
+
+def _curves_of(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Name and value of each number of a row. The first part of a name is a group of VisualDL."""
+    for name, value in row.items():
+        if isinstance(value, int | float) and name not in ("step", "time"):
+            yield f"{row['phase']}/{name}", value
+    for block, measures in row.get("blocks", {}).items():
+        for name, values in measures.items():
+            for head, value in enumerate(values if isinstance(values, list) else ()):
+                if value is not None:
+                    yield f"attention {name}/{block} head {head}", value
+
+
+def _rounded(value: Any) -> Any:
+    """JSON with seven digits of each number."""
+    if isinstance(value, Mapping):
+        return {key: _rounded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from passl.data.transforms.sizes import sizes_differ
 from passl.distributed import ranks as distributed
 from passl.distributed.agreement import agree_on_run
 from passl.distributed.ranks import Ranks
+from passl.engine.attention_log import ATTENTION, AttentionLog
 from passl.engine.checkpoint import Saver
 from passl.engine.determinism import make_deterministic
 from passl.engine.learner import Learner, build_learner
@@ -80,6 +81,8 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
                 write_config(folder, run.cfg.to_dict(), progress.epoch)
                 record_start(folder, ranks, progress, checkpoint, config=cfg.file)
                 _log_start(run)
+                if progress.step == 0:
+                    _log_attention(run, 0)
             ranks.wait()
             while progress.epoch < cfg.epochs:
                 _train_epoch(run)
@@ -114,6 +117,7 @@ def _set_up(cfg: Config, resume: str | None, ranks: Ranks) -> tuple[Run, Path | 
     if checkpoint is not None:
         progress = continue_run(checkpoint, learner, cfg, data, global_batch, steps)
     progress.world_size, progress.global_batch = ranks.world, global_batch
+    options = cfg.log_config.get("attention")
     metrics = MetricLog(folder if ranks.is_first else None, progress.step, progress.epoch)
     run = Run(
         cfg=cfg,
@@ -128,6 +132,7 @@ def _set_up(cfg: Config, resume: str | None, ranks: Ranks) -> tuple[Run, Path | 
         progress=progress,
         stop=StopRequest(),
         bar=_bar_of_run(cfg, progress, steps, ranks),
+        attention=AttentionLog(val_loader, **options) if options is not None else None,
     )
     return run, None if checkpoint is None else checkpoint.path
 
@@ -158,6 +163,7 @@ class Run:
     Args:
         stop: whether this process was asked to stop.
         bar: the steps of the run on a terminal, with the best score so far.
+        attention: measures it for `metrics`; null if the config does not ask for it.
         queued: steps whose outcome has not been read yet: number, outcome and indices of samples.
     """
 
@@ -171,6 +177,7 @@ class Run:
     progress: Progress
     stop: StopRequest
     bar: Bar
+    attention: AttentionLog | None
     queued: deque[tuple[int, Outcome, Any]] = field(default_factory=deque)
 
     @property
@@ -354,6 +361,8 @@ def _evaluate(run: Run) -> Scores:
     ):
         labels, shown = loader.dataset.valid_labels, ranks.is_first
         found = predict(learner.model, loader, labels, check=run.stop.check, shown=shown)
+    if ranks.is_first:
+        _log_attention(run, run.progress.epoch + 1)
     # Every rank comes here, at the end of its part or asked to stop. In `score` all must meet.
     ranks.wait()
     if ranks.any(run.stop.name):
@@ -361,6 +370,14 @@ def _evaluate(run: Run) -> Scores:
         raise _stopped(run, "in the evaluation after")
     metrics = build_metrics(run.cfg.get("metrics") or ())
     return run.task.score(found, len(run.val_loader.classes), ranks, metrics)
+
+
+def _log_attention(run: Run, epoch: int) -> None:
+    """Write the measures of attention if the config asks for them and the run goes on."""
+    if run.attention is not None:
+        with run.learner.average.applied(), suppress(Stopped):
+            row = run.attention.measure(run.learner.model, run.stop.check)
+            run.metrics.write(ATTENTION, run.progress.step, epoch=epoch, **row)
 
 
 def _stopped(run: Run, when: str) -> Stopped:

@@ -58,7 +58,7 @@ def evaluating(model: nn.Layer) -> Iterator[None]:
             layer.training = True
 
 
-def has_attention(backbone: type) -> bool:
+def has_attention(backbone: Any) -> bool:
     """Whether networks of this class show their attention."""
     return hasattr(backbone, "attention_inputs") and hasattr(backbone, "attention_blocks")
 

@@ -1,12 +1,28 @@
 """Numbers that describe the attention of each head.
 
+* `distance`: the mean attention distance (Dosovitskiy et al., arXiv 2010.11929, section 4.5): the
+  distance between a query and the patches, weighted by the attention to them, in pixels.
+* `nonlocality`: the same in patches, D_loc of d'Ascoli et al. (arXiv 2103.10697, section 4):
+  sum_ij A_ij |d_ij| / L for L query patches; that of a layer is the mean over its heads.
+* `entropy`: of the attention over all keys, the class token included, in nats.
+
+They are means over the query patches. The class token has no place, so attention to it is left out
+of the two distances, and the rest is scaled to sum to 1. CvT's keys lie on a coarser grid; each has
+the place of the center of its convolution on the grid of the queries, whose tokens are the unit.
+
+Blocks with gated positional attention have `gate`, sigmoid(gating_param), and the measures of
+`position_measures`.
+
+Each block gets its real input. facebookresearch/convit gives the patch embeddings, without norms,
+position embedding and class token, to every block (main.py:346-351, its issue 23).
+
 Shapes in names: B images, H heads, N queries (n of a part of them), M keys, Y rows and X columns of
 a grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -30,26 +46,8 @@ def measure_attention(
     model: nn.Layer,
     batches: Iterable[Any],
     mode: Mode = "paper",
-    check: Callable[[], object] = lambda: None,
 ) -> dict[str, dict[str, Any]]:
     """Measure each head of each block, in evaluation mode, averaged over images.
-
-    * `distance`: the mean attention distance (Dosovitskiy et al., arXiv 2010.11929, section 4.5):
-      the distance between a query and the patches, weighted by the attention to them, in pixels.
-    * `nonlocality`: the same in patches, D_loc of d'Ascoli et al. (arXiv 2103.10697, section 4):
-      sum_ij A_ij |d_ij| / L for L query patches; that of a layer is the mean over its heads.
-    * `entropy`: of the attention over all keys, the class token included, in nats.
-
-    They are means over the query patches. The class token has no place, so attention to it is left
-    out of the two distances, and the rest is scaled to sum to 1. CvT's keys lie on a coarser grid;
-    each has the place of the center of its convolution on the grid of the queries, whose tokens are
-    the unit.
-
-    Blocks with gated positional attention have `gate`, sigmoid(gating_param), and the measures of
-    `position_measures`.
-
-    Each block gets its real input. facebookresearch/convit gives the patch embeddings, without
-    norms, position embedding and class token, to every block (main.py:346-351, its issue 23).
 
     Args:
         model: a `Model` or a backbone. Its mode is restored.
@@ -57,7 +55,6 @@ def measure_attention(
         mode: `fb` takes `nonlocality` as facebookresearch/convit logs it, from patch embeddings,
             and adds its `distances`, of the center of the positional attention, and
             `gating_params`, before the sigmoid. For ConViT alone.
-        check: called before each batch; what it raises ends the measurement.
 
     Returns:
         For each block its `kind` and, by measure, a list with one number for each head; null for
@@ -67,7 +64,6 @@ def measure_attention(
     count = 0
     with evaluating(model), paddle.no_grad():
         for images in batches:
-            check()
             size = images.shape[0]
             count += size
             images = as_the_backbone_takes(model, images)

@@ -65,7 +65,7 @@ def runs(folders, fork_ranks):
         folder = folders / name
         if folder.exists():
             return folder
-        options = [f"output_dir={folder}", "log_config.interval=1"]
+        options = [f"output_dir={folder}", "log_config={interval: 1, attention: {images: 7}}"]
         options += [f"dataloader.train.sampler.batch_size={GLOBAL_BATCH // ranks}", *overrides]
         resume = None if resume is None else str(resume)
         if starter:
@@ -96,6 +96,10 @@ def assert_same_run(ours: Path, theirs: Path, first_step: int = 0) -> None:
     ]
     assert found
     for row, other in zip(found, expected, strict=True):
+        if row["phase"] == "attention":
+            assert row["images"] == other["images"] == 7
+            assert row["blocks"].keys() == other["blocks"].keys()
+            continue
         assert row["loss"] == pytest.approx(other["loss"], rel=TOLERANCE)
         for key in ("top1", "top5", "samples"):
             assert row.get(key) == other.get(key)
@@ -116,6 +120,10 @@ def test_any_number_of_ranks_is_one_run(runs, config, ranks):
     alone, together = runs(config, "1", 1), runs(config, str(ranks), ranks)
     assert [row["samples"] for row in rows(together) if row["phase"] == "val"] == [360, 360]
     assert_same_run(together, alone)
+    # The first rank measures attention alone: at the start, of the same weights.
+    firsts = [rows(folder)[0] for folder in (alone, together)]
+    assert [row.pop("time") and row["phase"] for row in firsts] == ["attention"] * 2
+    assert firsts[0] == firsts[1]
 
 
 def test_balanced_classes_are_one_run(runs, config):

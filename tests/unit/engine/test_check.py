@@ -11,6 +11,7 @@ from PIL import Image
 from passl.data import TRANSFORMS
 from passl.engine.check import TRAINING, check_config
 from passl.errors import ConfigError
+from passl.modeling.backbones.cvt import CvT
 from passl.utils.config import get_config
 from passl.utils.schema import Choice, Section
 
@@ -206,6 +207,19 @@ def test_values_of_cvt_out_of_range(tiny_config, override, rule):
 def test_options_of_a_dataset_that_do_not_go_together(tiny_config):
     node = "name: TarShards, shards: no, class_file: no, label_key: .jpg, transforms: []"
     assert "must be endings" in problems(tiny_config(), f"dataloader.val.dataset={{{node}}}")
+
+
+def test_attention_is_measured_where_there_is_one(tiny_config, monkeypatch):
+    path = tiny_config("CvT", log_config={"interval": 2, "attention": {"images": 0, "mode": "F"}})
+    text = problems(path)
+    assert "log_config.attention.images: must be a whole number of at least 1, not 0" in text
+    assert "must be one of paper, fb, not 'F'" in text
+    path = tiny_config("CvT", log_config={"interval": 2, "attention": {"mode": "fb"}})
+    line = path.read_text().splitlines().index("    mode: fb") + 1
+    assert f"{path}:{line}: log_config.attention.mode: fb is for ConViT" in problems(path)
+    check_config(get_config(path, ["log_config.attention.mode=paper"]))
+    monkeypatch.delattr(CvT, "attention_inputs")
+    assert "log_config.attention: CvT has no attention to show" in problems(path)
 
 
 def test_pair_mixup_needs_an_even_batch(tiny_config):
