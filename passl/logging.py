@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 NAME = "passl"
 PROGRESS = logging.INFO - 1
@@ -62,12 +62,13 @@ def get_logger() -> logging.Logger:
     return logger
 
 
-def has_live_terminal() -> bool:
-    """Whether stderr is a terminal whose lines can be drawn again, so that it shows progress bars
-    in place of PROGRESS lines.
+def has_live_terminal(stream: TextIO | None = None) -> bool:
+    """Whether a stream, by default stderr, is a terminal whose lines can be drawn again, so that it
+    shows progress bars in place of PROGRESS lines.
     """
+    stream = sys.stderr if stream is None else stream
     is_dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
-    return sys.stderr is not None and sys.stderr.isatty() and not is_dumb
+    return stream is not None and stream.isatty() and not is_dumb
 
 
 def log_to_console() -> None:

@@ -56,7 +56,7 @@ def as_path(text: str) -> Path:
     return Path(path_or_name(text))
 
 
-def at_least(least: int, number: type = int) -> Callable[[str], Any]:
+def at_least(least: float, number: type = int) -> Callable[[str], Any]:
     """Type of an option that is a number from `least` on."""
 
     def parse(text: str) -> Any:

@@ -15,12 +15,11 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from passl.engine.run_files import METRICS, VISUALDL
 from passl.io.files import write_text
 from passl.io.terminal import Bar, clock
 from passl.logging import PROGRESS, get_logger
 
-METRICS = "metrics.jsonl"
-VISUALDL = "vdl"
 _PATIENCE = 10.0
 """Seconds that VisualDL may take to write its last points."""
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from passl.distributed.ranks import Ranks
-from passl.engine.metrics import METRICS, VISUALDL, read_metrics
+from passl.engine.metrics import read_metrics
+from passl.engine.run_files import LOG, METRICS, STARTS, VISUALDL
 from passl.engine.run_lock import LOCK, RunLock
-from passl.engine.starts import STARTS
 from passl.errors import CheckpointError, ConfigError, RunError, no_file, shortened
 from passl.io.files import duplicate, remove_unfinished, sync, write_text
 from passl.logging import get_logger, log_to_file, stop_logging_to
@@ -23,7 +23,6 @@ from passl.utils.yaml import to_yaml
 CONFIG = "config.yaml"
 CONFIG_OF_RESUME = "config.from_epoch_{}.yaml"
 NONFINITE = "nonfinite_step_{}.txt"
-LOG = "train.log"
 LAST, BEST = "last.safetensors", "best.safetensors"
 PREVIOUS = "previous.safetensors"
 """The checkpoint before the last one."""

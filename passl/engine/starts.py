@@ -15,13 +15,13 @@ import paddle
 import passl
 from passl.distributed.ranks import Ranks
 from passl.engine.progress import Progress
+from passl.engine.run_files import STARTS
 from passl.errors import ConfigError
 from passl.io.files import append_line, to_json
 from passl.logging import get_logger
 from passl.machine import commit_of, processor, versions
 from passl.utils.config import recipe_of
 
-STARTS = "starts.jsonl"
 _PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow")
 _CHECKOUT = Path(passl.__file__).resolve().parents[1]
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from passl.analysis.watch import watch
+from passl.engine.metrics import read_metrics
 from passl.utils.config import COMMAND_LINE
 from tests.numerics import VALUES
 
@@ -34,6 +36,18 @@ def trained(tmp_path_factory, request):
     )
     assert done.returncode == 0, done.stderr
     return folder, done
+
+
+def test_watch_reads_a_real_run(trained, capsys):
+    """The log's lines are what it takes them for."""
+    folder, _ = trained
+    watch(folder, 1.0, once=False)
+    watch(folder, 1.0, once=True)
+    text = capsys.readouterr().out
+    rows = read_metrics(folder)
+    best = max(row["top1"] for row in rows if row["phase"] == "val")
+    assert text.count("is finished") == 2
+    assert "epoch 1/1  step 44/44" in text and f"best top1 {best:.2f} % in epoch 1" in text
 
 
 def test_training_writes_its_folder(trained):
