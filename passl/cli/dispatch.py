@@ -29,7 +29,8 @@ from passl.errors import (
 from passl.logging import log_others, printable
 
 COMMANDS = (
-    *("train", "watch", "eval", "predict", "export", "convert", "features", "probe", "visualize"),
+    *("train", "watch", "eval", "predict", "export", "serve", "convert"),
+    *("features", "probe", "visualize"),
     *("compare", "sweep"),
     *("check-data", "config", "models", "env", "launch"),
 )

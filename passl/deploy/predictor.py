@@ -85,7 +85,11 @@ class Classifier:
             ConfigError: it is no `ImageInput`.
             RunError: the file cannot be read as an image.
         """
-        return transformed(open_image(image, self.description), self._transforms)
+        return self.transformed(open_image(image, self.description))
+
+    def transformed(self, image: Image.Image) -> np.ndarray:
+        """Transform an opened image, in the network's mode, as `prepare`."""
+        return transformed(image, self._transforms)
 
     def predict(self, images: Iterable[ImageInput], batch_size: int = 16) -> np.ndarray:
         """Compute probabilities [N, K] of the classes: the softmax, or of a multi-label network the
@@ -118,9 +122,12 @@ class Classifier:
         if self.description.task == "segmentation":
             raise ConfigError("this network is for segmentation; ask for masks")
         try:
-            logits_BK = self.run(np.stack(prepared))
+            return self.normalized(self.run(np.stack(prepared)))
         except MemoryError:
             raise RunError(_too_large(len(prepared))) from None
+
+    def normalized(self, logits_BK: np.ndarray) -> np.ndarray:
+        """Probabilities [B, K] of logits: the softmax, or of a multi-label network the sigmoid."""
         if self.description.task == "multilabel":
             with np.errstate(over="ignore"):
                 return 1 / (1 + np.exp(-logits_BK))
@@ -189,7 +196,7 @@ class Classifier:
         if self.description.task != "segmentation":
             raise ConfigError(f"this network is for {self.description.task} and makes no masks")
         opened = open_image(image, self.description)
-        (logits_KYX,) = self.run(transformed(opened, self._transforms)[None])
+        (logits_KYX,) = self.run(self.transformed(opened)[None])
         return labels_at(logits_KYX, opened.size)
 
     @staticmethod

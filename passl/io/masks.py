@@ -28,8 +28,14 @@ the highest bits of red, green and blue in turn. 0 is black, 255 nearly white.
 """
 
 
-def write_mask(path: Path, labels: np.ndarray) -> None:
-    """Write labels, uint8 [height, width], as the palette indices of a PNG."""
+def with_palette(labels: np.ndarray) -> Image.Image:
+    """An image whose palette indices are labels, uint8 [height, width]."""
     image = Image.fromarray(labels)
     image.putpalette(COLORS.tobytes())
+    return image
+
+
+def write_mask(path: Path, labels: np.ndarray) -> None:
+    """Write labels, uint8 [height, width], as the palette indices of a PNG."""
+    image = with_palette(labels)
     write_atomically(path, lambda temporary: image.save(temporary, format="PNG"))

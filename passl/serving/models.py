@@ -1,0 +1,294 @@
+"""The models that a server has: loaded from what users name, exchanged when their files change."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from passl.deploy.engines import Engine, as_engine
+from passl.deploy.exported import DESCRIPTION
+from passl.deploy.from_weights import load
+from passl.deploy.predictor import Classifier, Predictor
+from passl.engine.run_folder import BEST, LAST
+from passl.errors import ConfigError, RunError
+from passl.evaluation.preset import transforms_of
+from passl.logging import get_logger, printable
+from passl.porting.resolve import locate, zoo_entry
+from passl.serving.batching import Batcher
+from passl.serving.settings import Settings
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+State = tuple[tuple[int, int, int], ...]
+"""Inode, time and size of each file of a model."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a user has named.
+
+    Args:
+        name: in the addresses of the server.
+        path: an exported folder, a run's folder, a weight file, or a name of the model zoo.
+    """
+
+    name: str
+    path: str
+
+    @property
+    def file(self) -> Path:
+        """The file that changes with the model."""
+        folder = Path(self.path)
+        if (folder / DESCRIPTION).is_file():
+            return folder / DESCRIPTION
+        for name in (BEST, LAST):
+            if (folder / name).is_file():
+                return folder / name
+        if folder.is_dir():
+            raise ConfigError(
+                f"{folder}: neither an exported folder ({DESCRIPTION}) nor the folder of a run "
+                f"({BEST}); make one by `passl export`, or name a weight file"
+            )
+        return locate(self.path)
+
+    @property
+    def state(self) -> State | None:
+        """Differs after the model has changed; null while its files are away."""
+        try:
+            is_exported = self.file.name == DESCRIPTION
+            files = sorted(self.file.parent.iterdir()) if is_exported else [self.file]
+            found = [file.stat() for file in files]
+        except (OSError, ConfigError):  # a folder that is being exchanged
+            return None
+        return tuple((each.st_ino, each.st_mtime_ns, each.st_size) for each in found)
+
+
+def parse_source(text: str) -> Source:
+    """The source that `[NAME=]SOURCE` means. The default name is that of the folder, the file
+    without its suffix, or the name of the model zoo.
+
+    Raises:
+        ConfigError: the name cannot be a part of an address.
+    """
+    name, separator, path = text.partition("=")
+    if not separator:
+        name, path = "", text
+        end = Path(path).absolute().name
+        name = Path(end).stem if Path(path).is_file() else end
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{text}: the name {name!r} must have letters, digits, dots, dashes and underscores "
+            "only; write NAME=SOURCE"
+        )
+    return Source(name, path)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A loaded model.
+
+    Args:
+        source: it is loaded from.
+        state: `source.state` before it was loaded.
+        classifier: computes, and knows transforms and classes.
+        logits: batches of its logits.
+        features: batches of its features; null for an exported network, whose graph ends in logits.
+        about: for `GET /v1/models`.
+    """
+
+    source: Source
+    state: State | None
+    classifier: Classifier
+    logits: Batcher
+    features: Batcher | None
+    about: Mapping[str, Any]
+
+    @property
+    def batchers(self) -> list[Batcher]:
+        return [each for each in (self.logits, self.features) if each is not None]
+
+    def close(self) -> None:
+        """Compute what waits, then end its threads."""
+        for batcher in self.batchers:
+            batcher.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loader:
+    """Loads models.
+
+    Args:
+        engine, precision, threads, allow_imports: see `passl.deploy.Predictor`.
+        settings: of the server.
+        observe: called with a model's name after each of its batches, see `Batcher`.
+    """
+
+    engine: str
+    precision: str
+    threads: int
+    allow_imports: bool
+    settings: Settings
+    observe: Callable[[str, int, float, float], None]
+
+    def load(self, source: Source) -> Served:
+        """Load a model, and compute a batch of it.
+
+        Raises:
+            ConfigError, RunError: it cannot be loaded.
+        """
+        state = source.state
+        is_exported = source.file.name == DESCRIPTION
+        backbone: Engine | None = None
+        if is_exported:
+            options = (self.engine, self.precision, self.threads, self.allow_imports)
+            classifier: Classifier = Predictor(Path(source.path), *options)
+        else:
+            classifier, backbone = self._from_weights(source)
+        for size in {1, self.settings.max_batch}:  # the first call of each size is slow
+            classifier.run(np.zeros([size, *classifier.description.input], np.float32))
+        return Served(
+            source=source,
+            state=state,
+            classifier=classifier,
+            logits=self._batcher(source.name, classifier.run),
+            features=None if backbone is None else self._batcher(source.name, backbone),
+            about={
+                "name": source.name,
+                "task": classifier.description.task,
+                "classes": len(classifier.classes),
+                "input": list(classifier.description.input),
+                "parameters": classifier.description.parameters,
+                "weights": classifier.description.weights,
+                "engine": self.engine if is_exported else "paddle, not exported",
+                "precision": self.precision if is_exported else "fp32",
+                "has_features": backbone is not None,
+                "loaded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            },
+        )
+
+    def _from_weights(self, source: Source) -> tuple[Classifier, Engine]:
+        """A classifier of weights, and what computes its features."""
+        if (self.engine, self.precision) != ("paddle", "fp32"):
+            raise ConfigError(
+                f"{source.path}: is not exported, and engine {self.engine} with precision "
+                f"{self.precision} is for exported folders; export it first, or leave them out"
+            )
+        entry = zoo_entry(source.path) if not Path(source.path).exists() else None
+        transforms = None if entry is None else transforms_of(entry.preset)
+        weights = source.path if entry is not None else source.file
+        model, description = load(weights, None, transforms, None, self.allow_imports)
+        return Classifier(as_engine(model), description), as_engine(model.backbone)
+
+    def _batcher(self, name: str, compute: Callable[[np.ndarray], np.ndarray]) -> Batcher:
+        return Batcher(
+            compute,
+            max_batch=self.settings.max_batch,
+            max_delay=self.settings.max_delay,
+            observe=lambda *figures: self.observe(name, *figures),
+        )
+
+
+@dataclass
+class Models:
+    """The models of a server, by name. A request uses a model by `use`, so that a model that is
+    exchanged ends after the last request that has it.
+
+    Args:
+        loader: loads changed ones.
+    """
+
+    loader: Loader
+    _served: dict[str, Served] = field(default_factory=dict)
+    _users: dict[int, int] = field(default_factory=dict)
+    _retired: list[Served] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _watcher: threading.Thread | None = None
+
+    def start(self, sources: Sequence[Source]) -> None:
+        """Load the models, and watch their files.
+
+        Raises:
+            ConfigError, RunError: one cannot be loaded.
+        """
+        for source in sources:
+            self._served[source.name] = self.loader.load(source)
+            get_logger().info("loaded %s from %s", source.name, printable(source.path))
+        if self.loader.settings.reload_interval > 0:
+            self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
+            self._watcher.start()
+
+    def close(self) -> None:
+        """End every thread, after what waits is computed."""
+        self._ended.set()
+        if self._watcher is not None:
+            self._watcher.join()
+        for served in [*self._served.values(), *self._retired]:
+            served.close()
+
+    def all(self) -> list[Served]:
+        """The models, in the order in which they were named."""
+        with self._lock:
+            return list(self._served.values())
+
+    @property
+    def is_healthy(self) -> bool:
+        return all(batcher.is_alive for served in self.all() for batcher in served.batchers)
+
+    @contextmanager
+    def use(self, name: str) -> Iterator[Served]:
+        """The model of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        with self._lock:
+            served = self._served[name]
+            self._users[id(served)] = self._users.get(id(served), 0) + 1
+        try:
+            yield served
+        finally:
+            with self._lock:
+                self._users[id(served)] -= 1
+
+    def _watch(self) -> None:
+        """Exchange models whose files have changed, after they stay the same for one interval."""
+        seen = tried = {served.source: served.state for served in self.all()}
+        while not self._ended.wait(self.loader.settings.reload_interval):
+            before, seen = seen, {served.source: served.source.state for served in self.all()}
+            for served in self.all():
+                now = seen[served.source]
+                if now is not None and now == before[served.source] != tried[served.source]:
+                    tried = {**tried, served.source: now}  # a model that fails is tried once
+                    self._exchange(served)
+            self._end_retired()
+
+    def _exchange(self, old: Served) -> None:
+        name = old.source.name
+        try:
+            new = self.loader.load(old.source)
+        except (ConfigError, RunError, OSError) as error:
+            text = "%s has changed and cannot be loaded; the old one stays: %s"
+            get_logger().error(text, name, error)
+            return
+        with self._lock:
+            self._served[name] = new
+            self._retired.append(old)
+        get_logger().info("%s has changed and is exchanged", name)
+
+    def _end_retired(self) -> None:
+        with self._lock:
+            unused = [old for old in self._retired if not self._users.get(id(old))]
+            self._retired = [old for old in self._retired if old not in unused]
+            for old in unused:
+                self._users.pop(id(old), None)
+        for old in unused:
+            old.close()
