@@ -6,7 +6,16 @@ from typing import Any
 
 from passl.cli.options import about
 
-FIGURES = ("curves", "errors", "confusion", "augment", "filters", "features")
+FIGURES = (
+    "curves",
+    "errors",
+    "confusion",
+    "augment",
+    "gates",
+    "positions",
+    "filters",
+    "features",
+)
 """Modules of `passl.cli.figures`. Each has a docstring, `EXAMPLES`, `add_options(parser)` and
 `main(args)`, like a command.
 """
