@@ -9,7 +9,6 @@ of a head.
 from __future__ import annotations
 
 import numpy as np
-import paddle
 from paddle import nn
 
 from passl.modeling.layers import (
@@ -21,6 +20,7 @@ from passl.modeling.layers import (
     split_heads,
     to_map,
     to_tokens,
+    windows,
 )
 
 
@@ -83,8 +83,7 @@ class ConvAttention(AttentionLayer):
         bias = None if qkv_bias else False
         of_q = {"kernel": kernel_size, "stride": stride_q, "padding": padding_q}
         of_kv = {"kernel": kernel_size, "stride": stride_kv, "padding": padding_kv}
-        self.num_heads, self.stride_kv = num_heads, stride_kv
-        self.first_key = (kernel_size - 1) / 2 - padding_kv  # the center of its window
+        self.num_heads, self.method, self.of_kv = num_heads, method, of_kv
         self.conv_proj_q = projection("linear" if method == "avg" else method, dim, **of_q)
         self.conv_proj_k = projection(method, dim, **of_kv)
         self.conv_proj_v = projection(method, dim, **of_kv)
@@ -101,18 +100,16 @@ class ConvAttention(AttentionLayer):
         q_BNHD, k_BMHD, v_BMHD = self.project_qkv(x_BNC, grid)
         return self.proj_drop(self.proj(self.attend(q_BNHD, k_BMHD, v_BMHD).flatten(2)))
 
-    @paddle.no_grad()
     def key_grid(self, grid: Grid) -> Grid:
-        if isinstance(self.conv_proj_k, nn.Identity):
+        if self.method == "linear":
             return grid
-        layer = self.conv_proj_k
-        window = layer.conv if isinstance(layer, ConvProjection) else layer
-        return window(paddle.zeros([1, self.proj_k.weight.shape[0], *grid])).shape[-2:]
+        return windows(grid, **self.of_kv, ceil=self.method == "avg")
 
     def key_places(self, grid: Grid) -> list[np.ndarray]:
-        if isinstance(self.conv_proj_k, nn.Identity):
+        if self.method == "linear":
             return super().key_places(grid)
-        return [self.first_key + self.stride_kv * np.arange(n) for n in self.key_grid(grid)]
+        first = (self.of_kv["kernel"] - 1) / 2 - self.of_kv["padding"]  # center of its window
+        return [first + self.of_kv["stride"] * np.arange(n) for n in self.key_grid(grid)]
 
     def project_qkv(self, x_BNC, grid: Grid):
         cls_B1C, patches_BNC = split_class_token(x_BNC, grid)

@@ -235,6 +235,19 @@ def to_map(x_BNC, grid: Sequence[int]):
     return x_BNC.transpose([0, 2, 1]).reshape([0, 0, *grid])
 
 
+def windows(
+    grid: Grid, *, kernel: int, stride: int, padding: int, ceil: bool = False
+) -> tuple[int, ...]:
+    """The grid of a convolution's output.
+
+    Args:
+        grid: of its input.
+        ceil: whether a last window may reach beyond the padding.
+    """
+    beyond = stride - 1 if ceil else 0
+    return tuple((n + 2 * padding - kernel + beyond) // stride + 1 for n in grid)
+
+
 def resized(x_BCYX, size: Sequence[int]):
     """A map at another size (Y, X), bilinear."""
     # In three dimensions, of which one is 1: Paddle Inference 3.3.1 cannot run the two-dimensional

@@ -13,7 +13,6 @@ import operator
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar, Union
 
-import paddle
 from annotated_types import MinLen
 from paddle import nn
 
@@ -33,6 +32,7 @@ from passl.modeling.layers import (
     to_map,
     to_tokens,
     trunc_normal_,
+    windows,
 )
 from passl.modeling.recompute import run_block
 from passl.utils.types import NonNegativeInt, NormEps, PositiveFloat, PositiveInt, Rate
@@ -51,6 +51,7 @@ class ConvEmbed(nn.Layer):
         self, in_chans: int, dim: int, *, kernel: int, stride: int, padding: int, norm: nn.Layer
     ):
         super().__init__()
+        self.window: dict[str, Any] = {"kernel": kernel, "stride": stride, "padding": padding}
         self.proj = nn.Conv2D(in_chans, dim, kernel, stride, padding)
         self.norm = norm
 
@@ -364,13 +365,12 @@ class CvT(nn.Layer):
                 maps[stage].append(block.attn.attention_map(x_BNC, block.query_grid))
         return [maps[index] for index in wanted]
 
-    @paddle.no_grad()
     def attention_blocks(self, height: int, width: int) -> list[AttentionBlock]:
         """The attention of each block, for images of height x width."""
-        blocks, grid = [], (height, width)
+        blocks: list[AttentionBlock] = []
+        grid: Grid = (height, width)
         for s, stage in enumerate(self.stages):
-            embed = stage.patch_embed.proj
-            grid = tuple(embed(paddle.zeros([1, embed.weight.shape[1], *grid])).shape[-2:])
+            grid = windows(grid, **stage.patch_embed.window)
             for index, block in enumerate(stage.blocks):
                 name, stride = f"stage{s}.blocks.{index}", self.feature_strides[s]
                 has_class_token = stage.cls_token is not None

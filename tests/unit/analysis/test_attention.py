@@ -110,6 +110,21 @@ def test_maps_that_are_too_large_are_refused_before_anything_is_computed(monkeyp
     attention_maps(model, images, [0], max_bytes=size)
 
 
+@pytest.mark.parametrize("method", ["dw_bn", "avg", "linear"])
+@pytest.mark.parametrize(("stride", "padding"), [(2, 1), (3, 0), (2, 2)])
+def test_the_grid_of_keys_is_that_of_the_convolution(method, stride, padding):
+    model = model_of({**CVT, "method": method, "stride_kv": stride, "padding_kv": padding})
+    attn = model.backbone.stage0.blocks[0].attn
+    for grid in ((5, 8), (6, 7), (9, 4)):
+        made = attn.conv_proj_k(paddle.zeros([1, 8, *grid]))
+        assert attn.key_grid(grid) == tuple(made.shape[-2:])
+
+
+def test_the_size_of_a_huge_image_costs_nothing():
+    for architecture in (CONVIT, CVT):
+        assert attention_blocks(model_of(architecture), 2**20, 2**20)[0].queries >= 2**34
+
+
 def test_a_head_that_takes_maps_pads_the_image():
     head = {"name": "FPNHead", "num_classes": 3, "channels": 8}
     model = Model({"model": {"architecture": {"name": "CvT", **CVT}, "head": head}})
