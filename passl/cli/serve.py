@@ -79,8 +79,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     try:
         import fastapi  # noqa: F401
-        import multipart  # noqa: F401
         import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
         raise ConfigError(
@@ -95,28 +95,25 @@ def main(args: argparse.Namespace) -> None:
 
     log_to_console()
     check_engine(args.engine, args.precision, args.threads or 1)
+    settings = _settings(args)
     sources = [parse_source(text) for text in args.models]
     names = [source.name for source in sources]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"two models have the name {twice[0]!r}; name one by NAME=MODEL")
-    serve(
-        sources,
-        _settings(args),
-        host=args.host,
-        port=args.port,
-        engine=args.engine,
-        precision=args.precision,
-        threads=args.threads,
-        allow_imports=args.allow_imports,
-    )
+    serve(sources, settings, args.host, args.port)
 
 
 def _settings(args: argparse.Namespace):
+    from passl.machine import usable_processors
     from passl.serving.settings import Settings
 
-    same = ("max_batch", "max_waiting", "max_pixels", "max_images", "max_connections", "timeout")
-    given = {name: getattr(args, name) for name in (*same, "reload_interval")}
+    same = (
+        *("engine", "precision", "allow_imports", "max_batch", "max_waiting", "max_pixels"),
+        *("max_images", "max_connections", "timeout", "reload_interval"),
+    )
+    given = {name: getattr(args, name) for name in same}
+    given["threads"] = args.threads or usable_processors()
     if args.max_delay is not None:
         given["max_delay"] = args.max_delay / 1000
     if args.max_megabytes is not None:

@@ -75,12 +75,11 @@ class Service:
         models: of the server, loaded.
         settings: of the server.
         metrics: of the server.
-        threads: that read and transform images.
     """
 
-    def __init__(self, models: Models, settings: Settings, metrics: Metrics, threads: int):
+    def __init__(self, models: Models, settings: Settings, metrics: Metrics):
         self.models, self.settings, self.metrics = models, settings, metrics
-        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
+        self.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="images")
         self.is_ready = False
         self._waiting = 0
 

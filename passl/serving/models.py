@@ -22,6 +22,7 @@ from passl.errors import ConfigError, RunError
 from passl.evaluation.preset import transforms_of
 from passl.logging import get_logger, printable
 from passl.porting.resolve import locate, zoo_entry
+from passl.porting.zoo import is_known
 from passl.serving.batching import Batcher
 from passl.serving.settings import Settings
 
@@ -56,6 +57,11 @@ class Source:
             raise ConfigError(
                 f"{folder}: neither an exported folder ({DESCRIPTION}) nor the folder of a run "
                 f"({BEST}); make one by `passl export`, or name a weight file"
+            )
+        if not folder.exists() and "://" not in self.path and not is_known(self.path):
+            raise ConfigError(
+                f"{self.path}: there is no such exported folder, run or weight file, and no such "
+                "name in the model zoo; `passl models` lists the names"
             )
         return locate(self.path)
 
@@ -126,15 +132,10 @@ class Loader:
     """Loads models.
 
     Args:
-        engine, precision, threads, allow_imports: see `passl.deploy.Predictor`.
         settings: of the server.
         observe: called with a model's name after each of its batches, see `Batcher`.
     """
 
-    engine: str
-    precision: str
-    threads: int
-    allow_imports: bool
     settings: Settings
     observe: Callable[[str, int, float, float], None]
 
@@ -144,15 +145,15 @@ class Loader:
         Raises:
             ConfigError, RunError: it cannot be loaded.
         """
-        state = source.state
+        own, state = self.settings, source.state
         is_exported = source.file.name == DESCRIPTION
         backbone: Engine | None = None
         if is_exported:
-            options = (self.engine, self.precision, self.threads, self.allow_imports)
+            options = (own.engine, own.precision, own.threads, own.allow_imports)
             classifier: Classifier = Predictor(Path(source.path), *options)
         else:
             classifier, backbone = self._from_weights(source)
-        for size in {1, self.settings.max_batch}:  # the first call of each size is slow
+        for size in {1, own.max_batch}:  # the first call of each size is slow
             classifier.run(np.zeros([size, *classifier.description.input], np.float32))
         return Served(
             source=source,
@@ -167,8 +168,8 @@ class Loader:
                 "input": list(classifier.description.input),
                 "parameters": classifier.description.parameters,
                 "weights": classifier.description.weights,
-                "engine": self.engine if is_exported else "paddle, not exported",
-                "precision": self.precision if is_exported else "fp32",
+                "engine": own.engine if is_exported else "paddle, not exported",
+                "precision": own.precision if is_exported else "fp32",
                 "has_features": backbone is not None,
                 "loaded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             },
@@ -176,15 +177,16 @@ class Loader:
 
     def _from_weights(self, source: Source) -> tuple[Classifier, Engine]:
         """A classifier of weights, and what computes its features."""
-        if (self.engine, self.precision) != ("paddle", "fp32"):
+        own = self.settings
+        if (own.engine, own.precision) != ("paddle", "fp32"):
             raise ConfigError(
-                f"{source.path}: is not exported, and engine {self.engine} with precision "
-                f"{self.precision} is for exported folders; export it first, or leave them out"
+                f"{source.path}: is not exported, and engine {own.engine} with precision "
+                f"{own.precision} is for exported folders; export it first, or leave them out"
             )
         entry = zoo_entry(source.path) if not Path(source.path).exists() else None
         transforms = None if entry is None else transforms_of(entry.preset)
         weights = source.path if entry is not None else source.file
-        model, description = load(weights, None, transforms, None, self.allow_imports)
+        model, description = load(weights, None, transforms, None, own.allow_imports)
         return Classifier(as_engine(model), description), as_engine(model.backbone)
 
     def _batcher(self, name: str, compute: Callable[[np.ndarray], np.ndarray]) -> Batcher:

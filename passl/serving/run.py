@@ -11,49 +11,28 @@ import uvicorn
 
 from passl.errors import ConfigError
 from passl.logging import get_logger
-from passl.machine import usable_processors
 from passl.serving.app import Service, build_app
 from passl.serving.models import Loader, Models, Source
 from passl.serving.observe import Metrics
 from passl.serving.settings import Settings
 
 
-def serve(
-    sources: Sequence[Source],
-    settings: Settings,
-    *,
-    host: str,
-    port: int,
-    engine: str,
-    precision: str,
-    threads: int | None,
-    allow_imports: bool,
-) -> None:
+def serve(sources: Sequence[Source], settings: Settings, host: str, port: int) -> None:
     """Load models and answer requests, until SIGTERM or SIGINT; then finish those that have begun.
 
     Args:
         sources: of the models; their names differ.
         host, port: to listen on; port 0 for any that is free.
-        engine, precision, threads, allow_imports: see `passl.deploy.Predictor`.
 
     Raises:
         ConfigError: the port cannot be used, or a model cannot be loaded as it is named.
         RunError: a model is damaged.
     """
     metrics = Metrics()
-    threads = usable_processors() if threads is None else threads
-    loader = Loader(
-        engine=engine,
-        precision=precision,
-        threads=threads,
-        allow_imports=allow_imports,
-        settings=settings,
-        observe=metrics.batch_done,
-    )
-    models = Models(loader)
+    models = Models(Loader(settings=settings, observe=metrics.batch_done))
     with _listening(host, port) as listener:
         models.start(sources)
-        service = Service(models, settings, metrics, threads)
+        service = Service(models, settings, metrics)
         address, port = listener.getsockname()[:2]
         if settings.token is None and not ipaddress.ip_address(address).is_loopback:
             get_logger().warning(

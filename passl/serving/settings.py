@@ -1,4 +1,4 @@
-"""What a server allows."""
+"""How a server computes, and what it allows."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Limits and access.
+    """Computation, limits and access.
 
     Args:
+        engine, precision, threads, allow_imports: see `passl.deploy.Predictor`. As many threads
+            read and transform images.
         max_batch: images that are computed together.
         max_delay: seconds that an idle model waits for a second image.
         max_waiting: images that are read or wait for a model, of all requests; above it, requests
@@ -25,6 +27,10 @@ class Settings:
         origins: web sites whose scripts may call the server; `*` for all.
     """
 
+    engine: str = "paddle"
+    precision: str = "fp32"
+    threads: int = 1
+    allow_imports: bool = False
     max_batch: int = 16
     max_delay: float = 0.002
     max_waiting: int = 256

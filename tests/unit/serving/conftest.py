@@ -74,16 +74,9 @@ def serve() -> Iterator[Callable[..., TestClient]]:
         has_features: bool = True,
         **limits: Any,
     ) -> TestClient:
-        settings, metrics = Settings(**limits), Metrics()
+        settings, metrics = Settings(threads=2, **limits), Metrics()
         options = {"max_batch": settings.max_batch, "max_delay": settings.max_delay}
-        loader = Loader(
-            engine="paddle",
-            precision="fp32",
-            threads=1,
-            allow_imports=False,
-            settings=settings,
-            observe=metrics.batch_done,
-        )
+        loader = Loader(settings=settings, observe=metrics.batch_done)
         classifier = Classifier(compute, described(task, ["red", "green", "blue"]))
         served = Served(
             source=Source("colors", "nowhere"),
@@ -93,7 +86,7 @@ def serve() -> Iterator[Callable[..., TestClient]]:
             features=Batcher(lambda x: 2 * color_means(x), **options) if has_features else None,
             about={"name": "colors"},
         )
-        app = build_app(Service(Models(loader, {"colors": served}), settings, metrics, 2))
+        app = build_app(Service(Models(loader, {"colors": served}), settings, metrics))
         client = TestClient(app, raise_server_exceptions=False)
         client.__enter__()
         clients.append(client)
