@@ -159,10 +159,10 @@ def as_rows(runs: Sequence[RunSummary]) -> tuple[list[str], list[list[Any]]]:
     """The table for a CSV file: its head, and a row for each run. Values that a run does not have
     are empty.
     """
-    keys, columns = differing(runs), _columns(runs)
+    keys, columns = differing(runs), result_columns(runs)
     rows = []
     for run in runs:
-        settings = [_cell(run, key) for key in (*keys, "epochs")]
+        settings = [setting_text(run, key) for key in (*keys, "epochs")]
         results = run.results()
         rows.append([run.name, str(run.folder), *settings, *map(results.get, columns)])
     return ["run", "folder", *keys, "epochs", *columns], rows
@@ -175,7 +175,7 @@ def as_text(runs: Sequence[RunSummary], columns: int) -> str:
     Args:
         columns: characters of a line that fit.
     """
-    keys, shown_columns = differing(runs), _columns(runs)
+    keys, shown_columns = differing(runs), result_columns(runs)
     short = shortest(keys)
     titles = [title for title, _ in shown_columns.values()]
     rows = [["run", *(printable(short[key]) for key in keys), *titles]]
@@ -258,8 +258,8 @@ def _exact(run: RunSummary, key: str) -> str:
     return to_json(run.settings[key]) if key in run.settings else ""
 
 
-def _cell(run: RunSummary, key: str) -> str:
-    """A setting as a cell of a table, without the quotes of JSON."""
+def setting_text(run: RunSummary, key: str) -> str:
+    """A setting as text, without the quotes of JSON; empty if there is none."""
     value = run.settings.get(key)
     return value if isinstance(value, str) else _exact(run, key)
 
@@ -272,8 +272,8 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[: half - 1]}…{text[-half:]}"
 
 
-def _columns(runs: Sequence[RunSummary]) -> dict[str, tuple[str, str]]:
-    """The runs' results: key -> title and format in a table of text. Each task has a score."""
+def result_columns(runs: Sequence[RunSummary]) -> dict[str, tuple[str, str]]:
+    """The runs' results in a table to read: key -> title and format. Each task has a score."""
     tasks = [run.metrics.task for run in runs]
     scores = {task.best: task.shown[task.best] for task in tasks}
     return {

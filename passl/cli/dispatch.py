@@ -31,7 +31,7 @@ from passl.logging import log_others, printable
 COMMANDS = (
     *("train", "watch", "eval", "predict", "export", "serve", "convert"),
     *("features", "probe", "visualize"),
-    *("compare", "sweep"),
+    *("compare", "report", "sweep"),
     *("check-data", "config", "models", "env", "launch"),
 )
 _LAUNCH = "launch"
