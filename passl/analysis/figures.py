@@ -210,13 +210,14 @@ class _Page:
 
 
 def heat_over(pixels: np.ndarray, heat: np.ndarray, opacity: float = 0.6) -> np.ndarray:
-    """Return an image in grey with a map over it, [height, width, 3] from 0 to 1.
+    """Return an image in grey with a map over it, [height, width, 3] from 0 to 1. The image has
+    little contrast, so that the map's colors can be told on dark and on bright parts.
 
     Args:
         pixels: [height, width, 3 or 4] from 0 to 1.
         heat: [height, width] from 0 to 1.
     """
-    grey = pixels[..., :3] @ np.array([0.299, 0.587, 0.114])
+    grey = 0.2 + 0.6 * (pixels[..., :3] @ np.array([0.299, 0.587, 0.114]))
     colors = matplotlib.colormaps[HEAT](np.clip(heat, 0, 1))[..., :3]
     return (1 - opacity) * grey[..., None] + opacity * colors
 

@@ -5,7 +5,7 @@ Shapes in names: B batch, C channels, N tokens, Y rows and X columns of a grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,10 +16,11 @@ from paddle import nn
 from passl.errors import ConfigError
 from passl.modeling.backbones.convit import ConViT, PatchEmbed
 from passl.modeling.backbones.cvt import CvT
-from passl.modeling.layers import split_class_token, to_map
+from passl.modeling.conv_attention import ConvAttention
+from passl.modeling.layers import AttentionBlock, split_class_token, to_map
 from passl.utils.config import closest
 
-EMBED = "embed"
+EMBED = "patch_embed"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,18 @@ class Lattice:
         """The cells of a convolution's output, if these are those of its input."""
         shift = (kernel - 1) / 2 - padding
         return Lattice(self.stride * stride, self.offset + self.stride * shift)
+
+    def centre(self, row: int, column: int) -> tuple[float, float]:
+        """Row and column of the pixel at the centre of a cell."""
+        return self.offset + self.stride * row, self.offset + self.stride * column
+
+    def cell(self, pixel: Sequence[float], grid: Sequence[int]) -> tuple[int, int]:
+        """Row and column of the cell of a grid whose centre is nearest to a pixel."""
+        row, column = (
+            min(max(round((place - self.offset) / self.stride), 0), cells - 1)
+            for place, cells in zip(pixel, grid, strict=True)
+        )
+        return row, column
 
     def upsampled(self, map_YX: np.ndarray, height: int, width: int) -> np.ndarray:
         """A map at the size of the image, bilinear between the centres and constant outside of
@@ -74,7 +87,7 @@ class LayerPoint:
     """A layer of a backbone whose output is a map, or tokens of a grid.
 
     Args:
-        name: as users write it.
+        name: within the backbone.
         layer: whose output it is.
         lattice: where its cells lie; null if it is not known, for equal parts of the image.
         is_block: whether it takes tokens and their grid.
@@ -94,39 +107,55 @@ class LayerPoint:
 
 
 def points_of(backbone: nn.Layer) -> list[LayerPoint]:
-    """The layers of a backbone that make maps, from the image on.
-
-    A ConViT has `embed` and its blocks `0`, `1`, ...; a CvT for each stage `0.embed`, its blocks
-    `0.0`, `0.1`, .... Other backbones have their layers by their full names.
+    """The layers of a backbone that make maps, from the image on, by the names that their
+    parameters begin with: a ConViT's `patch_embed`, `blocks.0`, `blocks.1`, ...; for each stage of
+    a CvT `stage0.patch_embed`, `stage0.blocks.0`, .... Other backbones have all their layers.
     """
     if isinstance(backbone, ConViT):
         patches = backbone.patch_embed
         is_plain = isinstance(patches, PatchEmbed)
         own = Lattice().behind(patches.stride, patches.stride, 0) if is_plain else None
-        blocks = enumerate(backbone.blocks)
-        points = [LayerPoint(str(i), block, own, is_block=True) for i, block in blocks]
-        return [LayerPoint(EMBED, patches, own), *points]
+        return [LayerPoint(EMBED, patches, own), *_blocks_of(backbone, "", own)]
     if isinstance(backbone, CvT):
         points, lattice = [], Lattice()
         for s, stage in enumerate(backbone.stages):
-            conv = stage.patch_embed.proj
-            lattice = lattice.behind(conv._kernel_size[0], conv._stride[0], conv._padding)
-            points.append(LayerPoint(f"{s}.{EMBED}", stage.patch_embed, lattice))
-            blocks = enumerate(stage.blocks)
-            points += [LayerPoint(f"{s}.{i}", b, lattice, is_block=True) for i, b in blocks]
+            lattice = lattice.behind(**stage.patch_embed.window)
+            points.append(LayerPoint(f"stage{s}.{EMBED}", stage.patch_embed, lattice))
+            points += _blocks_of(stage, f"stage{s}.", lattice)
         return points
     return [LayerPoint(name, layer) for name, layer in backbone.named_sublayers()]
 
 
+def _blocks_of(parent: Any, prefix: str, lattice: Lattice | None) -> list[LayerPoint]:
+    return [
+        LayerPoint(f"{prefix}blocks.{index}", block, lattice, is_block=True)
+        for index, block in enumerate(parent.blocks)
+    ]
+
+
+def lattice_of_keys(block: AttentionBlock, queries: Lattice) -> Lattice:
+    """Where the keys of an attention lie, whose queries lie on a lattice."""
+    attn = block.attn
+    is_coarser = isinstance(attn, ConvAttention) and attn.method != "linear"
+    return queries.behind(**attn.of_kv) if is_coarser else queries
+
+
 def find_point(backbone: nn.Layer, name: str) -> LayerPoint:
-    """The layer of that name. Numbers may be negative, from the end; a CvT's stage alone means its
-    last block.
+    """The layer of that name. Short forms are `3` and `embed` of a ConViT; `2.9`, `2.embed`, and
+    `2` for the last block of stage 2, of a CvT. Negative numbers count from the end.
 
     Raises:
         ConfigError: there is no such layer.
     """
     points = {point.name: point for point in points_of(backbone)}
-    full = _full_name(name, list(points))
+    if isinstance(backbone, ConViT):
+        full = _of_blocks(name, "", points)
+    elif isinstance(backbone, CvT):
+        stage, _, block = name.partition(".")
+        number = _resolved(stage, backbone.num_stages)
+        full = name if number is None else _of_blocks(block or "-1", f"stage{number}.", points)
+    else:
+        full = name
     if full not in points:
         known = list(points)
         shown = ", ".join(known) if len(known) <= 40 else f"{known[0]} to {known[-1]}"
@@ -136,18 +165,19 @@ def find_point(backbone: nn.Layer, name: str) -> LayerPoint:
     return points[full]
 
 
-def _full_name(name: str, known: Sequence[str]) -> str:
-    """A name with each negative number replaced, and the last block behind a stage."""
-    parts: list[str] = []
-    for part in name.split("."):
-        prefix = "".join(f"{one}." for one in parts)
-        ends = [each.removeprefix(prefix) for each in known if each.startswith(prefix)]
-        count = len({end.partition(".")[0] for end in ends if end[:1].isdecimal()})
-        is_number = part.removeprefix("-").isdecimal() and -count <= int(part) < count
-        parts.append(str(int(part) % count) if is_number else part)
-    full = ".".join(parts)
-    blocks = [each for each in known if each.startswith(f"{full}.")]
-    return blocks[-1] if full.isdecimal() and blocks else full
+def _of_blocks(name: str, prefix: str, known: Iterable[str]) -> str:
+    """The full name for `3` or `embed` behind a prefix; else the name."""
+    if name == "embed":
+        return f"{prefix}{EMBED}"
+    count = sum(each.startswith(f"{prefix}blocks.") for each in known)
+    number = _resolved(name, count)
+    return name if number is None else f"{prefix}blocks.{number}"
+
+
+def _resolved(text: str, count: int) -> int | None:
+    """A number from 0, where negative ones count from the end; null if it is none of `count`."""
+    is_number = text.removeprefix("-").isdecimal() and -count <= int(text) < count
+    return int(text) % count if is_number else None
 
 
 @dataclass
@@ -164,6 +194,11 @@ class Output:
     tensor: Any = None
     grid: tuple[int, int] | None = field(default=None)
 
+    @property
+    def is_map(self) -> bool:
+        """Whether `as_map` can be called."""
+        return self.grid is not None or getattr(self.tensor, "ndim", 0) == 4
+
     def as_map(self, tensor: Any = None) -> Any:
         """The output, or a tensor of its shape such as its gradient, as a map [B, C, Y, X] without
         the class token.
@@ -171,12 +206,12 @@ class Output:
         Raises:
             ConfigError: it is no map.
         """
-        tensor = self.tensor if tensor is None else tensor
-        if self.grid is not None:
-            return to_map(split_class_token(tensor, self.grid)[1], self.grid)
-        if getattr(tensor, "ndim", 0) != 4:
+        if not self.is_map:
             raise ConfigError(f"layer {self.point.name}: its output is no map; name another layer")
-        return tensor
+        tensor = self.tensor if tensor is None else tensor
+        if self.grid is None:
+            return tensor
+        return to_map(split_class_token(tensor, self.grid)[1], self.grid)
 
 
 @contextmanager

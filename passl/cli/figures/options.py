@@ -21,6 +21,7 @@ from passl.cli.options import (
 from passl.errors import ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
 
     from passl.analysis.evaluated import Evaluated
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from passl.deploy.exported import Description
     from passl.modeling.classifier import Model
 
+LAYERS = (
+    "a ConViT's block, such as 3, or embed; a CvT's STAGE.BLOCK, such as 2.9, or STAGE.embed, or "
+    "STAGE for its last block; negative numbers count from the end; full names are possible too, "
+    "such as blocks.3"
+)
 SHOWN = 8
 """Images of the validation data that are drawn by default."""
 
@@ -93,8 +99,7 @@ def add_layer_option(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--layer",
         metavar="NAME",
-        help="a ConViT's block, 0, 1, ..., or embed; a CvT's stage, STAGE.BLOCK or STAGE.embed; "
-        f"negative numbers count from the end ({default})",
+        help=f"{LAYERS} ({default})",
     )
 
 
@@ -198,7 +203,7 @@ def _opened(args: argparse.Namespace, description: Description) -> Any:
         for file in find_images(args.images):
             yield Path(file).name, open_image(file, description), None
         return
-    dataset = _validation_data(args)
+    dataset = _data(args, "val")
     for index in args.samples or range(min(SHOWN, len(dataset))):
         if index >= len(dataset):
             raise ConfigError(
@@ -209,22 +214,52 @@ def _opened(args: argparse.Namespace, description: Description) -> Any:
         yield dataset.name(index), image, label if is_class else None
 
 
-def _validation_data(args: argparse.Namespace) -> Any:
+def load_samples(
+    args: argparse.Namespace, description: Description
+) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
+    """`--count` samples of the part `--split` of the data, evenly spaced, transformed as the
+    network's evaluation does: their arrays and labels, and the names of the classes.
+
+    Raises:
+        ConfigError: there is no such data, or its samples do not have one class each.
+        RunError: an image cannot be read.
+    """
+    import numpy as np
+
+    from passl.data.build import build_transforms
+    from passl.data.samples import transformed
+
+    dataset = _data(args, args.split)
+    if dataset.task != "classification":
+        raise ConfigError(
+            f"the data is for {dataset.task}, whose images do not have one class each; name a "
+            "config with another dataset by -c"
+        )
+    transforms = build_transforms(description.transforms)
+    count = min(args.count, len(dataset))
+    arrays, labels = [], []
+    for index in np.linspace(0, len(dataset) - 1, count).round().astype(int):
+        image, label = dataset[int(index)]
+        arrays.append(transformed(image, transforms))
+        labels.append(label)
+    return arrays, np.array(labels), dataset.classes
+
+
+def _data(args: argparse.Namespace, part: str) -> Any:
+    """The dataset of a part of the config's data."""
     from passl.data.build import build_dataset
 
     node: Any = config_of(args)
-    for key in ("dataloader", "val", "dataset"):
+    for key in ("dataloader", part, "dataset"):
         node = node.get(key) if isinstance(node, Mapping) else None
-    way = "name images, or a config with validation data by -c"
+    way = f"name a config with dataloader.{part} by -c"
+    way = f"name images, or {way[5:]}" if "images" in args else way
     if not node:
-        raise ConfigError(f"no image is named, and {args.weights} has no validation data; {way}")
+        raise ConfigError(f"{args.weights} does not say what its {part} data is; {way}")
     try:
         return build_dataset(node)
     except ConfigError as error:
-        problems = "; ".join(error.problems)
-        raise ConfigError(
-            f"no image is named, and the validation data: {problems}; {way}"
-        ) from None
+        raise ConfigError(*(f"dataloader.{part}: {one}; {way}" for one in error.problems)) from None
 
 
 def config_of(args: argparse.Namespace) -> Mapping[str, Any]:

@@ -135,7 +135,7 @@ def test_one_and_many_images_at_another_size(call, run_folder, tmp_path):
     noise(40, 24).save(tmp_path / "a.png")
     one, many = tmp_path / "one.png", tmp_path / "many.png"
     assert call("features", run_folder, tmp_path / "a.png", "--size", 32, 64, "--out", one)[0] == 0
-    assert call("features", run_folder, "--samples", *range(64), "--out", many)[0] == 0
+    assert call("features", run_folder, "--samples", *range(36), "--out", many)[0] == 0
     assert 0.5 < np.divide(*size_of(many)) < 2
     assert max(size_of(many)) < 4000
     assert size_of(one)[0] > size_of(one)[1]
@@ -176,3 +176,37 @@ def test_curves_of_several_runs(call, tmp_path, monkeypatch):
     assert code == 2
     assert "--force" in err
     assert call("curves", "a")[0] == call("curves", "a")[0] == 0
+
+
+def test_attention_and_gradcam(call, run_folder, tmp_path):
+    """Of chosen blocks and classes, for an image that is no square."""
+    noise(40, 24).save(tmp_path / "a.png")
+    given = [run_folder, tmp_path / "a.png", "--size", 32, 64]
+    for figure, options in (
+        ("attention", ["--blocks", "0", "-1", "--query", "3,60", "--heads", "0"]),
+        ("gradcam", ["--classes", "数字 3", "7", "--layer", "0"]),
+    ):
+        code, _, err = call(figure, *given, *options, "--out", tmp_path / f"{figure}.svg")
+        assert code == 0, err
+        assert (tmp_path / f"{figure}.svg").stat().st_size > 10_000
+    for figure, options, word in (
+        ("attention", ["--blocks", "embeds"], "no layer embeds"),
+        ("attention", ["--query", "3"], "ROW,COLUMN"),
+        ("attention", ["--size", 1024, 1024, "--blocks", 0], "GiB"),
+        ("gradcam", ["--classes", "11"], "number from 0 to 9"),
+        ("gradcam", ["--layer", "-1"], "name an earlier layer"),
+    ):
+        code, _, err = call(figure, *given, *options, "--out", tmp_path / "out.png")
+        assert code == 2, err
+        assert word in err
+
+
+def test_rollout_and_embeddings(call, run_folder, tmp_path):
+    for arguments in (
+        ["rollout", run_folder, "--samples", 1, "--fusion", "max"],
+        ["embeddings", run_folder, "--count", 40],
+        ["embeddings", run_folder, "--count", 40, "--split", "train", "--layer", "0"],
+    ):
+        code, _, err = call(*arguments, "--out", tmp_path / "a.png", "--force")
+        assert code == 0, err
+        assert min(size_of(tmp_path / "a.png")) > 200
