@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from paddle import nn
 
 from passl.analysis.figures import COLORS
@@ -120,6 +121,7 @@ def draw_over_epochs(
         if number + across >= len(blocks):  # nothing below it
             axes.set_xlabel("epoch")
             axes.tick_params(labelbottom=True)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in panels[len(blocks) :]:
         axes.set_axis_off()
     if measure == GATE:

@@ -86,11 +86,12 @@ def test_keys_of_the_other_projects_pages_exist(page):
 
 
 def test_networks(checkout):
-    (example,) = blocks("networks.md", "python")
+    example = "\n".join(blocks("networks.md", "python"))
     shapes = "\nprint([list(m.shape) for m in maps], list(attention[0].shape))"
-    assert "[[1, 192, 14, 20], [1, 192, 14, 20]] [1, 4, 280, 280]" in call(
-        checkout, "-c", example + shapes
-    )
+    shapes += "\nprint(last.to_patches_BHNYX.shape)"
+    printed = call(checkout, "-c", example + shapes)
+    assert "[[1, 192, 14, 20], [1, 192, 14, 20]] [1, 4, 280, 280]" in printed
+    assert "(1, 4, 1, 14, 20)" in printed
 
 
 def test_figures_can_be_drawn(tmp_path):

@@ -38,6 +38,25 @@ def test_metrics_rows_and_curves(tmp_path):
     assert b"/time" not in curves.read_bytes()
 
 
+def test_each_head_of_an_attention_is_a_curve(tmp_path):
+    log = MetricLog(tmp_path)
+    blocks = {"blocks.0": {"kind": "GPSA", "gate": [0.123456789, 0.5], "center_x": [None, 1.0]}}
+    log.write("attention", 0, epoch=0, images=3, mode="paper", blocks=blocks)
+    log.close()
+    (row,) = read_metrics(tmp_path)
+    assert row["blocks"]["blocks.0"]["gate"] == [0.1234568, 0.5]
+    assert row["blocks"]["blocks.0"]["center_x"] == [None, 1.0]
+    from visualdl import LogReader
+
+    (curves,) = (tmp_path / "vdl").iterdir()
+    reader = LogReader(file_path=str(curves))
+    (point,) = reader.get_data("scalar", "attention gate/blocks.0 head 1")
+    assert (point.id, point.value) == (0, 0.5)
+    assert "center_x/blocks.0 head 0" not in str(reader.tags())
+    MetricLog(tmp_path).close()  # starts anew, and will write the row of step 0 again
+    assert read_metrics(tmp_path) == []
+
+
 def test_a_resumed_run_writes_each_step_once(tmp_path):
     log = MetricLog(tmp_path)
     for step in (5, 10, 15):
