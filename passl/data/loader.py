@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -142,6 +143,17 @@ class Loader:
         keys = [(0, index, index) for index in indices]
         parts = (keys[start : start + size] for start in range(0, len(keys), size))
         return self._batches(self._read_here(parts))
+
+    def first(self, count: int) -> Batch | None:
+        """The first samples of the first epoch, at most a batch of them, as the run gets them; read
+        in this process. Null if none of them can be read.
+
+        Raises:
+            RunError, RuntimeError: as for `epoch`.
+        """
+        self.sampler.set_epoch(0)
+        parts = [keys[:count] for keys in islice(self.sampler, 1) if count]
+        return next(self._batches(self._read_here(parts)), None)
 
     def _batches(self, found: Iterable[list[Any]]) -> Iterator[Batch]:
         """The batches of what `collate` has returned."""

@@ -93,7 +93,12 @@ TRAINING = Section(
         "output_dir": Option(str),
         "checkpoint": section_of(Saver),
         "log_config": Section(
-            {"interval": Option(PositiveInt), "attention": section_of(AttentionLog)}
+            {
+                "interval": Option(PositiveInt),
+                "images": Option(NonNegativeInt, 8),
+                "histograms": Option(bool, False),
+                "attention": section_of(AttentionLog),
+            }
         ),
     }
 )

@@ -6,36 +6,36 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
-from passl.engine.run_files import METRICS, VISUALDL
+from passl.engine.run_files import METRICS
+from passl.engine.visualdl import VisualDL
 from passl.io.files import write_text
 from passl.io.terminal import Bar, clock
 from passl.logging import PROGRESS, get_logger
 
-_PATIENCE = 10.0
-"""Seconds that VisualDL may take to write its last points."""
-
 
 class MetricLog:
-    """One line of JSON for each logged interval and each evaluation, also drawn by VisualDL.
+    """One line of JSON for each logged interval and each evaluation, also shown by VisualDL.
 
     Args:
         folder: of the run; null writes nothing (the other ranks).
         step: rows of later steps are dropped, because the resumed run writes them again; with 0,
             all are.
         epoch: evaluations after more than these epochs are dropped likewise.
+
+    Attributes:
+        visualdl: shows the rows; null on the other ranks and after `close`.
     """
 
     def __init__(self, folder: Path | None, step: int = 0, epoch: int = 0):
-        self._file, self._path, self._unwritten, self._curves = None, None, b"", None
+        self._file, self._path, self._unwritten = None, None, b""
+        self.visualdl: VisualDL | None = None
         if folder is None:
             return
         path, rows = folder / METRICS, []
@@ -48,29 +48,21 @@ class MetricLog:
             write_text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
         # Unbuffered, so that it is known how much of a row is in the file when the disk is full.
         self._file, self._path = path.open("ab", buffering=0), path
-        # VisualDL cannot delete points, so all curves are drawn again from the rows.
-        shutil.rmtree(folder / VISUALDL, ignore_errors=True)
-        try:
-            from visualdl import LogWriter
-
-            # Its thread ends when the disk is full, and a full queue would then block the run. It
-            # takes `max_queue` for the seconds between flushes, and `flush_secs` for the queue.
-            self._curves = LogWriter(str(folder / VISUALDL), max_queue=10, flush_secs=10**6)
-        except (ImportError, OSError) as error:  # the run does not depend on curves
-            get_logger().warning("VisualDL cannot write to %s: %s", folder / VISUALDL, error)
+        self.visualdl = VisualDL(folder)
         for row in rows:
-            self._draw(row)
+            self.visualdl.add_row(row)
 
     def write(self, phase: str, step: int, **values: Any) -> None:
         """Write a row with its `time`, in seconds since 1970. If the row cannot be written, it is
         kept and written before the next one.
 
         Args:
-            phase: `train`, `val` or `attention`.
+            phase: `train`, `val`, `attention` or `weights`.
             step: steps made so far.
-            values: JSON. VisualDL gets the numbers and, of the `blocks` of an attention, each head.
+            values: JSON. VisualDL gets the numbers, of the `blocks` of an attention each head, and
+                the `histograms`.
         """
-        if self._file is None:
+        if self._file is None or self.visualdl is None:
             return
         row = {"phase": phase, "step": step, "time": round(time.time(), 3), **_rounded(values)}
         is_first_failure = not self._unwritten
@@ -85,7 +77,7 @@ class MetricLog:
                     self._path,
                     error.strerror,
                 )
-        self._draw(row)
+        self.visualdl.add_row(row)
 
     def sync(self) -> None:
         """Flush the rows to the disk, before a checkpoint that counts on them.
@@ -104,37 +96,13 @@ class MetricLog:
                 self._write_out()
             with suppress(OSError):
                 self._file.close()
-        if self._curves is not None:
-            # Once its thread has ended, `close` would wait for ever.
-            closing = Thread(target=self._curves.close, daemon=True)
-            closing.start()
-            closing.join(_PATIENCE)
-            if closing.is_alive():
-                get_logger().warning("VisualDL's curves are incomplete; %s is not", self._path)
-        self._file = self._curves = None
+        if self.visualdl is not None and not self.visualdl.close():
+            get_logger().warning("VisualDL's curves are incomplete; %s is not", self._path)
+        self._file = self.visualdl = None
 
     def _write_out(self) -> None:
         while self._unwritten:
             self._unwritten = self._unwritten[self._file.write(self._unwritten) :]  # type: ignore[union-attr]
-
-    def _draw(self, row: Mapping[str, Any]) -> None:
-        if self._curves is None:
-            return
-        moment = round(1000 * row["time"]) if "time" in row else None  # version 0.1 has none
-        for name, value in _curves_of(row):
-            self._curves.add_scalar(name, value, row["step"], moment)
-
-
-def _curves_of(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Name and value of each number of a row. The first part of a name is a group of VisualDL."""
-    for name, value in row.items():
-        if isinstance(value, int | float) and name not in ("step", "time"):
-            yield f"{row['phase']}/{name}", value
-    for block, measures in row.get("blocks", {}).items():
-        for name, values in measures.items():
-            for head, value in enumerate(values if isinstance(values, list) else ()):
-                if value is not None:
-                    yield f"attention {name}/{block} head {head}", value
 
 
 def _rounded(value: Any) -> Any:

@@ -36,6 +36,7 @@ from passl.engine.run_folder import (
 from passl.engine.signals import StopRequest
 from passl.engine.starts import record_start, recorded_failure
 from passl.engine.step import Outcome, train_step
+from passl.engine.visualdl import first_images, weight_histograms
 from passl.errors import RunError, Stopped, shortened
 from passl.evaluation.added_metrics import build_metrics
 from passl.evaluation.scores import TASKS, predict
@@ -81,8 +82,9 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
                 write_config(folder, run.cfg.to_dict(), progress.epoch)
                 record_start(folder, ranks, progress, checkpoint, config=cfg.file)
                 _log_start(run)
+                _show_start(run)
                 if progress.step == 0:
-                    _log_attention(run, 0)
+                    _log_network(run, 0)
             ranks.wait()
             while progress.epoch < cfg.epochs:
                 _train_epoch(run)
@@ -362,7 +364,7 @@ def _evaluate(run: Run) -> Scores:
         labels, shown = loader.dataset.valid_labels, ranks.is_first
         found = predict(learner.model, loader, labels, check=run.stop.check, shown=shown)
     if ranks.is_first:
-        _log_attention(run, run.progress.epoch + 1)
+        _log_network(run, run.progress.epoch + 1)
     # Every rank comes here, at the end of its part or asked to stop. In `score` all must meet.
     ranks.wait()
     if ranks.any(run.stop.name):
@@ -372,18 +374,31 @@ def _evaluate(run: Run) -> Scores:
     return run.task.score(found, len(run.val_loader.classes), ranks, metrics)
 
 
-def _log_attention(run: Run, epoch: int) -> None:
-    """Write the measures of attention if the config asks for them and the run goes on."""
-    if run.attention is not None:
-        with run.learner.average.applied(), suppress(Stopped):
-            row = run.attention.measure(run.learner.model, run.stop.check)
-            run.metrics.write(ATTENTION, run.progress.step, epoch=epoch, **row)
+def _log_network(run: Run, epoch: int) -> None:
+    """Write measures of attention and histograms of weights, as far as the config asks for them and
+    the run goes on.
+    """
+    step, model = run.progress.step, run.learner.model
+    with run.learner.average.applied(), suppress(Stopped):
+        if run.cfg.log_config.get("histograms", False):
+            run.metrics.write("weights", step, epoch=epoch, histograms=weight_histograms(model))
+        if run.attention is not None:
+            row = run.attention.measure(model, run.stop.check)
+            run.metrics.write(ATTENTION, step, epoch=epoch, **row)
 
 
 def _stopped(run: Run, when: str) -> Stopped:
     text = f"{run.stop.name or 'another process'} {when} step {run.progress.step}"
     get_logger().info("stopping: %s", text)
     return Stopped(text)
+
+
+def _show_start(run: Run) -> None:
+    """Write the hyperparameters and the first images for VisualDL."""
+    if run.metrics.visualdl is not None:
+        count = run.cfg.log_config.get("images", 8)
+        run.metrics.visualdl.add_hyperparameters(run.cfg, [*run.task.shown, "loss"])
+        run.metrics.visualdl.add_images(first_images(run.train_loader, count))
 
 
 def _log_start(run: Run) -> None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 
+import numpy as np
 import pytest
+from paddle import nn
+from PIL import Image
+from visualdl import LogReader
 
+from passl.data.loader import build_loader
 from passl.engine.metrics import Meter, MetricLog, read_metrics
 from passl.engine.run_folder import write_config
 from passl.engine.step import step_seed
+from passl.engine.visualdl import first_images, weight_histograms
 from passl.io.terminal import Bar
 from passl.logging import get_logger
+from passl.utils.config import get_config
 
 
 def test_metrics_rows_and_curves(tmp_path):
@@ -26,8 +34,6 @@ def test_metrics_rows_and_curves(tmp_path):
         {"phase": "train", "step": 5, "loss": 1.234568, "lr": 0.001},
         {"phase": "val", "step": 10, "epoch": 1, "top1": 50.0},
     ]
-    from visualdl import LogReader
-
     (curves,) = (tmp_path / "vdl").iterdir()
     reader = LogReader(file_path=str(curves))
     assert reader.get_data("scalar", "train/loss")[0].value == pytest.approx(1.2345679)
@@ -184,3 +190,57 @@ def test_metrics_are_json(tmp_path):
         "top1": 1.5,
         "samples": 3,
     }
+
+
+def test_visualdl_has_what_each_tab_shows(tmp_path, tiny_config):
+    """Scalars, histograms, images and hyperparameters, each once after a resume too."""
+    cfg = get_config(tiny_config(seed=2**40), ["model.architecture.drop_rate=0.25"])
+    loader = build_loader(cfg.dataloader.train, 0, even=True)
+    model = nn.Linear(2, 3)
+    model.weight.set_value(np.array([[0, 1, 2], [3, 3, 3]], "float32"))
+    for step in (0, 10):
+        log = MetricLog(tmp_path, step, step)
+        log.visualdl.add_hyperparameters(cfg, ["top1"])
+        log.visualdl.add_images(first_images(loader, 3))
+        for later in (10, 20)[step // 10 :]:
+            log.write("val", later, epoch=1, top1=50.0)
+            log.write("weights", later, epoch=1, histograms=weight_histograms(model))
+        log.close()
+    (path,) = (tmp_path / "vdl").iterdir()
+    reader = LogReader(file_path=str(path))
+    assert [point.id for point in reader.get_data("scalar", "val/top1")] == [10, 20]
+    assert reader.get_tags()["scalar"] == ["val/epoch", "val/top1"]
+    found = reader.get_data("histogram", "weights/weight")
+    assert [point.id for point in found] == [10, 20]
+    counts, edges = list(found[0].histogram.hist), found[0].histogram.bin_edges
+    assert (edges[0], edges[-1], len(counts)) == (0, 3, 30)
+    assert (counts[0], counts[10], counts[20], counts[29]) == (1, 1, 1, 3)
+    # The images are those that the first step gets, in uint8.
+    batch = next(loader.epoch(0))
+    tags = reader.get_tags()["image"]
+    labels = [loader.classes[label] for label in batch.labels.tolist()]
+    assert tags == [f"augmented/{i} {label}" for i, label in enumerate(labels[:3], 1)]
+    for tag, array in zip(tags, batch.images.numpy(), strict=False):
+        (point,) = reader.get_data("image", tag)
+        pixels = np.asarray(Image.open(io.BytesIO(point.image.encoded_image_string)))
+        mean, std = loader.samples.transforms[-1].mean_and_std(3)
+        wanted = 255 * (array * std + mean).transpose(1, 2, 0)
+        assert np.abs(pixels - wanted).max() <= 0.5 + 1e-3
+    (hparams,) = reader.get_data("hyper_parameters", "hparam")
+    values = {h.name: getattr(h, h.WhichOneof("type")) for h in hparams.hparam.hparamInfos}
+    assert values["architecture/drop_rate"] == 0.25
+    assert values["optimizer/name"] == "AdamW" and values["sampler/batch_size"] == 128
+    assert values["seed"] == 2**40  # more than VisualDL's integers hold
+    assert values["sampler/shuffle"] == "True"
+    assert not [name for name in values if name.startswith(("output_dir", "dataset"))]
+    assert not [name for name in values if "." in name]  # the table would show nothing
+    assert [metric.name for metric in hparams.hparam.metricInfos] == ["val/top1"]
+
+
+def test_images_that_cannot_be_read_do_not_stop_a_run(tiny_config, caplog, monkeypatch):
+    monkeypatch.setattr(get_logger(), "propagate", True)
+    loader = build_loader(get_config(tiny_config()).dataloader.train, 0, even=True)
+    monkeypatch.setattr(type(loader.dataset), "__getitem__", lambda *_: 1 / 0)
+    assert first_images(loader, 3) == []
+    assert "VisualDL gets no images" in caplog.text
+    assert first_images(loader, 0) == []

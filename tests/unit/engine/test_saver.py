@@ -12,7 +12,7 @@ import paddle
 import pytest
 
 from passl.distributed.ranks import Ranks
-from passl.engine import metrics
+from passl.engine import visualdl
 from passl.engine.checkpoint import Saver, read_checkpoint
 from passl.engine.learner import build_learner
 from passl.engine.metrics import MetricLog, read_metrics
@@ -207,7 +207,7 @@ def test_rows_that_cannot_be_written_are_written_later(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # VisualDL's
 def test_metrics_are_written_before_a_checkpoint(saver, monkeypatch):
-    monkeypatch.setattr(metrics, "_PATIENCE", 0.5)
+    monkeypatch.setattr(visualdl, "_PATIENCE", 0.5)
     one = saver()
     one.metrics = MetricLog(one.folder)
     with file_limit(10):
@@ -222,11 +222,11 @@ def test_metrics_are_written_before_a_checkpoint(saver, monkeypatch):
 def test_curves_that_cannot_be_written_do_not_stop_a_run(tmp_path, caplog, monkeypatch):
     """VisualDL's thread ends with the first flush that fails. Its default queue has 120 places."""
     monkeypatch.setattr(get_logger(), "propagate", True)
-    monkeypatch.setattr(metrics, "_PATIENCE", 0.5)
+    monkeypatch.setattr(visualdl, "_PATIENCE", 0.5)
     log = MetricLog(tmp_path)
     with file_limit(10):
         for step in range(500):
-            log._draw({"phase": "train", "step": step, "loss": 1.0})
+            log.visualdl.add_row({"phase": "train", "step": step, "loss": 1.0})
         log.close()
     assert "curves are incomplete" in caplog.text
 
