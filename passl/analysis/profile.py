@@ -169,7 +169,7 @@ def tables(events: list[Event], steps: int) -> list[str]:
         if event.name.startswith(_LAYER) and len(levels(event.name)) <= _LEVELS
     )
     return [
-        f"{steps} steps, {whole / steps / 1000:.1f} ms each",
+        f"{steps} step(s), {whole / steps / 1000:.1f} ms each",
         "",
         *table_of_costs("phase", phases, steps, whole),
         "",

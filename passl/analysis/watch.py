@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -48,6 +49,8 @@ def watch(folder: Path, every: float, once: bool) -> None:
             _follow_in_pipe(follower, every)
     except KeyboardInterrupt:
         return
+    except BrokenPipeError:  # what reads it, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _follow_on_terminal(follower: Follower, every: float) -> None:
