@@ -24,6 +24,7 @@ from passl.analysis.compare import (
     setting_text,
     shortest,
 )
+from passl.analysis.report_attention import attention_part
 from passl.analysis.report_evaluation import evaluation_of
 from passl.analysis.run_facts import changes, read_starts, recorded_recipe, remarks, timing
 from passl.engine.run_folder import CONFIG
@@ -129,6 +130,8 @@ def _page(run: RunSummary, name: str, recipe: str | None, evaluation: Any) -> di
     contents = [("summary", "Summary"), ("curves", "Curves")]
     contents += [("evaluation", "Classes" if has_predictions else "Predictions")]
     contents += [("errors", "Worst errors")] * has_predictions
+    attention = attention_part(run, evaluation.attention if has_predictions else {})
+    contents += [("attention", "Attention")] if attention else []
     contents += [("config", "Config"), ("timing", "Time"), ("environment", "Environment")]
     differences, text = _recipe(run, recipe or recorded_recipe(starts))
     own = evaluation.remarks if has_predictions else []
@@ -141,7 +144,7 @@ def _page(run: RunSummary, name: str, recipe: str | None, evaluation: Any) -> di
         "charts": charts_of_run(run.metrics),
         "epochs": _epochs(run),
         "evaluation": evaluation,
-        "figures": [],
+        "attention": attention,
         "recipe_text": text,
         "changes": [[each.key, each.before, each.after] for each in differences],
         "config": _lines((run.folder / CONFIG).read_text(encoding="utf-8", errors="replace")),

@@ -12,7 +12,9 @@ from PIL import Image
 
 from passl.analysis.compare import RunSummary
 from passl.analysis.evaluated import Evaluated, evaluate_config
+from passl.analysis.gates import attention_rows
 from passl.analysis.mistakes import Mistake, Mistakes, worst_mistakes
+from passl.analysis.report_attention import Blocks, measured_now
 from passl.engine.run_folder import BEST, CONFIG
 from passl.errors import ConfigError, RunError
 from passl.evaluation.confusion import MOST_DRAWN, most_confused
@@ -45,6 +47,7 @@ class EvaluationPart:
         confused: rows of a table.
         mistakes: the thumbnails.
         mistakes_title: what they are.
+        attention: measures of each head, see `report_attention`.
     """
 
     text: str
@@ -57,6 +60,7 @@ class EvaluationPart:
     confused: list[list[Any]]
     mistakes: list[dict[str, Any]]
     mistakes_title: str
+    attention: Blocks
 
 
 def evaluation_of(run: RunSummary, errors: int) -> EvaluationPart | str:
@@ -109,6 +113,7 @@ def _part(run: RunSummary, found: Evaluated, mistakes: Mistakes) -> EvaluationPa
         ],
         mistakes=[_thumbnail(each) for each in mistakes.shown],
         mistakes_title=mistakes.title,
+        attention={} if attention_rows(run.folder) else measured_now(found),
     )
 
 

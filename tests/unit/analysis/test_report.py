@@ -20,6 +20,8 @@ from safetensors.numpy import save_file
 from passl.analysis.charts import chart
 from passl.analysis.compare import read_runs
 from passl.analysis.report import write_report
+from passl.analysis.report_attention import attention_part
+from passl.analysis.report_evaluation import evaluation_of
 from passl.analysis.run_facts import changes, read_starts, remarks, timing
 from passl.errors import ConfigError
 from passl.modeling import Model
@@ -101,6 +103,11 @@ def write_run(folder: Path, data: Path, epochs: int = 6) -> Path:
         scores = {"top1": 10.0 * epoch, "top5": 90.0}
         loss = 1 + (epoch - 2) ** 2 / 10  # the lowest in epoch 2
         rows.append({"phase": "val", **row, "loss": loss, "samples": 8, "ips": 4.0, **scores})
+        blocks = {
+            "0": {"kind": "GPSA", "gate": [0.5, 0.125 * epoch], "entropy": [1.0, None]},
+            "1": {"kind": "MHSA", "entropy": [2.0, 3.0]},
+        }
+        rows.append({"phase": "attention", **row, "images": 8, "mode": "paper", "blocks": blocks})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     again = {"resumed_from": "last.safetensors", "epoch": 2, "step": 25}
     starts = [START, START | again, START | {"error": f"RunError: {SCRIPT}"}]
@@ -208,6 +215,36 @@ def test_what_the_report_tells(page, run_folder):
         f"RunError: {SCRIPT}",
     ):
         assert part in text, part
+
+
+def test_attention_over_the_epochs(run_folder):
+    (run,) = read_runs([run_folder])
+    part = attention_part(run, {})
+    assert part["head"][:3] == ["block", "kind", "head"]
+    assert part["rows"] == [
+        ["0", "GPSA", 0, "0.5", "1"],
+        ["0", "GPSA", 1, "0.75", None],
+        ["1", "MHSA", 0, None, "2"],
+        ["1", "MHSA", 1, None, "3"],
+    ]
+    gates, entropies = part["charts"]
+    (line,) = gates.lines
+    assert (line.name, line.xs, line.ys[-1]) == ("0", [1, 2, 3, 4, 5, 6], 0.625)
+    assert [each.ys[0] for each in entropies.lines] == [1.0, 2.5]
+
+
+def test_attention_is_measured_for_a_run_that_has_not(run_folder, tmp_path):
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    rows = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(r for r in rows if '"attention"' not in r))
+    (run,) = read_runs([folder])
+    part = attention_part(run, evaluation_of(run, 1).attention)
+    assert [row[:3] for row in part["rows"][::4]] == [
+        ["blocks.0", "GPSA", 0],
+        ["blocks.1", "MHSA", 0],
+    ]
+    assert part["charts"] == []
+    assert attention_part(run, {}) is None
 
 
 def test_remarks(run_folder):
