@@ -141,7 +141,10 @@ def charts_of_run(metrics: Metrics) -> list[Chart]:
     found = [
         chart("Loss", losses),
         chart("Validation scores", scores, " %"),
-        *(chart(key.replace("_", " "), [(key, points(metrics, "val", key))]) for key in others),
+        *(
+            chart(key.replace("_", " "), [(key.replace("_", " "), points(metrics, "val", key))])
+            for key in others
+        ),
         chart("Learning rate", [("learning rate", points(metrics, "train", "lr"))]),
         chart("Training throughput", [("images/s", points(metrics, "train", "ips"))]),
     ]

@@ -118,7 +118,7 @@ def _comparison(runs: Sequence[RunSummary]) -> dict[str, Any]:
     ]
     return {
         "head": ["", *(run.name for run in runs)],
-        "rows": [*settings, *results],
+        "rows": [*results, *settings],
         "charts": charts_of_runs([(run.name, run.metrics) for run in runs]),
     }
 
@@ -221,7 +221,7 @@ def _times(run: RunSummary) -> list[tuple[str, str]]:
         pairs.append(("waiting for data", f"{100 * time.waiting_part:.1f} % of the training time"))
     if speed is not None:
         pairs.append(("throughput", f"{speed:.4g} images/s (median of the logged intervals)"))
-    if time.wall is not None:
+    if time.wall is not None and time.wall > time.training + time.evaluation:
         pairs.append(("first to last row of the metrics", f"{_duration(time.wall)}, with breaks"))
     return pairs
 

@@ -161,7 +161,7 @@ def _thumbnail(mistake: Mistake) -> dict[str, Any]:
         "panels": len(panels),
         "small": is_small,
         "label": mistake.label,
-        "wrong": mistake.wrong,
+        "wrong": mistake.wrong.replace(" %", "\u00a0%"),
         "name": mistake.name,
     }
 

@@ -82,12 +82,15 @@ def changes(settings: Mapping[str, Any], recipe: str) -> list[Change]:
     """
     tree = get_config(recipe).to_dict()
     before = {dotted(keys): value for keys, value in leaves(tree)}
-    derived = {f"model.head.{option}" for option in (*HEADS.required, "strides")}
-    derived -= before.keys()
+    head = tree.get("model", {}).get("head", {})
+    derived = tuple(
+        f"model.head.{option}." for option in (*HEADS.required, "strides") if option not in head
+    )
     return [
         Change(key, _text(before, key), _text(settings, key))
         for key in dict.fromkeys([*before, *settings])
-        if key not in {*derived, "output_dir"} and _exact(before, key) != _exact(settings, key)
+        if key != "output_dir" and not f"{key}.".startswith(derived)
+        if _exact(before, key) != _exact(settings, key)
     ]
 
 

@@ -292,7 +292,8 @@ def test_differences_from_the_recipe(tmp_path):
     settings = {
         "epochs": 5,
         "model.head.name": "ClsHead",
-        "model.head.num_classes": 3,  # derived from the data
+        "model.head.num_classes": 3,  # derived from the data, as the next one
+        "model.head.in_channels.0": 3,
         "model.head.drop_rate": 0.5,
         "model.list.0": 1,
         "loss.name": "A",
