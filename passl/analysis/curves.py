@@ -78,22 +78,22 @@ def read_run(folder: Path) -> Metrics:
 
 
 def plot_runs(runs: Sequence[tuple[str, Metrics]], out: Path) -> None:
+    """Write `figure_of_runs`, as PNG or SVG."""
+    save_figure(figure_of_runs(runs), out)
+
+
+def figure_of_runs(runs: Sequence[tuple[str, Metrics]]) -> Figure:
     """Draw loss, selecting score and learning rate of one or several runs over their epochs.
 
     Args:
         runs: name and metrics of each; runs without a finished epoch are left out.
-        out: the PNG or SVG to write.
 
     Raises:
         ConfigError: no run has finished an epoch.
     """
-    shown = [(printable(name), metrics) for name, metrics in runs if metrics.is_drawable]
-    if not shown:
+    runs = [(printable(name), metrics) for name, metrics in runs if metrics.is_drawable]
+    if not runs:
         raise ConfigError("no run has finished an epoch yet: there are no curves to draw")
-    save_figure(_figure(shown), out)
-
-
-def _figure(runs: Sequence[tuple[str, Metrics]]) -> Figure:
     figure = Figure(figsize=(13, 8))
     (train_loss, val_loss), (score, rate) = figure.subplots(2, 2)
     figure.subplots_adjust(hspace=0.28, wspace=0.14)

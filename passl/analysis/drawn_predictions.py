@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 from PIL import Image
 
+from passl.analysis.figures import COLORS
 from passl.deploy.predictor import Prediction
-from passl.io.files import write_atomically
-from passl.io.fonts import fonts_for
 from passl.logging import printable
 
 _COLUMNS = 4
@@ -37,20 +35,9 @@ class Drawn:
     best: Sequence[Prediction]
 
 
-def draw_predictions(shown: Sequence[Drawn], out: Path) -> None:
-    """Draw images, each beside the probabilities of its best predictions.
-
-    Args:
-        out: the PNG to write.
-    """
-    with fonts_for([text for each in shown for text in _texts(each)]):
-        figure = predictions_figure(shown)
-        write_atomically(out, partial(figure.savefig, dpi=110, format="png"))
-
-
-def predictions_figure(shown: Sequence[Drawn]) -> Figure:
-    """The drawing; names are shortened."""
-    columns = min(_COLUMNS, math.ceil(math.sqrt(len(shown))))
+def figure_of_predictions(shown: Sequence[Drawn]) -> Figure:
+    """Draw images, each beside its best predictions. Long names are shortened."""
+    columns = min(_COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
     figure = Figure(figsize=(4.2 * columns, 1.9 * rows), layout="constrained")
     grid = figure.subplots(rows, 2 * columns, squeeze=False, width_ratios=[1, 1.3] * columns)
@@ -69,8 +56,8 @@ def predictions_figure(shown: Sequence[Drawn]) -> Figure:
 def _draw_bars(axes: Any, labels: Sequence[str], probabilities: Sequence[float]) -> None:
     """Bars from the top, with the names above them, where a long name has room."""
     lines = range(len(labels))
-    colors = ["#0072B2"] + ["#56B4E9"] * len(labels)
-    axes.barh(lines, probabilities, height=0.35, color=colors[: len(labels)], align="edge")
+    colors = [COLORS[0] if line == 0 else COLORS[4] for line in lines]
+    axes.barh(lines, probabilities, height=0.35, color=colors, align="edge")
     for line, label, probability in zip(lines, labels, probabilities, strict=True):
         weight = "bold" if line == 0 else "normal"
         text = f"{label}  {100 * probability:.1f} %"

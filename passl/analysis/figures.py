@@ -7,8 +7,10 @@ writes it. Texts may be in any script, and a dollar sign in them starts no formu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from passl.data.transforms.normalize import Normalize
 from passl.io.files import write_atomically
@@ -231,13 +234,27 @@ def save_figure(figure: Figure, out: Path) -> None:
     options: dict[str, Any] = {"format": kind, "dpi": _DPI, "bbox_inches": "tight"}
     if kind == "svg":
         options["metadata"] = {"Date": None}
+    with _fonts_of(figure), matplotlib.rc_context({"svg.hashsalt": "passl"}):
+        write_atomically(out, lambda temporary: figure.savefig(temporary, **options))
+
+
+def as_image(figure: Figure) -> Image.Image:
+    """A figure as an image, as `save_figure` writes it."""
+    file = BytesIO()
+    with _fonts_of(figure):
+        figure.savefig(file, format="png", dpi=_DPI, bbox_inches="tight")
+    return Image.open(file).convert("RGB")
+
+
+@contextmanager
+def _fonts_of(figure: Figure) -> Iterator[None]:
+    """Draw in fonts that have the figure's characters, with no text as a formula."""
     texts = figure.findobj(Text)
     with fonts_for([text.get_text() for text in texts]):
         for text in texts:
             text.set_fontfamily(matplotlib.rcParams["font.family"])
             text.set_parse_math(False)
-        with matplotlib.rc_context({"svg.hashsalt": "passl"}):
-            write_atomically(out, lambda temporary: figure.savefig(temporary, **options))
+        yield
 
 
 def _fitted(text: str, width: float) -> str:

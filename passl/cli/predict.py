@@ -82,7 +82,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--draw",
         type=as_path,
         metavar="FILE",
-        help=f"draw the images with their predictions, at most {_MOST_DRAWN}, as a PNG",
+        help=f"draw the images with their predictions, at most {_MOST_DRAWN}, as PNG or SVG",
     )
     parser.add_argument(
         "--masks",
@@ -129,12 +129,14 @@ def main(args: argparse.Namespace) -> None:
 
 def _draw(out: Path, classifier, found: Sequence) -> None:
     """Draw the first images with their predictions."""
-    from passl.analysis.drawn_predictions import Drawn, draw_predictions
+    from passl.analysis.drawn_predictions import Drawn, figure_of_predictions
+    from passl.analysis.figures import save_figure
     from passl.deploy.inputs import open_image
 
     opened = [open_image(each.name, classifier.description) for each in found[:_MOST_DRAWN]]
     shown = zip(found, opened, strict=False)
-    draw_predictions([Drawn(each.name, image, each.best) for each, image in shown], out)
+    drawn = [Drawn(each.name, image, each.best) for each, image in shown]
+    save_figure(figure_of_predictions(drawn), out)
 
 
 def _predict_masks(args: argparse.Namespace, classifier, files: Sequence[str]) -> None:
@@ -205,8 +207,8 @@ def _check(args: argparse.Namespace) -> None:
     named = [file.absolute() for file in files.values() if file is not None]
     if len(set(named)) < len(named):
         problems.append("--csv, --jsonl and --draw need different names")
-    if args.draw and args.draw.suffix != ".png":
-        problems.append(f"--draw {args.draw}: must end in .png")
+    if args.draw and args.draw.suffix not in (".png", ".svg"):
+        problems.append(f"--draw {args.draw}: must end in .png or .svg")
     if problems:
         raise ConfigError(*problems)
 

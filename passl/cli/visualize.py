@@ -7,7 +7,7 @@ from typing import Any
 from passl.cli.options import about
 
 FIGURES = (
-    *("curves", "errors", "confusion", "augment", "gates", "positions"),
+    *("overview", "curves", "errors", "confusion", "augment", "gates", "positions"),
     *("attention", "rollout", "gradcam", "features", "embeddings", "filters"),
 )
 """Modules of `passl.cli.figures`. Each has a docstring, `EXAMPLES`, `add_options(parser)` and

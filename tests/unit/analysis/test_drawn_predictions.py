@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl.analysis.drawn_predictions import Drawn, draw_predictions, predictions_figure
+from passl.analysis.drawn_predictions import Drawn, figure_of_predictions
+from passl.analysis.figures import save_figure
 from passl.deploy.predictor import Prediction
 
 
@@ -17,7 +18,7 @@ def drawn(name: str, probabilities: list[float], value: int = 0) -> Drawn:
 
 def test_each_image_is_beside_its_predictions():
     shown = [drawn("a/b.png", [0.7, 0.2, 0.1], 10), drawn("c.png", [0.6, 0.4], 20)]
-    left, bars, second, others = predictions_figure(shown).axes
+    left, bars, second, others = figure_of_predictions(shown).axes
     assert (left.get_title(), second.get_title()) == ("b.png", "c.png")
     assert np.unique(left.images[0].get_array()) == 10
     assert np.unique(second.images[0].get_array()) == 20
@@ -33,7 +34,7 @@ def test_each_image_is_beside_its_predictions():
 def test_any_number_of_images(tmp_path, images):
     """Some have no prediction, as of a multi-label network."""
     shown = [drawn(f"{i}.png", [0.9, 0.1] if i % 2 else []) for i in range(images)]
-    draw_predictions(shown, tmp_path / "drawn.png")
+    save_figure(figure_of_predictions(shown), tmp_path / "drawn.png")
     with Image.open(tmp_path / "drawn.png") as image:
         assert image.format == "PNG"
         assert image.width > 400

@@ -1,0 +1,90 @@
+"""A run on one page: curves, predictions, mistakes, confusion, gates or attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from passl.analysis.curves import figure_of_runs, read_run
+from passl.analysis.drawn_predictions import Drawn, figure_of_predictions
+from passl.analysis.evaluated import Evaluated
+from passl.analysis.figures import as_image
+from passl.analysis.gates import draw_now, values_now
+from passl.analysis.mistakes import figure_of_mistakes, worst_mistakes
+from passl.deploy.predictor import Prediction
+from passl.errors import ConfigError
+from passl.evaluation.confusion import figure_of_confusion
+from passl.modeling.gpsa import GPSA
+
+_WIDTH, _GAP = 2200, 30
+"""Pixels of the page and between two figures."""
+_SAMPLES, _MISTAKES, _BEST = 8, 12, 3
+
+
+def overview(folder: Path, found: Evaluated) -> Image.Image:
+    """Draw what a run did and what its network says of the validation data.
+
+    Args:
+        folder: of the run.
+        found: its best checkpoint on its validation data, of one label for each image.
+
+    Raises:
+        ConfigError: the data has another task, or the run has not finished an epoch.
+    """
+    if found.task != "classification":
+        raise ConfigError(f"an overview is of classification; this run is for {found.task}")
+    curves = figure_of_runs([(folder.resolve().name, read_run(folder))])
+    confusion = figure_of_confusion(found.confusion, found.loader.classes)
+    rows = [[curves, confusion], [_predictions(found)], list(_lower(found))]
+    return _page([[as_image(figure) for figure in row] for row in rows])
+
+
+def _predictions(found: Evaluated) -> Figure:
+    """Samples at equal distances in the validation data."""
+    dataset, classes = found.loader.dataset, found.loader.classes
+    count = len(found.found.indices)
+    shown = []
+    for row in np.linspace(0, count - 1, min(_SAMPLES, count)).astype(int):
+        image, label = dataset[int(found.found.indices[row])]
+        best = [
+            Prediction(int(k), classes[k], float(p))
+            for k, p in zip(found.found.classes[row], found.found.probabilities[row], strict=True)
+        ]
+        shown.append(Drawn(f"label {classes[int(label)]}", image, best[:_BEST]))
+    return figure_of_predictions(shown)
+
+
+def _lower(found: Evaluated) -> Iterator[Figure]:
+    """Mistakes if there are any, and what the network attends to."""
+    mistakes = worst_mistakes(found, _MISTAKES)
+    if mistakes.shown:
+        yield figure_of_mistakes(mistakes)
+    height, width = found.loader.samples[(0, 0, 0)].image.shape[1:]
+    if any(isinstance(layer, GPSA) for layer in found.model.sublayers()):
+        values = values_now(found.model, "gate", height, width)
+        yield draw_now(values, "gate", "Gates: attention to position rather than content")
+
+
+def _page(rows: list[list[Image.Image]]) -> Image.Image:
+    """Rows of images, each as wide as the page."""
+    scaled = []
+    for row in rows:
+        # Side by side at one height.
+        ratios = [image.width / image.height for image in row]
+        height = (_WIDTH - _GAP * (len(row) + 1)) / sum(ratios)
+        sizes = [(round(height * ratio), round(height)) for ratio in ratios]
+        scaled.append([image.resize(size) for image, size in zip(row, sizes, strict=True)])
+    heights = [row[0].height for row in scaled]
+    page = Image.new("RGB", (_WIDTH, sum(heights) + _GAP * (len(rows) + 1)), "white")
+    top = _GAP
+    for row, height in zip(scaled, heights, strict=True):
+        left = _GAP
+        for image in row:
+            page.paste(image, (left, top))
+            left += image.width + _GAP
+        top += height + _GAP
+    return page

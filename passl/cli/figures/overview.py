@@ -1,0 +1,34 @@
+"""A run on one page: curves, predictions, mistakes, confusion, gates or attention."""
+
+import argparse
+from pathlib import Path
+
+from passl.cli.figures.options import add_evaluation_options, add_out_options, evaluated
+from passl.errors import ConfigError
+
+EXAMPLES = """\
+passl visualize overview runs/a
+passl visualize overview runs/a --out a.png --force
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_evaluation_options(parser)
+    add_out_options(parser)
+
+
+def main(args: argparse.Namespace) -> None:
+    folder = Path(args.weights)
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: is no run; an overview needs the output_dir of one")
+    if args.out is not None and args.out.suffix != ".png":
+        raise ConfigError(f"--out {args.out}: must end in .png")
+    found = evaluated(args)
+
+    from passl.analysis.overview import overview
+    from passl.io.files import write_atomically
+    from passl.logging import printable
+
+    page = overview(folder, found)
+    write_atomically(args.out, lambda temporary: page.save(temporary, format="PNG"))
+    print(printable(str(args.out)))
