@@ -20,7 +20,7 @@ help:
 
 setup: .venv/run.stamp  ## make .venv and install what passl needs
 
-demo: .venv/run.stamp  ## train on real digits, evaluate, draw the curves (MODEL=convit or cvt)
+demo: .venv/run.stamp  ## train on real digits, evaluate, draw the run on one page (MODEL=convit or cvt)
 	@bash tools/demo.sh $(BIN) $(MODEL) $(PORT)
 
 clean:  ## remove the environments and caches; runs/ stays

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from passl.analysis.curves import figure_of_runs, read_run
+from passl.analysis.curves import Metrics, figure_of_runs
 from passl.analysis.drawn_predictions import Drawn, figure_of_predictions
 from passl.analysis.evaluated import Evaluated
 from passl.analysis.figures import as_image
 from passl.analysis.gates import draw_now, values_now
 from passl.analysis.mistakes import figure_of_mistakes, worst_mistakes
+from passl.data.samples import Sample
 from passl.deploy.predictor import Prediction
 from passl.errors import ConfigError
 from passl.evaluation.confusion import figure_of_confusion
@@ -25,20 +25,22 @@ _WIDTH, _GAP = 2200, 30
 _SAMPLES, _MISTAKES, _BEST = 8, 12, 3
 
 
-def overview(folder: Path, found: Evaluated) -> Image.Image:
+def overview(name: str, metrics: Metrics, found: Evaluated) -> Image.Image:
     """Draw what a run did and what its network says of the validation data.
 
     Args:
-        folder: of the run.
+        name: of the run.
+        metrics: of the run.
         found: its best checkpoint on its validation data, of one label for each image.
 
     Raises:
         ConfigError: the data has another task, or the run has not finished an epoch.
     """
-    if found.task != "classification":
+    matrix = found.confusion
+    if found.task != "classification" or matrix is None:
         raise ConfigError(f"an overview is of classification; this run is for {found.task}")
-    curves = figure_of_runs([(folder.resolve().name, read_run(folder))])
-    confusion = figure_of_confusion(found.confusion, found.loader.classes)
+    curves = figure_of_runs([(name, metrics)])
+    confusion = figure_of_confusion(matrix, found.loader.classes)
     rows = [[curves, confusion], [_predictions(found)], list(_lower(found))]
     return _page([[as_image(figure) for figure in row] for row in rows])
 
@@ -63,7 +65,10 @@ def _lower(found: Evaluated) -> Iterator[Figure]:
     mistakes = worst_mistakes(found, _MISTAKES)
     if mistakes.shown:
         yield figure_of_mistakes(mistakes)
-    height, width = found.loader.samples[(0, 0, 0)].image.shape[1:]
+    sample = found.loader.samples[(0, 0, 0)]
+    assert isinstance(sample, Sample)
+    assert sample.image is not None  # the evaluation has read it
+    height, width = sample.image.shape[1:]
     if any(isinstance(layer, GPSA) for layer in found.model.sublayers()):
         values = values_now(found.model, "gate", height, width)
         yield draw_now(values, "gate", "Gates: attention to position rather than content")

@@ -88,7 +88,7 @@ def test_the_demo(tmp_path):
         r"top-1 of the best checkpoint on the 360 validation digits: \d+\.\d\d %", done.stdout
     )
     assert "visualdl --logdir" in done.stdout
-    for name in ("curves.png", "best.safetensors", "metrics.jsonl"):
+    for name in ("overview.png", "best.safetensors", "metrics.jsonl"):
         assert (tmp_path / "run" / name).is_file()
 
 

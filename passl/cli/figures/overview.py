@@ -23,12 +23,13 @@ def main(args: argparse.Namespace) -> None:
         raise ConfigError(f"{folder}: is no run; an overview needs the output_dir of one")
     if args.out is not None and args.out.suffix != ".png":
         raise ConfigError(f"--out {args.out}: must end in .png")
-    found = evaluated(args)
 
+    from passl.analysis.curves import read_run
     from passl.analysis.overview import overview
     from passl.io.files import write_atomically
     from passl.logging import printable
 
-    page = overview(folder, found)
+    metrics = read_run(folder)
+    page = overview(folder.resolve().name, metrics, evaluated(args))
     write_atomically(args.out, lambda temporary: page.save(temporary, format="PNG"))
     print(printable(str(args.out)))

@@ -210,3 +210,19 @@ def test_rollout_and_embeddings(call, run_folder, tmp_path):
         code, _, err = call(*arguments, "--out", tmp_path / "a.png", "--force")
         assert code == 0, err
         assert min(size_of(tmp_path / "a.png")) > 200
+
+
+@pytest.mark.parametrize("run_folder", ["ConViT"], indirect=True)
+def test_overview_of_a_run(call, run_folder):
+    code, _, err = call("overview", run_folder)
+    assert (code, "metrics.jsonl" in err) == (2, True)
+    rows = [
+        {"phase": "train", "step": 4, "epoch": 1, "lr": 0.1, "loss": 2.0},
+        {"phase": "val", "step": 4, "epoch": 1, "loss": 2.0, "top1": 10.0},
+    ]
+    (run_folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, err = call("overview", run_folder)
+    assert (code, out) == (0, f"{run_folder / 'overview.png'}\n"), err
+    assert size_of(run_folder / "overview.png")[0] == 2200
+    assert call("overview", run_folder / "last.safetensors")[0] == 2
+    assert call("overview", run_folder, "--out", run_folder / "a.svg")[0] == 2
