@@ -1,28 +1,33 @@
-"""A run on one page: curves, predictions, mistakes, confusion, gates or attention."""
+"""A run on one page: curves, predictions, mistakes, confusion, gates and attention."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from passl.analysis.attention_figure import draw_attention, image_attention
 from passl.analysis.curves import Metrics, figure_of_runs
 from passl.analysis.drawn_predictions import Drawn, figure_of_predictions
 from passl.analysis.evaluated import Evaluated
-from passl.analysis.figures import as_image
+from passl.analysis.figures import Shown, as_image, pixels_of
 from passl.analysis.gates import draw_now, values_now
+from passl.analysis.layers import find_point
 from passl.analysis.mistakes import figure_of_mistakes, worst_mistakes
 from passl.data.samples import Sample
 from passl.deploy.predictor import Prediction
 from passl.errors import ConfigError
+from passl.evaluation.attention import attention_blocks
 from passl.evaluation.confusion import figure_of_confusion
 from passl.modeling.gpsa import GPSA
 
+_PATCHES = 9
 _WIDTH, _GAP = 2200, 30
 """Pixels of the page and between two figures."""
-_SAMPLES, _MISTAKES, _BEST = 8, 12, 3
+_SAMPLES, _BEST, _MISTAKES, _ATTENTION = 8, 3, 12, 4
 
 
 def overview(name: str, metrics: Metrics, found: Evaluated) -> Image.Image:
@@ -61,17 +66,41 @@ def _predictions(found: Evaluated) -> Figure:
 
 
 def _lower(found: Evaluated) -> Iterator[Figure]:
-    """Mistakes if there are any, and what the network attends to."""
+    """Mistakes if there are any, gates of a ConViT, and what the last block attends to."""
     mistakes = worst_mistakes(found, _MISTAKES)
     if mistakes.shown:
         yield figure_of_mistakes(mistakes)
-    sample = found.loader.samples[(0, 0, 0)]
+    images = [_shown(found, row) for row in range(min(_ATTENTION, len(found.found.indices)))]
+    if any(isinstance(layer, GPSA) for layer in found.model.sublayers()):
+        values = values_now(found.model, "gate", *images[0].array.shape[1:])
+        yield draw_now(values, "gate", "Gates: attention to position rather than content")
+    if not hasattr(found.model.backbone, "attention_blocks"):  # somebody's own network
+        return
+    points = [find_point(found.model.backbone, _last_block(found, images[0]))]
+    yield draw_attention(
+        images, [image_attention(found.model, image.array, points, []) for image in images]
+    )
+
+
+def _last_block(found: Evaluated, image: Shown) -> str:
+    """The last block that attends to several patches: keys of a CvT can be a single one."""
+    blocks = attention_blocks(found.model, *image.array.shape[1:])
+    patches = [math.prod(block.key_grid) for block in blocks]
+    enough = min(max(patches), _PATCHES)
+    return [block.name for block, number in zip(blocks, patches, strict=True) if number >= enough][
+        -1
+    ]
+
+
+def _shown(found: Evaluated, position: int) -> Shown:
+    """A sample as the network gets it."""
+    samples = found.loader.samples
+    sample = samples[(0, position, int(found.found.indices[position]))]
     assert isinstance(sample, Sample)
     assert sample.image is not None  # the evaluation has read it
-    height, width = sample.image.shape[1:]
-    if any(isinstance(layer, GPSA) for layer in found.model.sublayers()):
-        values = values_now(found.model, "gate", height, width)
-        yield draw_now(values, "gate", "Gates: attention to position rather than content")
+    label = int(sample.label)
+    pixels = pixels_of(sample.image, samples.transforms)
+    return Shown(found.loader.classes[label], sample.image, pixels, label)
 
 
 def _page(rows: list[list[Image.Image]]) -> Image.Image:

@@ -1,4 +1,4 @@
-"""A run on one page: curves, predictions, mistakes, confusion, gates or attention."""
+"""A run on one page: curves, predictions, mistakes, confusion, gates and attention."""
 
 import argparse
 from pathlib import Path
