@@ -265,6 +265,11 @@ class _Above(io.TextIOBase):
         self._stream.flush()
 
     @property
+    def buffer(self) -> Any:
+        """That of the stream: bytes are not written above the bars."""
+        return self._stream.buffer
+
+    @property
     def encoding(self) -> str:  # type: ignore[override]
         return self._stream.encoding
 
