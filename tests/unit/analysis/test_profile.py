@@ -53,7 +53,11 @@ def recorded(tmp_path_factory):
             "dataloader.train.loader.num_workers=0",
         ],
     )
-    lines = profile(cfg, 2, folder / "profile.json")
+    started_in = tmp_path_factory.mktemp("started")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(started_in)
+        lines = profile(cfg, 2, folder / "profile.json")
+    assert list(started_in.iterdir()) == []  # Paddle's own default writes there
     return folder, read_trace(folder / "profile.json"), lines
 
 
