@@ -93,7 +93,7 @@ def test_resume_is_bit_for_bit(tiny_config, tmp_path, monkeypatch, name, workers
     """
     path = tiny_config(name)
     more = (f"dataloader.train.loader={{num_workers: {workers}}}", "epochs=3", *recipe)
-    more = (*more, "log_config.attention={images: 5}")
+    more = (*more, "log_config.attention={images: 5}", "log_config.histograms=true")
     run(path, tmp_path / "straight", *more)
 
     steps = 0
@@ -117,8 +117,9 @@ def test_resume_is_bit_for_bit(tiny_config, tmp_path, monkeypatch, name, workers
     progress = run(path, tmp_path / "killed", *more, resume="auto")
     assert (progress.epoch, progress.step) == (3, 33)
     same_run(tmp_path / "killed", tmp_path / "straight")
-    measured = [row for row in read_metrics(tmp_path / "killed") if row["phase"] == "attention"]
-    assert [row["epoch"] for row in measured] == [0, 1, 2, 3]
+    rows = read_metrics(tmp_path / "killed")
+    for phase in ("attention", "weights"):
+        assert [row["epoch"] for row in rows if row["phase"] == phase] == [0, 1, 2, 3]
 
 
 def test_any_number_of_workers_gives_the_same_run(tiny_config, tmp_path):
