@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.figure import Figure
+
+from passl.analysis.attention_figure import draw_attention, image_attention
 from passl.analysis.charts import Chart, chart
 from passl.analysis.compare import RunSummary
 from passl.analysis.evaluated import Evaluated
+from passl.analysis.figures import Shown, pixels_of
 from passl.analysis.gates import LABELS, attention_rows, over_epochs
+from passl.analysis.layers import points_of
+from passl.data.samples import transformed
 from passl.engine.attention_log import AttentionLog
-from passl.errors import ConfigError
+from passl.errors import ConfigError, RunError
+from passl.evaluation.attention import attention_blocks
 from passl.logging import get_logger
 
 _MEASURES = ("gate", "distance", "nonlocality", "entropy", "width")
@@ -25,9 +32,29 @@ def measured_now(found: Evaluated) -> Blocks:
     """Measure the attention of a network as a run does; nothing if it has none."""
     try:
         return AttentionLog(found.loader).measure(found.model, lambda: None)["blocks"]
-    except ConfigError as error:
-        get_logger().warning("no attention in the report: %s", "; ".join(error.problems))
+    except (ConfigError, RunError) as error:
+        get_logger().warning("no measures of attention in the report: %s", error)
         return {}
+
+
+def attention_maps_of(found: Evaluated) -> Figure | None:
+    """Draw the attention of the first and the last block on two validation images; null if it
+    cannot be drawn, which is logged.
+    """
+    dataset, transforms = found.loader.dataset, found.loader.samples.transforms
+    points = {point.name: point for point in points_of(found.model.backbone)}
+    shown, maps = [], []
+    try:
+        for index in AttentionLog(found.loader, images=2).indices:
+            array = transformed(dataset[index][0], transforms)
+            blocks = [block.name for block in attention_blocks(found.model, *array.shape[1:])]
+            ends = [points[name] for name in dict.fromkeys((blocks[0], blocks[-1]))]
+            maps.append(image_attention(found.model, array, ends))
+            shown.append(Shown(dataset.name(index), array, pixels_of(array, transforms)))
+    except (ConfigError, RunError) as error:
+        get_logger().warning("no attention maps in the report: %s", error)
+        return None
+    return draw_attention(shown, maps)
 
 
 def attention_part(run: RunSummary, now: Blocks) -> dict[str, Any] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,10 @@ from PIL import Image
 
 from passl.analysis.compare import RunSummary
 from passl.analysis.evaluated import Evaluated, evaluate_config
+from passl.analysis.figures import save_figure
 from passl.analysis.gates import attention_rows
 from passl.analysis.mistakes import Mistake, Mistakes, worst_mistakes
-from passl.analysis.report_attention import Blocks, measured_now
+from passl.analysis.report_attention import Blocks, attention_maps_of, measured_now
 from passl.engine.run_folder import BEST, CONFIG
 from passl.errors import ConfigError, RunError
 from passl.evaluation.confusion import MOST_DRAWN, most_confused
@@ -48,6 +51,7 @@ class EvaluationPart:
         mistakes: the thumbnails.
         mistakes_title: what they are.
         attention: measures of each head, see `report_attention`.
+        maps: an image of attention maps, as an address that contains it; null if there is none.
     """
 
     text: str
@@ -61,6 +65,7 @@ class EvaluationPart:
     mistakes: list[dict[str, Any]]
     mistakes_title: str
     attention: Blocks
+    maps: str | None
 
 
 def evaluation_of(run: RunSummary, errors: int) -> EvaluationPart | str:
@@ -113,6 +118,7 @@ def _part(run: RunSummary, found: Evaluated, mistakes: Mistakes) -> EvaluationPa
         ],
         mistakes=[_thumbnail(each) for each in mistakes.shown],
         mistakes_title=mistakes.title,
+        maps=_maps(found),
         attention={} if attention_rows(run.folder) else measured_now(found),
     )
 
@@ -156,7 +162,7 @@ def _thumbnail(mistake: Mistake) -> dict[str, Any]:
     label = f" label {mistake.label}," if mistake.label else ""
     what = "image, true mask and predicted mask of" if mistake.masks else "image"
     return {
-        "source": data_uri(whole, "PNG" if is_small else "JPEG"),
+        "source": _data_uri(whole, "PNG" if is_small else "JPEG"),
         "alt": f"{what} {mistake.name}:{label} {mistake.wrong}",
         "panels": len(panels),
         "small": is_small,
@@ -166,7 +172,17 @@ def _thumbnail(mistake: Mistake) -> dict[str, Any]:
     }
 
 
-def data_uri(image: Image.Image, kind: str) -> str:
+def _maps(found: Evaluated) -> str | None:
+    figure = attention_maps_of(found)
+    if figure is None:
+        return None
+    with TemporaryDirectory() as folder:
+        save_figure(figure, Path(folder) / "maps.png")
+        with Image.open(Path(folder) / "maps.png") as image:
+            return _data_uri(image.convert("RGB").quantize(128), "PNG")
+
+
+def _data_uri(image: Image.Image, kind: str) -> str:
     """An image as an address that contains it.
 
     Args:

@@ -238,7 +238,9 @@ def test_attention_is_measured_for_a_run_that_has_not(run_folder, tmp_path):
     rows = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(r for r in rows if '"attention"' not in r))
     (run,) = read_runs([folder])
-    part = attention_part(run, evaluation_of(run, 1).attention)
+    evaluation = evaluation_of(run, 1)
+    assert evaluation.maps.startswith("data:image/png;base64,")
+    part = attention_part(run, evaluation.attention)
     assert [row[:3] for row in part["rows"][::4]] == [
         ["blocks.0", "GPSA", 0],
         ["blocks.1", "MHSA", 0],
