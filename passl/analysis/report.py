@@ -30,6 +30,7 @@ from passl.analysis.run_facts import changes, read_starts, recorded_recipe, rema
 from passl.engine.run_folder import CONFIG
 from passl.io.files import write_text
 from passl.logging import get_logger, printable
+from passl.utils.config import find_config
 
 
 def write_report(
@@ -53,6 +54,8 @@ def write_report(
         ConfigError: a folder holds no run, or the recipe cannot be read.
     """
     runs = read_runs(folders)
+    if recipe is not None:
+        find_config(recipe)  # before networks are evaluated
     pages = []
     for number, run in enumerate(runs, 1):
         get_logger().info("run %s", run.name)

@@ -92,6 +92,7 @@ def test_every_command_works_in_an_empty_folder(installed, tmp_path):
         ["probe", "val.npz", "val.npz"],
         ["visualize", "curves", "run"],
         ["compare", "run"],
+        ["report", "run"],
         ["check-data", "digits/convit", "--part", "val", "--workers", "0"],
         ["config", "digits/cvt"],
         ["models"],
@@ -102,6 +103,7 @@ def test_every_command_works_in_an_empty_folder(installed, tmp_path):
     assert json.loads(line)["samples"] == 360
     (row,) = (tmp_path / "predictions.jsonl").read_text().splitlines()
     assert len(json.loads(row)["best"]) == 5
-    for name in ("run/curves.png", "converted.safetensors", "exported/passl.json"):
+    written = ("run/curves.png", "run/report.html", "converted.safetensors", "exported/passl.json")
+    for name in written:
         assert (tmp_path / name).is_file()
     assert f"folder: {site / 'passl'}" in out
