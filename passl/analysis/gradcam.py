@@ -1,5 +1,5 @@
-"""Grad-CAM (Selvaraju et al., arXiv 1610.02391): the places of a layer's map that raise a class's
-score.
+"""Grad-CAM (Selvaraju et al., arXiv 1610.02391) and HiResCAM (Draelos and Carin, arXiv 2011.08891):
+the places of a layer's map that raise a class's score.
 
 Shapes in names: C channels, Y rows and X columns of the layer's map.
 """
@@ -52,6 +52,7 @@ def gradcam(
     image: np.ndarray,
     label: int | None = None,
     point: LayerPoint | None = None,
+    by_place: bool = False,
 ) -> Cam:
     """Compute the Grad-CAM of one image: the channels of a layer's map, each weighted by the mean
     gradient of the class's logit over the map, summed, and negative sums set to 0.
@@ -64,6 +65,7 @@ def gradcam(
         image: [channels, height, width].
         label: the class; null for the one with the highest score.
         point: the layer; null for the last one whose map the score depends on.
+        by_place: HiResCAM: weight each place by its own gradient, not by the mean over the map.
 
     Raises:
         ConfigError: there is no such class, or the score does not depend on the layer's map.
@@ -76,7 +78,7 @@ def gradcam(
         used = [output for output in outputs if point is not None or output.is_map]
         gradients = _gradients(scores[label], [output.tensor for output in used], model)
     for output, gradient in zip(reversed(used), reversed(gradients), strict=True):
-        map_YX = _weighted(output, gradient)
+        map_YX = _weighted(output, gradient, by_place)
         if map_YX is not None:
             probability = _probability(model, logits, label)
             return Cam(map_YX, label, probability, output.point)
@@ -119,7 +121,7 @@ def _checked_label(scores: Any, label: int | None) -> int:
     return label
 
 
-def _weighted(output: Output, gradient: Any) -> np.ndarray | None:
+def _weighted(output: Output, gradient: Any, by_place: bool) -> np.ndarray | None:
     """The map of a layer; null if the gradient of its patches is 0."""
     if gradient is None:
         return None
@@ -127,7 +129,9 @@ def _weighted(output: Output, gradient: Any) -> np.ndarray | None:
     if not gradient_CYX.any():
         return None
     map_CYX = output.as_map()[0].astype("float32").numpy()
-    return np.maximum(np.tensordot(gradient_CYX.mean((1, 2)), map_CYX, 1), 0)
+    if not by_place:
+        gradient_CYX = gradient_CYX.mean((1, 2), keepdims=True)
+    return np.maximum((gradient_CYX * map_CYX).sum(0), 0)
 
 
 def _probability(model: Model, logits: Any, label: int) -> float | None:
@@ -139,7 +143,10 @@ def _probability(model: Model, logits: Any, label: int) -> float | None:
 
 
 def draw_gradcam(
-    images: Sequence[Shown], cams: Sequence[Sequence[Cam]], names: Sequence[str]
+    images: Sequence[Shown],
+    cams: Sequence[Sequence[Cam]],
+    names: Sequence[str],
+    by_place: bool = False,
 ) -> Figure:
     """Draw each image beside its maps.
 
@@ -147,6 +154,7 @@ def draw_gradcam(
         images: as drawn.
         cams: of each image, one for each class.
         names: of all classes.
+        by_place: whether they are HiResCAM.
     """
     groups = []
     for image, found in zip(images, cams, strict=True):
@@ -162,8 +170,9 @@ def draw_gradcam(
             )
         groups.append(Group([panels], image.title))
     layers = ", ".join(dict.fromkeys(cam.point.name for found in cams for cam in found))
+    method = "HiResCAM" if by_place else "Grad-CAM"
     note = (
-        f"Grad-CAM of layer {layers}. The class and its probability are above each map. Yellow "
+        f"{method} of layer {layers}. The class and its probability are above each map. Yellow "
         "places raise its score the most, dark blue ones not at all (places that lower it are not "
         "told apart from those). Each map has its own scale."
     )

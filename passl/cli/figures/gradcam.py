@@ -18,7 +18,7 @@ from passl.errors import ConfigError
 EXAMPLES = """\
 passl visualize gradcam runs/a cat.jpg
 passl visualize gradcam runs/a --samples 0 3 --classes cat 7
-passl visualize gradcam cvt_13_224.paddleclas cat.jpg --layer 1
+passl visualize gradcam cvt_13_224.paddleclas cat.jpg --layer 0 --by-place
 """
 
 
@@ -30,6 +30,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="CLASS",
         help="names or numbers of classes, one map for each (default: the predicted class)",
+    )
+    parser.add_argument(
+        "--by-place",
+        action="store_true",
+        help="HiResCAM: weight each place by its own gradient, which suits early layers; Grad-CAM "
+        "weights each channel by its mean gradient",
     )
     add_layer_option(parser, "default: the last one whose patches the score depends on")
     add_out_options(parser)
@@ -46,8 +52,11 @@ def main(args: argparse.Namespace) -> None:
     labels = [_label(name, names) for name in args.classes] if args.classes else [None]
     point = find_point(model.backbone, args.layer) if args.layer else None
     images = load_images(args, description)
-    cams = [[gradcam(model, image.array, label, point) for label in labels] for image in images]
-    save(args, draw_gradcam(images, cams, names))
+    cams = [
+        [gradcam(model, image.array, label, point, args.by_place) for label in labels]
+        for image in images
+    ]
+    save(args, draw_gradcam(images, cams, names, args.by_place))
 
 
 def _label(name: str, names: list[str]) -> int:

@@ -70,6 +70,29 @@ def test_formula_by_finite_differences(architecture, size, layer, default, fast)
 
 
 @pytest.mark.parametrize("architecture", [CONVIT, CVT])
+def test_by_place_is_the_slope_when_a_place_is_scaled(architecture):
+    """HiResCAM's sum at a place is the slope of the score when all channels there are scaled."""
+    model, image = model_of(architecture), images_of(1, 32, 48)[0].numpy()
+    point, step = find_point(model.backbone, "0.embed" if architecture is CVT else "embed"), 1e-2
+    cam = gradcam(model, image, 1, point, by_place=True)
+    rows, columns = cam.map_YX.shape
+
+    def scale_each(_, inputs, output):
+        factors = np.ones([len(output), 1, rows * columns], np.float32)
+        for place in range(rows * columns):
+            factors[2 * place, 0, place] += step
+            factors[2 * place + 1, 0, place] -= step
+        return output * paddle.to_tensor(factors.reshape([-1, 1, rows, columns]))
+
+    handle = point.layer.register_forward_post_hook(scale_each)
+    scores = model(paddle.to_tensor(np.repeat(image[None], 2 * cam.map_YX.size, 0))).numpy()[:, 1]
+    handle.remove()
+    slopes = (scores[::2] - scores[1::2]) / (2 * step)
+    wanted = np.maximum(slopes, 0).reshape(rows, columns)
+    assert np.abs(cam.map_YX - wanted).max() < 0.03 * wanted.max()
+
+
+@pytest.mark.parametrize("architecture", [CONVIT, CVT])
 def test_layer_that_the_score_does_not_depend_on(architecture):
     """Of the last block only the class token is used."""
     model, image = model_of(architecture), images_of(1, 32, 32)[0].numpy()
