@@ -75,7 +75,8 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=path_or_name,
         metavar="IMAGE",
-        help="images, folders of images, or @LIST, a text file with one per line (default: the "
+        help="images, folders of images, or @LIST, a text file with one per line; right behind "
+        "MODEL, before the options (default: the "
         f"first {SHOWN} samples of the validation data of the run or of -c)",
     )
     parser.add_argument(
