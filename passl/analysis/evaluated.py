@@ -18,6 +18,7 @@ from passl.evaluation.multilabel import counts
 from passl.evaluation.scores import TASKS, predict
 from passl.evaluation.task import Scores
 from passl.modeling import Model
+from passl.porting.classes import readable
 from passl.utils.config import Config
 
 
@@ -42,6 +43,11 @@ class Evaluated:
         return self.loader.dataset.task
 
     @property
+    def classes(self) -> list[str]:
+        """The names of the classes, those of ImageNet's folders as words."""
+        return readable(self.loader.classes)
+
+    @property
     def confusion(self) -> np.ndarray | None:
         """Samples, or pixels of segmentation, by true class (row) and predicted class (column):
         int64 [classes, classes]. Null for multi-label data, whose classes do not exclude each
@@ -64,7 +70,7 @@ class Evaluated:
             right, predicted, of_class = np.diagonal(matrix), matrix.sum(0), matrix.sum(1)
         union = predicted + of_class - right
         unit = "pixels" if self.task == "segmentation" else "samples"
-        columns: dict[str, Any] = {"class": self.loader.classes, unit: of_class.tolist()}
+        columns: dict[str, Any] = {"class": self.classes, unit: of_class.tolist()}
         if self.task == "multilabel":
             columns["average precision"] = self.scores.per_class["average_precision"]
         if self.task == "segmentation":

@@ -100,22 +100,26 @@ def worst_mistakes(found: Evaluated, most: int) -> Mistakes:
     if found.task == "segmentation":
         return _of_masks(found.model, found.loader, most)
     find = _of_labels if found.task == "multilabel" else _of_classes
-    return find(found.found, found.loader.dataset, most)
+    return find(found.found, found.loader.dataset, found.classes, most)
 
 
-def _of_classes(found: Predictions, dataset: ImageDataset, most: int) -> Mistakes:
+def _of_classes(
+    found: Predictions, dataset: ImageDataset, classes: list[str], most: int
+) -> Mistakes:
     wrong = np.flatnonzero(~found.correct(1))
     order = wrong[np.argsort(-found.probabilities[wrong, 0], kind="stable")]
     shown = []
     for row in order[:most]:
-        predicted, index = dataset.classes[found.classes[row, 0]], int(found.indices[row])
+        predicted, index = classes[found.classes[row, 0]], int(found.indices[row])
         text = f"predicted {predicted}: {_percent(found.probabilities[row, 0])}"
-        label = dataset.classes[found.labels[row]]
+        label = classes[found.labels[row]]
         shown.append(Mistake(dataset.name(index), dataset[index][0], label, text))
-    return Mistakes(shown, len(wrong), len(found.labels), list(dataset.classes))
+    return Mistakes(shown, len(wrong), len(found.labels), classes)
 
 
-def _of_labels(found: MultilabelPredictions, dataset: ImageDataset, most: int) -> Mistakes:
+def _of_labels(
+    found: MultilabelPredictions, dataset: ImageDataset, classes: list[str], most: int
+) -> Mistakes:
     probabilities, is_wrong = found.probabilities, found.predicted != found.labels
     sure = np.where(is_wrong, np.where(found.labels, 1 - probabilities, probabilities), -1.0)
     worst = sure.argmax(1)
@@ -126,10 +130,10 @@ def _of_labels(found: MultilabelPredictions, dataset: ImageDataset, most: int) -
     for row in order[:most]:
         index, label = int(found.indices[row]), worst[row]
         how = "missed" if found.labels[row, label] else "predicted"
-        text = f"{how} {dataset.classes[label]}: {_percent(probabilities[row, label])}"
-        labels = ", ".join(dataset.classes[k] for k in np.flatnonzero(found.labels[row])) or "none"
+        text = f"{how} {classes[label]}: {_percent(probabilities[row, label])}"
+        labels = ", ".join(classes[k] for k in np.flatnonzero(found.labels[row])) or "none"
         shown.append(Mistake(dataset.name(index), dataset[index][0], labels, text))
-    return Mistakes(shown, len(wrong), len(found.labels), list(dataset.classes))
+    return Mistakes(shown, len(wrong), len(found.labels), classes)
 
 
 def _of_masks(model: nn.Layer, loader: Loader, most: int) -> Mistakes:

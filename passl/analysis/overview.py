@@ -45,14 +45,14 @@ def overview(name: str, metrics: Metrics, found: Evaluated) -> Image.Image:
     if found.task != "classification" or matrix is None:
         raise ConfigError(f"an overview is of classification; this run is for {found.task}")
     curves = figure_of_runs([(name, metrics)])
-    confusion = figure_of_confusion(matrix, found.loader.classes)
+    confusion = figure_of_confusion(matrix, found.classes)
     rows = [[curves, confusion], [_predictions(found)], list(_lower(found))]
     return _page([[as_image(figure) for figure in row] for row in rows])
 
 
 def _predictions(found: Evaluated) -> Figure:
     """Samples at equal distances in the validation data."""
-    dataset, classes = found.loader.dataset, found.loader.classes
+    dataset, classes = found.loader.dataset, found.classes
     count = len(found.found.indices)
     shown = []
     for row in np.linspace(0, count - 1, min(_SAMPLES, count)).astype(int):
@@ -100,7 +100,7 @@ def _shown(found: Evaluated, position: int) -> Shown:
     assert sample.image is not None  # the evaluation has read it
     label = int(sample.label)
     pixels = pixels_of(sample.image, samples.transforms)
-    return Shown(found.loader.classes[label], sample.image, pixels, label)
+    return Shown(found.classes[label], sample.image, pixels, label)
 
 
 def _page(rows: list[list[Image.Image]]) -> Image.Image:

@@ -102,7 +102,7 @@ def _part(run: RunSummary, found: Evaluated, mistakes: Mistakes) -> EvaluationPa
     )
     rows = found.per_class()
     sizes = [parameter.size for parameter in found.model.parameters()]
-    names = list(found.loader.classes)
+    names = found.classes
     pairs = [] if matrix is None else most_confused(matrix, _PAIRS)
     unit = "pixels" if found.task == "segmentation" else "images"
     return EvaluationPart(

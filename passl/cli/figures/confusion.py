@@ -38,4 +38,4 @@ def main(args: argparse.Namespace) -> None:
     from passl.evaluation.confusion import figure_of_confusion
 
     unit = "pixels" if found.task == "segmentation" else "images"
-    save(args, figure_of_confusion(found.confusion, found.loader.classes, unit, args.pairs))
+    save(args, figure_of_confusion(found.confusion, found.classes, unit, args.pairs))

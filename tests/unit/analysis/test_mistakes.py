@@ -38,6 +38,9 @@ def test_most_confident_mistakes_first():
         ("4", "predicted 0: 70.0 %"),
     ]
     dataset = whole.loader.dataset
+    # The names of ImageNet's folders are shown as words.
+    dataset.classes[4] = "n02123045"
+    assert worst_mistakes(whole, 2).shown[1].label == "tabby, tabby cat"
     assert [each.name for each in worst.shown] == [dataset.name(11), dataset.name(14)]
     assert worst.shown[0].image.tobytes() == dataset[11][0].tobytes()
 
