@@ -171,3 +171,18 @@ def test_paddles_convolution_where_onednn_is_not_usable(monkeypatch):
     layer, x = nn.Conv2D(4, 4, 3, padding=1), normal(1, 4, 5, 5)
     expected = layer(x).numpy()
     np.testing.assert_array_equal(accelerate(layer)(x).numpy(), expected)
+
+
+def test_a_frozen_norm_passes_the_right_gradient():
+    """Paddle 3.3.1's own LayerNorm gives its input another one if its weight is frozen."""
+    inputs = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+    found = []
+    for is_frozen in (False, True):
+        norm = accelerate(nn.Sequential(nn.LayerNorm(6)))
+        norm[0].weight.set_value(np.linspace(0.5, 2, 6, dtype=np.float32))
+        for parameter in norm.parameters():
+            parameter.stop_gradient = is_frozen
+        x = paddle.to_tensor(inputs, stop_gradient=False)
+        (norm(x) ** 2).sum().backward()
+        found.append(x.grad.numpy())
+    np.testing.assert_array_equal(*found)
