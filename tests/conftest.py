@@ -43,12 +43,13 @@ def _remove_handlers(logger: logging.Logger, keep: list[logging.Handler]) -> Non
 
 @pytest.fixture
 def run_tool(monkeypatch, capfd):
-    """Run a command line in this process, from the project's folder: run_tool("train.py", "-c",
-    ...) -> CompletedProcess. tests/repo/test_readme.py starts the tools as processes.
+    """Run a command line in this process, from the project's folder or another: run_tool(
+    "train.py", "-c", ...) -> CompletedProcess. tests/repo/test_readme.py starts the tools as
+    processes.
     """
 
     def run(
-        tool: str, *args: object, expect: int = 0, **environment: str
+        tool: str, *args: object, expect: int = 0, folder: Path = ROOT, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         path = (ROOT / "tools" / tool).resolve()
         argv = [str(path), *map(str, args)]
@@ -58,7 +59,7 @@ def run_tool(monkeypatch, capfd):
         with monkeypatch.context() as patch, mock.patch.dict(os.environ, environment):
             patch.setattr(sys, "argv", argv)
             patch.syspath_prepend(str(path.parent))
-            patch.chdir(ROOT)
+            patch.chdir(folder)
             try:
                 runpy.run_path(str(path), run_name="__main__")
                 code = 0

@@ -13,7 +13,7 @@ settings=(
   "MKL_DEBUG_CPU_TYPE=5"
   "PASSL_CPU_OPS=0 FLAGS_use_stride_kernel=1"
 )
-numerical=(tests/golden tests/contract tests/unit/{accelerate,analysis,data,deploy,engine,modeling,optim})
+numerical=(tests/golden tests/contract tests/unit/{accelerate,analysis,data,deploy,engine,evaluation,modeling,optim})
 
 # What the caller has set would count in all of them.
 unset ONEDNN_MAX_CPU_ISA MKL_ENABLE_INSTRUCTIONS MKL_CBWR MKL_DEBUG_CPU_TYPE PASSL_CPU_OPS \

@@ -44,7 +44,8 @@ def call(folder: Path, *arguments: str, expect: int = 0, passl: Path = ROOT) -> 
     return done.stderr if expect else done.stdout
 
 
-def test_first_finetune(checkout):
+def test_first_finetune(checkout, run_tool):
+    """In this process: the README's test starts the same tools as processes."""
     (config,) = blocks("first_finetune.md", "yaml")
     (checkout / "shapes.yaml").write_text(config.replace("epochs: 40", "epochs: 4"))
     commands = [
@@ -55,18 +56,21 @@ def test_first_finetune(checkout):
     assert [command[0] for command in commands] == ["python"] * len(commands)
     assert len(commands) == 10
     for command in commands:
-        quick = ["epochs=4" if part == "epochs=15" else part for part in command[1:]]
-        call(checkout, *quick)
+        path, *quick = ["epochs=4" if part == "epochs=15" else part for part in command[1:]]
+        if path.startswith("tools/"):
+            run_tool(Path(path).name, *quick, folder=checkout)
+        else:
+            call(checkout, path, *quick)
     assert (checkout / "runs/first/confusion.png").is_file()
     (example,) = blocks("first_finetune.md", "python")
     assert "probability" in call(checkout, "-c", example)
 
 
-def test_api(checkout):
-    train = ("tools/train.py", "-c", "configs/digits/convit.yaml", "-o", "output_dir=runs/digits")
-    call(checkout, *train, "epochs=4", "dataloader.train.dataset.fraction=0.2")
-    export = ("tools/export.py", "--weights", "runs/digits/best.safetensors")
-    call(checkout, *export, "runs/digits/exported")
+def test_api(checkout, run_tool):
+    train = ("train.py", "-c", "configs/digits/convit.yaml", "-o", "output_dir=runs/digits")
+    run_tool(*train, "epochs=4", "dataloader.train.dataset.fraction=0.2", folder=checkout)
+    export = ("export.py", "--weights", "runs/digits/best.safetensors", "runs/digits/exported")
+    run_tool(*export, folder=checkout)
     printed = call(checkout, "-c", "".join(blocks("api.md", "python")))
     assert "did you mean 'embed_dim'" in printed
 
