@@ -1,5 +1,5 @@
 """Answer HTTP requests with the predictions of networks, until SIGTERM or Ctrl-C. It needs the
-extra `serve`: pip install 'passl[serve]'.
+extra `serve`: in a checkout, pip install '.[serve]'.
 """
 
 import argparse
@@ -84,8 +84,7 @@ def main(args: argparse.Namespace) -> None:
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"passl serve needs {error.name}; install it: pip install 'passl[serve]', in a "
-            "checkout pip install '.[serve]'"
+            f"passl serve needs {error.name}; install it: in a checkout, pip install '.[serve]'"
         ) from None
 
     from passl.deploy.engines import check_engine

@@ -31,6 +31,12 @@ KEPT = "step_{}.safetensors"
 T = TypeVar("T")
 
 
+def checkpoint_of(folder: Path) -> Path | None:
+    """The best checkpoint of a run, else the last, else the one before; null without one."""
+    files = (folder / name for name in (BEST, LAST, PREVIOUS))
+    return next((file for file in files if file.is_file()), None)
+
+
 @contextmanager
 def opened_run_folder(folder: Path, ranks: Ranks) -> Iterator[None]:
     """A context in which the folder exists, no other run may use it, and `train.log` in it gets the

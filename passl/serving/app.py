@@ -123,11 +123,10 @@ class Service:
         Raises:
             Refused: it cannot be answered.
         """
-        self.find(name)
-        facts = request.scope["passl"]
+        served, facts = self.find(name), request.scope["passl"]
         facts["model"] = name
         try:
-            with anyio.fail_after(self.settings.timeout), self.models.use(name) as served:
+            with anyio.fail_after(self.settings.timeout):
                 images = await read_images(request, self.settings)
                 facts["images"] = len(images)
                 with self.admitted(len(images)):
@@ -143,10 +142,10 @@ class Service:
         Raises:
             Refused: there is none.
         """
-        found = {served.source.name: served for served in self.models.all()}
-        if name not in found:
-            raise Refused(404, f"there is no model {name[:100]!r}; there are {', '.join(found)}")
-        return found[name]
+        known = self.models.served
+        if name not in known:
+            raise Refused(404, f"there is no model {name[:100]!r}; there are {', '.join(known)}")
+        return known[name]
 
     async def rows(
         self, batcher: Batcher, served: Served, images: Sequence[bytes]
@@ -231,7 +230,7 @@ async def features(request: Request, name: str) -> Any:
 @_GUARDED.get("/v1/models")
 async def models(request: Request) -> Any:
     """The models of this server."""
-    return {"models": [served.about for served in service_of(request).models.all()]}
+    return {"models": [served.about for served in service_of(request).models.served.values()]}
 
 
 @_GUARDED.get("/v1/models/{name}")

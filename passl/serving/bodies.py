@@ -106,10 +106,8 @@ async def _from_multipart(headers: Headers, body: bytes, settings: Settings) -> 
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
-    # One file and one field more than allowed are read, so that the limit is what is reported.
-    parser = MultiPartParser(
-        headers, stream(), max_files=settings.max_images + 1, max_fields=8, max_part_size=1 << 16
-    )
+    # One file more than allowed, so that the number of images is what is reported.
+    parser = MultiPartParser(headers, stream(), max_files=settings.max_images + 1, max_fields=8)
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:

@@ -1,13 +1,13 @@
-"""The models that a server has: loaded from what users name, exchanged when their files change."""
+"""The models that a server has: loaded from what users name, reloaded when their files change."""
 
 from __future__ import annotations
 
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from passl.deploy.engines import Engine, as_engine
 from passl.deploy.exported import DESCRIPTION
 from passl.deploy.from_weights import load
 from passl.deploy.predictor import Classifier, Predictor
-from passl.engine.run_folder import BEST, LAST
+from passl.engine.run_folder import BEST, checkpoint_of
 from passl.errors import ConfigError, RunError
 from passl.evaluation.preset import transforms_of
 from passl.logging import get_logger, printable
@@ -44,15 +44,20 @@ class Source:
     name: str
     path: str
 
-    @property
+    @cached_property
     def file(self) -> Path:
-        """The file that changes with the model."""
+        """The description of an exported folder, the checkpoint of a run, or the weight file.
+
+        Raises:
+            ConfigError: the path is none of these.
+            RunError: the weights cannot be downloaded.
+        """
         folder = Path(self.path)
         if (folder / DESCRIPTION).is_file():
             return folder / DESCRIPTION
-        for name in (BEST, LAST):
-            if (folder / name).is_file():
-                return folder / name
+        checkpoint = checkpoint_of(folder)
+        if checkpoint is not None:
+            return checkpoint
         if folder.is_dir():
             raise ConfigError(
                 f"{folder}: neither an exported folder ({DESCRIPTION}) nor the folder of a run "
@@ -66,13 +71,16 @@ class Source:
         return locate(self.path)
 
     @property
+    def is_exported(self) -> bool:
+        return self.file.name == DESCRIPTION
+
+    @property
     def state(self) -> State | None:
         """Differs after the model has changed; null while its files are away."""
         try:
-            is_exported = self.file.name == DESCRIPTION
-            files = sorted(self.file.parent.iterdir()) if is_exported else [self.file]
+            files = sorted(self.file.parent.iterdir()) if self.is_exported else [self.file]
             found = [file.stat() for file in files]
-        except (OSError, ConfigError):  # a folder that is being exchanged
+        except OSError:  # a folder that is being replaced
             return None
         return tuple((each.st_ino, each.st_mtime_ns, each.st_size) for each in found)
 
@@ -146,9 +154,8 @@ class Loader:
             ConfigError, RunError: it cannot be loaded.
         """
         own, state = self.settings, source.state
-        is_exported = source.file.name == DESCRIPTION
         backbone: Engine | None = None
-        if is_exported:
+        if source.is_exported:
             options = (own.engine, own.precision, own.threads, own.allow_imports)
             classifier: Classifier = Predictor(Path(source.path), *options)
         else:
@@ -168,8 +175,8 @@ class Loader:
                 "input": list(classifier.description.input),
                 "parameters": classifier.description.parameters,
                 "weights": classifier.description.weights,
-                "engine": own.engine if is_exported else "paddle, not exported",
-                "precision": own.precision if is_exported else "fp32",
+                "engine": own.engine if source.is_exported else "paddle, not exported",
+                "precision": own.precision if source.is_exported else "fp32",
                 "has_features": backbone is not None,
                 "loaded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             },
@@ -198,22 +205,19 @@ class Loader:
         )
 
 
-@dataclass
 class Models:
-    """The models of a server, by name. A request uses a model by `use`, so that a model that is
-    exchanged ends after the last request that has it.
+    """The models of a server, by name.
 
     Args:
-        loader: loads changed ones.
+        loader: loads them, also when their files have changed.
     """
 
-    loader: Loader
-    _served: dict[str, Served] = field(default_factory=dict)
-    _users: dict[int, int] = field(default_factory=dict)
-    _retired: list[Served] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _ended: threading.Event = field(default_factory=threading.Event)
-    _watcher: threading.Thread | None = None
+    def __init__(self, loader: Loader):
+        self.loader = loader
+        self.served: dict[str, Served] = {}
+        self._retired: list[tuple[float, Served]] = []
+        self._ended = threading.Event()
+        self._watcher: threading.Thread | None = None
 
     def start(self, sources: Sequence[Source]) -> None:
         """Load the models, and watch their files.
@@ -221,8 +225,16 @@ class Models:
         Raises:
             ConfigError, RunError: one cannot be loaded.
         """
+        problems: list[str] = []
         for source in sources:
-            self._served[source.name] = self.loader.load(source)
+            try:
+                _ = source.file
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(*problems)
+        for source in sources:
+            self.served[source.name] = self.loader.load(source)
             get_logger().info("loaded %s from %s", source.name, printable(source.path))
         if self.loader.settings.reload_interval > 0:
             self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
@@ -233,64 +245,40 @@ class Models:
         self._ended.set()
         if self._watcher is not None:
             self._watcher.join()
-        for served in [*self._served.values(), *self._retired]:
+        for served in [*self.served.values(), *(old for _, old in self._retired)]:
             served.close()
-
-    def all(self) -> list[Served]:
-        """The models, in the order in which they were named."""
-        with self._lock:
-            return list(self._served.values())
 
     @property
     def is_healthy(self) -> bool:
-        return all(batcher.is_alive for served in self.all() for batcher in served.batchers)
-
-    @contextmanager
-    def use(self, name: str) -> Iterator[Served]:
-        """The model of that name.
-
-        Raises:
-            KeyError: there is none.
-        """
-        with self._lock:
-            served = self._served[name]
-            self._users[id(served)] = self._users.get(id(served), 0) + 1
-        try:
-            yield served
-        finally:
-            with self._lock:
-                self._users[id(served)] -= 1
+        return all(b.is_alive for served in list(self.served.values()) for b in served.batchers)
 
     def _watch(self) -> None:
-        """Exchange models whose files have changed, after they stay the same for one interval."""
-        seen = tried = {served.source: served.state for served in self.all()}
+        """Reload models whose files have changed, after they stay the same for one interval."""
+        seen = tried = {name: served.state for name, served in self.served.items()}
         while not self._ended.wait(self.loader.settings.reload_interval):
-            before, seen = seen, {served.source: served.source.state for served in self.all()}
-            for served in self.all():
-                now = seen[served.source]
-                if now is not None and now == before[served.source] != tried[served.source]:
-                    tried = {**tried, served.source: now}  # a model that fails is tried once
-                    self._exchange(served)
+            before = seen
+            seen = {name: served.source.state for name, served in self.served.items()}
+            for name, now in seen.items():
+                if now is not None and now == before[name] != tried[name]:
+                    tried = {**tried, name: now}  # a model that fails is tried once
+                    self._reload(self.served[name])
             self._end_retired()
 
-    def _exchange(self, old: Served) -> None:
+    def _reload(self, old: Served) -> None:
         name = old.source.name
         try:
-            new = self.loader.load(old.source)
+            self.served[name] = self.loader.load(old.source)
         except (ConfigError, RunError, OSError) as error:
             text = "%s has changed and cannot be loaded; the old one stays: %s"
             get_logger().error(text, name, error)
             return
-        with self._lock:
-            self._served[name] = new
-            self._retired.append(old)
-        get_logger().info("%s has changed and is exchanged", name)
+        self._retired.append((time.monotonic(), old))
+        get_logger().info("%s has changed and is reloaded", name)
 
     def _end_retired(self) -> None:
-        with self._lock:
-            unused = [old for old in self._retired if not self._users.get(id(old))]
-            self._retired = [old for old in self._retired if old not in unused]
-            for old in unused:
-                self._users.pop(id(old), None)
-        for old in unused:
-            old.close()
+        """End old models after the time that a request may take: none uses them any more."""
+        oldest = time.monotonic() - self.loader.settings.timeout
+        for since, old in self._retired:
+            if since < oldest:
+                old.close()
+        self._retired = [(since, old) for since, old in self._retired if since >= oldest]

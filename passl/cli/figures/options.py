@@ -129,7 +129,7 @@ def name_model(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: the folder has no checkpoint, or is an exported network.
     """
-    from passl.engine.run_folder import BEST, LAST, PREVIOUS
+    from passl.engine.run_folder import BEST, LAST, checkpoint_of
     from passl.porting.resolve import zoo_entry
 
     folder = Path(args.weights)
@@ -140,13 +140,13 @@ def name_model(args: argparse.Namespace) -> None:
     if not is_folder:
         return
     _refuse_exported(folder)
-    found = [folder / name for name in (BEST, LAST, PREVIOUS) if (folder / name).is_file()]
-    if not found:
+    checkpoint = checkpoint_of(folder)
+    if checkpoint is None:
         raise ConfigError(
             f"{folder}: holds no checkpoint ({BEST}, {LAST}); name the output_dir of a training "
             "run, or a weight file"
         )
-    args.weights = str(found[0])
+    args.weights = str(checkpoint)
     if args.override and args.config is None:
         args.config = str(folder / "config.yaml")  # whose values -o changes
 

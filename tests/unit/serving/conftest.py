@@ -86,7 +86,9 @@ def serve() -> Iterator[Callable[..., TestClient]]:
             features=Batcher(lambda x: 2 * color_means(x), **options) if has_features else None,
             about={"name": "colors"},
         )
-        app = build_app(Service(Models(loader, {"colors": served}), settings, metrics))
+        models = Models(loader)
+        models.served["colors"] = served
+        app = build_app(Service(models, settings, metrics))
         client = TestClient(app, raise_server_exceptions=False)
         client.__enter__()
         clients.append(client)

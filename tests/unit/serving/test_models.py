@@ -27,7 +27,7 @@ def folder(tmp_path) -> Path:
 
 @dataclass
 class FakeLoader:
-    settings: Settings = Settings(reload_interval=0.02)
+    settings: Settings = Settings(reload_interval=0.02, timeout=0.5)
     loaded: list[Any] = field(default_factory=list)
 
     def load(self, source: Source) -> Served:
@@ -45,8 +45,7 @@ class FakeLoader:
 
 
 def value(models: Models) -> int:
-    with models.use("one") as served:
-        return int(served.logits.submit(np.zeros(1)).result(10))
+    return int(models.served["one"].logits.submit(np.zeros(1)).result(10))
 
 
 def wait_for(condition) -> None:
@@ -56,15 +55,15 @@ def wait_for(condition) -> None:
         time.sleep(0.01)
 
 
-def test_a_changed_model_is_exchanged(folder):
+def test_a_changed_model_is_reloaded(folder):
     loader = FakeLoader()
     models = Models(loader)
     models.start([Source("one", str(folder))])
-    with models.use("one") as old:
-        (folder / "value").write_text("22")
-        wait_for(lambda: value(models) == 22)
-        # A request that has begun ends with the old one.
-        assert int(old.logits.submit(np.zeros(1)).result(10)) == 1
+    old = models.served["one"]
+    (folder / "value").write_text("22")
+    wait_for(lambda: value(models) == 22)
+    # A request that has begun ends with the old one.
+    assert int(old.logits.submit(np.zeros(1)).result(10)) == 1
     wait_for(lambda: not old.logits.is_alive)
     assert loader.loaded == ["1", "22"]
     models.close()
@@ -104,3 +103,10 @@ def test_names_of_models(tmp_path, monkeypatch):
 def test_a_folder_that_is_no_model(tmp_path):
     with pytest.raises(ConfigError, match="passl export"):
         _ = Source("x", str(tmp_path)).file
+
+
+def test_all_wrong_sources_are_reported_together(tmp_path):
+    models = Models(FakeLoader())
+    with pytest.raises(ConfigError) as raised:
+        models.start([Source("x", str(tmp_path)), Source("y", str(tmp_path / "absent"))])
+    assert len(raised.value.problems) == 2
