@@ -9,6 +9,7 @@ PyTorch or timm unless noted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -244,7 +245,124 @@ class Lion(paddle.optimizer.Optimizer):
         if decay and self._decays(weight.name):
             change += decay * weight
         weight.subtract_(self._create_param_lr(param_and_grad) * change)
-        moment.scale_(beta2).add_((1 - beta2) * gradient)
+        _decay_towards(moment, gradient, beta2)
+
+
+@OPTIMIZERS.register("Muon")
+def muon(
+    parameters: Sequence[Any],
+    decays: Callable[[str], bool],
+    clip: Any,
+    *,
+    weight_decay: NonNegativeFloat = 0.05,
+    momentum: Rate = 0.95,
+    betas: Betas = (0.9, 0.95),
+    eps: PositiveFloat = 1e-8,
+) -> paddle.optimizer.Optimizer:
+    """Muon (Jordan et al., https://kellerjordan.github.io/posts/muon) with decoupled decay for the
+    matrices of a network, and AdamW for its other parameters.
+
+    For a matrix, m = momentum * m + (1 - momentum) * g, and Nesterov's
+    u = momentum * m + (1 - momentum) * g. With the singular value decomposition u = U S V^T, the
+    step is w -= lr * (0.2 * sqrt(max(rows, columns)) * U V^T + weight_decay * w). The factor gives
+    the step the size of AdamW's, so one learning rate serves both (Liu et al., arXiv 2502.16982).
+    Five Newton-Schulz iterations replace the singular values by numbers between 0.7 and 1.2.
+
+    A matrix is a weight that decays and, seen as (first axis, product of the others), has at least
+    16 rows and 16 columns: a convolution is one, a depthwise convolution is not.
+
+    Args:
+        weight_decay: of the parameters that decay.
+        momentum: weight of the past in m.
+        betas: AdamW's decay of the running means of gradient and squared gradient.
+        eps: added to the root of the latter.
+    """
+    return Muon(parameters, decays, clip, weight_decay, momentum, betas, eps)
+
+
+class Muon(paddle.optimizer.Optimizer):
+    """The optimizer that `muon` builds, as a Paddle optimizer."""
+
+    def __init__(
+        self,
+        parameters: Sequence[Any],
+        decays: Callable[[str], bool],
+        clip: Any,
+        weight_decay: float,
+        momentum: float,
+        betas: tuple[float, float],
+        eps: float,
+    ):
+        super().__init__(learning_rate=0.0, parameters=list(parameters), grad_clip=clip)
+        self._decays, self._weight_decay, self._momentum = decays, weight_decay, momentum
+        self._betas, self._eps = betas, eps
+
+    def _create_accumulators(self, block, parameters):
+        for parameter in parameters:
+            self._add_accumulator("moment1", parameter)
+            if not self._is_matrix(parameter):
+                self._add_accumulator("moment2", parameter)
+                self._add_accumulator("step", parameter, shape=[1])
+
+    def _append_optimize_op(self, block, param_and_grad):
+        weight, gradient = param_and_grad
+        is_matrix = self._is_matrix(weight)
+        change = (self._matrix_change if is_matrix else self._adam_change)(weight, gradient)
+        if self._weight_decay and self._decays(weight.name):
+            change += self._weight_decay * weight
+        weight.subtract_(self._create_param_lr(param_and_grad) * change)
+
+    def _is_matrix(self, weight: paddle.Tensor) -> bool:
+        shape = weight.shape
+        return (
+            len(shape) > 1
+            and min(shape[0], math.prod(shape[1:])) >= 16
+            and shape[1] > 1
+            and self._decays(weight.name)
+        )
+
+    def _matrix_change(self, weight: paddle.Tensor, gradient: paddle.Tensor) -> paddle.Tensor:
+        moment = self._get_accumulator("moment1", weight)
+        _decay_towards(moment, gradient, self._momentum)
+        ahead = self._momentum * moment + (1 - self._momentum) * gradient
+        matrix = ahead.flatten(1)
+        change = 0.2 * math.sqrt(max(matrix.shape)) * orthogonalized(matrix)
+        return change.reshape(weight.shape)
+
+    def _adam_change(self, weight: paddle.Tensor, gradient: paddle.Tensor) -> paddle.Tensor:
+        names = ("moment1", "moment2", "step")
+        mean, square, step = (self._get_accumulator(name, weight) for name in names)
+        step.add_(paddle.ones_like(step))
+        _decay_towards(mean, gradient, self._betas[0])
+        _decay_towards(square, gradient * gradient, self._betas[1])
+        mean, square = (
+            moment / (1 - beta**step)
+            for moment, beta in zip((mean, square), self._betas, strict=True)
+        )
+        return mean / (square.sqrt() + self._eps)
+
+
+def orthogonalized(matrix: paddle.Tensor) -> paddle.Tensor:
+    """A matrix of the same singular vectors, whose singular values lie between 0.7 and 1.2, except
+    those that were far below the others.
+
+    Five iterations of x = a x + b (x x^T) x + c (x x^T)^2 x, from a matrix of norm 1; a, b and c
+    are Jordan's, for the steepest start.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    rows, columns = matrix.shape
+    x = matrix / (matrix.norm() + 1e-7)
+    if rows > columns:  # the smaller of the two products
+        x = x.T
+    for _ in range(5):
+        gram = paddle.matmul(x, x, transpose_y=True)
+        x = a * x + paddle.matmul(b * gram + c * paddle.matmul(gram, gram), x)
+    return x.T if rows > columns else x
+
+
+def _decay_towards(mean: paddle.Tensor, value: paddle.Tensor, beta: float) -> None:
+    """Update a running mean in place."""
+    mean.scale_(beta).add_((1 - beta) * value)
 
 
 def _couple(parameters: Sequence[Any], decays: Callable[[str], bool], weight_decay: float) -> None:

@@ -85,6 +85,7 @@ def test_every_optimizer_and_clipping(run_ranks, config):
                 ("RMSProp", 0.01, ", momentum: 0.5"),
                 ("Lamb", 0.01, "", "amp={level: O1, dtype: bfloat16}", "recompute=true"),
                 ("Lion", 0.01, ", grad_clip: {name: value, value: 0.1}", FREEZE),
+                ("Muon", 0.01, ""),
             ]
         ),
     ]

@@ -124,6 +124,33 @@ def test_optimizer(timm, node, theirs, weight_decay):
         np.testing.assert_allclose(parameter.numpy(), twin.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(24, 16), (16, 40)])
+def test_muon(monkeypatch, shape):
+    """PyTorch's orthogonalizes in bfloat16; in float32, as ours does, both agree."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal(shape).astype("float32")
+    ours = paddle.create_parameter(list(shape), "float32")
+    ours.set_value(start)
+    theirs = torch.nn.Parameter(torch.tensor(start))
+    optimizer = OPTIMIZERS.build(
+        {"name": "Muon", "weight_decay": 0.1}, [ours], lambda name: True, None
+    )
+    other = torch.optim.Muon([theirs], weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for step in range(STEPS):
+        lr = 0.02 / (step + 1)
+        optimizer.set_lr(lr)
+        other.param_groups[0]["lr"] = lr
+        gradient = rng.standard_normal(shape).astype("float32")
+        ours.clear_gradient(False)
+        (ours * paddle.to_tensor(gradient)).sum().backward()
+        theirs.grad = torch.tensor(gradient)
+        optimizer.step()
+        other.step()
+    assert np.abs(theirs.detach().numpy() - start).max() > 0.01
+    np.testing.assert_allclose(ours.numpy(), theirs.detach().numpy(), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1.0])
 def test_adaptive_clipping(timm, scale):
     """Linear weights lie the other way round, [in, out]."""

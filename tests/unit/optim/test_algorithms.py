@@ -64,6 +64,11 @@ def lion(s, w, g, lr, t, wd, *, betas=(0.9, 0.99)):
     return w - lr * (sign + wd * w)
 
 
+def muon(s, w, g, lr, t, wd, *, betas=(0.9, 0.95), eps=1e-8):
+    """Of these small networks, no weight counts as a matrix."""
+    return w - lr * (adam_direction(s, g, t, betas, eps) + wd * w)
+
+
 CASES = [
     ("SGD", sgd, {}),
     ("Momentum", momentum, {}),
@@ -78,6 +83,8 @@ CASES = [
     ("Lamb", lamb, {"betas": [0.8, 0.9], "eps": 1e-3, "always_adapt": True}),
     ("Lion", lion, {}),
     ("Lion", lion, {"betas": [0.95, 0.98]}),
+    ("Muon", muon, {}),
+    ("Muon", muon, {"betas": [0.8, 0.9], "eps": 1e-3}),
 ]
 NAMES = OPTIMIZERS.names()
 
@@ -113,6 +120,54 @@ def test_optimizer_follows_its_formula(
             expected[n] = formula(memory[n], w, g, in_float32(lr), t, wd, **constants)
     for n, parameter in trainable(model):
         expected[n].check(parameter.numpy())
+
+
+@pytest.mark.parametrize("shape", [(16, 24), (40, 16), (16, 2, 3, 3)])
+def test_muon_steps_along_the_singular_vectors(shape):
+    """Two steps of a matrix and a convolution, with a momentum and a rate of their own.
+
+    The reference takes the iteration's polynomial of each singular value, in float64. An iteration
+    multiplies what rounding has done by at most its slope at 0, 3.4445, and adds three products of
+    `columns` terms, each with a coefficient of at most 4.775: together below 0.006 for a matrix
+    with singular values around 1.
+    """
+    rng = np.random.default_rng(0)
+    start, *gradients = rng.standard_normal((3, *shape)).astype("float32")
+    weight = paddle.create_parameter(list(shape), "float32")
+    weight.set_value(start)
+    section = {"name": "Muon", "weight_decay": 0.1, "momentum": 0.9}
+    optimizer = OPTIMIZERS.build(section, [weight], lambda name: True, None)
+    expected, moment = start.astype("float64"), np.zeros(shape)
+    for lr, gradient in zip((0.5, 0.25), gradients, strict=True):
+        optimizer.set_lr(lr)
+        weight.clear_gradient(False)
+        (weight * paddle.to_tensor(gradient)).sum().backward()
+        optimizer.step()
+        moment = 0.9 * moment + 0.1 * gradient
+        matrix = (0.9 * moment + 0.1 * gradient).reshape(shape[0], -1)
+        left, values, right = np.linalg.svd(matrix, full_matrices=False)
+        values /= np.linalg.norm(values)
+        for _ in range(5):
+            values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+        assert (values > 0.6).all()
+        assert (values < 1.3).all()
+        step = 0.2 * np.sqrt(max(matrix.shape)) * (left * values) @ right
+        expected = expected - lr * (step.reshape(shape) + 0.1 * expected)
+    assert np.abs(weight.numpy() - expected).max() < 0.75 * 0.2 * np.sqrt(max(shape)) * 0.006
+
+
+def test_muon_leaves_vectors_small_and_depthwise_weights_to_adamw():
+    """A first step of AdamW has the size of the rate everywhere."""
+    shapes = [(64,), (8, 64), (64, 8), (64, 1, 5, 5)]
+    weights = [paddle.create_parameter(list(shape), "float32") for shape in shapes]
+    before = [weight.numpy().copy() for weight in weights]
+    section = {"name": "Muon", "weight_decay": 0.0}
+    optimizer = OPTIMIZERS.build(section, weights, lambda name: True, None)
+    sum((weight * weight).sum() + weight.sum() for weight in weights).backward()
+    optimizer.set_lr(0.01)
+    optimizer.step()
+    for weight, old in zip(weights, before, strict=True):
+        np.testing.assert_allclose(np.abs(weight.numpy() - old), 0.01, rtol=1e-3)
 
 
 def in_float32(value):
