@@ -84,7 +84,7 @@ def check_keys(cfg: Config) -> None:
 
 def size_of(cfg: Config) -> list[int]:
     """Height and width of the training images, else those that the network is made for."""
-    from passl.data.transforms.geometry import pair
+    from passl.data.transforms.evaluation import pair
     from passl.modeling.backbones import BACKBONES
 
     sizes = [node["size"] for node in cfg.dataloader.train.dataset.transforms if "size" in node]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +40,8 @@ def usable_processors() -> int:
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
     """Versions of Python and of those packages that are installed."""
+    import importlib.metadata  # here, since exported networks start without it
+
     found = {"python": platform.python_version()}
     for package in packages:
         try:
@@ -55,6 +55,8 @@ def commit_of(folder: Path) -> Mapping[str, Any]:
     """`commit` of the Git checkout that a folder is, and whether its tracked files are `changed`;
     null if it is no checkout or Git fails.
     """
+    import subprocess
+
     unknown = {"commit": None, "changed": None}
     if not (folder / ".git").exists():  # a checkout around an installed package is not its own
         return unknown

@@ -14,7 +14,7 @@ from passl.analysis.evaluated import Evaluated
 from passl.analysis.figures import Shown, pixels_of
 from passl.analysis.gates import LABELS, attention_rows, over_epochs
 from passl.analysis.layers import points_of
-from passl.data.samples import transformed
+from passl.data.transforms.evaluation import transformed
 from passl.engine.attention_log import AttentionLog
 from passl.errors import ConfigError, RunError
 from passl.evaluation.attention import attention_blocks

@@ -108,17 +108,6 @@ class Samples:
         return image, label if mask is None else np.asarray(mask)
 
 
-def transformed(image: Image.Image, transforms: Sequence[Any]) -> np.ndarray:
-    """Return an image as the transforms of an evaluation make it: float32 [channels, height,
-    width].
-    """
-    rng = np.random.default_rng(0)  # transforms of an evaluation draw nothing
-    prepared: Any = image
-    for transform in transforms:
-        prepared = transform(prepared, rng)
-    return prepared
-
-
 _NOTHING = np.zeros(1, np.uint8)
 
 

@@ -2,31 +2,36 @@
 
 model.json, model.pdiparams    Paddle's graph and weights
 model.onnx                     the same as ONNX, if it was asked for
+model.int8.onnx                quantized to int8, if it was asked for
 passl.json                     the description, with the hashes of the others
+
+An engine needs the description and its own files; others may be left out of a deployment. Reading
+needs neither the config system nor pydantic: a folder runs with few packages.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field, PositiveInt, TypeAdapter, ValidationError
+from typing import Any, Literal, get_args
 
 from passl import __version__
-from passl.data import TRANSFORMS
-from passl.data.datasets.images import check_mode
+from passl.data.datasets.images import CHANNELS, check_mode
+from passl.deploy.preprocess import Preprocessing
 from passl.errors import CheckpointError, ConfigError
 from passl.evaluation.thresholds import read_thresholds
 from passl.io.files import sha256_of, to_json, write_text
 from passl.utils.imports import import_stored
-from passl.utils.types import Probability
 
 FORMAT = 1
 DESCRIPTION = "passl.json"
 GRAPH, WEIGHTS, ONNX = "model.json", "model.pdiparams", "model.onnx"
+ONNX_INT8 = "model.int8.onnx"
+_OPTIONS = {ONNX: "--onnx", ONNX_INT8: "--int8 --calibrate DATA"}
+"""What `passl export` writes a file for."""
+Task = Literal["classification", "multilabel", "segmentation"]
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,13 @@ class Description:
         task: of the head, see `passl.data.datasets.base.ImageDataset`.
         thresholds: of a multi-label network: the probability above which each label is predicted;
             null for 0.5.
+        int8: of a folder with `model.int8.onnx`: how it was quantized, and its scores; see
+            `passl.deploy.quantize.quantize`.
     """
 
     model: Mapping[str, Any]
     transforms: Sequence[Mapping[str, Any]]  # each with its `name`
-    input: Annotated[Sequence[PositiveInt], Field(min_length=3, max_length=3)]
+    input: Sequence[int]
     classes: Sequence[str]
     numerics: Mapping[str, Any]
     parameters: int
@@ -63,10 +70,11 @@ class Description:
     # Folders of passl 0.1 may lack these.
     mode: str = "RGB"
     background: Sequence[int] | None = None
-    min_side: PositiveInt | None = None
+    min_side: int | None = None
     imports: Sequence[str] = field(default_factory=list)
-    task: Literal["classification", "multilabel", "segmentation"] = "classification"
-    thresholds: Sequence[Probability] | None = None
+    task: Task = "classification"
+    thresholds: Sequence[float] | None = None
+    int8: Mapping[str, Any] | None = None
 
 
 def write_description(folder: Path, description: Description) -> None:
@@ -80,10 +88,10 @@ def write_description(folder: Path, description: Description) -> None:
 def read_folder(
     folder: Path, needed: Sequence[str] = (), allow_imports: bool = False
 ) -> Description:
-    """Read the description of an exported folder, and compare every file with its hash.
+    """Read the description of an exported folder, and compare its files with their hashes.
 
     Args:
-        needed: files that must be among them.
+        needed: the files that are used, which alone are looked at; none for all.
         allow_imports: whether modules that register its transforms may be imported, which runs
             their code.
 
@@ -108,22 +116,23 @@ def read_folder(
             f"{path}: format {version!r}, of passl {data.get('passl')}; this passl {__version__} "
             f"reads format {FORMAT}: export again, or use that version"
         )
-    stored = _checked(path, text, allow_imports)
-    for name, digest in stored.files.items():
+    _check_values(path, data, allow_imports)
+    missing = [name for name in needed if name not in data["files"]]
+    if missing:
+        option = _OPTIONS.get(missing[0])
+        raise ConfigError(
+            f"{folder}: has no {missing[0]}; export again" + (f" with {option}" if option else "")
+        )
+    for name in needed or data["files"]:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name}: missing; export again")
-        if sha256_of(folder / name) != digest:
+        if sha256_of(folder / name) != data["files"][name]:
             raise CheckpointError(
                 f"{folder / name}: not the file that was exported, its sha256 differs from "
                 f"{DESCRIPTION}; export again"
             )
-    missing = [name for name in needed if name not in stored.files]
-    if missing:
-        raise ConfigError(
-            f"{folder}: has no {missing[0]}; export again"
-            + (" with --onnx" if missing[0] == ONNX else "")
-        )
-    return Description(**{each.name: getattr(stored, each.name) for each in fields(Description)})
+    known = {each.name for each in fields(Description)}
+    return Description(**{key: value for key, value in data.items() if key in known})
 
 
 def with_thresholds(description: Description, option: str | None) -> Description:
@@ -145,28 +154,75 @@ def with_thresholds(description: Description, option: str | None) -> Description
     return replace(description, thresholds=read_thresholds(option, description.classes))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Stored(Description):
-    """A description as its file has it, with the SHA-256 of each file. Other keys are ignored."""
-
-    files: Mapping[Annotated[str, Field(pattern=r"^[^/]+$")], str]
-
-
-def _checked(path: Path, text: str, allow_imports: bool) -> _Stored:
+def _check_values(path: Path, data: Mapping[str, Any], allow_imports: bool) -> None:
+    """Check the values of a description. Other keys are ignored."""
+    optional = {each.name for each in fields(Description) if not _is_required(each)}
+    for key, rule in _RULES.items():
+        is_right = rule(data[key]) if key in data else key in optional
+        if not is_right:
+            raise CheckpointError(f"{path}: damaged: {key} is missing or wrong; export again")
+    mode = data.get("mode", "RGB")
     try:
-        stored = TypeAdapter(_Stored).validate_json(text, strict=True)
-    except ValidationError as error:
-        wrong = error.errors()[0]["loc"][0]
-        raise CheckpointError(
-            f"{path}: damaged: {wrong} is missing or wrong; export again"
-        ) from None
-    try:
-        check_mode(stored.mode, stored.background)
+        check_mode(mode, data.get("background"))
     except ValueError:
         raise CheckpointError(f"{path}: damaged: mode is missing or wrong; export again") from None
-    if stored.thresholds is not None and len(stored.thresholds) != len(stored.classes):
+    thresholds = data.get("thresholds")
+    if thresholds is not None and len(thresholds) != len(data["classes"]):
         raise CheckpointError(f"{path}: damaged: thresholds is missing or wrong; export again")
-    import_stored(stored.imports, path, allow_imports)
-    for node in stored.transforms:
-        TRANSFORMS.build(node)
-    return stored
+    import_stored(data.get("imports", []), path, allow_imports)
+    preprocessing = Preprocessing(data["transforms"])
+    try:
+        preprocessing.check(mode, data["input"])
+    except ValueError as error:
+        raise CheckpointError(f"{path}: damaged: transforms: {error}; export again") from None
+
+
+def _is_required(each: Any) -> bool:
+    return each.default is MISSING and each.default_factory is MISSING
+
+
+def _is_whole(value: Any, least: int = 0) -> bool:
+    return type(value) is int and value >= least
+
+
+def _is_list(value: Any, of: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(map(of, value))
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("name"), str)
+
+
+def _is_probability(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
+_RULES: Mapping[str, Callable[[Any], bool]] = {
+    "model": _is_mapping,
+    "transforms": lambda value: _is_list(value, _is_node),
+    "input": lambda value: _is_list(value, lambda n: _is_whole(n, 1)) and len(value) == 3,
+    "classes": lambda value: _is_list(value, _is_text),
+    "numerics": _is_mapping,
+    "parameters": _is_whole,
+    "weights": _is_text,
+    "exif_turn": lambda value: isinstance(value, bool),
+    "mode": lambda value: _is_text(value) and value in CHANNELS,
+    "background": lambda value: value is None or _is_list(value, _is_whole),
+    "min_side": lambda value: value is None or _is_whole(value, 1),
+    "imports": lambda value: _is_list(value, _is_text),
+    "task": lambda value: value in get_args(Task),
+    "thresholds": lambda value: value is None or _is_list(value, _is_probability),
+    "int8": lambda value: value is None or _is_mapping(value),
+    "files": lambda value: (
+        _is_mapping(value) and all("/" not in k and _is_text(v) for k, v in value.items())
+    ),
+}
+"""What each value must be."""

@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from passl.data import TRANSFORMS
-from passl.data.samples import transformed
 from passl.deploy.engines import Engine, check_engine, load_engine, needed_files
 from passl.deploy.exported import Description, read_folder
 from passl.deploy.inputs import ImageInput, check_several, open_image
+from passl.deploy.preprocess import Preprocessing
 from passl.errors import ConfigError, RunError
 from passl.evaluation.thresholds import DEFAULT
 from passl.machine import usable_processors
@@ -53,7 +52,7 @@ class Classifier:
         self.description = description
         self.classes = readable(description.classes)
         self._engine = engine
-        self._transforms = [TRANSFORMS.build(node) for node in description.transforms]
+        self._preprocess = Preprocessing(description.transforms)
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Compute logits [B, K] of transformed float32 images [B, channels, height, width].
@@ -89,7 +88,7 @@ class Classifier:
 
     def transformed(self, image: Image.Image) -> np.ndarray:
         """Transform an opened image, in the network's mode, as `prepare`."""
-        return transformed(image, self._transforms)
+        return self._preprocess(image)
 
     def predict(self, images: Iterable[ImageInput], batch_size: int = 16) -> np.ndarray:
         """Compute probabilities [N, K] of the classes: the softmax, or of a multi-label network the

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from passl.data.transforms.geometry import pair
+from passl.data.transforms.evaluation import pair
 from passl.errors import ConfigError
 from passl.porting.zoo import Preset
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from passl.errors import ConfigError
-from passl.utils.config import dotted
-from passl.utils.schema import Choice, Option, options_of, validated
 
+if TYPE_CHECKING:
+    from passl.utils.schema import Option
+
+# An exported folder's predictor has registries that it never asks, and runs without PyYAML and
+# pydantic; so the schema is imported in the methods that need it.
 T = TypeVar("T", bound=Callable)
 
 
@@ -55,6 +58,8 @@ class Registry:
 
     def options(self, name: str) -> Mapping[str, Option]:
         """The entry's options: for each its type, also in words, and its default."""
+        from passl.utils.schema import options_of
+
         return options_of(self.get(name))
 
     @overload
@@ -73,6 +78,8 @@ class Registry:
         return self._add(target.__name__, target)
 
     def _add(self, name: str, target: T) -> T:
+        from passl.utils.schema import validated
+
         own = target.__module__ in self._modules
         if name in (self._registered if own else self._entries()):
             raise ValueError(f"there is a {self.kind} {name!r} already; choose another name")
@@ -81,6 +88,8 @@ class Registry:
         return self._registered[name]  # type: ignore[return-value]
 
     def _check_signature(self, name: str, target: Callable) -> None:
+        from passl.utils.schema import options_of
+
         own = options_of(target)
         missing = [o for o in self.required if o not in own or not own[o].required]
         if missing:
@@ -113,6 +122,9 @@ class Registry:
         Raises:
             ConfigError: every key that is unknown, missing or of a wrong value.
         """
+        from passl.utils.config import dotted
+        from passl.utils.schema import Choice
+
         name = node.get("name")
         what = f"{self.kind} {name}" if name in self.names() else self.kind
         problems = Choice(self).problems(node)

@@ -180,7 +180,7 @@ def load_images(args: argparse.Namespace, description: Description) -> list[Show
     """
     from passl.analysis.figures import Shown, pixels_of
     from passl.data.build import build_transforms
-    from passl.data.samples import transformed
+    from passl.data.transforms.evaluation import transformed
     from passl.porting.classes import readable
 
     if args.images and args.samples:
@@ -228,7 +228,7 @@ def load_samples(
     import numpy as np
 
     from passl.data.build import build_transforms
-    from passl.data.samples import transformed
+    from passl.data.transforms.evaluation import transformed
 
     dataset = _data(args, args.split)
     if dataset.task != "classification":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,6 +19,9 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """The only decoders that a file can reach; its content selects one. Pillow has dozens more, and its
 EPS decoder starts Ghostscript. JPEG includes MPO, the format of some phones.
 """
+for _format in ("Bmp", "Gif", "Jpeg", "Png", "Ppm", "Tiff", "WebP"):
+    # Otherwise Pillow imports all of its decoders when the first file is opened.
+    importlib.import_module(f"PIL.{_format}ImagePlugin")
 MASK_FORMATS = ("PNG", "TIFF")
 """Those of masks: lossless, with the values or palette indices of the file."""
 CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}

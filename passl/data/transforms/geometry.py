@@ -8,7 +8,6 @@ colours are weighted by their opacity, and the area outside the image is transpa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,16 +15,10 @@ import numpy as np
 from PIL import Image
 
 from passl.data import TRANSFORMS
+from passl.data.transforms.evaluation import RESAMPLING, center_crop, pair, resize
 from passl.data.transforms.masks import MovesPixels
 from passl.errors import RunError
 from passl.utils.types import ImageSize, NonNegativeInt, PositiveInt, Probability
-
-RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 
 
 @TRANSFORMS.register
@@ -47,16 +40,7 @@ class Resize(MovesPixels):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        width, height = image.size
-        if not isinstance(self.size, int):
-            target = (self.size[1], self.size[0])
-        elif width <= height:
-            target = (self.size, int(self.size * height / width))
-        else:
-            target = (int(self.size * width / height), self.size)
-        return (
-            image if target == image.size else image.resize(target, RESAMPLING[self.interpolation])
-        )
+        return resize(image, size=self.size, interpolation=self.interpolation)
 
 
 @TRANSFORMS.register
@@ -101,15 +85,7 @@ class CenterCrop(MovesPixels):
     size: ImageSize
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        height, width = pair(self.size)
-        # Pillow fills the part of the box outside the image with black.
-        left, top = _crop_start(image.width, width), _crop_start(image.height, height)
-        return image.crop((left, top, left + width, top + height))
-
-
-def _crop_start(length: int, wanted: int) -> int:
-    # torchvision rounds halves to even for the crop, and down for the padding.
-    return round((length - wanted) / 2) if length >= wanted else -((wanted - length) // 2)
+        return center_crop(image, size=self.size)
 
 
 @TRANSFORMS.register
@@ -228,8 +204,3 @@ def _check_range(name: str, limits: tuple[float, float]) -> None:
     low, high = limits
     if not 0 < low <= high:
         raise ValueError(f"{name} [{low}, {high}] must be above 0 and in ascending order")
-
-
-def pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """Return a size as (height, width)."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])

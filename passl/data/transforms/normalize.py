@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from passl.data import TRANSFORMS
+from passl.data.transforms.evaluation import MEANS, mean_and_std, normalize
 from passl.data.transforms.masks import KeepsPixels
-from passl.errors import ConfigError
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-MEANS: Mapping[int, Sequence[float]] = {1: (0.459,), 3: IMAGENET_MEAN, 4: (*IMAGENET_MEAN, 0.5)}
-STDS: Mapping[int, Sequence[float]] = {1: (0.226,), 3: IMAGENET_STD, 4: (*IMAGENET_STD, 0.5)}
-"""`Normalize`'s defaults by the number of channels. Grey has ImageNet's values, weighted as in
-Pillow's conversion to grey (0.299, 0.587, 0.114). Opacity is mapped to -1 to 1.
-"""
 
 
 @TRANSFORMS.register
@@ -52,16 +44,7 @@ class Normalize(KeepsPixels):
             raise ValueError(f"std {list(self.std)} must be above 0")
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
-        pixels = np.asarray(image)
-        if pixels.ndim == 2:
-            pixels = pixels[..., None]
-        mean_C11, std_C11 = self.mean_and_std(pixels.shape[2])
-        # Transpose bytes, which is faster, and compute in place. The rounding is timm's.
-        array = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
-        array /= np.float32(255)
-        array -= mean_C11
-        array /= std_C11
-        return array
+        return normalize(image, mean=self.mean, std=self.std)
 
     def undo(self, array: np.ndarray) -> np.ndarray:
         """Return the pixels of an output [channels, height, width], to draw them: [height, width, 3
@@ -73,17 +56,4 @@ class Normalize(KeepsPixels):
 
     def mean_and_std(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation as float32 [channels, 1, 1]."""
-        if channels not in MEANS:
-            raise ConfigError(
-                f"Normalize: an image has {channels} channels; its mode must be L, RGB or RGBA"
-            )
-        mean = MEANS[channels] if self.mean is None else self.mean
-        std = STDS[channels] if self.std is None else self.std
-        for name, values in (("mean", mean), ("std", std)):
-            if len(values) != channels:
-                raise ConfigError(
-                    f"Normalize: {name} {list(values)} is for {len(values)} channels, but an "
-                    f"image has {channels}; give {channels}, or leave it out for ImageNet's"
-                )
-        mean_C, std_C = (np.asarray(values, np.float32) for values in (mean, std))
-        return mean_C[:, None, None], std_C[:, None, None]
+        return mean_and_std(channels, self.mean, self.std)

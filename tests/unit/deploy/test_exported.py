@@ -39,7 +39,8 @@ def test_what_is_written_is_read(folder):
 
 
 def test_mode_and_background_are_kept(folder):
-    grey = Description(**{**vars(DESCRIBED), "mode": "L", "background": [255, 0, 9], "min_side": 9})
+    changes = {"mode": "L", "input": [1, 8, 8], "background": [255, 0, 9], "min_side": 9}
+    grey = Description(**{**vars(DESCRIBED), **changes})
     (folder / DESCRIPTION).unlink()
     write_description(folder, grey)
     assert read_folder(folder) == grey
@@ -135,3 +136,26 @@ def test_an_unknown_transform(folder):
     change(folder, transforms=[{"name": "Resise", "size": 8}])
     with pytest.raises(ConfigError, match=r"no transform 'Resise'.*'Resize'"):
         read_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [{"name": "Resize", "size": -8}, {"name": "Normalize"}],
+        [{"name": "Resize", "size": "8"}, {"name": "Normalize"}],
+        [{"name": "Resize", "size": [8, 8], "filter": "bicubic"}, {"name": "Normalize"}],
+        [{"name": "Resize", "size": [8, 9]}, {"name": "Normalize"}],
+        [{"name": "Resize", "size": [8, 8]}],
+        [{"name": "Resize", "size": [8, 8]}, {"name": "Normalize", "std": [0, 0, 0]}],
+        [{"name": "Resize", "size": [8, 8]}, {"name": "Normalize", "mean": [0.5]}],
+    ],
+)
+def test_transforms_that_do_not_make_the_input(folder, wrong):
+    change(folder, transforms=wrong)
+    with pytest.raises(CheckpointError, match="damaged: transforms: .*export again"):
+        read_folder(folder)
+
+
+def test_a_file_that_is_not_used_may_be_left_out(folder):
+    (folder / "model.json").unlink()
+    assert read_folder(folder, ["model.pdiparams"]) == DESCRIBED

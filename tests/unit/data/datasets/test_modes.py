@@ -14,7 +14,8 @@ from passl.data.datasets.base import ImageDataset
 from passl.data.datasets.images import convert_image, read_image
 from passl.data.datasets.subset import Subset
 from passl.data.transforms.augment_ops import OPS, Geometry
-from passl.data.transforms.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from passl.data.transforms.evaluation import IMAGENET_MEAN, IMAGENET_STD
+from passl.data.transforms.normalize import Normalize
 from passl.errors import ConfigError, RunError
 
 SIZE = (24, 20)
