@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -60,6 +61,7 @@ def main() -> None:
         "--files", type=as_path, nargs="+", help=f"images (default: {FILES} made ones)"
     )
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server ends too
     with tempfile.TemporaryDirectory() as folder:
         files = [str(file) for file in args.files or made_files(args.folder, Path(folder))]
         with Offline(args, files) as offline, serving(args) as server:
