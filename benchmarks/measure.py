@@ -33,7 +33,7 @@ def main() -> None:
     exported = benchmarks.add_parser("exported", help="inference of an exported network")
     exported.add_argument("folder", type=as_path, help="what `passl export` wrote")
     exported.add_argument("--engine", default="paddle", help="paddle, onnxruntime or openvino")
-    exported.add_argument("--precision", default="fp32", help="fp32 or bf16")
+    exported.add_argument("--precision", default="fp32", help="fp32, bf16 or int8")
     for subparser in (network, exported):
         subparser.add_argument("--batch", type=at_least(1), default=8, help="images of a step")
         subparser.add_argument("--threads", type=at_least(1), default=1, help="default: 1")
@@ -93,11 +93,13 @@ def size_of(cfg: Config) -> list[int]:
 
 
 def measure_exported(args: argparse.Namespace) -> dict[str, object]:
-    from passl.deploy.engines import check_engine, needed_files
+    from passl.deploy.engines import AUTO, check_engine, needed_files
     from passl.deploy.exported import read_folder
 
     check_engine(args.engine, args.precision, args.threads)
-    description = read_folder(args.folder, needed_files(args.engine))
+    if args.engine == AUTO:
+        raise ConfigError("--engine auto: name the engine that is to be measured")
+    description = read_folder(args.folder, needed_files(args.engine, args.precision))
     task = {"folder": str(args.folder), "engine": args.engine, "precision": args.precision}
     print(f"{args.folder}: {description.parameters:,} parameters, {args.engine}, {args.precision}")
     rows = {

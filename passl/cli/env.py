@@ -6,10 +6,12 @@ import argparse
 import json
 import os
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from passl import __version__
+from passl.logging import printable
 from passl.machine import commit_of, cpu_features, processor, versions
 
 EXAMPLES = """\
@@ -18,7 +20,8 @@ passl env --json
 """
 _PACKAGES = (
     *("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "pyyaml", "pydantic", "safetensors"),
-    *("visualdl", "matplotlib", "paddle2onnx", "onnxruntime", "openvino", "scikit-learn", "optuna"),
+    *("visualdl", "matplotlib", "paddle2onnx", "onnx", "onnxruntime", "openvino", "scikit-learn"),
+    *("optuna",),
 )
 _FEATURES = ("avx", "fma", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd")
 """The instruction sets that decide which kernels run."""
@@ -31,6 +34,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    from passl.deploy.auto import installed, known_choices
+
     package = Path(__file__).resolve().parents[1]
     features = cpu_features()
     found = {
@@ -42,15 +47,18 @@ def main(args: argparse.Namespace) -> None:
         "processor": processor(),
         "cpu_features": [name for name in _FEATURES if name in features],
         "paddle": _paddle(),
+        "engines": installed(),
+        "auto": known_choices(),
         "settings": {
             name: value for name, value in sorted(os.environ.items()) if name.startswith(_SETTINGS)
         },
     }
     if args.json:
-        print(json.dumps(found))
+        print(json.dumps(found, default=asdict))
         return
     for name, value in found.items():
-        print(f"{name}: {_shown(value)}")
+        for each in value if name == "auto" else [value]:
+            print(printable(f"{name}: {_shown(each)}"))
 
 
 def _paddle() -> dict[str, Any]:

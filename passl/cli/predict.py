@@ -55,9 +55,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_network_options(parser)
     parser.add_argument(
-        "--engine", metavar="NAME", help="paddle (default), onnxruntime or openvino; for --model"
+        "--engine",
+        metavar="NAME",
+        help="paddle (default), onnxruntime, openvino, or auto: the fastest, measured once; for "
+        "--model",
     )
-    parser.add_argument("--precision", metavar="NAME", help="fp32 (default) or bf16; for --model")
+    parser.add_argument(
+        "--precision", metavar="NAME", help="fp32 (default), bf16 or int8; for --model"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="default: all; for --model")
     parser.add_argument(
         "--top-k",
@@ -103,7 +108,7 @@ def main(args: argparse.Namespace) -> None:
     log_to_console()
     listed = [f"@{args.list}"] if args.list else []
     files = find_images([*args.images, *listed])
-    classifier = _load(args)
+    classifier = _load(args, len(files))
     if classifier.description.task == "segmentation" or args.masks:
         _predict_masks(args, classifier, files)
         return
@@ -213,13 +218,14 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(*problems)
 
 
-def _load(args: argparse.Namespace):
+def _load(args: argparse.Namespace, images: int):
     from passl.deploy.exported import with_thresholds
     from passl.deploy.predictor import Classifier, Predictor
 
     if args.model:
         engine, precision = args.engine or "paddle", args.precision or "fp32"
-        found = Predictor(Path(args.model), engine, precision, args.threads, args.allow_imports)
+        options = (engine, precision, args.threads, args.allow_imports)
+        found = Predictor(Path(args.model), *options, batch=min(args.batch_size, images))
         found.description = with_thresholds(found.description, args.thresholds)
         return found
     model, description = load_network(args)

@@ -45,10 +45,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--engine",
         default="paddle",
         metavar="NAME",
-        help="paddle (default), onnxruntime or openvino",
+        help="paddle (default), onnxruntime, openvino, or auto: the fastest, measured once",
     )
     parser.add_argument(
-        "--precision", default="fp32", metavar="NAME", help="fp32 (default) or bf16"
+        "--precision", default="fp32", metavar="NAME", help="fp32 (default), bf16 or int8"
     )
     parser.add_argument("--threads", type=at_least(1), metavar="N", help="default: all processors")
     parser.add_argument(

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
@@ -17,19 +16,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from passl.deploy.exported import GRAPH, ONNX, WEIGHTS
+from passl.deploy.exported import GRAPH, ONNX, ONNX_INT8, WEIGHTS
 from passl.errors import ConfigError, RunError
 from passl.io.stdout import captured_stdout
 from passl.machine import cpu_features
 
 Engine = Callable[[np.ndarray], np.ndarray]
-PRECISIONS = ("fp32", "bf16")
+AUTO = "auto"
+"""The name that means the fastest engine, see `passl.deploy.auto`."""
+PRECISIONS = ("fp32", "bf16", "int8")
+TOLERANCE = 2e-5
+"""Largest difference of the logits of two forms of a network, relative to the largest logit: the
+rounding of some dozen blocks in float32.
+"""
 _CHECK = "ReduceMeanCheckIfOneDNNSupport\n"
 """Paddle prints this for each mean of a graph when the graph first runs."""
 _KEPT_SIZES = 2
 """Batch sizes that an engine keeps prepared: full batches, and the last one. Each takes as much
 memory as the weights.
 """
+_ANY_SIZE = -1
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
@@ -60,28 +66,28 @@ def check_engine(
     Raises:
         ConfigError: there is no such engine or precision, or this processor does not support it.
     """
-    if name not in ENGINES:
-        raise ConfigError(f"engine {name!r} is not one of {', '.join(ENGINES)}")
+    if name not in (AUTO, *ENGINES):
+        raise ConfigError(f"engine {name!r} is not one of {', '.join(ENGINES)}, {AUTO}")
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     if threads < 1:
         raise ConfigError(f"threads {threads} must be at least 1")
-    if precision == "bf16":
-        able = [engine for engine, kind in ENGINES.items() if "bf16" in kind.precisions]
-        if name not in able:
-            raise ConfigError(
-                f"precision bf16: {name} computes in fp32 on a CPU; use engine {' or '.join(able)}"
-            )
-        if not _BF16_FLAGS & cpu_features(cpuinfo):
-            raise ConfigError(
-                "precision bf16: this processor has no bf16 instructions (avx512_bf16 or "
-                "amx_bf16), it would only be slower; use fp32"
-            )
+    able = [engine for engine, kind in ENGINES.items() if precision in kind.files]
+    if name not in (AUTO, *able):
+        raise ConfigError(
+            f"precision {precision}: {name} does not compute in it on a CPU; use engine "
+            f"{' or '.join(able)}"
+        )
+    if precision == "bf16" and not _BF16_FLAGS & cpu_features(cpuinfo):
+        raise ConfigError(
+            "precision bf16: this processor has no bf16 instructions (avx512_bf16 or amx_bf16), "
+            "it would only be slower; use fp32"
+        )
 
 
-def needed_files(name: str) -> tuple[str, ...]:
+def needed_files(name: str, precision: str) -> tuple[str, ...]:
     """The files of an exported folder that an engine loads."""
-    return ENGINES[name].files
+    return ENGINES[name].files[precision]
 
 
 def one_at_a_time(engine: Engine) -> Engine:
@@ -143,7 +149,7 @@ def _onnxruntime(folder: Path, precision: str, threads: int) -> Engine:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(
-        str(folder / ONNX), options, providers=["CPUExecutionProvider"]
+        str(folder / _ONNX_FILES[precision][0]), options, providers=["CPUExecutionProvider"]
     )
     name = session.get_inputs()[0].name
     return lambda array: session.run(None, {name: array})[0]
@@ -153,18 +159,22 @@ def _openvino(folder: Path, precision: str, threads: int) -> Engine:
     openvino = _imported("openvino", "openvino")
     hints = {
         "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
     }
     core = openvino.Core()
-    model = core.read_model(str(folder / ONNX))
+    model = core.read_model(str(folder / _ONNX_FILES[precision][0]))
+    requests: dict[int, Any] = {}  # by batch size
 
-    @lru_cache(maxsize=_KEPT_SIZES)
     def request(batch: int):
-        # For one batch size at a time: with any, CvT takes a fifth longer.
-        model.reshape([batch, *list(model.input(0).partial_shape)[1:]])
-        return core.compile_model(model, "CPU", hints).create_infer_request()
+        # For one batch size each: with any, CvT takes a fifth longer. Further sizes, of a server's
+        # batches, share a network for any size: compiling takes longer than many batches.
+        size = batch if batch in requests or len(requests) < _KEPT_SIZES else _ANY_SIZE
+        if size not in requests:
+            model.reshape([size, *list(model.input(0).partial_shape)[1:]])
+            requests[size] = core.compile_model(model, "CPU", hints).create_infer_request()
+        return requests[size]
 
     def run(array: np.ndarray) -> np.ndarray:
         outputs = request(len(array)).infer({0: array})
@@ -177,14 +187,18 @@ class Kind(NamedTuple):
     """A kind of engine."""
 
     load: Callable[[Path, str, int], Engine]  # takes folder, precision and threads
-    files: tuple[str, ...]  # that it loads
-    precisions: tuple[str, ...]
+    module: str  # that it imports
+    files: Mapping[str, tuple[str, ...]]  # that it loads, for each precision
 
 
+_ONNX_FILES = {"fp32": (ONNX,), "bf16": (ONNX,), "int8": (ONNX_INT8,)}
+_PADDLE_FILES = dict.fromkeys(("fp32", "bf16"), (GRAPH, WEIGHTS))
 ENGINES = {
-    "paddle": Kind(_paddle, (GRAPH, WEIGHTS), PRECISIONS),
-    "onnxruntime": Kind(_onnxruntime, (ONNX,), ("fp32",)),
-    "openvino": Kind(_openvino, (ONNX,), PRECISIONS),
+    "paddle": Kind(_paddle, "paddle", _PADDLE_FILES),
+    "onnxruntime": Kind(
+        _onnxruntime, "onnxruntime", {key: _ONNX_FILES[key] for key in ("fp32", "int8")}
+    ),
+    "openvino": Kind(_openvino, "openvino", _ONNX_FILES),
 }
 
 

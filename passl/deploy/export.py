@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from passl.deploy.engines import Engine, as_engine
+from passl.deploy.engines import TOLERANCE, Engine, as_engine
 from passl.deploy.exported import GRAPH, ONNX, WEIGHTS, Description, write_description
 from passl.deploy.fold import fold
 from passl.deploy.predictor import Predictor
@@ -21,10 +21,6 @@ from passl.io.files import obstacles, sync, unfinished
 from passl.io.stdout import captured_stdout
 from passl.logging import get_logger, printable
 
-TOLERANCE = 2e-5
-"""Largest difference of the logits of two forms of a network, relative to the largest logit: the
-rounding of some dozen blocks in float32.
-"""
 BATCHES = (1, 3)
 """Sizes of the batches that are compared: one image, where a dropped axis shows, and several."""
 _OPSET = 17  # the first with LayerNormalization

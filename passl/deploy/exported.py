@@ -86,12 +86,12 @@ def write_description(folder: Path, description: Description) -> None:
 
 
 def read_folder(
-    folder: Path, needed: Sequence[str] = (), allow_imports: bool = False
+    folder: Path, needed: Sequence[str] | None = None, allow_imports: bool = False
 ) -> Description:
     """Read the description of an exported folder, and compare its files with their hashes.
 
     Args:
-        needed: the files that are used, which alone are looked at; none for all.
+        needed: the files that are used, which alone are looked at; null for all.
         allow_imports: whether modules that register its transforms may be imported, which runs
             their code.
 
@@ -117,13 +117,14 @@ def read_folder(
             f"reads format {FORMAT}: export again, or use that version"
         )
     _check_values(path, data, allow_imports)
+    needed = list(data["files"]) if needed is None else needed
     missing = [name for name in needed if name not in data["files"]]
     if missing:
         option = _OPTIONS.get(missing[0])
         raise ConfigError(
             f"{folder}: has no {missing[0]}; export again" + (f" with {option}" if option else "")
         )
-    for name in needed or data["files"]:
+    for name in needed:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name}: missing; export again")
         if sha256_of(folder / name) != data["files"][name]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from passl.deploy.engines import Engine, check_engine, load_engine, needed_files
+from passl.deploy.engines import AUTO, Engine, check_engine, load_engine, needed_files
 from passl.deploy.exported import Description, read_folder
 from passl.deploy.inputs import ImageInput, check_several, open_image
 from passl.deploy.preprocess import Preprocessing
@@ -215,11 +215,18 @@ class Predictor(Classifier):
 
     Args:
         folder: what `passl export` wrote.
-        engine: `paddle`, `onnxruntime` or `openvino`; the last two need a folder with ONNX.
-        precision: `fp32`, or `bf16` if processor and engine support it.
+        engine: `paddle`, `onnxruntime` or `openvino`; the last two need a folder with ONNX. Or
+            `auto`: the fastest of those that are installed, which is measured once, see
+            `passl.deploy.auto`.
+        precision: `fp32`; `bf16` if processor and engine support it; or `int8` for a folder that
+            has it.
         threads: for the computation; null for all processors that this process may use.
         allow_imports: whether modules of the exporter's own transforms may be imported, which runs
             their code.
+        batch: images at once that `auto` measures with.
+
+    Attributes:
+        engine: that computes.
 
     Raises:
         ConfigError: it is no exported folder or one of another format, or the engine, precision or
@@ -234,12 +241,19 @@ class Predictor(Classifier):
         precision: str = "fp32",
         threads: int | None = None,
         allow_imports: bool = False,
+        *,
+        batch: int = 1,
     ):
         threads = usable_processors() if threads is None else threads
         check_engine(engine, precision, threads)
         folder = Path(folder).expanduser()
-        description = read_folder(folder, needed_files(engine), allow_imports)
+        if engine == AUTO:
+            from passl.deploy.auto import choose_engine
+
+            engine = choose_engine(folder, precision, threads, batch, allow_imports).engine
+        description = read_folder(folder, needed_files(engine, precision), allow_imports)
         super().__init__(load_engine(folder, engine, precision, threads), description)
+        self.engine = engine
 
 
 def labels_at(logits_KYX: np.ndarray, size: tuple[int, int]) -> np.ndarray:

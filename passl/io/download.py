@@ -22,11 +22,10 @@ from filelock import FileLock, Timeout
 
 from passl import __version__
 from passl.errors import ConfigError, RunError
-from passl.io.files import sha256_of, write_atomically
+from passl.io.files import HOME, cache_folder, sha256_of, write_atomically
 from passl.io.terminal import Bar
 from passl.logging import get_logger
 
-HOME = "PASSL_HOME"
 MIRRORS = "PASSL_MIRRORS"
 TIMEOUTS = (10.0, 30.0)
 """Seconds for connecting, and for each read."""
@@ -103,12 +102,6 @@ def fetch_url(url: str) -> Path:
         )
     key = hashlib.sha256(url.encode()).hexdigest()[:16]
     return fetch_file(url, url, cache_folder() / "weights" / "urls" / key / name)
-
-
-def cache_folder() -> Path:
-    """Return PASSL_HOME, by default `passl` in the user's cache folder."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return Path(os.environ.get(HOME) or caches / "passl").expanduser().absolute()
 
 
 # --------------------------------------------------------------------------------------------------

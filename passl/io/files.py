@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+HOME = "PASSL_HOME"
 _UNFINISHED = re.compile(r"\.(.+)\.([1-9][0-9]{0,6})\.tmp", re.DOTALL)
 
 
@@ -199,3 +200,9 @@ def to_json(value: Any, indent: int | None = None) -> str:
     """
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     return text.encode(errors="backslashreplace").decode()
+
+
+def cache_folder() -> Path:
+    """Return PASSL_HOME, by default `passl` in the user's cache folder."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return Path(os.environ.get(HOME) or caches / "passl").expanduser().absolute()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from passl.errors import CheckpointError
-from passl.io.download import cache_folder, fetch_file, fetch_url, problem_of
+from passl.io.download import fetch_file, fetch_url, problem_of
+from passl.io.files import cache_folder
 from passl.logging import get_logger
 from passl.porting.weight_file import SUFFIXES
 from passl.porting.zoo import OWN, PACKAGED, Entry, find, is_known

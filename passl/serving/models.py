@@ -157,9 +157,12 @@ class Loader:
         backbone: Engine | None = None
         if source.is_exported:
             options = (own.engine, own.precision, own.threads, own.allow_imports)
-            classifier: Classifier = Predictor(Path(source.path), *options)
+            predictor = Predictor(Path(source.path), *options, batch=own.max_batch)
+            classifier: Classifier = predictor
+            engine = predictor.engine
         else:
             classifier, backbone = self._from_weights(source)
+            engine = "paddle, not exported"
         for size in {1, own.max_batch}:  # the first call of each size is slow
             classifier.run(np.zeros([size, *classifier.description.input], np.float32))
         return Served(
@@ -175,7 +178,7 @@ class Loader:
                 "input": list(classifier.description.input),
                 "parameters": classifier.description.parameters,
                 "weights": classifier.description.weights,
-                "engine": own.engine if source.is_exported else "paddle, not exported",
+                "engine": engine,
                 "precision": own.precision if source.is_exported else "fp32",
                 "has_features": backbone is not None,
                 "loaded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -15,10 +15,11 @@ def cpu(tmp_path, flags: str):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("tensorrt", "fp32", 1), "engine 'tensorrt' is not one of paddle, onnxruntime, openvino"),
-        (("paddle", "int8", 1), "precision 'int8' is not one of fp32, bf16"),
+        (("tensorrt", "fp32", 1), "'tensorrt' is not one of paddle, onnxruntime, openvino, auto"),
+        (("paddle", "fp8", 1), "precision 'fp8' is not one of fp32, bf16, int8"),
+        (("paddle", "int8", 1), "precision int8: paddle .* use engine onnxruntime or openvino"),
         (("paddle", "fp32", 0), "threads 0 must be at least 1"),
-        (("onnxruntime", "bf16", 1), "onnxruntime computes in fp32.*engine paddle or openvino"),
+        (("onnxruntime", "bf16", 1), "bf16: onnxruntime .*engine paddle or openvino"),
     ],
 )
 def test_wrong_options(options, message, tmp_path):
