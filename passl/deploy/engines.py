@@ -36,6 +36,11 @@ _KEPT_SIZES = 2
 memory as the weights.
 """
 _ANY_SIZE = -1
+EAGER = Lock()
+"""Held while Paddle computes outside of an exported graph. Layers of all models share the graphs
+that `passl.accelerate` traces, and Paddle runs each of them in one scope, in which two threads
+overwrite each other's tensors.
+"""
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
@@ -106,10 +111,10 @@ def as_engine(layer: Any) -> Engine:
     import paddle
 
     def run(images: np.ndarray) -> np.ndarray:
-        with paddle.no_grad():
+        with EAGER, paddle.no_grad():
             return layer(paddle.to_tensor(images)).numpy()
 
-    return one_at_a_time(run)
+    return run
 
 
 def _paddle(folder: Path, precision: str, threads: int) -> Engine:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import base64
 from io import BytesIO
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 from pydantic import BaseModel, Field
 
 from passl.deploy.predictor import Classifier, Prediction, labels_at
 from passl.errors import RunError
-from passl.io.masks import with_palette
+from passl.io.masks import COLORS, with_palette
 
 _SHARES = 5
 """Classes of a mask that are listed."""
@@ -34,6 +35,7 @@ class Share(BaseModel):
     label: int
     name: str
     share: float
+    color: str = Field(description="of the label in the mask, such as #800000")
 
 
 class ImagePrediction(BaseModel):
@@ -54,6 +56,65 @@ class Features(BaseModel):
     """The features of the images of a request, in their order."""
 
     features: list[list[float]]
+
+
+class AttentionMap(BaseModel):
+    """What the last block attends to in an image, the mean of its heads."""
+
+    block: str
+    query: str = Field(description="what attends: `class token` or `mean of all patches`")
+    weights: list[list[float]] = Field(
+        description="attention to each patch, rows from top to bottom, without that to the class "
+        "token"
+    )
+    overlay: str = Field(
+        description="PNG as base64: the map over the image as the network gets it, from dark blue "
+        "for 0 to yellow for the largest weight"
+    )
+
+
+class Attention(BaseModel):
+    """The attention maps of the images of a request, in their order."""
+
+    attention: list[AttentionMap]
+
+
+class About(BaseModel):
+    """A model of the server."""
+
+    name: str
+    task: Literal["classification", "multilabel", "segmentation"]
+    classes: int = Field(description="their number")
+    input: list[int] = Field(description="channels, height and width")
+    parameters: int
+    weights: str = Field(description="where they come from")
+    engine: str
+    precision: str
+    has_features: bool = Field(description="whether `:features` answers")
+    has_attention: bool = Field(description="whether `:attention` answers")
+    exif_turn: bool = Field(description="whether images are turned as their EXIF orientation says")
+    loaded: str = Field(description="when, in UTC")
+
+
+class AboutClasses(About):
+    """A model of the server, with its classes."""
+
+    class_names: list[str]
+
+
+class Limits(BaseModel):
+    """What a request may have; above it, status 413."""
+
+    max_bytes: int = Field(description="of a body")
+    max_pixels: int = Field(description="of an image")
+    max_images: int
+
+
+class AboutModels(BaseModel):
+    """The models of the server and its limits."""
+
+    models: list[About]
+    limits: Limits
 
 
 class Failure(BaseModel):
@@ -93,12 +154,22 @@ def _best(each: Prediction) -> dict[str, Any]:
 
 
 def _mask(classifier: Classifier, labels: np.ndarray) -> dict[str, Any]:
-    file = BytesIO()
-    with_palette(labels).save(file, format="PNG")
     counts = np.bincount(labels.ravel())
     order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)].tolist()
     shares = [
-        {"label": k, "name": classifier.classes[k], "share": round(counts[k] / labels.size, 6)}
+        {
+            "label": k,
+            "name": classifier.classes[k],
+            "share": round(counts[k] / labels.size, 6),
+            "color": f"#{bytes(COLORS[k]).hex()}",
+        }
         for k in order[:_SHARES]
     ]
-    return {"mask": base64.b64encode(file.getvalue()).decode(), "shares": shares}
+    return {"mask": png_base64(with_palette(labels)), "shares": shares}
+
+
+def png_base64(image: Image.Image) -> str:
+    """An image as a PNG file in base64."""
+    file = BytesIO()
+    image.save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode()

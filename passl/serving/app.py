@@ -14,7 +14,8 @@ import numpy as np
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -22,50 +23,21 @@ from starlette.requests import ClientDisconnect
 from passl import __version__
 from passl.deploy.inputs import open_image
 from passl.errors import ConfigError, RunError
-from passl.serving.answers import Failure, Features, Predictions, as_answer
+from passl.serving.answers import (
+    AboutClasses,
+    AboutModels,
+    Attention,
+    Features,
+    Predictions,
+    as_answer,
+)
 from passl.serving.batching import Batcher
 from passl.serving.bodies import Refused, check_image, read_images
+from passl.serving.described import IMAGES, failures
 from passl.serving.models import Models, Served
 from passl.serving.observe import Metrics, Observed
+from passl.serving.pages import add_pages
 from passl.serving.settings import Settings
-
-_FAILURES: dict[int | str, Any] = {
-    status: {"model": Failure, "description": text}
-    for status, text in {
-        400: "The body is not of its form",
-        401: "The token is missing or wrong",
-        404: "There is no such model",
-        413: "The body, an image or the number of images is above the limit",
-        415: "Another format of the body or of an image",
-        422: "An image is damaged",
-        503: "Too many images wait; try again",
-        504: "It took too long",
-    }.items()
-}
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "image": {"type": "array", "items": {"type": "string", "format": "binary"}}
-                    },
-                }
-            },
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "images": {"type": "array", "items": {"type": "string", "format": "byte"}}
-                    },
-                }
-            },
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-        },
-    }
-}
 
 
 class Service:
@@ -147,10 +119,10 @@ class Service:
             raise Refused(404, f"there is no model {name[:100]!r}; there are {', '.join(known)}")
         return known[name]
 
-    async def rows(
+    async def results(
         self, batcher: Batcher, served: Served, images: Sequence[bytes]
-    ) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
-        """The rows of the images in a batcher's output, and their width and height."""
+    ) -> tuple[list[Any], list[tuple[int, int]]]:
+        """What a batcher computes of each image, and the images' width and height."""
 
         def prepare(content: bytes) -> tuple[np.ndarray, tuple[int, int]]:
             check_image(content, self.settings.max_pixels)
@@ -185,15 +157,16 @@ def service_of(request: Request) -> Service:
 # --------------------------------------------------------------------------------------------------
 # Routes
 # --------------------------------------------------------------------------------------------------
-_GUARDED = APIRouter(dependencies=[Depends(check_token)], responses=_FAILURES)
+_TOKEN = HTTPBearer(auto_error=False, description="Needed if the server has a token.")
+_GUARDED = APIRouter(dependencies=[Depends(check_token), Depends(_TOKEN)], responses=failures(401))
 _OPEN = APIRouter()
+_COMPUTED: dict[str, Any] = {
+    "responses": failures(400, 404, 413, 415, 422, 500, 503, 504),
+    "openapi_extra": IMAGES,
+}
 
 
-@_GUARDED.post(
-    "/v1/models/{name}:predict",
-    response_model=Predictions,
-    openapi_extra=_BODY,
-)
+@_GUARDED.post("/v1/models/{name}:predict", response_model=Predictions, **_COMPUTED)
 async def predict(
     request: Request, name: str, top_k: Annotated[int | None, Query(ge=1, le=1000)] = None
 ) -> Any:
@@ -201,7 +174,7 @@ async def predict(
     service = service_of(request)
 
     async def answer(served: Served, images: list[bytes]) -> Any:
-        logits, sizes = await service.rows(served.logits, served, images)
+        logits, sizes = await service.results(served.logits, served, images)
 
         def written() -> list[dict[str, Any]]:
             return [
@@ -217,7 +190,7 @@ async def predict(
     return await service.computed(request, name, answer)
 
 
-@_GUARDED.post("/v1/models/{name}:features", response_model=Features, openapi_extra=_BODY)
+@_GUARDED.post("/v1/models/{name}:features", response_model=Features, **_COMPUTED)
 async def features(request: Request, name: str) -> Any:
     """The features of images, by a model that is not exported."""
     service = service_of(request)
@@ -227,40 +200,65 @@ async def features(request: Request, name: str) -> Any:
             raise Refused(
                 404, f"{name} is an exported network, which has no features; serve its weights"
             )
-        found, _ = await service.rows(served.features, served, images)
+        found, _ = await service.results(served.features, served, images)
         return JSONResponse({"features": [row.tolist() for row in found]})
 
     return await service.computed(request, name, answer)
 
 
-@_GUARDED.get("/v1/models")
+@_GUARDED.post("/v1/models/{name}:attention", response_model=Attention, **_COMPUTED)
+async def attention(request: Request, name: str) -> Any:
+    """What the network attends to in images, by a model that is not exported."""
+    service = service_of(request)
+
+    async def answer(served: Served, images: list[bytes]) -> Any:
+        if served.attention is None:
+            raise Refused(
+                404, f"{name} is exported or has no attention; serve the weights of ConViT or CvT"
+            )
+        found, _ = await service.results(served.attention, served, images)
+        return JSONResponse({"attention": found})
+
+    return await service.computed(request, name, answer)
+
+
+@_GUARDED.get("/v1/models", response_model=AboutModels)
 async def models(request: Request) -> Any:
-    """The models of this server."""
-    return {"models": [served.about for served in service_of(request).models.served.values()]}
+    """The models of this server, and its limits."""
+    service = service_of(request)
+    own = service.settings
+    return {
+        "models": [served.about for served in service.models.served.values()],
+        "limits": {
+            "max_bytes": own.max_bytes,
+            "max_pixels": own.max_pixels,
+            "max_images": own.max_images,
+        },
+    }
 
 
-@_GUARDED.get("/v1/models/{name}")
+@_GUARDED.get("/v1/models/{name}", response_model=AboutClasses, responses=failures(404))
 async def model(request: Request, name: str) -> Any:
     """One model, with the names of its classes."""
     served = service_of(request).find(name)
     return {**served.about, "class_names": served.classifier.classes}
 
 
-@_GUARDED.get("/metrics")
+@_GUARDED.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Metrics for Prometheus."""
     text = generate_latest(service_of(request).metrics.registry)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
-@_OPEN.get("/healthz")
+@_OPEN.get("/healthz", response_class=PlainTextResponse)
 async def healthy(request: Request) -> Response:
     """Whether every thread of the server lives."""
     is_healthy = service_of(request).models.is_healthy
     return Response("ok" if is_healthy else "a thread has ended", 200 if is_healthy else 500)
 
 
-@_OPEN.get("/readyz")
+@_OPEN.get("/readyz", response_class=PlainTextResponse)
 async def ready(request: Request) -> Response:
     """Whether requests are answered."""
     is_ready = service_of(request).is_ready
@@ -322,6 +320,7 @@ def build_app(service: Service) -> FastAPI:
     app.state.service = service
     app.include_router(_GUARDED)
     app.include_router(_OPEN)
+    add_pages(app)
     app.add_middleware(Observed, metrics=service.metrics)
     if service.settings.origins:
         app.add_middleware(
@@ -329,6 +328,6 @@ def build_app(service: Service) -> FastAPI:
             allow_origins=list(service.settings.origins),
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
-            expose_headers=["X-Request-ID", "Retry-After"],
+            expose_headers=["X-Request-ID", "Retry-After", "Server-Timing"],
         )
     return app

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from threading import Condition, Thread
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from passl.errors import RunError
+
+Compute = Callable[[np.ndarray], Iterable[Any]]
+"""From images [B, channels, height, width] to B results, such as the rows of logits [B, classes].
+"""
 
 
 class Item(NamedTuple):
@@ -22,12 +26,12 @@ class Item(NamedTuple):
 
     Args:
         image: float32 [channels, height, width].
-        future: of its row of the engine's output.
+        future: of its result.
         since: `time.perf_counter()` of its arrival.
     """
 
     image: np.ndarray
-    future: Future[np.ndarray]
+    future: Future[Any]
     since: float
 
 
@@ -38,7 +42,7 @@ class Batcher:
     idle engine waits for `max_delay` after the first image.
 
     Args:
-        compute: images [B, channels, height, width] to [B, ...].
+        compute: what it computes.
         max_batch: images of a batch, at most.
         max_delay: seconds that the first image of a batch waits for others, at most.
         observe: called after each batch with its number of images, the seconds that its first image
@@ -47,7 +51,7 @@ class Batcher:
 
     def __init__(
         self,
-        compute: Callable[[np.ndarray], np.ndarray],
+        compute: Compute,
         *,
         max_batch: int,
         max_delay: float,
@@ -65,14 +69,14 @@ class Batcher:
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
-    def submit(self, image: np.ndarray) -> Future[np.ndarray]:
+    def submit(self, image: np.ndarray) -> Future[Any]:
         """Let an image, float32 [channels, height, width], wait for its batch. A cancelled future
         is left out of it.
 
         Raises:
             RunError: the batcher is closed.
         """
-        future: Future[np.ndarray] = Future()
+        future: Future[Any] = Future()
         with self._changed:
             if self._is_closed:
                 raise RunError("the model is being removed")
@@ -109,11 +113,11 @@ class Batcher:
     def _compute_batch(self, batch: list[Item]) -> None:
         start = time.perf_counter()
         try:
-            rows = self._compute(np.stack([item.image for item in batch]))
+            results = self._compute(np.stack([item.image for item in batch]))
         except Exception as error:  # whoever asked for the images reports it
             for item in batch:
                 item.future.set_exception(error)
             return
         self._observe(len(batch), start - batch[0].since, time.perf_counter() - start)
-        for item, row in zip(batch, rows, strict=True):
-            item.future.set_result(row)
+        for item, result in zip(batch, results, strict=True):
+            item.future.set_result(result)

@@ -23,7 +23,8 @@ from passl.evaluation.preset import transforms_of
 from passl.logging import get_logger, printable
 from passl.porting.resolve import locate, zoo_entry
 from passl.porting.zoo import is_known
-from passl.serving.batching import Batcher
+from passl.serving.attention import Attend, attention_of
+from passl.serving.batching import Batcher, Compute
 from passl.serving.settings import Settings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -115,6 +116,7 @@ class Served:
         classifier: computes, and knows transforms and classes.
         logits: batches of its logits.
         features: batches of its features; null for an exported network, whose graph ends in logits.
+        attention: batches of its attention maps; null for a network that has none, or is exported.
         about: for `GET /v1/models`.
     """
 
@@ -123,11 +125,12 @@ class Served:
     classifier: Classifier
     logits: Batcher
     features: Batcher | None
+    attention: Batcher | None
     about: Mapping[str, Any]
 
     @property
     def batchers(self) -> list[Batcher]:
-        return [each for each in (self.logits, self.features) if each is not None]
+        return [each for each in (self.logits, self.features, self.attention) if each is not None]
 
     def close(self) -> None:
         """Compute what waits, then end its threads."""
@@ -154,14 +157,15 @@ class Loader:
             ConfigError, RunError: it cannot be loaded.
         """
         own, state = self.settings, source.state
-        backbone: Engine | None = None
+        features: Engine | None = None
+        attend: Attend | None = None
         if source.is_exported:
             options = (own.engine, own.precision, own.threads, own.allow_imports)
             predictor = Predictor(Path(source.path), *options, batch=own.max_batch)
             classifier: Classifier = predictor
             engine = predictor.engine
         else:
-            classifier, backbone = self._from_weights(source)
+            classifier, features, attend = self._from_weights(source)
             engine = "paddle, not exported"
         for size in {1, own.max_batch}:  # the first call of each size is slow
             classifier.run(np.zeros([size, *classifier.description.input], np.float32))
@@ -170,7 +174,8 @@ class Loader:
             state=state,
             classifier=classifier,
             logits=self._batcher(source.name, classifier.run),
-            features=None if backbone is None else self._batcher(source.name, backbone),
+            features=None if features is None else self._batcher(source.name, features),
+            attention=None if attend is None else self._batcher(source.name, attend),
             about={
                 "name": source.name,
                 "task": classifier.description.task,
@@ -180,13 +185,15 @@ class Loader:
                 "weights": classifier.description.weights,
                 "engine": engine,
                 "precision": own.precision if source.is_exported else "fp32",
-                "has_features": backbone is not None,
+                "has_features": features is not None,
+                "has_attention": attend is not None,
+                "exif_turn": classifier.description.exif_turn,
                 "loaded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             },
         )
 
-    def _from_weights(self, source: Source) -> tuple[Classifier, Engine]:
-        """A classifier of weights, and what computes its features."""
+    def _from_weights(self, source: Source) -> tuple[Classifier, Engine, Attend | None]:
+        """A classifier of weights, and what computes its features and its attention."""
         own = self.settings
         if (own.engine, own.precision) != ("paddle", "fp32"):
             raise ConfigError(
@@ -197,9 +204,10 @@ class Loader:
         transforms = None if entry is None else transforms_of(entry.preset)
         weights = source.path if entry is not None else source.file
         model, description = load(weights, None, transforms, None, own.allow_imports)
-        return Classifier(as_engine(model), description), as_engine(model.backbone)
+        attend = attention_of(model, description)
+        return Classifier(as_engine(model), description), as_engine(model.backbone), attend
 
-    def _batcher(self, name: str, compute: Callable[[np.ndarray], np.ndarray]) -> Batcher:
+    def _batcher(self, name: str, compute: Compute) -> Batcher:
         return Batcher(
             compute,
             max_batch=self.settings.max_batch,

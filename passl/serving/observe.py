@@ -67,7 +67,7 @@ class Metrics:
 
 
 class Observed:
-    """Middleware: gives each request an id, counts it, and logs it as a line of JSON.
+    """Middleware: gives each request an id, times and counts it, and logs it as a line of JSON.
 
     A route puts into `scope["passl"]` what else is logged; `model` is also a label of the metrics,
     so only names of models may be there.
@@ -98,6 +98,7 @@ class Observed:
                 message["headers"] = [
                     *message["headers"],
                     (b"x-request-id", request_id.encode()),
+                    (b"server-timing", b"total;dur=%.1f" % (1000 * (time.perf_counter() - start))),
                 ]
             await send(message)
 

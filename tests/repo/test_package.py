@@ -25,6 +25,8 @@ def test_the_wheel_has_configs_and_data(wheel):
         f"passl-{passl.__version__}.dist-info"
     }
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "passl").rglob("*.py")} <= names
+    page = (ROOT / "passl" / "serving" / "page").iterdir()
+    assert {path.relative_to(ROOT).as_posix() for path in page} <= names
     shipped = {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
     assert {f"passl/{name}" for name in shipped} <= names
 

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from passl.cli import dispatch
+from tests.browser import open_browser
 
 
 @pytest.fixture
@@ -21,3 +22,10 @@ def call(monkeypatch, capsys):
         return code, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, see `tests/browser.py`."""
+    with open_browser() as opened:
+        yield opened

@@ -28,6 +28,7 @@ from passl.modeling import Model
 from passl.porting.weight_file import OURS
 from passl.utils.config import Config
 from passl.utils.yaml import to_yaml
+from tests.browser import CONTRAST, show_as
 from tests.images import noise
 
 SCRIPT = "<script>alert(1)</script>"
@@ -353,56 +354,10 @@ def test_command(run_folder, run_tool, tmp_path):
 # --------------------------------------------------------------------------------------------------
 # In a browser
 # --------------------------------------------------------------------------------------------------
-CONTRAST = """
-const channels = (color) => color.match(/[0-9.]+/g).map(Number);
-const luminance = (color) => {
-  const linear = (c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-  const [r, g, b] = channels(color).map((c) => linear(c / 255));
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-};
-const behind = (element) => {
-  for (let each = element; each; each = each.parentElement) {
-    const color = getComputedStyle(each).backgroundColor;
-    if (!/, 0\\)$/.test(color)) return color;
-  }
-  return getComputedStyle(document.documentElement).backgroundColor;
-};
-const low = [];
-const texts = "p, a, dt, dd, th, td:not([style]), li, figcaption, caption, summary, pre, span";
-for (const element of document.querySelectorAll(`${texts}, strong, output`)) {
-  if (!element.textContent.trim() || !element.getClientRects().length) continue;
-  const [one, other] = [luminance(getComputedStyle(element).color), luminance(behind(element))];
-  const ratio = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
-  if (ratio < 4.5) low.push(`${element.tagName} ${element.className} ${ratio.toFixed(2)}`);
-}
-return low;
-"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("there is no chromium with its chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    # In a container Chromium's sandbox cannot start as root.
-    for option in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield started
-    started.quit()
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_in_a_browser(browser, report, width, scheme):
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    show_as(browser, width, scheme)
     browser.get(report.as_uri())
     inner, scrolled = browser.execute_script("return [innerWidth, document.body.scrollWidth]")
     assert inner == width

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import paddle
 import pytest
+from paddle import nn
 from safetensors.numpy import save_file
 
+from passl.accelerate import accelerate
 from passl.deploy.engines import as_engine
 from passl.deploy.from_weights import load
 from passl.errors import CheckpointError, ConfigError
@@ -207,3 +210,20 @@ def test_an_engine_computes_what_the_layer_does():
     images = np.array([[1.0, 2.0]], np.float32)
     expected = Rounded(images) @ layer.weight.numpy() + layer.bias.numpy()
     expected.check(as_engine(layer)(images))
+
+
+def test_engines_of_layers_in_threads():
+    """All layers with convolutions of one geometry share the graphs of `accelerate`."""
+    paddle.seed(0)
+    layers = [accelerate(nn.Sequential(nn.Conv2D(4, 4, 3, groups=4))) for _ in range(2)]
+    images = np.random.default_rng(0).standard_normal((2, 4, 16, 16)).astype("float32")
+    engines = [as_engine(layer) for layer in layers]
+    expected = [engine(images) for engine in engines]
+
+    def check(index: int) -> None:
+        for _ in range(300):
+            np.testing.assert_array_equal(engines[index](images), expected[index])
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(check, index) for index in (0, 1, 0, 1)]:
+            done.result()

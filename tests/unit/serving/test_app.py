@@ -14,7 +14,9 @@ from PIL import Image
 from tests.numerics import Rounded
 from tests.unit.serving.conftest import Slow, color_means, png
 
-PREDICT, FEATURES = "/v1/models/colors:predict", "/v1/models/colors:features"
+PREDICT, FEATURES, ATTENTION = (
+    f"/v1/models/colors:{verb}" for verb in ("predict", "features", "attention")
+)
 RED, GREEN = png(255, 0, 0), png(0, 255, 0)
 
 
@@ -73,7 +75,8 @@ def test_masks(serve):
     """A network whose logits are the pixels; the mask has the size of the image."""
     client = serve(lambda images: images, task="segmentation")
     (found,) = raw(client, GREEN).json()["predictions"]
-    assert found["shares"] == [{"label": 1, "name": "green", "share": 1.0}]
+    # PASCAL VOC's color of label 1.
+    assert found["shares"] == [{"label": 1, "name": "green", "share": 1.0, "color": "#800000"}]
     with Image.open(BytesIO(base64.b64decode(found["mask"]))) as mask:
         assert (mask.mode, mask.size) == ("P", (11, 7))
         assert np.unique(mask).tolist() == [1]
@@ -82,9 +85,18 @@ def test_masks(serve):
 def test_features(serve):
     answer = serve().post(FEATURES, content=RED, headers={"content-type": "image/png"})
     assert answer.json() == {"features": [[4.0, -4.0, -4.0]]}
-    refused = serve(has_features=False).post(FEATURES, content=RED)
-    assert refused.status_code == 404
-    assert "features" in refused.json()["error"]
+
+
+def test_attention(serve):
+    files = [("image", RED), ("image", GREEN)]
+    maps = serve().post(ATTENTION, files=files).json()["attention"]
+    assert [each["block"] for each in maps] == ["blocks.0", "blocks.0"]
+
+
+@pytest.mark.parametrize("address", [FEATURES, ATTENTION])
+def test_an_exported_network_computes_logits_only(serve, address):
+    refused = serve(has_more=False).post(address, content=RED)
+    assert (refused.status_code, "exported" in refused.json()["error"]) == (404, True)
 
 
 def bomb() -> bytes:
@@ -220,8 +232,9 @@ def test_token(serve):
             assert client.get(path, headers=headers).status_code == 401
     right = {"authorization": "Bearer 0123456789abcdef"}
     assert client.post(PREDICT, content=RED, headers=right).status_code == 200
-    # Probes carry no token.
-    assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
+    # Probes carry no token, nor does a browser that opens a page.
+    for path in ("/healthz", "/readyz", "/", "/docs", "/openapi.json"):
+        assert client.get(path).status_code == 200
 
 
 def test_origins(serve):
@@ -260,7 +273,46 @@ def test_log_and_metrics(serve, capsys):
     assert 'passl_requests_total{model="colors",status="400"} 1.0' in text
 
 
+def test_models_and_limits(serve):
+    client = serve(max_bytes=1000, max_images=3)
+    answer = client.get("/v1/models").json()
+    assert [each["name"] for each in answer["models"]] == ["colors"]
+    assert answer["limits"] == {"max_bytes": 1000, "max_pixels": 40_000_000, "max_images": 3}
+    assert client.get("/v1/models/colors").json()["class_names"] == ["red", "green", "blue"]
+
+
+def test_pages_load_nothing_from_elsewhere(serve):
+    client = serve()
+    for path in ("/", "/docs", "/page/page.js", "/swagger/swagger-ui-bundle.js"):
+        answer = client.get(path)
+        rules = dict(
+            rule.split(maxsplit=1) for rule in answer.headers["content-security-policy"].split("; ")
+        )
+        assert rules["default-src"] == "'none'"
+        assert rules["script-src"] == rules["style-src"] == rules["connect-src"] == "'self'"
+        assert client.head(path).status_code == 200
+    assert client.get("/page/../pages.py").status_code == 404
+    assert client.get("/page/%2e%2e/pages.py").status_code == 404
+    assert client.post("/").status_code == 405
+
+
 def test_openapi_describes_the_routes(serve):
-    paths = serve().get("/openapi.json").json()["paths"]
-    body = paths["/v1/models/{name}:predict"]["post"]["requestBody"]["content"]
-    assert set(body) == {"multipart/form-data", "application/json", "image/*"}
+    described = serve().get("/openapi.json").json()
+    assert "HTTPBearer" in described["components"]["securitySchemes"]
+    for verb, answer in (
+        ("predict", "Predictions"),
+        ("features", "Features"),
+        ("attention", "Attention"),
+    ):
+        route = described["paths"][f"/v1/models/{{name}}:{verb}"]["post"]
+        body = route["requestBody"]["content"]
+        assert set(body) == {"multipart/form-data", "application/json", "image/*"}
+        assert body["application/json"]["schema"]["required"] == ["images"]
+        answers = route["responses"]
+        statuses = ["400", "401", "404", "413", "415", "422", "500", "503", "504"]
+        assert sorted(answers) == ["200", *statuses]
+        schema = answers["200"]["content"]["application/json"]["schema"]
+        assert schema["$ref"].endswith(f"/{answer}")
+        for status in statuses:
+            schema = answers[status]["content"]["application/json"]["schema"]
+            assert schema["$ref"].endswith("/Failure")

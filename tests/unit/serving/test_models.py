@@ -41,7 +41,7 @@ class FakeLoader:
             return np.full(len(images), int(text))
 
         batcher = Batcher(compute, max_batch=1, max_delay=0)
-        return Served(source, state, None, batcher, None, {})
+        return Served(source, state, None, batcher, None, None, {})
 
 
 def value(models: Models) -> int:
