@@ -221,7 +221,7 @@ def test_engines_of_layers_in_threads():
     expected = [engine(images) for engine in engines]
 
     def check(index: int) -> None:
-        for _ in range(300):
+        for _ in range(100):
             np.testing.assert_array_equal(engines[index](images), expected[index])
 
     with ThreadPoolExecutor(2) as pool:

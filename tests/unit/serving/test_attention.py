@@ -27,7 +27,7 @@ def of_size(size: int) -> Description:
     [
         (CONVIT, "blocks.2", "class"),
         (CVT, "stage2.blocks.1", "class"),
-        ({**CVT, "cls_token": [False, False, False]}, "stage2.blocks.1", None),
+        ({**CVT, "with_cls_token": [False, False, False]}, "stage2.blocks.1", None),
     ],
     ids=["ConViT", "CvT", "CvT without class token"],
 )
