@@ -17,6 +17,8 @@ import passl  # noqa: F401  (before Paddle, as in every tool)
 ROOT = Path(__file__).resolve().parents[1]
 # One thread for NumPy, Paddle and the tools that tests start: the tests themselves run in parallel.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Only the tests of indexes keep them.
+os.environ["PASSL_INDEX"] = "0"
 
 
 @pytest.fixture

@@ -12,17 +12,15 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
-from filelock import FileLock, Timeout
-
 from passl import __version__
 from passl.errors import ConfigError, RunError
 from passl.io.files import HOME, cache_folder, sha256_of, write_atomically
+from passl.io.lock import locked
 from passl.io.terminal import Bar
 from passl.logging import get_logger
 
@@ -71,7 +69,7 @@ def fetch_file(
         if path.is_file() and problem_of(path, sha256, size) is None:
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path):
+        with locked(path):
             if not path.is_file() or _moved_aside(path, sha256, size):
                 _download(name, url, path, sha256, size)
     except _RefusedError as error:
@@ -133,22 +131,6 @@ def _moved_aside(path: Path, sha256: str | None, size: int | None) -> bool:
         os.replace(path, aside)
         get_logger().warning("%s: %s; moved to %s", path, problem, aside)
     return problem is not None
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock file of `path`. The system releases it when the process ends in any way."""
-    mode = path.parent.stat().st_mode & 0o666  # who may write into the folder may lock
-    lock = FileLock(path.with_name(f"{path.name}.lock"), mode=mode)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        get_logger().info("waiting for another process that holds %s", lock.lock_file)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 # --------------------------------------------------------------------------------------------------

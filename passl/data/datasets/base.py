@@ -40,6 +40,7 @@ class ImageDataset(ABC):
         image_size: size of every image, set by classes whose images all have one size; else null.
         mode: the mode that images are converted to, one of `images.CHANNELS`.
         background: the colour behind transparent pixels, see `images.convert_image`.
+        names_hash: `fingerprint.hash_of_names` of the samples' names, if it is known; else null.
     """
 
     task: str = "classification"
@@ -49,6 +50,7 @@ class ImageDataset(ABC):
     valid_labels: list[int] | None = None
     mode: str = "RGB"
     background: Sequence[int] | None = None
+    names_hash: str | None = None
 
     @classmethod
     def class_names(cls, **options: Any) -> list[str]:

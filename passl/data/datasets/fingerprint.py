@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from os.path import commonprefix
 from typing import Any
 
+import numpy as np
+
 from passl.data.datasets.base import ImageDataset
 
 _DIGITS = 16
@@ -20,42 +22,57 @@ def fingerprint(dataset: ImageDataset) -> dict[str, Any]:
     The folder that all samples are in does not count, so moving the data changes nothing. Images
     are not read.
     """
-    names, sample_names = hashlib.sha256(), _SampleNames(dataset)
-    for index in range(len(dataset)):
-        names.update(f"{sample_names[index]}\0".encode("utf-8", "surrogateescape"))
     classes = "\0".join(dataset.classes).encode("utf-8", "surrogateescape")
+    labels = np.ascontiguousarray(dataset.labels, "<i8")
     return {
         "samples": len(dataset),
         "classes": len(dataset.classes),
         "class names": hashlib.sha256(classes).hexdigest()[:_DIGITS],
-        "sample names": names.hexdigest()[:_DIGITS],
-        "labels": hashlib.sha256(dataset.labels.astype("<i8").tobytes()).hexdigest()[:_DIGITS],
+        "sample names": dataset.names_hash or hash_of_names(_Names(dataset)),
+        "labels": hashlib.sha256(labels.ravel().data).hexdigest()[:_DIGITS],
     }
+
+
+def hash_of_names(names: Sequence[str]) -> str:
+    """Return the hash of the names of samples, without the folder that all of them are in."""
+    digest, skipped = hashlib.sha256(), _common_folder(names)
+    for name in names:
+        digest.update(f"{name[skipped:]}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:_DIGITS]
 
 
 def hashed_lists(dataset: ImageDataset) -> dict[str, Callable[[], Sequence[str]]]:
     """Return functions that make the lists which a fingerprint has hashes of, by the same names."""
     return {
         "class names": lambda: dataset.classes,
-        "sample names": lambda: _SampleNames(dataset),
+        "sample names": lambda: _Names(dataset, _common_folder(_Names(dataset))),
         "labels": lambda: list(map(str, dataset.labels.tolist())),
     }
 
 
-class _SampleNames(Sequence[str]):
-    """The names of all samples, without the folder that all of them are in."""
+class _Names(Sequence[str]):
+    """The names of all samples of a dataset.
 
-    def __init__(self, dataset: ImageDataset):
-        self._dataset = dataset
-        prefix = dataset.name(0) if len(dataset) else ""
-        for index in range(len(dataset)):
-            name = dataset.name(index)
-            if not name.startswith(prefix):
-                prefix = commonprefix([prefix, name])
-        self._skipped = prefix.rfind("/") + 1
+    Args:
+        skipped: characters that are left out of each.
+    """
+
+    def __init__(self, dataset: ImageDataset, skipped: int = 0):
+        self._dataset, self._skipped = dataset, skipped
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def __getitem__(self, index: Any) -> Any:
+        if index >= len(self):
+            raise IndexError(index)
         return self._dataset.name(index)[self._skipped :]
+
+
+def _common_folder(names: Sequence[str]) -> int:
+    """Return the number of characters of the folder that all names are in."""
+    prefix = names[0] if len(names) else ""
+    for name in names:
+        if not name.startswith(prefix):
+            prefix = commonprefix([prefix, name])
+    return prefix.rfind("/") + 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,14 @@ import numpy as np
 from passl.data import DATASETS
 from passl.data.datasets.base import FileDataset
 from passl.data.datasets.class_file import read_class_file
+from passl.data.datasets.index import (
+    Index,
+    Kind,
+    Source,
+    current_index,
+    load_index,
+    source_of,
+)
 from passl.data.datasets.packed import PackedPaths
 from passl.data.datasets.walk import (
     SUFFIXES,
@@ -56,22 +65,15 @@ class ImageFolder(FileDataset):
         min_side: PositiveInt | None = None,
     ):
         self.exif_turn, self.min_side = exif_turn, min_side
-        self.classes = self.class_names(dataroot=dataroot, class_file=class_file)
-        self.paths = PackedPaths(dataroot)
-        within = len(os.path.join(dataroot, ""))
-        labels: list[int] = []
-        unusable: list[str] = []
-        folders = {name: os.path.join(dataroot, name) for name in _class_folders(dataroot)}
-        class_of = {os.path.realpath(folder): name for name, folder in folders.items()}
-        label_of = {name: label for label, name in enumerate(self.classes)}
-        for name, folder in folders.items():
-            for found in walk_images(folder):
-                _check_class(found, name, class_of)
-                self.paths.extend(path[within:] for path in found.images)
-                labels += [label_of[name]] * len(found.images)
-                unusable += found.unusable
-        warn_unusable(dataroot, unusable)
-        self.labels = np.asarray(labels, dtype=np.int64)
+        folders = _class_folders(dataroot)
+        self.classes = _classes(dataroot, class_file, folders)
+        index = load_index(_kind(dataroot, folders))
+        warn_unusable(dataroot, index.facts["unusable"])
+        self.paths, self.names_hash = index.names(dataroot), index.names_hash
+        self.labels = index.labels
+        if self.classes != folders:
+            label_of = {name: label for label, name in enumerate(self.classes)}
+            self.labels = np.array([label_of[name] for name in folders], np.int64)[index.labels]
 
     @classmethod
     def class_names(  # type: ignore[override]
@@ -81,20 +83,76 @@ class ImageFolder(FileDataset):
         folder is looked for.
         """
         folders = _class_folders(dataroot)
-        names = folders if class_file is None else read_class_file(class_file)
-        unknown = sorted(set(folders).difference(names))
-        if unknown:
-            raise ConfigError(
-                f"{dataroot}: class folder {shortened(unknown)} is not in {class_file}, which must "
-                "list every class folder by its name"
-            )
-        empty = [name for name in folders if not has_image(os.path.join(dataroot, name))]
-        if empty:
-            raise ConfigError(
-                f"{dataroot}: no image in {shortened(empty)}; every class folder needs one with a "
-                f"suffix of {', '.join(SUFFIXES)}: add it, or remove the folder"
-            )
+        names = _classes(dataroot, class_file, folders)
+        if current_index(_kind(dataroot, folders)) is None:
+            _check_not_empty(dataroot, folders)
         return names
+
+
+def _kind(dataroot: str, folders: Sequence[str]) -> Kind:
+    """Return how the index of a folder is made. Its labels are the numbers of the class folders."""
+
+    def check(index: Index) -> None:
+        if index.facts["folders"] != folders or index.labels.max() >= len(folders):
+            raise ValueError("it is damaged: its classes are not the folders")
+
+    return Kind(
+        key=["folder", os.path.abspath(dataroot)],
+        make=lambda: _read(dataroot, folders),
+        full_names=lambda index: index.names(dataroot),
+        check=check,
+    )
+
+
+def _read(dataroot: str, folders: Sequence[str]) -> Index:
+    """Find all images.
+
+    Raises:
+        ConfigError: a class has no image, or has a link to another class.
+    """
+    root = source_of(dataroot)
+    _check_not_empty(dataroot, folders)
+    paths, labels, unusable, sources = PackedPaths(), array("q"), [], [root]
+    within = len(os.path.join(dataroot, ""))
+    class_of = {os.path.realpath(os.path.join(dataroot, name)): name for name in folders}
+    for label, name in enumerate(folders):
+        for found in walk_images(os.path.join(dataroot, name)):
+            _check_class(found, name, class_of)
+            sources.append(Source(os.path.abspath(found.path), 0, found.modified))
+            paths.extend(path[within:] for path in found.images)
+            labels.extend([label] * len(found.images))
+            unusable += found.unusable
+    content, ends = paths.arrays
+    return Index(
+        {"names": content, "ends": ends, "labels": np.frombuffer(labels, np.int64)},
+        {"folders": list(folders), "unusable": unusable},
+        sources,
+    )
+
+
+def _classes(dataroot: str, class_file: str | None, folders: list[str]) -> list[str]:
+    """Return the names of all classes.
+
+    Raises:
+        ConfigError: a folder is not in the class file.
+    """
+    names = folders if class_file is None else read_class_file(class_file)
+    unknown = sorted(set(folders).difference(names))
+    if unknown:
+        raise ConfigError(
+            f"{dataroot}: class folder {shortened(unknown)} is not in {class_file}, which must "
+            "list every class folder by its name"
+        )
+    return names
+
+
+def _check_not_empty(dataroot: str, folders: Sequence[str]) -> None:
+    empty = [name for name in folders if not has_image(os.path.join(dataroot, name))]
+    if empty:
+        raise ConfigError(
+            f"{dataroot}: no image in {shortened(empty)}; every class folder needs one with a "
+            f"suffix of {', '.join(SUFFIXES)}: add it, or remove the folder"
+        )
 
 
 def _class_folders(dataroot: str) -> list[str]:

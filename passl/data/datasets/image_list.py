@@ -12,6 +12,7 @@ import numpy as np
 from passl.data import DATASETS
 from passl.data.datasets.base import FileDataset
 from passl.data.datasets.class_file import quoted, raise_first, read_class_file, split_lines
+from passl.data.datasets.index import Index, Kind, Source, load_index, source_of
 from passl.data.datasets.packed import PackedPaths
 from passl.errors import ConfigError
 from passl.utils.types import PositiveInt
@@ -65,8 +66,9 @@ class ImageList(FileDataset):
         min_side: PositiveInt | None = None,
     ):
         self.exif_turn, self.min_side = exif_turn, min_side
-        self.paths, labels, self.classes = _read(dataroot, list_file, class_file, delimiter)
-        self.labels = np.array(labels, dtype=np.int64)
+        index, self.classes = _indexed(dataroot, list_file, class_file, delimiter)
+        self.paths, self.labels = index.names(dataroot), index.labels
+        self.names_hash = index.names_hash
 
     @classmethod
     def class_names(  # type: ignore[override]
@@ -79,44 +81,76 @@ class ImageList(FileDataset):
         **_: Any,
     ) -> list[str]:
         """Return the names in the class file, or the numbers up to the largest label."""
-        return _read(dataroot, list_file, class_file, delimiter)[2]
+        return _indexed(dataroot, list_file, class_file, delimiter)[1]
 
 
-def _read(
+def _indexed(
     dataroot: str, list_file: str, class_file: str | None, delimiter: str | None
-) -> tuple[PackedPaths, array[int], list[str]]:
+) -> tuple[Index, list[str]]:
+    """Return the samples and the classes of a list."""
     classes = None if class_file is None else read_class_file(class_file)
-    paths, labels, wrong = PackedPaths(dataroot), array("q"), []
+    kind = Kind(
+        key=["list", os.path.abspath(list_file), repr(delimiter), dataroot],
+        make=lambda: _read(list_file, delimiter, classes),
+        full_names=lambda index: index.names(dataroot),
+    )
+    index = load_index(kind)
+    # A kept index may have been made with another class file.
+    raise_first(list_file, _wrong_labels(list_file, index.labels, classes))
+    first = index.names(dataroot)[0]
+    if not os.path.isfile(first):
+        raise ConfigError(
+            f"{first}: the first image of {list_file} does not exist; dataroot {dataroot!r} must "
+            "be the folder that the paths of the list are relative to"
+        )
+    return index, classes or [str(label) for label in range(int(index.labels.max()) + 1)]
+
+
+def _read(list_file: str, delimiter: str | None, classes: Sequence[str] | None) -> Index:
+    try:
+        source = source_of(list_file)
+    except OSError:
+        source = Source(list_file, 0, 0)  # `split_lines` says what is wrong
+    paths, labels, wrong = PackedPaths(), array("q"), []
     for number, (line, path, label) in enumerate(split_lines(list_file, delimiter), 1):
         if not path or not label:
             rule = f"{quoted(line)} is not PATH{delimiter or ' '}LABEL"
         elif not (label.isascii() and label.isdecimal() and len(label) < 10):
             rule = f"label {quoted(label)} is not a number of at least 0"
         elif classes is not None and int(label) >= len(classes):
-            rule = f"label {label} is above the {len(classes)} classes, which are counted from 0"
+            rule = _above(label, classes)
         else:
             paths.append(path)
             labels.append(int(label))
             continue
         wrong.append(f"{list_file}:{number}: {rule}")
-    if classes is None and not wrong:
-        wrong += _implausible_labels(list_file, labels)
     raise_first(list_file, wrong)
-    if not os.path.isfile(paths[0]):
-        raise ConfigError(
-            f"{paths[0]}: the first image of {list_file} does not exist; dataroot {dataroot!r} "
-            "must be the folder that the paths of the list are relative to"
-        )
-    return paths, labels, classes or [str(label) for label in range(max(labels) + 1)]
+    content, ends = paths.arrays
+    columns = {"names": content, "ends": ends, "labels": np.frombuffer(labels, np.int64)}
+    return Index(columns, {}, [source])
 
 
-def _implausible_labels(list_file: str, labels: Sequence[int]) -> list[str]:
-    """Return the problems of labels that are too far above the others to be labels."""
-    distinct = len(set(labels))
-    limit = max(_MAX_CLASSES, _MAX_GAPS * distinct)
-    return [
-        f"{list_file}:{number}: label {label} would make {label + 1:,} classes, but the list has "
-        f"{distinct:,} distinct labels; correct it, or name the classes in a class_file"
-        for number, label in enumerate(labels, 1)
-        if label >= limit
-    ]
+def _wrong_labels(list_file: str, labels: np.ndarray, classes: Sequence[str] | None) -> list[str]:
+    """Return the problems of labels that are not classes, or too far above the others to be labels.
+
+    Args:
+        labels: of the lines of the list.
+    """
+    if classes is not None:
+        rules = {int(i): _above(labels[i], classes) for i in np.flatnonzero(labels >= len(classes))}
+    elif labels.max() < _MAX_CLASSES:
+        return []
+    else:
+        distinct = 1 + int(np.count_nonzero(np.diff(np.sort(labels))))
+        limit = max(_MAX_CLASSES, _MAX_GAPS * distinct)
+        rules = {
+            int(index): f"label {labels[index]} would make {labels[index] + 1:,} classes, but the "
+            f"list has {distinct:,} distinct labels; correct it, or name the classes in a "
+            "class_file"
+            for index in np.flatnonzero(labels >= limit)
+        }
+    return [f"{list_file}:{index + 1}: {rule}" for index, rule in rules.items()]
+
+
+def _above(label: object, classes: Sequence[str]) -> str:
+    return f"label {label} is above the {len(classes)} classes, which are counted from 0"

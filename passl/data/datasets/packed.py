@@ -7,6 +7,8 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import overload
 
+import numpy as np
+
 
 class PackedPaths(Sequence[str]):
     """A sequence of paths, stored as one block of bytes and the end of each path in it.
@@ -23,14 +25,36 @@ class PackedPaths(Sequence[str]):
 
     def __init__(self, root: str = "", paths: Iterable[str] = ()):
         self.root = root
-        self._bytes = bytearray()
-        self._ends = array("q", [0])  # path i ends at _ends[i + 1]
+        self._bytes: bytearray | np.ndarray = bytearray()
+        self._ends: array[int] | np.ndarray = array("q", [0])  # path i ends at _ends[i + 1]
         self.extend(paths)
+
+    @classmethod
+    def of_arrays(cls, root: str, content: np.ndarray, ends: np.ndarray) -> PackedPaths:
+        """Return the paths of `arrays`, which are not copied. No more paths can be appended.
+
+        Raises:
+            ValueError: the arrays are not those of paths.
+        """
+        if content.dtype != np.uint8 or ends.dtype != np.int64 or not len(ends):
+            raise ValueError("not the arrays of paths")
+        if ends[0] != 0 or ends[-1] != len(content) or (ends[1:] < ends[:-1]).any():
+            raise ValueError("the ends of paths are out of order")
+        paths = cls(root)
+        paths._bytes, paths._ends = content, ends
+        return paths
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """The bytes of all paths without the root, uint8, and int64 [N + 1], where each begins and
+        the last ends.
+        """
+        return np.frombuffer(self._bytes, np.uint8), np.frombuffer(self._ends, np.int64)
 
     def append(self, path: str) -> None:
         # Invalid UTF-8 has become surrogates. `os.fsencode` would depend on the locale.
         self._bytes += path.encode("utf-8", "surrogatepass")
-        self._ends.append(len(self._bytes))
+        self._ends.append(len(self._bytes))  # type: ignore[union-attr]
 
     def extend(self, paths: Iterable[str]) -> None:
         for path in paths:
@@ -50,5 +74,5 @@ class PackedPaths(Sequence[str]):
         place = range(len(self))[index]
         if isinstance(place, range):
             return [self[single] for single in place]
-        path = self._bytes[self._ends[place] : self._ends[place + 1]]
+        path = bytes(self._bytes[self._ends[place] : self._ends[place + 1]])
         return os.path.join(self.root, path.decode("utf-8", "surrogatepass"))

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import glob
 import itertools
-import json
 import math
 import os
 import re
-import tarfile
 from array import array
-from collections.abc import Collection, Iterator, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from passl.data import DATASETS
 from passl.data.datasets.base import FileDataset
 from passl.data.datasets.class_file import read_class_file
+from passl.data.datasets.index import Index, Kind, load_index, source_of
 from passl.data.datasets.packed import PackedPaths
+from passl.data.datasets.tar_members import read_shards
 from passl.errors import ConfigError, RunError, no_file
-from passl.io.limits import in_line
 from passl.utils.types import PositiveInt
 
 _MAX_SHARDS = 100_000
-_MAX_LABEL_BYTES = 1 << 20
-# How compressed files begin.
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
+_DRAWN = 1 << 18
+"""Samples that go through the shuffle buffer at a time, which bounds the memory."""
 
 
 @DATASETS.register
@@ -35,10 +33,10 @@ class TarShards(FileDataset):
     `KEY.jpg`, the image, and `KEY.cls`, its label as decimal text. Other members are ignored. The
     key ends at the first dot of the file name.
 
-    The headers are read once, when the dataset is built, to find the place of each image. So the
-    length is known, each sample comes exactly once per epoch with any number of processes, and a
-    run can be resumed anywhere. Training still reads the shards nearly in order, a few at a time:
-    see `shuffled`.
+    The headers are read once, to find the place of each image, and an index of them is kept beside
+    the shards or in the cache folder (see `datasets.index`). So the length is known, each sample
+    comes exactly once per epoch with any number of processes, and a run can be resumed anywhere.
+    Training still reads the shards nearly in order, a few at a time: see `shuffled`.
 
     Args:
         shards: path of the tar files, with braces (`train-{000000..000146}.tar`, `{train,extra}`)
@@ -79,29 +77,24 @@ class TarShards(FileDataset):
         self.buffer_size, self.exif_turn, self.min_side = buffer_size, exif_turn, min_side
         self.classes = read_class_file(class_file)
         self.shards = _find_shards(shards)
-        self.members = PackedPaths()
-        places = array("q")  # shard, offset, size and label of each sample
-        for shard, path in enumerate(self.shards):
-            for member, offset, size, label in _read_index(path, suffixes, label_key):
-                if label >= len(self.classes):
-                    raise ConfigError(
-                        f"{path}: {member}: label {label} is above the {len(self.classes)} classes "
-                        f"of {class_file}, which are counted from 0"
-                    )
-                self.members.append(member)
-                places.extend((shard, offset, size, label))
-        if not places:
+        index = load_index(_kind(self.shards, suffixes, label_key, (self.classes, class_file)))
+        if not len(index.labels):
             raise ConfigError(
                 f"{shards}: no sample; a shard has images with suffixes "
                 f"{', '.join(sorted(suffixes))}, each with its label in {label_key}"
             )
-        columns = np.array(places, dtype=np.int64).reshape(-1, 4)
-        self.shard, self.offset, self.size, self.labels = columns.T.copy()
+        self.labels, self.names_hash = index.labels, index.names_hash
+        self.offset, self.size = index.arrays["offset"], index.arrays["size"]
+        self.names, self.members = _Names(self.shards, index), index.names()
+        # A kept index may have been made with another class file.
+        for wrong in np.flatnonzero(self.labels >= len(self.classes))[:1]:
+            shard, member = self.names.parts(int(wrong))
+            raise _above(shard, member, int(self.labels[wrong]), (self.classes, class_file))
 
     def source(self, index: int) -> bytes:
         size = int(self.size[index])
         try:
-            with open(self.shards[self.shard[index]], "rb", buffering=0) as file:
+            with open(self.names.parts(index)[0], "rb", buffering=0) as file:
                 content = os.pread(file.fileno(), size, int(self.offset[index]))
         except OSError as error:
             raise RunError(f"{self.name(index)}: cannot be read: {error.strerror}") from None
@@ -113,7 +106,7 @@ class TarShards(FileDataset):
 
     def name(self, index: int) -> str:
         """Return the path of the shard and the member in it."""
-        return f"{self.shards[self.shard[index]]}: {self.members[index]}"
+        return self.names[index]
 
     def shuffled(self, rng: np.random.Generator) -> np.ndarray:
         """Return the shards in a random order, with their samples shuffled in a buffer: a random
@@ -121,16 +114,15 @@ class TarShards(FileDataset):
         read in order, and a sample is at most about `buffer_size` places too early, and rarely much
         more than that too late.
         """
-        begins = np.searchsorted(self.shard, np.arange(len(self.shards) + 1))
+        begins = self.names.begins
         order = np.concatenate(
             [np.arange(begins[s], begins[s + 1]) for s in rng.permutation(len(self.shards))]
         )
         size = min(self.buffer_size, len(order))
-        buffer = order[:size].tolist()
-        coming = order[size:].tolist()
-        for position, place in enumerate(rng.integers(size, size=len(coming)).tolist()):
-            buffer[place], coming[position] = coming[position], buffer[place]
-        return np.concatenate([np.asarray(coming, dtype=np.int64), rng.permutation(buffer)])
+        buffer, coming = order[:size].copy(), order[size:]
+        for start in range(0, len(coming), _DRAWN):
+            _through_buffer(buffer, coming[start : start + _DRAWN], rng)
+        return np.concatenate([coming, rng.permutation(buffer)])
 
     @staticmethod
     def check_options(*, image_keys: Sequence[str], label_key: str, **_: Any) -> None:
@@ -149,6 +141,104 @@ class TarShards(FileDataset):
         """Return the names in the class file if the shards exist, without opening them."""
         _find_shards(shards)
         return read_class_file(class_file)
+
+
+def _through_buffer(buffer: np.ndarray, coming: np.ndarray, rng: np.random.Generator) -> None:
+    """Exchange each of `coming` in turn with a random one of the buffer. Both change."""
+    places = rng.integers(len(buffer), size=len(coming))
+    # What is exchanged at a place is what came there last, or what the buffer has at first.
+    order = np.argsort(places, kind="stable")
+    sorted_places, arrived = places[order], coming[order]
+    is_first = np.ones(len(order), bool)
+    is_first[1:] = sorted_places[1:] != sorted_places[:-1]
+    before = np.roll(arrived, 1)
+    before[is_first] = buffer[sorted_places[is_first]]
+    is_last = np.roll(is_first, -1)
+    buffer[sorted_places[is_last]] = arrived[is_last]
+    coming[order] = before
+
+
+class _Names(Sequence[str]):
+    """The path of the shard and the member of each sample.
+
+    Attributes:
+        begins: int64 [shards + 1], the first sample of each shard, and the number of samples.
+    """
+
+    def __init__(self, shards: Sequence[str], index: Index):
+        self.begins = index.arrays["begins"]
+        self._shards, self._members = shards, index.names()
+
+    def parts(self, index: int) -> tuple[str, str]:
+        """Return the path of a sample's shard, and the name of its member."""
+        shard = int(np.searchsorted(self.begins, index, side="right")) - 1
+        return self._shards[shard], self._members[index]
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __getitem__(self, index: Any) -> Any:
+        if index >= len(self):
+            raise IndexError(index)
+        return "{}: {}".format(*self.parts(index))
+
+
+# --------------------------------------------------------------------------------------------------
+# The index
+# --------------------------------------------------------------------------------------------------
+_Classes = tuple[Sequence[str], str]
+"""The classes and the file that they are from."""
+
+
+def _kind(shards: Sequence[str], suffixes: set[str], label_key: str, classes: _Classes) -> Kind:
+    folder = os.path.dirname(os.path.abspath(shards[0]))
+
+    def check(index: Index) -> None:
+        begins, offset, size = (index.arrays[name] for name in ("begins", "offset", "size"))
+        count = len(index.labels)
+        in_order = begins[0] == 0 and begins[-1] == count and (np.diff(begins) >= 0).all()
+        if not (len(begins) == len(shards) + 1 and in_order and len(offset) == len(size) == count):
+            raise ValueError("it is damaged: samples and shards differ")
+        ends = np.repeat([os.stat(shard).st_size for shard in shards], np.diff(begins))
+        if offset.min() < 0 or size.min() < 0 or (size > ends - offset).any():
+            raise ValueError("it is damaged: a sample is outside its shard")
+
+    names = [os.path.relpath(os.path.abspath(shard), folder) for shard in shards]
+    return Kind(
+        key=["tar", label_key, *sorted(suffixes), "", *names],
+        make=lambda: _read(shards, suffixes, label_key, classes),
+        full_names=lambda index: _Names(shards, index),
+        folder=folder,
+        check=check,
+    )
+
+
+def _read(shards: Sequence[str], suffixes: set[str], label_key: str, classes: _Classes) -> Index:
+    members, begins, sources = PackedPaths(), array("q", [0]), [source_of(s) for s in shards]
+    places = array("q")  # offset, size and label of each sample
+    for path, samples in zip(shards, read_shards(shards, suffixes, label_key), strict=True):
+        for member, *place in samples:
+            if place[-1] >= len(classes[0]):
+                raise _above(path, member, place[-1], classes)
+            members.append(member)
+            places.extend(place)
+        begins.append(len(members))
+    columns = np.array(places, dtype=np.int64).reshape(-1, 3).T.copy()
+    content, ends = members.arrays
+    arrays = {
+        "names": content,
+        "ends": ends,
+        "begins": np.array(begins, np.int64),
+        **dict(zip(("offset", "size", "labels"), columns, strict=True)),
+    }
+    return Index(arrays, {}, sources)
+
+
+def _above(shard: str, member: str, label: int, classes: _Classes) -> ConfigError:
+    return ConfigError(
+        f"{shard}: {member}: label {label} is above the {len(classes[0])} classes of {classes[1]}, "
+        "which are counted from 0"
+    )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -207,95 +297,3 @@ def _choices(inside: str, pattern: str) -> list[str]:
         f"shards {pattern!r}: {{{inside}}} is neither FIRST..LAST, of at most {_MAX_SHARDS} files, "
         "nor A,B,C"
     )
-
-
-# --------------------------------------------------------------------------------------------------
-# Their members
-# --------------------------------------------------------------------------------------------------
-def _read_index(
-    path: str, suffixes: Collection[str], label_key: str
-) -> list[tuple[str, int, int, int]]:
-    """Return the member name, offset, size and label of each image of a shard."""
-    images: dict[str, tarfile.TarInfo] = {}
-    labels: dict[str, int] = {}
-    for member, file in _members(path):
-        key, suffix = _split(member.name)
-        if suffix not in suffixes and suffix != label_key:
-            continue
-        if not member.isreg() or member.issparse():
-            raise ConfigError(
-                f"{path}: {member.name}: is a link or sparse; make the shard of plain files"
-            )
-        what = "image" if suffix in suffixes else "label"
-        if key in (images if what == "image" else labels):
-            raise ConfigError(
-                f"{path}: {member.name}: the second {what} of {key}; a sample has one image and "
-                "one label"
-            )
-        if what == "image":
-            images[key] = member
-        else:
-            labels[key] = _read_label(path, member, file, label_key)
-    for key in sorted(images.keys() ^ labels.keys()):
-        what, wanted = ("label", [label_key]) if key in images else ("image", sorted(suffixes))
-        raise ConfigError(f"{path}: {key}: has no {what} ({', '.join(wanted)})")
-    return [(m.name, m.offset_data, m.size, labels[key]) for key, m in images.items()]
-
-
-def _members(path: str) -> Iterator[tuple[tarfile.TarInfo, BinaryIO]]:
-    """Iterate over the members of a tar that are not folders, each with the file to read it from.
-
-    Unlike the standard library, this raises at a header that is damaged or incomplete.
-    """
-    try:
-        with open(path, "rb") as file:
-            if file.read(8).startswith(_COMPRESSED):
-                raise ConfigError(
-                    f"{path}: is compressed, so that no image of it can be read alone; decompress "
-                    "it to a plain tar file"
-                )
-            file.seek(0)
-            with tarfile.open(fileobj=file, mode="r:") as archive:
-                for member in archive:
-                    if not member.isdir():
-                        yield member, file
-                end = os.pread(file.fileno(), tarfile.BLOCKSIZE, archive.offset)
-            if end.strip(b"\0") or len(end) < tarfile.BLOCKSIZE:
-                what = "damaged" if len(end) == tarfile.BLOCKSIZE else "truncated"
-                raise ConfigError(f"{path}: {what} at byte {archive.offset:,}; download it again")
-    except ConfigError:
-        raise
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # a damaged header can fail in any way
-        raise ConfigError(
-            f"{path}: damaged, or not a tar file: {in_line(error)}; download it again"
-        ) from None
-
-
-def _split(name: str) -> tuple[str, str]:
-    """Return the key and suffix of a member: "a.b/c.seg.PNG" is "a.b/c" and "seg.png"."""
-    folder, slash, file = name.rpartition("/")
-    if file.startswith("."):  # hidden, such as macOS's ._c.png
-        return name, ""
-    key, _, suffix = file.partition(".")
-    return f"{folder}{slash}{key}", suffix.lower()
-
-
-def _read_label(path: str, member: tarfile.TarInfo, file: BinaryIO, label_key: str) -> int:
-    size = min(member.size, _MAX_LABEL_BYTES)
-    content = os.pread(file.fileno(), size, member.offset_data)
-    if len(content) < size:
-        raise ConfigError(f"{path}: truncated within {member.name}; download it again")
-    text = content.decode("utf-8", "replace").strip()
-    if label_key == "json":
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            value = None
-        text = str(value.get("label")) if isinstance(value, dict) else "not an object"
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise ConfigError(
-            f"{path}: {member.name}: the label {text[:40]!r} is not a number of at least 0"
-        )
-    return int(text)

@@ -21,12 +21,14 @@ class Folder(NamedTuple):
         real: its path without links.
         images: paths of the images, sorted.
         unusable: paths of broken links, and of pipes and sockets that are named like images.
+        modified: nanoseconds since 1970, when the folder was last modified before it was listed.
     """
 
     path: str
     real: str
     images: list[str]
     unusable: list[str]
+    modified: int
 
 
 def walk_images(folder: str) -> Iterator[Folder]:
@@ -43,7 +45,7 @@ def walk_images(folder: str) -> Iterator[Folder]:
         if real in seen:
             continue
         seen.add(real)
-        found, folders = Folder(path, real, [], []), []
+        found, folders = Folder(path, real, [], [], _modified(path)), []
         for entry in list_folder(path):
             if _is(entry.is_dir):
                 folders.append(entry.path)
@@ -55,6 +57,13 @@ def walk_images(folder: str) -> Iterator[Folder]:
                 found.unusable.append(entry.path)
         yield found
         waiting += reversed(folders)
+
+
+def _modified(folder: str) -> int:
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return 0  # `list_folder` says what is wrong
 
 
 def list_folder(folder: str) -> list[os.DirEntry[str]]:

@@ -228,6 +228,10 @@ def test_existing_file_with_wildcards_in_its_name(tmp_path, class_file):
 # -------------------------------------------------------------------------------------------------
 # Orders
 # -------------------------------------------------------------------------------------------------
+def shard_of(dataset, samples) -> np.ndarray:
+    return np.searchsorted(dataset.names.begins, samples, side="right") - 1
+
+
 def shuffled(dataset, seed: int = 0) -> np.ndarray:
     return dataset.shuffled(np.random.default_rng(seed))
 
@@ -247,7 +251,7 @@ def test_buffer_of_one_reads_each_shard_in_order(shards):
     firsts = set()
     for seed in range(20):
         order = shuffled(dataset, seed)
-        runs = np.split(order, np.flatnonzero(np.diff(dataset.shard[order])) + 1)
+        runs = np.split(order, np.flatnonzero(np.diff(shard_of(dataset, order))) + 1)
         assert sorted(map(tuple, runs)) == [(0, 1, 2), (3, 4, 5, 6), (7, 8, 9, 10, 11)]
         firsts.add(int(order[0]))
     assert firsts == {0, 3, 7}
@@ -256,12 +260,13 @@ def test_buffer_of_one_reads_each_shard_in_order(shards):
 def test_order_stays_close_to_the_shards(shards):
     dataset = TarShards(**shards(*[40] * 12), buffer_size=50)
     order = shuffled(dataset)
-    sequence = {shard: place for place, shard in enumerate(dict.fromkeys(dataset.shard[order]))}
+    met = dict.fromkeys(shard_of(dataset, order).tolist())
+    sequence = {shard: place for place, shard in enumerate(met)}
     # Place in the unshuffled order of the shards, to within the order in which they are first met.
-    due = np.array([sequence[dataset.shard[i]] * 40 + i % 40 for i in order])
+    due = np.array([sequence[int(shard_of(dataset, i))] * 40 + i % 40 for i in order])
     early = due - np.arange(len(order))
     assert early.max() <= 50 + 40
-    windows = [set(dataset.shard[order[at : at + 40]]) for at in range(0, 440, 40)]
+    windows = [set(shard_of(dataset, order[at : at + 40])) for at in range(0, 440, 40)]
     assert max(map(len, windows)) < 12
     assert np.corrcoef(due, np.arange(len(due)))[0, 1] > 0.9
 
