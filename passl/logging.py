@@ -177,6 +177,15 @@ def columns_of(text: str) -> int:
     return sum(1 + (unicodedata.east_asian_width(one) in "WF") for one in text)
 
 
+def shortened(text: str, columns: int) -> str:
+    """The text in at most so many columns; what is cut off at its end is an ellipsis."""
+    if columns_of(text) <= columns:
+        return text
+    while text and columns_of(text) >= columns:
+        text = text[:-1]
+    return f"{text}…"
+
+
 def _acts(one: str) -> bool:
     turns = unicodedata.bidirectional(one) in _TURNING
     return turns or unicodedata.category(one) in _CONTROLS

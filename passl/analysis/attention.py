@@ -5,6 +5,7 @@ Shapes in names: B images, H heads, N queries, M keys, Y rows and X columns of a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,12 +15,20 @@ import paddle
 from paddle import nn
 
 from passl.errors import ConfigError
-from passl.evaluation.attention import attention_blocks, attention_inputs, evaluating
+from passl.evaluation.attention import (
+    attention_blocks,
+    attention_inputs,
+    evaluating,
+    has_attention,
+)
 from passl.modeling.layers import AttentionBlock
 from passl.utils.config import closest
 
+_PATCHES = 9
 MAX_BYTES = 2**30
 """Memory that the maps of one call may take."""
+MAX_FORWARD = 2**33
+"""Memory that the attention weights of one block may take on the way."""
 
 Query = Literal["class"] | tuple[float, float] | None
 """The queries of a map: all (null), the class token, or the patch at a point (y, x) in pixels."""
@@ -45,45 +54,37 @@ class BlockMaps:
         return patches.reshape(*patches.shape[:-1], *self.block.key_grid)
 
 
-def choose_blocks(
-    blocks: Sequence[AttentionBlock], names: Sequence[str | int] | None
-) -> list[AttentionBlock]:
-    """The blocks with these names, in the order of the network.
+def last_block(blocks: Sequence[AttentionBlock]) -> AttentionBlock:
+    """The last one with maps to look at, of several patches: the keys of a CvT can be a single one.
 
     Args:
-        names: such as `blocks.3` or `stage2.blocks.0`, or numbers from 0, where negative ones count
-            from the end; null for all.
+        blocks: of a network, in order.
+    """
+    patches = [math.prod(block.key_grid) for block in blocks]
+    enough = min(max(patches), _PATCHES)
+    return [one for one, count in zip(blocks, patches, strict=True) if count >= enough][-1]
+
+
+def choose_blocks(
+    blocks: Sequence[AttentionBlock], names: Sequence[str] | None
+) -> list[AttentionBlock]:
+    """The blocks with these names, such as `blocks.3` or `stage2.blocks.0`, in the order of the
+    network; null for all.
 
     Raises:
         ConfigError: there is no such block.
     """
-    if names is None:
-        return list(blocks)
     known = [block.name for block in blocks]
-    chosen = set()
-    for name in names:
-        if str(name) in known:
-            chosen.add(known.index(str(name)))
-            continue
-        try:
-            chosen.add(range(len(blocks))[int(name)])
-        except ValueError:
-            raise ConfigError(
-                f"there is no block {name!r}{closest(str(name), known)}; the blocks are "
-                f"{', '.join(known)}, or 0 to {len(known) - 1}"
-            ) from None
-        except IndexError:
-            raise ConfigError(
-                f"there is no block {name}; this network has 0 to {len(known) - 1}: "
-                f"{', '.join(known)}"
-            ) from None
-    return [blocks[index] for index in sorted(chosen)]
+    for name in names or ():
+        if name not in known:
+            raise ConfigError(f"there is no block {name!r}{closest(name, known)}")
+    return [block for block in blocks if names is None or block.name in names]
 
 
 def attention_maps(
     model: nn.Layer,
     images: Any,
-    names: Sequence[str | int] | None = None,
+    names: Sequence[str] | None = None,
     query: Query = None,
     max_bytes: int = MAX_BYTES,
 ) -> list[BlockMaps]:
@@ -112,6 +113,7 @@ def attention_maps(
             )
     rows = {block.name: query_rows(block, query, height, width) for block in chosen}
     _check_memory(chosen, rows, images.shape, max_bytes)
+    check_forward(model, images.shape, last=chosen[-1].name)
     found = []
     with evaluating(model), paddle.no_grad():
         for block, x_BNC in attention_inputs(model, images):
@@ -143,6 +145,34 @@ def query_rows(block: AttentionBlock, query: Query, height: int, width: int) -> 
     rows, columns = block.query_grid
     row, column = min(int(y / block.stride), rows - 1), min(int(x / block.stride), columns - 1)
     return [row * columns + column + block.has_class_token]
+
+
+def check_forward(model: nn.Layer, shape: Sequence[int], last: str | None = None) -> None:
+    """Refuse images whose attention weights, that a network computes for all queries on its way,
+    would not fit in memory. Nothing is computed. Networks that do not show their attention pass.
+
+    Args:
+        shape: of the images, [B, 3, height, width].
+        last: block up to which the network is computed; null for all.
+
+    Raises:
+        ConfigError: the weights of a block are larger than `MAX_FORWARD`.
+    """
+    images, _, height, width = shape
+    if not has_attention(type(getattr(model, "backbone", model))):
+        return
+    for block in attention_blocks(model, height, width):
+        size = 4 * images * block.heads * block.queries * block.keys
+        if size > MAX_FORWARD:
+            scale = (MAX_FORWARD / size) ** 0.25
+            raise ConfigError(
+                f"images of {height}x{width} are too large: the attention of {block.name} weighs "
+                f"{block.keys} keys for each of {block.queries} queries, which takes {_gib(size)}, "
+                f"more than {_gib(MAX_FORWARD)}; take images of at most about "
+                f"{int(height * scale)}x{int(width * scale)}"
+            )
+        if block.name == last:
+            return
 
 
 def _check_memory(

@@ -12,10 +12,11 @@ import paddle
 from matplotlib.figure import Figure
 from paddle import nn
 
-from passl.analysis.attention import attention_blocks, attention_maps
+from passl.analysis.attention import attention_maps
 from passl.analysis.figures import Group, Panel, Shown, draw_panels, heat_over
 from passl.analysis.layers import Lattice, LayerPoint, lattice_of_keys
 from passl.errors import ConfigError
+from passl.evaluation.attention import attention_blocks
 from passl.modeling.layers import AttentionBlock
 
 _ONE_ROW = 8
@@ -118,7 +119,7 @@ def _query(
         min((cell + 0.5) * block.stride, length - 1)
         for cell, length in zip((row, column), size, strict=True)
     )
-    return tuple(inside), f"patch {row}, {column}", lattice.centre(row, column)
+    return tuple(inside), f"patch {row}, {column}", lattice.center(row, column)
 
 
 def draw_attention(images: Sequence[Shown], found: Sequence[Sequence[ImageAttention]]) -> Figure:

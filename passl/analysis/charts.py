@@ -97,7 +97,7 @@ def chart(title: str, lines: Sequence[tuple[str, Points]], unit: str = "") -> Ch
     if not found:
         return None
     xs, ys = zip(*(point for _, points in found for point in points), strict=True)
-    left, right = 0.0, max(xs)
+    left, right = 0.0, max(xs) or 1.0  # epoch 0 alone: before the first step
     y_ticks = _ticks(min(ys), max(ys), 5)
     low, high = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
 

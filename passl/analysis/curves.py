@@ -10,11 +10,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from passl.analysis.figures import COLORS, save_figure
+from passl.analysis.figures import COLORS
 from passl.engine.metrics import METRICS, read_metrics
 from passl.errors import ConfigError
 from passl.evaluation.scores import TASKS, task_of_row
 from passl.evaluation.task import Task
+from passl.io.figures import save_figure
 from passl.logging import printable
 
 _STYLES = ("-", "--", ":", "-.")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from passl.analysis.figures import COLORS
 from passl.deploy.predictor import Prediction
-from passl.logging import printable
+from passl.logging import printable, shortened
 
 _COLUMNS = 4
 _NAME = 22
@@ -68,8 +68,4 @@ def _draw_bars(axes: Any, labels: Sequence[str], probabilities: Sequence[float])
 
 def _texts(each: Drawn) -> list[str]:
     texts = [Path(each.name).name, *(best.name for best in each.best)]
-    return [_shortened(printable(text)) for text in texts]
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _NAME else f"{text[: _NAME - 1]}…"
+    return [shortened(printable(text), _NAME) for text in texts]

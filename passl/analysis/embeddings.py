@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from paddle import nn
 
-from passl.analysis.attention import evaluating
 from passl.analysis.figures import COLORS
 from passl.analysis.layers import LayerPoint, recorded
 from passl.errors import ConfigError
-from passl.logging import printable
+from passl.evaluation.attention import evaluating
+from passl.logging import printable, shortened
 
 Method = Literal["pca", "tsne"]
 _MARKERS = ("o", "^", "s", "D", "v", "P", "X")
@@ -125,8 +125,7 @@ def draw_embeddings(
         axes.scatter(
             chosen[:, 0], chosen[:, 1], s=14, color=color, marker=marker, linewidths=0, alpha=0.75
         )
-        name = printable(classes[label])
-        name = name if len(name) <= 20 else f"{name[:19]}…"
+        name = shortened(printable(classes[label]), 20)
         handles.append(Line2D([], [], color=color, marker=marker, linestyle="", label=name))
     if others:
         text = f"{len(others)} more"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from passl.accelerate import accelerate
+from passl.analysis.figures import Shown, as_shown
 from passl.data.loader import Loader, build_loader
 from passl.distributed.ranks import Ranks
 from passl.engine.check import check_config
@@ -58,6 +59,14 @@ class Evaluated:
         if self.task == "multilabel":
             return None
         return confusion_matrix(self.found, len(self.loader.classes))
+
+    def shown(self, index: int) -> Shown:
+        """A sample of the data as the network gets it, by its number in the dataset."""
+        dataset = self.loader.dataset
+        image, label = dataset[index]
+        number = int(label) if self.task == "classification" else None
+        title = dataset.name(index) if number is None else self.classes[number]
+        return as_shown(title, image, self.loader.samples.transforms, number)
 
     def per_class(self) -> list[dict[str, Any]]:
         """Of each class its name, its samples (of segmentation its labelled pixels), and scores in

@@ -11,6 +11,7 @@ import paddle
 from matplotlib.figure import Figure
 from paddle import nn
 
+from passl.analysis.attention import check_forward
 from passl.analysis.figures import Group, Panel, Shown, draw_panels
 from passl.analysis.layers import LayerPoint, recorded
 
@@ -23,6 +24,7 @@ def feature_maps(backbone: nn.Layer, point: LayerPoint, images: Sequence[np.ndar
     Args:
         images: [channels, height, width], all of one size.
     """
+    check_forward(backbone, (1, *images[0].shape))
     maps = []
     for start in range(0, len(images), _BATCH):
         batch = paddle.to_tensor(np.stack(images[start : start + _BATCH]))

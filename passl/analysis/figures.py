@@ -1,36 +1,32 @@
-"""What figures share: colors, panels with images in them, and the file that is written.
+"""What figures share: colors, and panels with images in them.
 
-A function that makes a figure takes plain data and returns matplotlib's `Figure`; `save_figure`
-writes it. Texts may be in any script, and a dollar sign in them starts no formula.
+A function that makes a figure takes plain data and returns matplotlib's `Figure`;
+`passl.io.figures` writes it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from PIL import Image
 
+from passl.data.transforms.evaluation import transformed
 from passl.data.transforms.normalize import Normalize
-from passl.io.files import write_atomically
-from passl.io.fonts import fonts_for
-from passl.logging import columns_of, printable
+from passl.io.figures import DPI
+from passl.logging import columns_of, printable, shortened
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Okabe and Ito, "Color Universal Design", 2008, without yellow, which is too light for a line."""
+SMALL = 96
+"""Images up to this side are shown with their pixels as squares."""
 HEAT = "viridis"
 """The color map of maps: perceptually uniform, and readable with any color vision."""
-FORMATS = (".png", ".svg")
-_DPI = 110
 _ASPECT, _FILLED = 1.2, 4.0
 """Width over height that a figure of panels comes close to, and what an empty share of it costs."""
 _PANELS_AREA = 110.0
@@ -70,6 +66,14 @@ def pixels_of(array: np.ndarray, transforms: Sequence[Any]) -> np.ndarray:
         return transforms[-1].undo(array)
     pixels = array[:3].transpose(1, 2, 0) if len(array) >= 3 else array[:1].transpose(1, 2, 0)
     return np.repeat(stretched(pixels), 3 // pixels.shape[2], axis=2)
+
+
+def as_shown(
+    title: str, image: Image.Image, transforms: Sequence[Any], label: int | None = None
+) -> Shown:
+    """An image as the network gets it, to be drawn."""
+    array = transformed(image, transforms)
+    return Shown(title, array, pixels_of(array, transforms), label)
 
 
 def stretched(values: np.ndarray) -> np.ndarray:
@@ -160,7 +164,7 @@ def _page(size: tuple[float, float], title: str, note: str) -> tuple[Figure, _Pa
     above = 1.6 * _LINE if title else 0.0
     below = (len(lines) + 0.5) * _LINE if lines else 0.0
     full = (width + 2 * margin, size[1] + above + below + 2 * margin)
-    figure = Figure(figsize=full, dpi=_DPI)
+    figure = Figure(figsize=full, dpi=DPI)
     page = _Page(figure, margin, margin + above)
     if title:
         page.text(0, -above, title, width, points=_POINTS + 2)
@@ -187,7 +191,7 @@ class _Page:
         """A line whose upper left corner is there, shortened to a width."""
         full_width, full_height = self._figure.get_size_inches()
         x, y = (self._left + left) / full_width, 1 - (self._top + top) / full_height
-        shown = _fitted(text, width * _POINTS / points)
+        shown = shortened(printable(text), int(width * _POINTS / points / _COLUMN))
         self._figure.text(x, y, shown, fontsize=points, ha="left", va="top", **style)
 
     def panel(self, panel: Panel, left: float, top: float, width: float, height: float) -> None:
@@ -223,48 +227,6 @@ def heat_over(pixels: np.ndarray, heat: np.ndarray, opacity: float = 0.6) -> np.
     grey = 0.2 + 0.6 * (pixels[..., :3] @ np.array([0.299, 0.587, 0.114]))
     colors = matplotlib.colormaps[HEAT](np.clip(heat, 0, 1))[..., :3]
     return (1 - opacity) * grey[..., None] + opacity * colors
-
-
-def save_figure(figure: Figure, out: Path) -> None:
-    """Write a figure as its file's suffix says, PNG or SVG, in fonts that have its characters.
-
-    The file is complete or absent. The same figure gives the same bytes.
-    """
-    kind = out.suffix.lower().removeprefix(".")
-    options: dict[str, Any] = {"format": kind, "dpi": _DPI, "bbox_inches": "tight"}
-    if kind == "svg":
-        options["metadata"] = {"Date": None}
-    with _fonts_of(figure), matplotlib.rc_context({"svg.hashsalt": "passl"}):
-        write_atomically(out, lambda temporary: figure.savefig(temporary, **options))
-
-
-def as_image(figure: Figure) -> Image.Image:
-    """A figure as an image, as `save_figure` writes it."""
-    file = BytesIO()
-    with _fonts_of(figure):
-        figure.savefig(file, format="png", dpi=_DPI, bbox_inches="tight")
-    return Image.open(file).convert("RGB")
-
-
-@contextmanager
-def _fonts_of(figure: Figure) -> Iterator[None]:
-    """Draw in fonts that have the figure's characters, with no text as a formula."""
-    texts = figure.findobj(Text)
-    with fonts_for([text.get_text() for text in texts]):
-        for text in texts:
-            text.set_fontfamily(matplotlib.rcParams["font.family"])
-            text.set_parse_math(False)
-        yield
-
-
-def _fitted(text: str, width: float) -> str:
-    """A text shortened to a width in inches."""
-    text, most = printable(text), max(1, int(width / _COLUMN))
-    if columns_of(text) <= most:
-        return text
-    while text and columns_of(text) > most - 1:
-        text = text[:-1]
-    return f"{text}…"
 
 
 def _wrapped(text: str, width: float) -> list[str]:

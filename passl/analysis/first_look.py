@@ -8,7 +8,6 @@ import numpy as np
 import paddle
 
 from passl.analysis.augmented import augmented, figure_of_augmented
-from passl.analysis.figures import save_figure
 from passl.data.balance import class_counts
 from passl.data.datasets.base import ImageDataset
 from passl.data.loader import Loader
@@ -17,6 +16,7 @@ from passl.distributed import ranks as distributed
 from passl.distributed.ranks import Ranks
 from passl.engine.learner import Learner, build_learner
 from passl.engine.train import build_loaders
+from passl.io.figures import save_figure
 from passl.logging import get_logger
 from passl.modeling import Model
 from passl.optim import SCHEDULES

@@ -106,7 +106,7 @@ def draw_over_epochs(
         measured: of `over_epochs`.
         measure: one of `LABELS`.
     """
-    blocks = list(measured[-1][1])
+    blocks = list(dict.fromkeys(block for _, values in measured for block in values))
     across = min(4, math.ceil(math.sqrt(len(blocks))))
     down = -(-len(blocks) // across)
     figure = Figure(figsize=(3.0 * across + 1.0, 2.3 * down + 1.3), layout="constrained")

@@ -17,10 +17,11 @@ from matplotlib.figure import Figure
 from paddle import nn
 from paddle.nn import functional as F
 
-from passl.analysis.attention import evaluating
+from passl.analysis.attention import check_forward
 from passl.analysis.figures import Group, Panel, Shown, draw_panels, heat_over
 from passl.analysis.layers import LayerPoint, Output, points_of, recorded
 from passl.errors import ConfigError
+from passl.evaluation.attention import evaluating
 from passl.modeling.classifier import Model
 
 
@@ -29,16 +30,21 @@ class Cam:
     """The Grad-CAM of an image.
 
     Args:
-        map_YX: 0 or more.
+        sums_YX: of each place the sum over its weighted channels.
         label: the class.
         probability: of the class; null for segmentation.
         point: the layer.
     """
 
-    map_YX: np.ndarray
+    sums_YX: np.ndarray
     label: int
     probability: float | None
     point: LayerPoint
+
+    @property
+    def map_YX(self) -> np.ndarray:
+        """The sums, those below 0 set to 0."""
+        return np.maximum(self.sums_YX, 0)
 
     def over(self, height: int, width: int) -> np.ndarray:
         """The map at the size of the image, [height, width], from 0 to 1."""
@@ -64,12 +70,14 @@ def gradcam(
             class over the image.
         image: [channels, height, width].
         label: the class; null for the one with the highest score.
-        point: the layer; null for the last one whose map the score depends on.
+        point: the layer; null for the last one whose map the score depends on: where the class
+            token is classified, the input of the last attention.
         by_place: HiResCAM: weight each place by its own gradient, not by the mean over the map.
 
     Raises:
         ConfigError: there is no such class, or the score does not depend on the layer's map.
     """
+    check_forward(model, (1, *image.shape))
     points = points_of(model.backbone) if point is None else [point]
     with evaluating(model), _with_norm_gradients(model), recorded(points) as outputs:
         logits = model(paddle.to_tensor(image[None]))
@@ -78,10 +86,10 @@ def gradcam(
         used = [output for output in outputs if point is not None or output.is_map]
         gradients = _gradients(scores[label], [output.tensor for output in used], model)
     for output, gradient in zip(reversed(used), reversed(gradients), strict=True):
-        map_YX = _weighted(output, gradient, by_place)
-        if map_YX is not None:
+        sums_YX = _weighted(output, gradient, by_place)
+        if sums_YX is not None:
             probability = _probability(model, logits, label)
-            return Cam(map_YX, label, probability, output.point)
+            return Cam(sums_YX, label, probability, output.point)
     where = "any layer" if point is None else f"layer {point.name}"
     raise ConfigError(
         f"the score of class {label} does not depend on the patches of {where}: of the last block, "
@@ -117,12 +125,12 @@ def _checked_label(scores: Any, label: int | None) -> int:
     if label is None:
         return int(scores.argmax().item())
     if not 0 <= label < len(scores):
-        raise ConfigError(f"there is no class {label}; this network has 0 to {len(scores) - 1}")
+        raise ConfigError(f"there is no class {label}; there are 0 to {len(scores) - 1}")
     return label
 
 
 def _weighted(output: Output, gradient: Any, by_place: bool) -> np.ndarray | None:
-    """The map of a layer; null if the gradient of its patches is 0."""
+    """The sums of a layer; null if the gradient of its patches is 0."""
     if gradient is None:
         return None
     gradient_CYX = output.as_map(gradient)[0].astype("float32").numpy()
@@ -131,7 +139,7 @@ def _weighted(output: Output, gradient: Any, by_place: bool) -> np.ndarray | Non
     map_CYX = output.as_map()[0].astype("float32").numpy()
     if not by_place:
         gradient_CYX = gradient_CYX.mean((1, 2), keepdims=True)
-    return np.maximum((gradient_CYX * map_CYX).sum(0), 0)
+    return (gradient_CYX * map_CYX).sum(0)
 
 
 def _probability(model: Model, logits: Any, label: int) -> float | None:

@@ -25,10 +25,10 @@ EMBED = "patch_embed"
 
 @dataclass(frozen=True)
 class Lattice:
-    """Where the cells of a map lie in the image: the centre of cell (i, j) is the pixel
+    """Where the cells of a map lie in the image: the center of cell (i, j) is the pixel
     (offset + stride * i, offset + stride * j).
 
-    Overlapping convolutions with padding, as CvT's, move the centres away from the middles of
+    Overlapping convolutions with padding, as CvT's, move the centers away from the middles of
     equal parts of the image.
     """
 
@@ -40,12 +40,12 @@ class Lattice:
         shift = (kernel - 1) / 2 - padding
         return Lattice(self.stride * stride, self.offset + self.stride * shift)
 
-    def centre(self, row: int, column: int) -> tuple[float, float]:
-        """Row and column of the pixel at the centre of a cell."""
+    def center(self, row: int, column: int) -> tuple[float, float]:
+        """Row and column of the pixel at the center of a cell."""
         return self.offset + self.stride * row, self.offset + self.stride * column
 
     def cell(self, pixel: Sequence[float], grid: Sequence[int]) -> tuple[int, int]:
-        """Row and column of the cell of a grid whose centre is nearest to a pixel."""
+        """Row and column of the cell of a grid whose center is nearest to a pixel."""
         row, column = (
             min(max(round((place - self.offset) / self.stride), 0), cells - 1)
             for place, cells in zip(pixel, grid, strict=True)
@@ -53,7 +53,7 @@ class Lattice:
         return row, column
 
     def upsampled(self, map_YX: np.ndarray, height: int, width: int) -> np.ndarray:
-        """A map at the size of the image, bilinear between the centres and constant outside of
+        """A map at the size of the image, bilinear between the centers and constant outside of
         them: [height, width].
         """
         places = [
@@ -90,13 +90,13 @@ class LayerPoint:
         name: within the backbone.
         layer: whose output it is.
         lattice: where its cells lie; null if it is not known, for equal parts of the image.
-        is_block: whether it takes tokens and their grid.
+        block: which takes tokens and their grid, if the output is tokens: the layer or its parent.
     """
 
     name: str
     layer: nn.Layer
     lattice: Lattice | None = None
-    is_block: bool = False
+    block: nn.Layer | None = None
 
     def lattice_of(self, rows: int, height: int) -> Lattice:
         """The lattice, or that of equal parts."""
@@ -108,8 +108,10 @@ class LayerPoint:
 
 def points_of(backbone: nn.Layer) -> list[LayerPoint]:
     """The layers of a backbone that make maps, from the image on, by the names that their
-    parameters begin with: a ConViT's `patch_embed`, `blocks.0`, `blocks.1`, ...; for each stage of
-    a CvT `stage0.patch_embed`, `stage0.blocks.0`, .... Other backbones have all their layers.
+    parameters begin with: a ConViT's `patch_embed`, `blocks.0.norm1`, `blocks.0`, ...; for each
+    stage of a CvT `stage0.patch_embed`, `stage0.blocks.0.norm1`, .... `norm1` makes the input of
+    the block's attention; with norms behind the sums it does not, and is left out. Other backbones
+    have all their layers.
     """
     if isinstance(backbone, ConViT):
         patches = backbone.patch_embed
@@ -127,10 +129,13 @@ def points_of(backbone: nn.Layer) -> list[LayerPoint]:
 
 
 def _blocks_of(parent: Any, prefix: str, lattice: Lattice | None) -> list[LayerPoint]:
-    return [
-        LayerPoint(f"{prefix}blocks.{index}", block, lattice, is_block=True)
-        for index, block in enumerate(parent.blocks)
-    ]
+    points = []
+    for index, block in enumerate(parent.blocks):
+        name = f"{prefix}blocks.{index}"
+        if getattr(block, "pre_norm", True):
+            points.append(LayerPoint(f"{name}.norm1", block.norm1, lattice, block))
+        points.append(LayerPoint(name, block, lattice, block))
+    return points
 
 
 def lattice_of_keys(block: AttentionBlock, queries: Lattice) -> Lattice:
@@ -140,9 +145,18 @@ def lattice_of_keys(block: AttentionBlock, queries: Lattice) -> Lattice:
     return queries.behind(**attn.of_kv) if is_coarser else queries
 
 
+def point_of_block(backbone: nn.Layer, name: str) -> LayerPoint:
+    """The layer of a block of `attention_blocks`, of which somebody's own network may have none by
+    that name.
+    """
+    points = {point.name: point for point in points_of(backbone)}
+    return points.get(name, LayerPoint(name, backbone))
+
+
 def find_point(backbone: nn.Layer, name: str) -> LayerPoint:
-    """The layer of that name. Short forms are `3` and `embed` of a ConViT; `2.9`, `2.embed`, and
-    `2` for the last block of stage 2, of a CvT. Negative numbers count from the end.
+    """The layer of that name. Short forms are `3`, `3.norm1` and `embed` of a ConViT; `2.9`,
+    `2.9.norm1`, `2.embed`, and `2` for the last block of stage 2, of a CvT. Negative numbers count
+    from the end.
 
     Raises:
         ConfigError: there is no such layer.
@@ -158,20 +172,19 @@ def find_point(backbone: nn.Layer, name: str) -> LayerPoint:
         full = name
     if full not in points:
         known = list(points)
-        shown = ", ".join(known) if len(known) <= 40 else f"{known[0]} to {known[-1]}"
-        raise ConfigError(
-            f"there is no layer {name}{closest(name, known)}; this network has {shown}"
-        )
+        way = closest(name, known) or f"; there are {known[0]} to {known[-1]}"
+        raise ConfigError(f"there is no layer {name}{way}")
     return points[full]
 
 
 def _of_blocks(name: str, prefix: str, known: Iterable[str]) -> str:
-    """The full name for `3` or `embed` behind a prefix; else the name."""
+    """The full name for `3`, `3.norm1` or `embed` behind a prefix; else the name."""
     if name == "embed":
         return f"{prefix}{EMBED}"
-    count = sum(each.startswith(f"{prefix}blocks.") for each in known)
-    number = _resolved(name, count)
-    return name if number is None else f"{prefix}blocks.{number}"
+    blocks, (block, dot, rest) = f"{prefix}blocks.", name.partition(".")
+    count = sum(each.removeprefix(blocks).isdecimal() for each in known)
+    number = _resolved(block, count)
+    return name if number is None else f"{blocks}{number}{dot}{rest}"
 
 
 def _resolved(text: str, count: int) -> int | None:
@@ -220,17 +233,24 @@ def recorded(points: Sequence[LayerPoint]) -> Iterator[list[Output]]:
     outputs = [Output(point) for point in points]
     handles = []
 
+    def keep_grid(output: Output) -> Any:
+        def hook(block: nn.Layer, inputs: Any) -> None:
+            rows, columns = inputs[1]
+            output.grid = int(rows), int(columns)
+
+        return hook
+
     def keep(output: Output) -> Any:
         def hook(layer: nn.Layer, inputs: Any, result: Any) -> None:
             output.tensor = result
-            if output.point.is_block:
-                rows, columns = inputs[1]
-                output.grid = int(rows), int(columns)
 
         return hook
 
     try:
         for output in outputs:
+            block = output.point.block
+            if block is not None:
+                handles.append(block.register_forward_pre_hook(keep_grid(output)))
             handles.append(output.point.layer.register_forward_post_hook(keep(output)))
         yield outputs
     finally:

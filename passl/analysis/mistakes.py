@@ -15,16 +15,13 @@ from paddle import nn
 from PIL import Image
 
 from passl.analysis.evaluated import Evaluated
-from passl.analysis.figures import Group, Panel, draw_panels
+from passl.analysis.figures import SMALL, Group, Panel, draw_panels
 from passl.data.datasets.base import ImageDataset
 from passl.data.loader import Loader
 from passl.evaluation.multilabel import MultilabelPredictions
 from passl.evaluation.predictions import Predictions
 from passl.io.masks import COLORS, IGNORED
 from passl.modeling.layers import resized
-
-_SMALL = 96
-"""Images up to this side are shown with their pixels as squares."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +184,7 @@ def figure_of_mistakes(found: Mistakes) -> Figure:
         if each.masks:
             titles[1:] = [found.named(mask) for mask in each.masks]
         panels = [
-            Panel(np.asarray(image) / 255, title, smooth=max(image.size) > _SMALL)
+            Panel(np.asarray(image) / 255, title, smooth=max(image.size) > SMALL)
             for image, title in zip(images, titles, strict=True)
         ]
         rows = [panels] if each.masks else [[replace(panels[0], title=each.wrong)]]

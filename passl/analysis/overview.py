@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from passl.analysis.attention import last_block
 from passl.analysis.attention_figure import draw_attention, image_attention
 from passl.analysis.curves import Metrics, figure_of_runs
 from passl.analysis.drawn_predictions import Drawn, figure_of_predictions
 from passl.analysis.evaluated import Evaluated
-from passl.analysis.figures import Shown, as_image, pixels_of
 from passl.analysis.gates import draw_now, values_now
-from passl.analysis.layers import find_point
+from passl.analysis.layers import point_of_block
 from passl.analysis.mistakes import figure_of_mistakes, worst_mistakes
-from passl.data.samples import Sample
 from passl.deploy.predictor import Prediction
 from passl.errors import ConfigError
-from passl.evaluation.attention import attention_blocks
+from passl.evaluation.attention import attention_blocks, has_attention
 from passl.evaluation.confusion import figure_of_confusion
+from passl.io.figures import as_image
 from passl.modeling.gpsa import GPSA
 
-_PATCHES = 9
 _WIDTH, _GAP = 2200, 30
 """Pixels of the page and between two figures."""
 _SAMPLES, _BEST, _MISTAKES, _ATTENTION = 8, 3, 12, 4
@@ -47,7 +45,7 @@ def overview(name: str, metrics: Metrics, found: Evaluated) -> Image.Image:
     curves = figure_of_runs([(name, metrics)])
     confusion = figure_of_confusion(matrix, found.classes)
     rows = [[curves, confusion], [_predictions(found)], list(_lower(found))]
-    return _page([[as_image(figure) for figure in row] for row in rows])
+    return _page([[as_image(figure) for figure in row] for row in rows if row])
 
 
 def _predictions(found: Evaluated) -> Figure:
@@ -70,37 +68,18 @@ def _lower(found: Evaluated) -> Iterator[Figure]:
     mistakes = worst_mistakes(found, _MISTAKES)
     if mistakes.shown:
         yield figure_of_mistakes(mistakes)
-    images = [_shown(found, row) for row in range(min(_ATTENTION, len(found.found.indices)))]
-    if any(isinstance(layer, GPSA) for layer in found.model.sublayers()):
-        values = values_now(found.model, "gate", *images[0].array.shape[1:])
-        yield draw_now(values, "gate", "Gates: attention to position rather than content")
-    if not hasattr(found.model.backbone, "attention_blocks"):  # somebody's own network
+    if not has_attention(type(found.model.backbone)):  # somebody's own network
         return
-    points = [find_point(found.model.backbone, _last_block(found, images[0]))]
+    images = [found.shown(int(index)) for index in found.found.indices[:_ATTENTION]]
+    size = images[0].array.shape[1:]
+    if any(isinstance(layer, GPSA) for layer in found.model.sublayers()):
+        values = values_now(found.model, "gate", *size)
+        yield draw_now(values, "gate", "Gates: attention to position rather than content")
+    block = last_block(attention_blocks(found.model, *size))
+    points = [point_of_block(found.model.backbone, block.name)]
     yield draw_attention(
         images, [image_attention(found.model, image.array, points, []) for image in images]
     )
-
-
-def _last_block(found: Evaluated, image: Shown) -> str:
-    """The last block that attends to several patches: keys of a CvT can be a single one."""
-    blocks = attention_blocks(found.model, *image.array.shape[1:])
-    patches = [math.prod(block.key_grid) for block in blocks]
-    enough = min(max(patches), _PATCHES)
-    return [block.name for block, number in zip(blocks, patches, strict=True) if number >= enough][
-        -1
-    ]
-
-
-def _shown(found: Evaluated, position: int) -> Shown:
-    """A sample as the network gets it."""
-    samples = found.loader.samples
-    sample = samples[(0, position, int(found.found.indices[position]))]
-    assert isinstance(sample, Sample)
-    assert sample.image is not None  # the evaluation has read it
-    label = int(sample.label)
-    pixels = pixels_of(sample.image, samples.transforms)
-    return Shown(found.classes[label], sample.image, pixels, label)
 
 
 def _page(rows: list[list[Image.Image]]) -> Image.Image:

@@ -28,6 +28,7 @@ from passl.analysis.report_attention import attention_part
 from passl.analysis.report_evaluation import evaluation_of
 from passl.analysis.run_facts import changes, read_starts, recorded_recipe, remarks, timing
 from passl.engine.run_folder import CONFIG
+from passl.errors import ConfigError
 from passl.io.files import write_text
 from passl.logging import get_logger, printable
 from passl.utils.config import find_config
@@ -164,7 +165,10 @@ def _recipe(run: RunSummary, recipe: str | None) -> tuple[list[Any], str]:
             "The run has recorded no recipe: its config is or inherits from no shipped one. "
             "--recipe CONFIG compares it with a config."
         )
-    found = changes(run.settings, recipe)
+    try:
+        found = changes(run.settings, recipe)
+    except ConfigError as error:
+        return [], f"The recipe {recipe} cannot be read: {'; '.join(error.problems)}"
     if not found:
         return [], f"Every value is that of the recipe {recipe}, but for output_dir."
     return found, f"The recipe is {recipe}. Values that differ from it:"

@@ -7,14 +7,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from passl.analysis.attention import last_block
 from passl.analysis.attention_figure import draw_attention, image_attention
 from passl.analysis.charts import Chart, chart
 from passl.analysis.compare import RunSummary
 from passl.analysis.evaluated import Evaluated
-from passl.analysis.figures import Shown, pixels_of
 from passl.analysis.gates import LABELS, attention_rows, over_epochs
-from passl.analysis.layers import points_of
-from passl.data.transforms.evaluation import transformed
+from passl.analysis.layers import point_of_block
 from passl.engine.attention_log import AttentionLog
 from passl.errors import ConfigError, RunError
 from passl.evaluation.attention import attention_blocks
@@ -41,16 +40,13 @@ def attention_maps_of(found: Evaluated) -> Figure | None:
     """Draw the attention of the first and the last block on two validation images; null if it
     cannot be drawn, which is logged.
     """
-    dataset, transforms = found.loader.dataset, found.loader.samples.transforms
-    points = {point.name: point for point in points_of(found.model.backbone)}
-    shown, maps = [], []
+    backbone = found.model.backbone
     try:
-        for index in AttentionLog(found.loader, images=2).indices:
-            array = transformed(dataset[index][0], transforms)
-            blocks = [block.name for block in attention_blocks(found.model, *array.shape[1:])]
-            ends = [points[name] for name in dict.fromkeys((blocks[0], blocks[-1]))]
-            maps.append(image_attention(found.model, array, ends))
-            shown.append(Shown(dataset.name(index), array, pixels_of(array, transforms)))
+        shown = [found.shown(i) for i in AttentionLog(found.loader, images=2).indices]
+        blocks = attention_blocks(found.model, *shown[0].array.shape[1:])
+        names = dict.fromkeys((blocks[0].name, last_block(blocks).name))
+        ends = [point_of_block(backbone, name) for name in names]
+        maps = [image_attention(found.model, image.array, ends) for image in shown]
     except (ConfigError, RunError) as error:
         get_logger().warning("no attention maps in the report: %s", error)
         return None

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ from PIL import Image
 
 from passl.analysis.compare import RunSummary
 from passl.analysis.evaluated import Evaluated, evaluate_config
-from passl.analysis.figures import save_figure
+from passl.analysis.figures import SMALL
 from passl.analysis.gates import attention_rows
 from passl.analysis.mistakes import Mistake, Mistakes, worst_mistakes
 from passl.analysis.report_attention import Blocks, attention_maps_of, measured_now
@@ -22,6 +20,7 @@ from passl.engine.run_folder import BEST, CONFIG
 from passl.errors import ConfigError, RunError
 from passl.evaluation.confusion import MOST_DRAWN, most_confused
 from passl.evaluation.scores import TASKS
+from passl.io.figures import as_image
 from passl.logging import get_logger
 from passl.utils.config import get_config
 
@@ -29,8 +28,6 @@ _PAIRS = 20
 """Pairs of confused classes that are listed."""
 _SIDE = 192
 """Pixels of the longer side of a thumbnail, at most."""
-_SMALL = 96
-"""Images up to this side are shown with their pixels as squares."""
 _DIFFERENCE = 0.1
 """Difference of a score from the recorded one, in percent, that is remarked."""
 
@@ -152,7 +149,7 @@ def _cells(matrix: np.ndarray, unit: str) -> list[list[tuple[str, float]]]:
 
 def _thumbnail(mistake: Mistake) -> dict[str, Any]:
     panels = mistake.panels()
-    is_small = max(panels[0].size) <= _SMALL
+    is_small = max(panels[0].size) <= SMALL
     for panel in panels:
         panel.thumbnail((_SIDE, _SIDE))
     width, height = panels[0].size
@@ -176,10 +173,7 @@ def _maps(found: Evaluated) -> str | None:
     figure = attention_maps_of(found)
     if figure is None:
         return None
-    with TemporaryDirectory() as folder:
-        save_figure(figure, Path(folder) / "maps.png")
-        with Image.open(Path(folder) / "maps.png") as image:
-            return _data_uri(image.convert("RGB").quantize(128), "PNG")
+    return _data_uri(as_image(figure).quantize(128), "PNG")
 
 
 def _data_uri(image: Image.Image, kind: str) -> str:

@@ -19,10 +19,11 @@ import paddle
 from matplotlib.figure import Figure
 from paddle import nn
 
-from passl.analysis.attention import attention_blocks, attention_maps
+from passl.analysis.attention import attention_maps
 from passl.analysis.figures import Group, Panel, Shown, draw_panels, heat_over
 from passl.analysis.layers import Lattice, find_point
 from passl.errors import ConfigError
+from passl.evaluation.attention import attention_blocks
 from passl.modeling.layers import AttentionBlock
 
 Fusion = Literal["mean", "max", "min"]

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from passl.analysis.compare import RunSummary
-from passl.engine.run_folder import LOG, NONFINITE
-from passl.engine.starts import STARTS
+from passl.engine.run_files import LOG, STARTS, WARNING
+from passl.engine.run_folder import NONFINITE
 from passl.io.files import to_json
 from passl.modeling.heads import HEADS
 from passl.utils.config import dotted, get_config, leaves
 
 _WARNINGS = 20
 """Different warnings of the log that are listed."""
-_LOGGED = re.compile(r"\[[^\]]*\] passl[^:]* (?:WARNING|ERROR): (.*)")
 _WAITING = 0.2
 """Part of the training time from which waiting for data is worth a remark."""
 _RISE = 0.05
@@ -220,8 +219,8 @@ def _of_log(folder: Path) -> Iterator[str]:
     """Each different warning of `train.log`, which includes the images that could not be read."""
     try:
         with (folder / LOG).open(encoding="utf-8", errors="replace") as file:
-            matches = (_LOGGED.match(line) for line in file)
-            counts = Counter(match[1].rstrip() for match in matches if match)
+            matches = (WARNING.match(line) for line in file)
+            counts = Counter(match[2].rstrip() for match in matches if match)
     except OSError:
         return
     for text, count in list(counts.items())[:_WARNINGS]:

@@ -18,13 +18,12 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from passl.engine.run_files import LOG, METRICS, STARTS
+from passl.engine.run_files import LOG, METRICS, STARTS, WARNING
 from passl.engine.run_lock import HOLDER
 
 _STEP = re.compile(r"\[Train\]\[Epoch (\d+)/(\d+)\]\[Iter: (\d+)/(\d+)\]")
 _RESUMED = re.compile(r"resumed after epoch \d+, step \d+")
 _SCORE = re.compile(r"\[Eval\]\[Epoch \d+\] .*; best (\w+): ")
-_WARNING = re.compile(r"^\[([^\]]+)\] passl.*? (?:WARNING|ERROR): (.*)")
 _ROWS = 200
 """Intervals whose time the speed is measured on."""
 
@@ -177,7 +176,7 @@ class Follower:
                 state.iteration = None
             elif found := _SCORE.search(text):
                 state.score = found[1]
-            elif found := _WARNING.search(text):
+            elif found := WARNING.match(text):
                 self._warnings.append(f"{found[1]}  {found[2]}")
 
     def _note(self, row: dict[str, Any]) -> None:

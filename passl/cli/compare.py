@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 
-from passl.cli.options import as_path
+from passl.cli.options import FIGURES, as_path, out_problems
 
 EXAMPLES = """\
 passl compare runs/a runs/b
@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="the output_dir of a run, or that of a sweep for all its runs",
     )
     parser.add_argument(
-        "--out", type=as_path, metavar="FILE.png", help="draw the curves of all runs in one figure"
+        "--out", type=as_path, metavar="FILE", help="draw the curves of all runs in one PNG or SVG"
     )
     parser.add_argument("--csv", type=as_path, metavar="FILE", help="write the table to a file too")
     parser.add_argument(
@@ -36,13 +36,13 @@ def main(args: argparse.Namespace) -> None:
     from passl.analysis.curves import plot_runs
     from passl.errors import ConfigError
     from passl.evaluation.tables import write_csv
-    from passl.io.files import obstacles, to_json
+    from passl.io.files import to_json
     from passl.logging import get_logger, log_to_console, printable
 
     log_to_console()
-    for option, path in (("--out", args.out), ("--csv", args.csv)):
-        for rule in obstacles(path):
-            raise ConfigError(f"{option} {path}: {rule}")
+    problems = out_problems("--out", args.out, FIGURES) + out_problems("--csv", args.csv)
+    if problems:
+        raise ConfigError(*problems)
     runs = read_runs(args.runs)
     if args.json:
         print(to_json(as_json(runs)))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from passl.cli.options import (
     TRANSFORMS,
@@ -136,7 +136,7 @@ def _temperature(text: str) -> float | str:
 
 
 def main(args: argparse.Namespace) -> None:
-    cfg = read_evaluation(args)
+    cfg = read_evaluation(args, args.crop)
 
     from passl.data.build import class_names, task_of
     from passl.engine.check import check_config
@@ -160,8 +160,10 @@ def main(args: argparse.Namespace) -> None:
         print(json.dumps({"weights": args.weights, "crop": args.crop, **found}))
 
 
-def read_evaluation(args: argparse.Namespace) -> Config:
-    """The config with the transforms that the options ask for: those of -o, else those of --crop,
+def read_evaluation(
+    args: argparse.Namespace, crop: Literal["squash", "resize"] | None = None
+) -> Config:
+    """The config with the transforms that the options ask for: those of -o, else those of a crop,
     else those of the zoo's weights.
     """
     from passl.evaluation.preset import transforms_of, with_crop
@@ -172,16 +174,16 @@ def read_evaluation(args: argparse.Namespace) -> Config:
     is_chosen = changes_transforms(cfg)
     if entry is not None and not is_chosen:
         cfg = _with_transforms(args, transforms_of(entry.preset))
-    if args.crop is None:
+    if crop is None:
         return cfg
     if is_chosen:
         raise ConfigError(
-            f"--crop {args.crop} and -o {TRANSFORMS} both set the transforms; leave one out"
+            f"--crop {crop} and -o {TRANSFORMS} both set the transforms; leave one out"
         )
     from passl.engine.check import check_config
 
     check_config(cfg, for_training=False)
-    return _with_transforms(args, with_crop(cfg.dataloader.val.dataset.transforms, args.crop))
+    return _with_transforms(args, with_crop(cfg.dataloader.val.dataset.transforms, crop))
 
 
 def _with_transforms(args: argparse.Namespace, transforms: list) -> Config:

@@ -47,7 +47,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="the feature map of the layer, not its mean over rows and columns",
     )
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32")
-    parser.set_defaults(crop=None)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -68,6 +68,31 @@ def at_least(least: float, number: type = int) -> Callable[[str], Any]:
     return parse
 
 
+FIGURES = (".png", ".svg")
+"""Suffixes of figures."""
+
+
+def out_problems(
+    option: str, out: Path | None, suffixes: Sequence[str] = (), force: bool | None = None
+) -> list[str]:
+    """What is wrong with a file to write, before anything is computed.
+
+    Args:
+        option: its name.
+        out: the file; null if it is not written.
+        suffixes: one of which it must end in, in letters of any case; none: any.
+        force: whether an existing file is replaced; null if the command has no --force.
+    """
+    from passl.io.files import obstacles
+
+    if out is not None and suffixes and out.suffix.lower() not in suffixes:
+        return [f"{option} {out}: must end in {' or '.join(suffixes)}"]
+    if out is None or (force and out.is_file()):
+        return []
+    way = "; --force replaces it" if force is not None and out.is_file() else ""
+    return [f"{option} {out}: {rule}{way}" for rule in obstacles(out)]
+
+
 def filled(kind: type[T], args: argparse.Namespace) -> T:
     """A dataclass whose fields are options of the command, with their values."""
     return kind(**{each.name: getattr(args, each.name) for each in fields(kind)})  # type: ignore[arg-type]
@@ -146,6 +171,16 @@ def read_config(args: argparse.Namespace, before: Sequence[str] = ()) -> Config:
     return get_config(args.config, [*before, *overrides(args)])
 
 
+def check_overrides(args: argparse.Namespace) -> None:
+    """Refuse -o without a config whose values it could change.
+
+    Raises:
+        ConfigError: no config is named.
+    """
+    if args.override and args.config is None:
+        raise ConfigError("-o changes a value of a config; name one by -c")
+
+
 def overrides(args: argparse.Namespace) -> list[str]:
     """Every KEY=VALUE of -o, in order."""
     return [pair for pairs in args.override for pair in pairs]
@@ -221,8 +256,7 @@ def load_network(args: argparse.Namespace, resize: bool = False) -> tuple[Model,
     Args:
         resize: whether --size replaces the size that the transforms fix.
     """
-    if args.override and args.config is None:
-        raise ConfigError("-o changes a value of a config; name one by -c")
+    check_overrides(args)
     cfg = None if args.config is None else read_config(args)
 
     from passl.deploy.from_weights import load

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from passl.cli.options import (
+    FIGURES,
     add_network_options,
     add_thresholds_option,
     add_weights_option,
     as_path,
     at_least,
     load_network,
+    out_problems,
     path_or_name,
 )
 from passl.errors import EXIT_FAILED, ConfigError
@@ -135,8 +137,8 @@ def main(args: argparse.Namespace) -> None:
 def _draw(out: Path, classifier, found: Sequence) -> None:
     """Draw the first images with their predictions."""
     from passl.analysis.drawn_predictions import Drawn, figure_of_predictions
-    from passl.analysis.figures import save_figure
     from passl.deploy.inputs import open_image
+    from passl.io.figures import save_figure
 
     opened = [open_image(each.name, classifier.description) for each in found[:_MOST_DRAWN]]
     shown = zip(found, opened, strict=False)
@@ -199,8 +201,6 @@ def _name_weights(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Report what is wrong with the options before anything is loaded."""
-    from passl.io.files import obstacles
-
     problems = []
     for option in ("config", "size") if args.model else ("engine", "precision", "threads"):
         if getattr(args, option) is not None:
@@ -208,12 +208,10 @@ def _check(args: argparse.Namespace) -> None:
             problems.append(f"--{option} goes with {other}, not with what was given")
     files = {f"--{option}": getattr(args, option) for option in ("csv", "jsonl", "draw")}
     for option, file in files.items():
-        problems += [f"{option} {file}: {rule}" for rule in obstacles(file)]
+        problems += out_problems(option, file, FIGURES if option == "--draw" else ())
     named = [file.absolute() for file in files.values() if file is not None]
     if len(set(named)) < len(named):
         problems.append("--csv, --jsonl and --draw need different names")
-    if args.draw and args.draw.suffix not in (".png", ".svg"):
-        problems.append(f"--draw {args.draw}: must end in .png or .svg")
     if problems:
         raise ConfigError(*problems)
 

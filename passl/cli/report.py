@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from passl.cli.options import as_path, at_least, path_or_name
+from passl.cli.options import as_path, at_least, out_problems, path_or_name
 from passl.errors import ConfigError
 
 EXAMPLES = """\
@@ -54,16 +54,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     from passl.analysis.report import write_report
-    from passl.io.files import obstacles
     from passl.logging import log_to_console, printable
 
     folder = args.runs[0] if len(args.runs) == 1 else as_path(".")
     out = args.out or folder / "report.html"
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"--out {out}: must end in .html")
-    if not (args.force and out.is_file()) and (folder.is_dir() or args.out):
-        way = "; --force replaces it" if out.is_file() else ""
-        problems = [f"--out {out}: {rule}{way}" for rule in obstacles(out)]
+    if folder.is_dir() or args.out:  # else there is no run, which is reported below
+        problems = out_problems("--out", out, (".html", ".htm"), args.force)
         if problems:
             raise ConfigError(*problems)
     log_to_console()

@@ -1,6 +1,7 @@
 """Train and evaluate the model of a config. Results go to its output_dir."""
 
 import argparse
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,5 +77,5 @@ def _unused(cfg: "Config", stem: str, suffix: str) -> Path:
     """The path of a new file in the output folder, where a run can still start."""
     folder = Path(cfg.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    count = len(list(folder.glob(f"{stem}*{suffix}")))
-    return folder / f"{stem}{f'_{count + 1}' if count else ''}{suffix}"
+    names = (f"{stem}{f'_{number}' if number > 1 else ''}{suffix}" for number in count(1))
+    return next(folder / name for name in names if not (folder / name).exists())

@@ -378,9 +378,12 @@ def _log_network(run: Run, epoch: int) -> None:
     """Write measures of attention and histograms of weights, as far as the config asks for them and
     the run goes on.
     """
+    has_histograms = run.cfg.log_config.get("histograms", False)
+    if not has_histograms and run.attention is None:
+        return
     step, model = run.progress.step, run.learner.model
     with run.learner.average.applied(), suppress(Stopped):
-        if run.cfg.log_config.get("histograms", False):
+        if has_histograms:
             run.metrics.write("weights", step, epoch=epoch, histograms=weight_histograms(model))
         if run.attention is not None:
             row = run.attention.measure(model, run.stop.check)

@@ -149,7 +149,7 @@ def weight_histograms(model: nn.Layer) -> dict[str, dict[str, Any]]:
     for name, parameter in model.named_parameters():
         if parameter.stop_gradient or parameter.ndim < 2:
             continue
-        values = parameter.numpy()
+        values = parameter.numpy().astype(np.float64)  # bins of close float32 would be empty
         counts, edges = np.histogram(values[np.isfinite(values)], bins=_BINS)
         low, high = float(edges[0]), float(edges[-1])
         found[name] = {"low": low, "high": high, "counts": counts.tolist()}

@@ -15,7 +15,7 @@ import paddle
 from paddle.nn import functional as F
 
 from passl.distributed.ranks import Ranks
-from passl.evaluation.confusion import write_confusions
+from passl.evaluation.confusion import confusion_matrix, write_confusion
 from passl.evaluation.predictions import BEST, Predictions
 from passl.evaluation.tables import write_per_class, write_predictions
 from passl.evaluation.task import Metric, Output, Scores, Task, added_scores, check_totals
@@ -120,7 +120,9 @@ CLASSIFICATION = Task(
     options=frozenset(("tta", "valid_labels", "real_labels", "calibration", "temperature")),
     tables={
         "per_class": lambda path, found, data: write_per_class(path, found, data.classes),
-        "confusion": lambda path, found, data: write_confusions(path, found, data.classes),
+        "confusion": lambda path, found, data: write_confusion(
+            path, confusion_matrix(found, len(data.classes)), data.classes
+        ),
         "predictions": write_predictions,
     },
     collect=collect,

@@ -10,14 +10,15 @@ import numpy as np
 
 from passl.evaluation.predictions import Predictions
 from passl.evaluation.tables import write_csv
-from passl.io.files import write_atomically
-from passl.logging import printable
+from passl.logging import printable, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_DRAWN = 50
 """Classes up to which a drawing of the confusion matrix is readable."""
+_NAME = 20
+"""Columns of a class name."""
 
 
 def confusion_matrix(found: Predictions, classes: int) -> np.ndarray:
@@ -25,11 +26,6 @@ def confusion_matrix(found: Predictions, classes: int) -> np.ndarray:
     matrix = np.zeros((classes, classes), np.int64)
     np.add.at(matrix, (found.labels, found.classes[:, 0]), 1)
     return matrix
-
-
-def write_confusions(path: Path, found: Predictions, classes: Sequence[str]) -> None:
-    """Write the matrix of predictions; see `write_confusion`."""
-    write_confusion(path, confusion_matrix(found, len(classes)), classes)
 
 
 def write_confusion(
@@ -44,22 +40,9 @@ def write_confusion(
     rows = [[name, *row] for name, row in zip(classes, matrix.tolist(), strict=True)]
     write_csv(path, ["true class", *classes], rows)
     if len(classes) <= MOST_DRAWN:
-        draw_confusion(path.with_suffix(".png"), matrix, classes, unit)
+        from passl.io.figures import save_figure  # imports matplotlib, training does not need it
 
-
-def draw_confusion(
-    out: Path, matrix: np.ndarray, classes: Sequence[str], unit: str = "images"
-) -> None:
-    """Draw the matrix, see `figure_of_confusion`.
-
-    Args:
-        out: the PNG to write.
-    """
-    from passl.io.fonts import fonts_for  # imports matplotlib, which training does not need
-
-    figure = figure_of_confusion(matrix, classes, unit)
-    with fonts_for(map(printable, classes)):
-        write_atomically(out, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+        save_figure(figure_of_confusion(matrix, classes, unit), path.with_suffix(".png"))
 
 
 def figure_of_confusion(
@@ -67,7 +50,7 @@ def figure_of_confusion(
 ) -> Figure:
     """Draw a confusion matrix, or the pairs of classes that are confused most often.
 
-    Colours of the matrix are fractions of the true class, numbers are counts, or for pixels these
+    Colors of the matrix are fractions of the true class, numbers are counts, or for pixels these
     fractions in percent.
 
     Args:
@@ -76,16 +59,12 @@ def figure_of_confusion(
         pairs: how many pairs are drawn, at most; null draws the matrix of up to `MOST_DRAWN`
             classes, and 30 pairs of more.
     """
-    from passl.io.fonts import fonts_for
-
-    shown = [printable(name) for name in classes]
-    names = [name if len(name) <= 20 else f"{name[:19]}…" for name in shown]
+    names = [shortened(printable(name), _NAME) for name in classes]
     right = 100 * np.trace(matrix) / max(matrix.sum(), 1)
     title = f"{matrix.sum()} {unit}, {right:.2f} % predicted correctly"
-    with fonts_for(names):
-        if pairs is None and len(names) <= MOST_DRAWN:
-            return _figure_of_matrix(matrix, names, unit, title)
-        return _figure_of_pairs(most_confused(matrix, pairs or 30), names, unit, title)
+    if pairs is None and len(names) <= MOST_DRAWN:
+        return _figure_of_matrix(matrix, names, unit, title)
+    return _figure_of_pairs(most_confused(matrix, pairs or 30), names, unit, title)
 
 
 class Confused(NamedTuple):
@@ -127,11 +106,11 @@ def _figure_of_matrix(matrix: np.ndarray, names: Sequence[str], unit: str, title
     axes = figure.subplots()
     image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.argwhere(matrix):
-        colour = "white" if fractions[row, column] > 0.5 else "black"
+        color = "white" if fractions[row, column] > 0.5 else "black"
         number = str(matrix[row, column])
         if unit == "pixels":
             number = f"{100 * fractions[row, column]:.0f}"
-        axes.text(column, row, number, ha="center", va="center", color=colour, fontsize=7)
+        axes.text(column, row, number, ha="center", va="center", color=color, fontsize=7)
     axes.set_xticks(range(count), names, rotation=90)
     axes.set_yticks(range(count), names)
     axes.set(xlabel="prediction", ylabel="true class", title=title)

@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from passl.evaluation.calibration import Calibration
-from passl.io.files import write_atomically
+from passl.io.figures import save_figure
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart.
+# Okabe and Ito's colors, which people with any color vision can tell apart.
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#999999"
 
 
@@ -30,7 +30,7 @@ def draw_calibration(out: Path, found: Sequence[Calibration]) -> None:
         _draw_counts(grid[1, column], each)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-    write_atomically(out, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    save_figure(figure, out)
 
 
 def _draw_reliability(axes: Any, each: Calibration) -> None:

@@ -91,7 +91,7 @@ class Bar:
         found = [self._amount()]
         if self.total and parts > 0:
             found.append(f"{clock(seconds * max(self.total - self.done, 0) / parts)} left")
-        if self.unit and parts > 0:
+        if self.unit and parts > 0 and seconds > 0:
             found.append(f"{_size(parts / seconds, self.unit)}/s")
         return "  ".join([*found, self.text] if self.text else found)
 

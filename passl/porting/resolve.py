@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from passl.errors import CheckpointError
+from passl.errors import CheckpointError, ConfigError
 from passl.io.download import fetch_file, fetch_url, problem_of
 from passl.io.files import cache_folder
 from passl.logging import get_logger
@@ -55,7 +55,12 @@ def zoo_entry(weights: str | Path) -> Entry | None:
     path, text = Path(weights), str(weights)
     if isinstance(weights, Path) or path.suffix in SUFFIXES or path.name != text or "://" in text:
         return None
-    return find(text) if is_known(text) or not path.exists() else None
+    if path.exists() and not is_known(text):
+        return None
+    try:
+        return find(text)
+    except ConfigError as error:
+        raise ConfigError(f"{text}: there is no such file or folder, and {error}") from None
 
 
 def fetch(entry: Entry) -> Path:

@@ -119,7 +119,8 @@ def find(name: str) -> Entry:
     """
     known = _by_name()
     if name not in known:
-        raise ConfigError(f"the model zoo has no weights {name!r}{closest(name, list(known))}")
+        way = closest(name, list(known)) or "; `passl models` lists the names"
+        raise ConfigError(f"the model zoo has no weights {name!r}{way}")
     return known[name]
 
 

@@ -25,6 +25,8 @@ COMMAND_LINE = "the command line (-o)"
 DERIVED = "derived"
 """Origin of a value that is derived from others."""
 
+_LISTED = 40
+"""Valid words that a message lists."""
 Layer = tuple[dict[str, Any], dict[str, str]]
 """The data of a file with its bases, or of an override; and origins by dotted keys."""
 
@@ -191,18 +193,19 @@ def recipe_of(file: Path) -> str | None:
     known: dict[str, Layer] = {}
     _read_with_bases(file, (), known)  # bases come before what inherits from them
     names = {os.path.realpath(path): path for path in shipped_configs()}
-    found = next((names[path] for path in reversed(known) if path in names), None)
+    paths = map(os.path.realpath, reversed(known))  # a key may be a symbolic link
+    found = next((names[path] for path in paths if path in names), None)
     return None if found is None else _name_of(found)
 
 
 def closest(word: str, words: Collection[str]) -> str:
-    """`; did you mean 'x'?`, or else all valid words."""
+    """`; did you mean 'x'?`, or else all valid words, if a reader can take them in."""
     near = difflib.get_close_matches(word, words, n=1)
     if near:
         return f"; did you mean {near[0]!r}?"
-    return (
-        f"; there {'is' if len(words) == 1 else 'are'} {', '.join(sorted(words))}" if words else ""
-    )
+    if not 0 < len(words) <= _LISTED:
+        return ""
+    return f"; there {'is' if len(words) == 1 else 'are'} {', '.join(sorted(words))}"
 
 
 def dotted(keys: Keys) -> str:

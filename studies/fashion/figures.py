@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from passl.io.files import write_atomically
+from passl.io.figures import save_figure
 from studies.fashion.plan import NETWORKS, Plan
 from studies.fashion.results import Results
 from studies.intervals import mean_and_deviation
@@ -33,7 +33,7 @@ def plot_accuracy(results: Results, plan: Plan, out: Path) -> None:
     panels[0].set_ylabel("top-1 in per cent, mean ± standard deviation")
     if panels[0].get_legend_handles_labels()[0]:
         panels[0].legend(loc="lower right")
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def _draw_network(
@@ -76,8 +76,4 @@ def plot_gates(results: Results, tokens: int, out: Path) -> None:
         axes.set_title(f"block {block + 1}")
     for axes in grid[-1]:
         axes.set_xlabel("step")
-    _save(figure, out)
-
-
-def _save(figure: Figure, out: Path) -> None:
-    write_atomically(out, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    save_figure(figure, out)

@@ -70,7 +70,7 @@ def peaks(weights: Path, by_place: bool) -> tuple[int, int]:
     from passl.analysis.gradcam import gradcam
     from passl.analysis.layers import find_point
     from passl.data.build import build_transforms
-    from passl.data.samples import transformed
+    from passl.data.transforms.evaluation import transformed
     from passl.deploy.from_weights import load
 
     model, description = load(weights)

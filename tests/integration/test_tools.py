@@ -275,7 +275,7 @@ def test_zoo_weights_use_their_own_transforms():
 
     def transforms(weights: str, *overrides: str):
         args = argparse.Namespace(
-            config="convit/convit_small", weights=weights, override=[list(overrides)], crop=None
+            config="convit/convit_small", weights=weights, override=[list(overrides)]
         )
         return read_evaluation(args).dataloader.val.dataset.transforms
 

@@ -45,8 +45,11 @@ for (const table of document.querySelectorAll("table.sortable")) {
       for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
       const text = (row) => row.cells[column].textContent;
-      const compare = (a, b) => text(a).localeCompare(text(b), undefined, { numeric: true });
-      const rows = [...body.rows].sort((a, b) => (ascending ? 1 : -1) * compare(a, b));
+      const number = (row) => text(row).trim() === "" ? NaN : Number(text(row));
+      // Numbers by value, 1e-5 and -3 included; then texts; then "-", which stands for no value.
+      const kind = (row) => Number.isNaN(number(row)) ? (text(row) === "-" ? 2 : 1) : 0;
+      const compare = (a, b) => kind(a) === 0 ? number(a) - number(b) : text(a).localeCompare(text(b), undefined, { numeric: true });
+      const rows = [...body.rows].sort((a, b) => kind(a) - kind(b) || (ascending ? 1 : -1) * compare(a, b));
       body.replaceChildren(...rows);
     });
   });

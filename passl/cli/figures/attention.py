@@ -26,7 +26,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     add_image_options(parser)
     parser.add_argument(
-        "--blocks", nargs="+", metavar="NAME", help=f"each {LAYERS} (default: the last)"
+        "--blocks",
+        nargs="+",
+        metavar="NAME",
+        help=f"each {LAYERS} (default: the last that attends to several patches)",
     )
     parser.add_argument(
         "--heads",
@@ -56,11 +59,17 @@ def _pixel(text: str) -> tuple[int, int]:
 def main(args: argparse.Namespace) -> None:
     model, description = load_model(args)
 
+    from passl.analysis.attention import last_block
     from passl.analysis.attention_figure import draw_attention, image_attention
-    from passl.analysis.layers import find_point
+    from passl.analysis.layers import find_point, point_of_block
+    from passl.evaluation.attention import attention_blocks
 
-    points = [find_point(model.backbone, name) for name in args.blocks or ["-1"]]
     images = load_images(args, description)
+    if args.blocks:
+        points = [find_point(model.backbone, name) for name in args.blocks]
+    else:
+        blocks = attention_blocks(model, *images[0].array.shape[1:])
+        points = [point_of_block(model.backbone, last_block(blocks).name)]
     found = [
         image_attention(model, image.array, points, args.heads, args.query) for image in images
     ]

@@ -46,8 +46,8 @@ def main(args: argparse.Namespace) -> None:
     if rows:
         name_model(args)
         measured = over_epochs(rows, args.measure)
-        save(args, draw_over_epochs(measured, args.measure, folder.resolve().name))
+        save(args, draw_over_epochs(measured, args.measure, args.title))
         return
     model, description = load_model(args)
     values = values_now(model, args.measure, *description.input[1:])
-    save(args, draw_now(values, args.measure, description.weights))
+    save(args, draw_now(values, args.measure, args.title))

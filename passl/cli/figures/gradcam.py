@@ -37,7 +37,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="HiResCAM: weight each place by its own gradient, which suits early layers; Grad-CAM "
         "weights each channel by its mean gradient",
     )
-    add_layer_option(parser, "default: the last one whose patches the score depends on")
+    add_layer_option(
+        parser,
+        "default: the last one whose patches the score depends on; where the class token is "
+        "classified, the input of the last attention",
+    )
     add_out_options(parser)
 
 
@@ -68,6 +72,6 @@ def _label(name: str, names: list[str]) -> int:
     if name.isdecimal() and int(name) < len(names):
         return int(name)
     raise ConfigError(
-        f"there is no class {name}{closest(name, names)}; name one of the network's {len(names)} "
-        f"classes, or its number from 0 to {len(names) - 1}"
+        f"there is no class {name}{closest(name, names)}; --classes takes names, or numbers from 0 "
+        f"to {len(names) - 1}"
     )

@@ -5,17 +5,20 @@ named.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from passl.cli.options import (
+    FIGURES,
     add_allow_imports_option,
     add_config_options,
     add_network_options,
     as_path,
     at_least,
+    check_overrides,
     load_network,
+    out_problems,
     path_or_name,
 )
 from passl.errors import ConfigError
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 LAYERS = (
     "a ConViT's block, such as 3, or embed; a CvT's STAGE.BLOCK, such as 2.9, or STAGE.embed, or "
     "STAGE for its last block; negative numbers count from the end; full names are possible too, "
-    "such as blocks.3"
+    "such as blocks.3. BLOCK.norm1, such as 3.norm1, is the input of the block's attention"
 )
 SHOWN = 8
 """Images of the validation data that are drawn by default."""
@@ -104,27 +107,16 @@ def add_layer_option(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
-def check_out(args: argparse.Namespace) -> None:
-    """Report what is wrong with --out before anything is computed. Without --out there must be a
-    default of the command.
-    """
-    if args.out is None:
-        return
-
-    from passl.analysis.figures import FORMATS
-    from passl.io.files import obstacles
-
-    if args.out.suffix.lower() not in FORMATS:
-        raise ConfigError(f"--out {args.out}: must end in {' or '.join(FORMATS)}")
-    if args.force and args.out.is_file():
-        return
-    for rule in obstacles(args.out):
-        way = "; --force replaces it" if args.out.is_file() else ""
-        raise ConfigError(f"--out {args.out}: {rule}{way}")
+def check_out(args: argparse.Namespace, suffixes: Sequence[str] = FIGURES) -> None:
+    """Report what is wrong with --out before anything is computed."""
+    problems = out_problems("--out", args.out, suffixes, args.force)
+    if problems:
+        raise ConfigError(*problems)
 
 
 def name_model(args: argparse.Namespace) -> None:
-    """Resolve a run's folder to its checkpoint, and set --out to its default.
+    """Resolve a run's folder to its checkpoint, set --out to its default, and `args.title` to the
+    name of the run, file or zoo entry.
 
     Raises:
         ConfigError: the folder has no checkpoint, or is an exported network.
@@ -137,6 +129,7 @@ def name_model(args: argparse.Namespace) -> None:
     if args.out is None:
         args.out = (folder if is_folder else Path()) / f"{args.figure}.png"
     check_out(args)
+    args.title = folder.resolve().name if is_folder else folder.name
     if not is_folder:
         return
     _refuse_exported(folder)
@@ -178,9 +171,8 @@ def load_images(args: argparse.Namespace, description: Description) -> list[Show
         ConfigError: there are none, or no such samples.
         RunError: one cannot be read.
     """
-    from passl.analysis.figures import Shown, pixels_of
+    from passl.analysis.figures import as_shown
     from passl.data.build import build_transforms
-    from passl.data.transforms.evaluation import transformed
     from passl.porting.classes import readable
 
     if args.images and args.samples:
@@ -189,9 +181,8 @@ def load_images(args: argparse.Namespace, description: Description) -> list[Show
     classes = readable(description.classes)
     shown = []
     for name, image, label in _opened(args, description):
-        array = transformed(image, transforms)
         text = name if label is None else classes[label]
-        shown.append(Shown(text, array, pixels_of(array, transforms), label))
+        shown.append(as_shown(text, image, transforms, label))
     return shown
 
 
@@ -289,19 +280,19 @@ def evaluated(args: argparse.Namespace) -> Evaluated:
 
     log_to_console()
     name_model(args)
+    check_overrides(args)
     if args.config is None:
         cfg = Config(config_of(args))
         if "val" not in cfg.get("dataloader", {}):
             raise ConfigError(f"{args.weights}: names no validation data; name a config by -c")
     else:
-        args.crop = None  # the transforms are those of the config, or of the zoo's weights
         cfg = read_evaluation(args)
     return evaluate_config(cfg, args.weights)
 
 
 def save(args: argparse.Namespace, figure: Figure) -> None:
     """Write the figure to --out, and print the file's name."""
-    from passl.analysis.figures import save_figure
+    from passl.io.figures import save_figure
     from passl.logging import printable
 
     save_figure(figure, args.out)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from passl.cli.figures.options import add_evaluation_options, add_out_options, evaluated
+from passl.cli.figures.options import add_evaluation_options, add_out_options, check_out, evaluated
 from passl.errors import ConfigError
 
 EXAMPLES = """\
@@ -21,8 +21,7 @@ def main(args: argparse.Namespace) -> None:
     folder = Path(args.weights)
     if not folder.is_dir():
         raise ConfigError(f"{folder}: is no run; an overview needs the output_dir of one")
-    if args.out is not None and args.out.suffix != ".png":
-        raise ConfigError(f"--out {args.out}: must end in .png")
+    check_out(args, (".png",))
 
     from passl.analysis.curves import read_run
     from passl.analysis.overview import overview

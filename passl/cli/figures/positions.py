@@ -33,4 +33,4 @@ def main(args: argparse.Namespace) -> None:
     learned = center_positions(model, *size)
     paddle.seed(config_of(args).get("seed", 0))  # as a run starts
     initial = center_positions(build_backbone(description.model["architecture"]), *size)
-    save(args, draw_positions(initial, learned, description.weights))
+    save(args, draw_positions(initial, learned, args.title))

@@ -146,6 +146,10 @@ def test_files_of_the_command(make_run, run_tool, tmp_path):
     for option, path in (("--out", out), ("--csv", table)):
         done = run_tool("compare.py", *runs[:2], option, path, expect=2)
         assert f"{option} {path}: is there already" in done.stderr
+    for name in ("curves", "curves.txt", "curves.jpg"):
+        done = run_tool("compare.py", *runs[:2], "--out", tmp_path / name, expect=2)
+        assert "must end in .png or .svg" in done.stderr
+        assert not (tmp_path / name).exists()
 
 
 def test_folders_that_are_no_runs(make_run, run_tool, tmp_path):

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from passl.analysis.drawn_predictions import Drawn, figure_of_predictions
-from passl.analysis.figures import save_figure
 from passl.deploy.predictor import Prediction
+from passl.io.figures import save_figure
 
 
 def drawn(name: str, probabilities: list[float], value: int = 0) -> Drawn:

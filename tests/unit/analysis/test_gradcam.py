@@ -20,7 +20,7 @@ def test_peak_is_where_the_class_is_read(name, row, column):
     """The only block adds up how bright the cells are; the map is that of its input."""
     model, image = planted_model(name, sharpness=0.2), image_with(row, column, 32, 48)
     cam = gradcam(model, image, label=0)
-    assert cam.point.name.endswith("patch_embed")
+    assert cam.point.name.endswith("blocks.0.norm1")
     peak = np.unravel_index(cam.over(32, 48).argmax(), (32, 48))
     assert (peak[0] // PATCH, peak[1] // PATCH) == (row, column)
 
@@ -29,10 +29,11 @@ def test_peak_is_where_the_class_is_read(name, row, column):
 @pytest.mark.parametrize(
     ("architecture", "size", "layer", "default"),
     [
-        (CONVIT, (32, 48), "1", "blocks.1"),
-        (CONVIT, (32, 48), "embed", "blocks.1"),
+        (CONVIT, (32, 48), "1", "blocks.2.norm1"),
+        (CONVIT, (32, 48), "embed", "blocks.2.norm1"),
+        (CONVIT, (32, 48), "2.norm1", "blocks.2.norm1"),
         ({**CONVIT, "local_up_to_layer": 3, "global_pool": "avg"}, (32, 48), "2", "blocks.2"),
-        (CVT, (35, 61), "1", "stage2.blocks.0"),
+        (CVT, (35, 61), "1", "stage2.blocks.1.norm1"),
         ({**CVT, "with_cls_token": False}, (35, 61), "-1", "stage2.blocks.1"),
     ],
 )
@@ -98,7 +99,7 @@ def test_layer_that_the_score_does_not_depend_on(architecture):
     model, image = model_of(architecture), images_of(1, 32, 32)[0].numpy()
     with pytest.raises(ConfigError, match="class token is used; name an earlier layer"):
         gradcam(model, image, 0, find_point(model.backbone, "-1"))
-    with pytest.raises(ConfigError, match="no class 3; this network has 0 to 2"):
+    with pytest.raises(ConfigError, match="no class 3; there are 0 to 2"):
         gradcam(model, image, 3)
     assert not any(
         parameter.stop_gradient for parameter in model.parameters() if parameter.ndim > 1

@@ -28,12 +28,22 @@ def network(node):
     [
         (
             CONVIT,
-            {"0": "blocks.0", "-1": "blocks.2", "embed": "patch_embed", "blocks.1": "blocks.1"},
+            {
+                "0": "blocks.0",
+                "-1": "blocks.2",
+                "embed": "patch_embed",
+                "blocks.1": "blocks.1",
+                "-1.norm1": "blocks.2.norm1",
+            },
         ),
         (CVT, {"0": "stage0.blocks.0", "1": "stage1.blocks.1", "-1": "stage2.blocks.2"}),
         (
             CVT,
-            {"-1.0": "stage2.blocks.0", "1.-1": "stage1.blocks.1", "2.embed": "stage2.patch_embed"},
+            {
+                "-1.0": "stage2.blocks.0",
+                "1.-1": "stage1.blocks.1",
+                "2.-1.norm1": "stage2.blocks.2.norm1",
+            },
         ),
     ],
 )
@@ -41,7 +51,7 @@ def test_names(node, names):
     backbone = network(node)
     assert {name: find_point(backbone, name).name for name in names} == names
     for wrong in ("3", "-4", "2.3", "embedd", "", "1.x"):
-        with pytest.raises(ConfigError, match=f"no layer {wrong}.*has .*embed, .*blocks.2"):
+        with pytest.raises(ConfigError, match=f"no layer '?{wrong}.*(blocks|embed)"):
             find_point(backbone, wrong)
 
 

@@ -106,7 +106,7 @@ def write_run(folder: Path, data: Path, epochs: int = 6) -> Path:
         rows.append({"phase": "val", **row, "loss": loss, "samples": 8, "ips": 4.0, **scores})
         blocks = {
             "0": {"kind": "GPSA", "gate": [0.5, 0.125 * epoch], "entropy": [1.0, None]},
-            "1": {"kind": "MHSA", "entropy": [2.0, 3.0]},
+            "1": {"kind": "MHSA", "entropy": [20.0, 1e-5]},
         }
         rows.append({"phase": "attention", **row, "images": 8, "mode": "paper", "blocks": blocks})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -115,7 +115,8 @@ def write_run(folder: Path, data: Path, epochs: int = 6) -> Path:
     (folder / "starts.jsonl").write_text("".join(json.dumps(s) + "\n" for s in starts) + '{"cut')
     (folder / "nonfinite_step_12.txt").touch()
     line = "[2026/11/22 01:40:00] passl WARNING: bad sample 1, left out: a.png: cannot be read\n"
-    (folder / "train.log").write_text(f"{2 * line}[2026/11/22 01:40:01] passl INFO: fine\n")
+    fine = "[2026/11/22 01:40:01] passl INFO: the run a: its WARNING: is no warning\n"
+    (folder / "train.log").write_text(f"{2 * line}{fine}")
     return folder
 
 
@@ -331,6 +332,8 @@ def test_chart_has_the_extremes_and_no_infinity():
     assert chart("Loss", [("a", [])]) is None
     flat = chart("Loss", [("a", [(1.0, 0.0), (2.0, 0.0)])])
     assert len(flat.y_ticks) > 1
+    before = chart("Loss", [("a", [(0.0, 2.0)])])  # a run's evaluation before its first step
+    assert before.lines[0].path.startswith("M0.0 ")
 
 
 def test_command(run_folder, run_tool, tmp_path):
@@ -347,6 +350,10 @@ def test_command(run_folder, run_tool, tmp_path):
     run_tool("report.py", run_folder, "--out", tmp_path / "a.pdf", expect=2)
     done = run_tool("report.py", tmp_path, "--out", tmp_path / "b.html", expect=2)
     assert "name the output_dir" in done.stderr
+    gone = shutil.copytree(run_folder, tmp_path / "gone")
+    (gone / "starts.jsonl").write_text(json.dumps(START | {"recipe": "of/a_later_version"}))
+    write_report([gone], gone / "report.html", evaluates=False)
+    assert "of/a_later_version cannot be read" in (gone / "report.html").read_text("utf-8")
     with pytest.raises(ConfigError, match="no_such"):
         write_report([run_folder], out, recipe="no_such", evaluates=False)
 
@@ -404,4 +411,9 @@ def test_hover_keys_and_sorting(browser, report):
     after = [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, names)]
     assert sorted(before) == sorted(after)
     assert before != after
+    entropy = browser.find_elements(By.CSS_SELECTOR, "#run-1-attention table.sortable th button")[4]
+    cells = "#run-1-attention table.sortable tbody tr td:last-child"
+    for wanted in (["1e-05", "1", "20", "-"], ["20", "1", "1e-05", "-"]):
+        entropy.click()
+        assert [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, cells)] == wanted
     assert browser.get_log("browser") == []

@@ -147,10 +147,12 @@ def test_a_start_that_failed_and_warnings(run):
     run.start(error="ConfigError: no \x1b[2Jdata")
     run.end()
     run.append("train.log", "[2026/11/22 02:00:00] passl rank 0 WARNING: bad sample 1")
+    run.append("train.log", "[2026/11/22 02:00:01] passl INFO: the run a WARNING: of no warning")
     state, _ = Follower(run.folder).read()
     text = "\n".join(text_of(run.folder, state, 80))
     assert state.status is Status.FAILED
     assert "no \\x1b[2Jdata" in text and "2026/11/22 02:00:00  bad sample 1" in text
+    assert "of no warning" not in text
 
 
 def test_damaged_lines_are_left_out(run):

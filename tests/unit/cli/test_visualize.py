@@ -64,6 +64,7 @@ def test_each_figure_has_help_with_examples(call, name):
     assert f"passl visualize {name}" in out.partition("examples:")[2]
 
 
+@pytest.mark.parametrize("run_folder", ["ConViT"], indirect=True)
 def test_a_run_a_checkpoint_and_weights_with_a_config_draw_the_same(call, run_folder, tmp_path):
     Digits(split="val").load_image(0).save(tmp_path / "digit.png")
     last = run_folder / "last.safetensors"
@@ -79,6 +80,7 @@ def test_a_run_a_checkpoint_and_weights_with_a_config_draw_the_same(call, run_fo
     assert drawn[0] == drawn[1] == drawn[2]
 
 
+@pytest.mark.parametrize("run_folder", ["ConViT"], indirect=True)
 def test_best_checkpoint_and_default_file_of_a_run(call, run_folder, tmp_path):
     code, out, err = call("filters", run_folder)
     assert (code, out) == (0, f"{run_folder / 'filters.png'}\n"), err
@@ -88,6 +90,7 @@ def test_best_checkpoint_and_default_file_of_a_run(call, run_folder, tmp_path):
     assert "best.safetensors" in err
 
 
+@pytest.mark.parametrize("run_folder", ["ConViT"], indirect=True)
 def test_nothing_is_written_over(call, run_folder, tmp_path):
     out = tmp_path / "a.svg"
     out.write_text("mine")
@@ -111,14 +114,19 @@ def test_wrong_models_images_and_layers(call, run_folder, tmp_path):
         ([run_folder, tmp_path / "none.png"], "there is no such image"),
         ([run_folder, "--samples", 360], "samples 0 to 359"),
         ([run_folder, tmp_path / "a.png", "--samples", 1], "leave one out"),
-        ([run_folder, tmp_path / "a.png", "--layer", "9.9"], "this network has"),
+        ([run_folder, tmp_path / "a.png", "--layer", "9.9"], "no layer 9.9"),
+        ([run_folder, tmp_path / "a.png", "--size", 2048, 2048], "are too large"),
+        (["nowhere", tmp_path / "a.png"], "no such file or folder"),
+        (["convit_tinny", tmp_path / "a.png"], "did you mean 'convit_tiny'"),
     ):
         code, _, err = call("features", *arguments, "--out", tmp_path / "out.png")
         assert code == 2, err
         assert word in err
+        assert len(err) < 500
     assert not (tmp_path / "out.png").exists()
 
 
+@pytest.mark.parametrize("run_folder", ["ConViT"], indirect=True)
 def test_exported_network_is_refused(call, run_folder, tmp_path):
     folder = tmp_path / "exported"
     folder.mkdir()
@@ -131,6 +139,7 @@ def test_exported_network_is_refused(call, run_folder, tmp_path):
     assert "last.safetensors" in err
 
 
+@pytest.mark.parametrize("run_folder", ["ConViT"], indirect=True)
 def test_one_and_many_images_at_another_size(call, run_folder, tmp_path):
     noise(40, 24).save(tmp_path / "a.png")
     one, many = tmp_path / "one.png", tmp_path / "many.png"
@@ -141,17 +150,21 @@ def test_one_and_many_images_at_another_size(call, run_folder, tmp_path):
     assert size_of(one)[0] > size_of(one)[1]
 
 
+@pytest.mark.parametrize("run_folder", ["ConViT"], indirect=True)
 def test_figures_of_predictions_and_of_training_data(call, run_folder, tmp_path):
     small = ["-o", "dataloader.val.dataset.fraction=0.1"]
     for arguments in (["errors", run_folder, "--images", 2], ["confusion", run_folder]):
         out = tmp_path / f"{arguments[0]}.svg"
         code, printed, err = call(*arguments, "--out", out, *small)
         assert (code, printed) == (0, f"{out}\n"), err
+    code, _, err = call("errors", run_folder / "last.safetensors", *small)
+    assert (code, "by -c" in err) == (2, True)
     code, _, err = call("augment", run_folder, "--images", 1, "--out", tmp_path / "a.png")
     assert code == 0, err
     assert size_of(tmp_path / "a.png")[0] > 200
 
 
+@pytest.mark.parametrize("run_folder", ["ConViT"], indirect=True)
 def test_no_data_for_predictions(call, run_folder, tmp_path):
     node = "[{name: Normalize}]"
     missing = f"dataloader.val.dataset={{name: ImageFolder, dataroot: nowhere, transforms: {node}}}"
@@ -193,7 +206,8 @@ def test_attention_and_gradcam(call, run_folder, tmp_path):
         ("attention", ["--blocks", "embeds"], "no layer embeds"),
         ("attention", ["--query", "3"], "ROW,COLUMN"),
         ("attention", ["--size", 1024, 1024, "--blocks", 0], "GiB"),
-        ("gradcam", ["--classes", "11"], "number from 0 to 9"),
+        ("attention", ["--size", 2048, 2048, "--query", "3,60"], "are too large"),
+        ("gradcam", ["--classes", "11"], "numbers from 0 to 9"),
         ("gradcam", ["--layer", "-1"], "name an earlier layer"),
     ):
         code, _, err = call(figure, *given, *options, "--out", tmp_path / "out.png")

@@ -73,6 +73,14 @@ def lines_of(axes) -> dict[str, list[float]]:
     return {f"head {i}": [*line.get_ydata()] for i, line in enumerate(axes.get_lines()[1:])}
 
 
+def test_block_that_has_the_measure_in_some_epochs_only():
+    """Blocks of a run that was resumed with another config."""
+    read = [json.loads(row(1, a={"gate": [0.5]}, b={"gate": [0.4]}))]
+    read.append(json.loads(row(2, b={"gate": [0.3]})))
+    figure = draw_over_epochs(over_epochs(read, "gate"), "gate")
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
+
+
 def test_lines_are_the_values_of_the_heads():
     read = [json.loads(line) for line in rows()]
     figure = draw_over_epochs(over_epochs(read, "gate"), "gate", "运行")

@@ -14,7 +14,6 @@ from PIL import Image
 from passl.errors import ConfigError
 from passl.evaluation.confusion import (
     confusion_matrix,
-    draw_confusion,
     figure_of_confusion,
     most_confused,
     write_confusion,
@@ -24,6 +23,7 @@ from passl.evaluation.labels import choose_valid_labels, read_real_labels, real_
 from passl.evaluation.predictions import Predictions
 from passl.evaluation.scores import TASKS
 from passl.evaluation.tables import write_per_class, write_predictions
+from passl.io.figures import save_figure
 
 CLASSES = ["cat", "dog", 'it\'s, a "fox"']
 
@@ -107,7 +107,7 @@ def test_confusion(found, tmp_path):
 def test_drawing_of_the_confusion_matrix(tmp_path, classes):
     """The diagonal is dark, the rest is light; names may have dollar signs."""
     names = [f"${index} of $" for index in range(classes)]
-    draw_confusion(tmp_path / "m.png", np.eye(classes, dtype=int) * 3, names)
+    save_figure(figure_of_confusion(np.eye(classes, dtype=int) * 3, names), tmp_path / "m.png")
     with Image.open(tmp_path / "m.png") as image:
         assert image.format == "PNG"
         pixels = np.asarray(image.convert("RGB")).astype(int)
@@ -179,7 +179,7 @@ def test_names_that_are_not_utf8(found, tmp_path):
     assert os.fsencode(sample["label_name"]) == b"d\xf6g"
     write_per_class(tmp_path / "c.csv", found, classes)
     assert b"\nd\xf6g,2," in (tmp_path / "c.csv").read_bytes()
-    draw_confusion(tmp_path / "m.png", np.eye(3, dtype=int), classes)
+    save_figure(figure_of_confusion(np.eye(3, dtype=int), classes), tmp_path / "m.png")
     assert (tmp_path / "m.png").is_file()
 
 

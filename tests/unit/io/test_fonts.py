@@ -13,8 +13,9 @@ from PIL import Image
 
 from passl.analysis.curves import plot_runs, read_run
 from passl.engine.metrics import MetricLog
-from passl.evaluation.confusion import draw_confusion
+from passl.evaluation.confusion import figure_of_confusion
 from passl.io import fonts
+from passl.io.figures import save_figure
 
 FAMILY = "WenQuanYi of a test"
 NAMES = ["猫", "狗", "$x"]
@@ -65,7 +66,7 @@ def ink(path: Path) -> int:
 
 
 def drawn(path: Path, names: list[str]) -> int:
-    draw_confusion(path, np.zeros((len(names), len(names)), int), names)
+    save_figure(figure_of_confusion(np.zeros((len(names), len(names)), int), names), path)
     return ink(path)
 
 

@@ -55,6 +55,13 @@ def shown(monkeypatch):
     return make
 
 
+def test_bar_whose_clock_has_not_moved(monkeypatch):
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: 3.0)
+    bar = Bar("a", 10, "images")
+    bar.update(2)
+    assert bar.numbers().startswith("2/10")
+
+
 def test_bars_show_parts_time_left_throughput_and_text(shown, monkeypatch):
     moments = iter([0.0, 0.0, 0.0, 0.0, *[10.0] * 50])
     monkeypatch.setattr(terminal.time, "monotonic", lambda: next(moments))

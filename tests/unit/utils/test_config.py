@@ -158,6 +158,11 @@ def test_recipe_is_the_nearest_shipped_config(write):
     assert recipe_of(mine) == "digits/cvt"
     assert recipe_of(write("again.yaml", "_base_: mine.yaml\n")) == "digits/cvt"
     assert recipe_of(find_config("digits/multilabel")) == "digits/multilabel"  # its base is shipped
+    linked = mine.parent / "linked" / "cvt.yaml"
+    linked.parent.mkdir()
+    linked.symlink_to(find_config("digits/cvt"))
+    (mine.parent / "_base_").symlink_to(linked.resolve().parents[1] / "_base_")
+    assert recipe_of(linked) == "digits/cvt"
     assert recipe_of(write("none.yaml", "_base_: common.yaml\n")) is None
 
 
