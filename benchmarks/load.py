@@ -94,11 +94,9 @@ class Load:
 
     async def send(self, clients: Sequence[Client]) -> None:
         """Send every request, and wait for the answers."""
-        self._idle.extend(clients)
-        if self.rate is None:
-            for client in clients:
-                self._next(client)
-        else:
+        for client in clients:
+            self._next(client)
+        if self.rate is not None:
             await self._send_at_random_times(self.rate)
         await self._done.wait()
 
@@ -131,8 +129,10 @@ class Load:
             self._next(client)
 
     def lost(self, client: Client, index: int, due: float) -> None:
-        """Note a connection that the server has closed. Its client is not used any more."""
-        if not self._done.is_set():
+        """Note a connection that the server has closed while a request was under way."""
+        if client in self._idle:
+            self._idle.remove(client)
+        elif not self._done.is_set():
             self.answers.append(Answer(index, 0, time.perf_counter() - due, b""))
             self._done.set()
 

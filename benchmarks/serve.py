@@ -200,7 +200,7 @@ class Server(NamedTuple):
 def serving(args: argparse.Namespace) -> Iterator[Server]:
     command = [sys.executable, "-m", "passl", "serve", f"{NAME}={args.folder}", "--port", "0"]
     command += ["--engine", args.engine, "--precision", args.precision]
-    command += ["--threads", str(args.threads), "--max-connections", "1024"]
+    command += ["--threads", str(args.threads), "--max-connections", "1024", "--timeout", "600"]
     process = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,

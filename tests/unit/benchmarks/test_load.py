@@ -26,7 +26,7 @@ def load(tmp_path, answer, **task) -> tuple[dict, list[bytes]]:
                 for part in answer(bodies[-1]):  # in parts, as a network gives it
                     writer.write(part)
                     await writer.drain()
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(0.0005)
         except (asyncio.IncompleteReadError, ConnectionResetError):
             pass
         finally:
@@ -64,3 +64,16 @@ def test_a_closed_connection_ends_the_load(tmp_path):
 
     found, _ = load(tmp_path, answer, count=10, clients=1)
     assert [(index, status) for index, status, _, _ in found["answers"]] == [(0, 200), (1, 0)]
+
+
+def test_an_idle_connection_may_be_closed(tmp_path):
+    """As a server does after some seconds; the other clients go on."""
+
+    def answer(body: bytes):
+        yield from [b""] * (100 if body == b"red" else 0)
+        yield b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+        if body == b"green":
+            raise ConnectionResetError
+
+    found, _ = load(tmp_path, answer, count=2, clients=2)
+    assert [status for _, status, _, _ in found["answers"]] == [200, 200]
