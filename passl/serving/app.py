@@ -237,7 +237,7 @@ async def models(request: Request) -> Any:
     }
 
 
-@_GUARDED.get("/v1/models/{name}", response_model=AboutClasses, responses=failures(404))
+@_GUARDED.get("/v1/models/{name}", response_model=AboutClasses, responses=failures(404, 422))
 async def model(request: Request, name: str) -> Any:
     """One model, with the names of its classes."""
     served = service_of(request).find(name)
