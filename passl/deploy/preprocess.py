@@ -15,9 +15,6 @@ from passl.data import TRANSFORMS
 from passl.data.transforms.evaluation import FUNCTIONS, transformed
 from passl.errors import ConfigError
 
-_SIDES = (40, 24)
-"""Width and height of the image that transforms are tried with."""
-
 
 class Preprocessing:
     """Transforms, called with an image.
@@ -46,7 +43,8 @@ class Preprocessing:
         return made
 
     def check(self, mode: str, shape: Sequence[int]) -> None:
-        """Check options by transforming an image.
+        """Check options by transforming an image, of the size that the network takes: transforms
+        need not resize.
 
         Args:
             mode: of the images.
@@ -56,7 +54,7 @@ class Preprocessing:
             ValueError: the transforms fail, or make something else.
         """
         try:
-            made = self(Image.new(mode, _SIDES))
+            made = self(Image.new(mode, (shape[2], shape[1])))
         except Exception as error:  # whatever wrong options lead to
             raise ValueError(f"{type(error).__name__}: {error}") from None
         found = list(getattr(made, "shape", ()))
