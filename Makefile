@@ -18,7 +18,7 @@ help:
 	@echo "To develop it:"
 	@awk -F ':.*#dev ' '/^[a-z-]+:.*#dev / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/run.stamp  ## make .venv and install what passl needs
+setup: .venv/run.stamp  ## make .venv and install passl and what it needs
 
 demo: .venv/run.stamp  ## train on real digits, evaluate, draw the run on one page (MODEL=convit or cvt)
 	@bash tools/demo.sh $(BIN) $(MODEL) $(PORT)
@@ -69,6 +69,7 @@ study-timm: .venv-parity/stamp  #dev train a ConViT with passl and with timm on 
 	@echo "installing into .venv ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
 .venv/dev.stamp: .venv/run.stamp tests/requirements.txt

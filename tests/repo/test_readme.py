@@ -35,6 +35,17 @@ def test_python_examples_run(monkeypatch):
         exec(compile(example, "README.md", "exec"), {})  # noqa: S102
 
 
+def test_the_first_command(run_tool, tmp_path, monkeypatch):
+    """The photos are classified by the weights of the package, and drawn."""
+    (args,) = commands("passl")
+    assert args[1] == "predict"
+    out = tmp_path / args.pop()
+    monkeypatch.setenv("PASSL_CACHE", str(tmp_path))
+    printed = run_tool("predict.py", *args[2:], out).stdout
+    assert printed.count("docs/images/fashion/") == 10
+    assert out.is_file()
+
+
 FEW = ["-o", "dataloader.train.dataset.fraction=0.2"]
 """Of the digits, for training."""
 
@@ -71,7 +82,7 @@ def test_imagenet_commands_miss_only_the_images():
 
 def test_make_targets_exist():
     targets = {args[1] for args in commands("make")}
-    assert targets == {"demo", "test"}
+    assert targets == {"setup", "demo"}
     listed = call(["make"]).stdout
     for target in ("setup", "demo", "test", "lint", "format", "clean"):
         assert f"make {target}" in listed
