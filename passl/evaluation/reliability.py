@@ -36,9 +36,9 @@ def draw_calibration(out: Path, found: Sequence[Calibration]) -> None:
 def _draw_reliability(axes: Any, each: Calibration) -> None:
     bins, width = each.bins, 1 / len(each.bins.counts)
     there = bins.counts > 0
-    centres = (np.arange(len(bins.counts))[there] + 0.5) * width
+    centers = (np.arange(len(bins.counts))[there] + 0.5) * width
     accuracy, confidence = bins.accuracy[there], bins.confidence[there]
-    axes.bar(centres, accuracy, 0.9 * width, color=_BLUE, label="accuracy of the bin")
+    axes.bar(centers, accuracy, 0.9 * width, color=_BLUE, label="accuracy of the bin")
     axes.plot([0, 1], [0, 1], "--", color=_GREY, label="perfect calibration")
     axes.vlines(confidence, accuracy, confidence, color=_ORANGE, linewidth=1.5)
     axes.plot(confidence, confidence, "D", color=_ORANGE, markersize=5, label="mean confidence")
@@ -56,8 +56,9 @@ def _draw_reliability(axes: Any, each: Calibration) -> None:
 
 def _draw_counts(axes: Any, each: Calibration) -> None:
     counts = each.bins.counts
-    centres = (np.arange(len(counts)) + 0.5) / len(counts)
-    bars = axes.bar(centres, counts, 0.9 / len(counts), color=_GREY)
+    centers = (np.arange(len(counts)) + 0.5) / len(counts)
+    bars = axes.bar(centers, counts, 0.9 / len(counts), color=_GREY)
     axes.bar_label(bars, [str(count) if count else "" for count in counts], fontsize=7)
     axes.set_yscale("symlog", linthresh=1)
+    axes.yaxis.set_major_formatter("{x:,.0f}")  # no formula, which `save_figure` would not set
     axes.set(ylim=(0, 6 * counts.max()), xlabel="confidence", ylabel="images")
