@@ -9,23 +9,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from passl.deploy.engines import Engine, as_engine
 from passl.deploy.exported import DESCRIPTION
-from passl.deploy.from_weights import load
 from passl.deploy.predictor import Classifier, Predictor
-from passl.engine.run_folder import BEST, checkpoint_of
 from passl.errors import ConfigError, RunError
 from passl.evaluation.preset import transforms_of
 from passl.logging import get_logger, printable
 from passl.porting.resolve import locate, zoo_entry
 from passl.porting.zoo import is_known
-from passl.serving.attention import Attend, attention_of
 from passl.serving.batching import Batcher, Compute
 from passl.serving.settings import Settings
+
+if TYPE_CHECKING:
+    from passl.serving.attention import Attend
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -56,6 +56,8 @@ class Source:
         folder = Path(self.path)
         if (folder / DESCRIPTION).is_file():
             return folder / DESCRIPTION
+        from passl.engine.run_folder import BEST, checkpoint_of  # which loads Paddle
+
         checkpoint = checkpoint_of(folder)
         if checkpoint is not None:
             return checkpoint
@@ -194,6 +196,11 @@ class Loader:
 
     def _from_weights(self, source: Source) -> tuple[Classifier, Engine, Attend | None]:
         """A classifier of weights, and what computes its features and its attention."""
+        # Here, since they load Paddle: exported networks of other engines do without, which makes
+        # the process smaller and its start faster.
+        from passl.deploy.from_weights import load
+        from passl.serving.attention import attention_of
+
         own = self.settings
         if (own.engine, own.precision) != ("paddle", "fp32"):
             raise ConfigError(

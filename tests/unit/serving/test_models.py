@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,3 +112,9 @@ def test_all_wrong_sources_are_reported_together(tmp_path):
     with pytest.raises(ConfigError) as raised:
         models.start([Source("x", str(tmp_path)), Source("y", str(tmp_path / "absent"))])
     assert len(raised.value.problems) == 2
+
+
+def test_a_server_of_exported_networks_does_without_paddle(root):
+    """In a process of its own: here it is loaded."""
+    code = "import sys; sys.modules['paddle'] = None; import passl.serving.run"
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
