@@ -11,14 +11,12 @@ from PIL import Image
 from passl.data import DATASETS
 from passl.data.datasets.base import ImageDataset
 from passl.data.datasets.digits import Digits
-from passl.utils.types import PositiveInt
+from passl.utils.types import NonNegativeInt, PositiveInt
 
 SIDE = 64
 _SPLITS = ("train", "val")
 _DIGIT = (24, 33)
 """Range of the side of the digit, without the end; whole digits have 32."""
-_FRAGMENTS, _FRAGMENT = 10, 10
-"""Fragments of an image, and their side."""
 
 
 @DATASETS.register
@@ -29,6 +27,8 @@ class ClutteredDigits(ImageDataset):
     Args:
         split: `train` or `val`, whose digits are used.
         count: number of images.
+        fragments: of other digits in each image.
+        side: of a fragment, in pixels.
 
     Example:
         {name: ClutteredDigits, split: train, count: 4000}
@@ -36,7 +36,15 @@ class ClutteredDigits(ImageDataset):
 
     image_size = (SIDE, SIDE)
 
-    def __init__(self, *, split: Literal["train", "val"], count: PositiveInt = 4000):
+    def __init__(
+        self,
+        *,
+        split: Literal["train", "val"],
+        count: PositiveInt = 4000,
+        fragments: NonNegativeInt = 10,
+        side: PositiveInt = 10,
+    ):
+        self._fragments, self._side = fragments, side
         self._digits, self.split = Digits(split=split), split
         self.classes = self._digits.classes
         self._chosen = np.array([self._rng(i).integers(len(self._digits)) for i in range(count)])
@@ -57,10 +65,10 @@ class ClutteredDigits(ImageDataset):
         rng = self._rng(index)
         rng.integers(len(self._digits))  # the digit
         pixels = np.zeros((SIDE, SIDE), np.uint8)
-        for _ in range(_FRAGMENTS):
+        for _ in range(self._fragments):
             other = np.asarray(self._digits.load_image(int(rng.integers(len(self._digits)))))
-            row, column = rng.integers(len(other) - _FRAGMENT + 1, size=2)
-            fragment = other[row : row + _FRAGMENT, column : column + _FRAGMENT]
+            row, column = rng.integers(len(other) - self._side + 1, size=2)
+            fragment = other[row : row + self._side, column : column + self._side]
             _paste(pixels, fragment, rng, np.maximum)
         side = int(rng.integers(*_DIGIT))
         digit = self._digits.load_image(int(self._chosen[index])).resize((side, side))
