@@ -5,6 +5,7 @@ extra `serve`: in a checkout, pip install '.[serve]'.
 import argparse
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from passl.cli.options import as_path, at_least
 from passl.errors import ConfigError
@@ -40,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "the model zoo; NAME is its name in addresses (default: that of the folder)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=at_least(0), default=8866, help="default %(default)s")
+    parser.add_argument("--port", type=_port, default=8866, help="default %(default)s; 0 for any")
     parser.add_argument(
         "--engine",
         default="paddle",
@@ -60,6 +61,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--origin",
+        type=_origin,
         action="append",
         default=[],
         metavar="URL",
@@ -74,6 +76,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="import the modules that a model names, which runs their code",
     )
+
+
+def _port(text: str) -> int:
+    if not 0 <= int(text) <= 65535:  # the system would take another one, modulo 65536
+        raise argparse.ArgumentTypeError(f"{text} must be 0 to 65535")
+    return int(text)
+
+
+_port.__name__ = "int"  # for messages
+
+
+def _origin(text: str) -> str:
+    """What browsers send as `Origin`: scheme, host and port alone."""
+    parts = urlsplit(text)
+    is_origin = parts.scheme in ("http", "https") and parts.hostname
+    if text != "*" and (not is_origin or text != f"{parts.scheme}://{parts.netloc}".lower()):
+        raise argparse.ArgumentTypeError(
+            f"{text} is no web site such as https://example.org, in small letters, with no path"
+        )
+    return text
 
 
 def main(args: argparse.Namespace) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 import signal
 import socket
 from collections.abc import Sequence
@@ -69,9 +71,12 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         (family, *_, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         return socket.create_server(address[:2], family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except (OSError, UnicodeError) as error:
+        number = getattr(error, "errno", None) or 0
+        reason = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or error
+        way = "choose another port, or end what uses it"
+        if number != errno.EADDRINUSE:
+            way = "choose another address or port"
         raise ConfigError(
-            f"--host {host} --port {port}: cannot listen there: {reason}; choose another port, or "
-            "end what uses it"
+            f"--host {host} --port {port}: cannot listen there: {reason}; {way}"
         ) from None

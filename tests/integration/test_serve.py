@@ -85,6 +85,9 @@ def test_answers_are_those_of_the_predictor(tmp_path):
         (["a=.", "a=.."], ["'a'", "NAME=MODEL"]),
         ([".", "--engine", "tvm"], ["tvm", "onnxruntime"]),
         ([".", "--host", "256.0.0.1"], ["--host 256.0.0.1"]),
+        ([".", "--port", "65536"], ["65536", "65535"]),
+        ([".", "--origin", "https://a.example/"], ["https://a.example/", "https://example.org"]),
+        ([".", "--origin", "a.example"], ["a.example", "https://example.org"]),
     ],
 )
 def test_wrong_calls(arguments, words, monkeypatch, capsys):
