@@ -6,20 +6,31 @@ import importlib.util
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import paddle
 from paddle import nn
 
+from passl.deploy import quantize
+from passl.deploy.calibration import Calibration
 from passl.deploy.engines import TOLERANCE, Engine, as_engine
-from passl.deploy.exported import GRAPH, ONNX, WEIGHTS, Description, write_description
+from passl.deploy.exported import (
+    DESCRIPTION,
+    GRAPH,
+    ONNX,
+    WEIGHTS,
+    Description,
+    write_description,
+)
 from passl.deploy.fold import fold
 from passl.deploy.predictor import Predictor
 from passl.errors import ConfigError, RunError
 from passl.io.files import obstacles, sync, unfinished
 from passl.io.stdout import captured_stdout
 from passl.logging import get_logger, printable
+from passl.machine import usable_processors
 
 BATCHES = (1, 3)
 """Sizes of the batches that are compared: one image, where a dropped axis shows, and several."""
@@ -28,7 +39,13 @@ _PROGRESS = re.compile(r"^\[Paddle2ONNX\]|\[INFO\]\tONNX model saved in")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def export(model: nn.Layer, description: Description, out: str | Path, onnx: bool = False) -> Path:
+def export(
+    model: nn.Layer,
+    description: Description,
+    out: str | Path,
+    onnx: bool = False,
+    int8: Calibration | None = None,
+) -> Path:
     """Write a network as a folder. The folded network is compared with the model before anything
     is written, and the written network is run and compared too.
 
@@ -37,6 +54,7 @@ def export(model: nn.Layer, description: Description, out: str | Path, onnx: boo
         description: of the model; `input` is the size that the graph is made for.
         out: the folder, which must not exist.
         onnx: whether to write ONNX as well.
+        int8: the data to quantize the network with, also as ONNX; null: it is not quantized.
 
     Returns:
         The folder.
@@ -44,12 +62,16 @@ def export(model: nn.Layer, description: Description, out: str | Path, onnx: boo
     Raises:
         ConfigError: the folder exists or its parent does not, the network does not take the input
             size, or what ONNX needs is not installed.
-        RunError: two forms of the network differ, or one cannot be written.
+        RunError: two forms of the network differ, one cannot be written, or int8 loses more than it
+            may.
     """
     out = Path(out)
     _check_free(out)
+    onnx = onnx or int8 is not None
     if onnx:
         _check_onnx()
+    if int8 is not None:
+        quantize.check_packages()
     was_training = model.training
     model.eval()
     try:
@@ -65,14 +87,14 @@ def export(model: nn.Layer, description: Description, out: str | Path, onnx: boo
             model.train()
     with unfinished(out) as temporary:
         _write_graph(folded, description, temporary)
-        engines = ["paddle"]
         if onnx:
             _write_onnx(temporary)
-            engines.append("onnxruntime")
         write_description(temporary, description)
-        for engine in engines:
+        for engine in ["paddle", "onnxruntime"] if onnx else ["paddle"]:
             written = Predictor(temporary, engine, threads=1)
             _compare(f"the written network, run by {engine},", written.run, images, expected)
+        if int8 is not None:
+            _write_int8(temporary, description, int8)
         for path in temporary.iterdir():
             sync(path)
         sync(temporary)
@@ -80,6 +102,13 @@ def export(model: nn.Layer, description: Description, out: str | Path, onnx: boo
         os.rename(temporary, out)
         sync(out.parent)
     return out
+
+
+def _write_int8(folder: Path, description: Description, int8: Calibration) -> None:
+    """Quantize, and describe the folder anew."""
+    record = quantize.quantize(folder, int8, usable_processors())
+    (folder / DESCRIPTION).unlink()
+    write_description(folder, replace(description, int8=record))
 
 
 def _write_graph(folded: nn.Layer, description: Description, folder: Path) -> None:

@@ -53,7 +53,7 @@ def load(
     file = read_file(locate(weights))
     config, section = network_of(file, cfg, allow_imports)
     section["architecture"] = {**file.numerics, **section["architecture"]}
-    dataset = _dataset(config, "val")
+    dataset = dataset_of(config, "val")
     classes = file.classes or _classes_of_data(dataset)
     model = accelerate(Model({"model": section}, classes=classes))
     section["head"] = {**section["head"], **model.derived}
@@ -146,7 +146,7 @@ def _imports(config: Mapping[str, Any], transforms: Sequence[Mapping[str, Any]])
     return [] if is_own else list(config.get("imports", ()))
 
 
-def _dataset(config: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+def dataset_of(config: Mapping[str, Any], part: str) -> Mapping[str, Any]:
     """The dataset's node of the training or validation data; empty if there is none."""
     node: Any = config
     for key in ("dataloader", part, "dataset"):
@@ -185,7 +185,7 @@ def _transforms(
     resize: bool,
 ) -> tuple[list[dict[str, Any]], list[int]]:
     """The transforms, and channels, height and width of the input."""
-    transforms = transforms or _dataset(config, "val").get("transforms")
+    transforms = transforms or dataset_of(config, "val").get("transforms")
     if not transforms:
         raise ConfigError(
             "the weights do not say which transforms their images need; name a config by -c that "
@@ -218,7 +218,7 @@ def _transforms(
 
 def trained_size(section: Mapping[str, Any], config: Mapping[str, Any]) -> Sequence[int]:
     """Height and width that the network was trained or made for."""
-    nodes = _dataset(config, "train").get("transforms") or []
+    nodes = dataset_of(config, "train").get("transforms") or []
     sizes = [node["size"] for node in nodes if "size" in node]
     size = sizes[-1] if sizes else BACKBONES.arguments(section["architecture"]).get("img_size")
     if size is None:

@@ -4,6 +4,7 @@ them.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -17,6 +18,7 @@ import paddle
 import pytest
 from safetensors.numpy import save_file
 
+from passl.cli import export as export_command
 from passl.data.datasets.digits import Digits
 from passl.deploy import Predictor
 from passl.deploy import export as exporting
@@ -312,6 +314,36 @@ def test_export_and_predict_from_a_checkpoint_alone(checkpoint, tmp_path, run_to
         str(best["label"]),
     ]
     run_tool("predict.py", "--model", out, files[0], "--csv", table, expect=2)
+
+
+def run_export(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser()
+    export_command.add_options(parser)
+    export_command.main(parser.parse_args(arguments))
+
+
+def test_int8(checkpoint, tmp_path, capsys):
+    """The digits as a folder of class folders; a network that is not trained."""
+    for module in ("paddle2onnx", "onnxruntime", "ml_dtypes"):
+        pytest.importorskip(module)
+    digits = Digits(split="val")
+    for index in range(80):
+        folder = tmp_path / "data" / f"digit {digits.labels[index]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        digits.load_image(index).save(folder / f"{index}.png")
+    out = tmp_path / "out"
+    call = ["--weights", str(checkpoint), str(out), "--int8"]
+    with pytest.raises(ConfigError, match="--calibrate DATA"):
+        run_export(call)
+    run_export([*call, "--calibrate", str(tmp_path / "data"), "--max-loss", "100"])
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])["int8"]
+    assert (record["images"], record["held_out"]) == (20, 60)
+    predictor = Predictor(out, "onnxruntime", "int8", threads=1)
+    assert predictor.description.int8 == record
+    images = np.stack([predictor.prepare(digits.load_image(i)) for i in range(8)])
+    exact = Predictor(out, threads=1).run(images)
+    difference = np.abs(predictor.run(images) - exact).max() / np.abs(exact).max()
+    assert 1e-5 < difference < 0.2  # it is not fp32, and near it
 
 
 @pytest.mark.parametrize(
