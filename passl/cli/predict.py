@@ -56,16 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         required=False,
     )
     add_network_options(parser)
-    parser.add_argument(
-        "--engine",
-        metavar="NAME",
-        help="paddle (default), onnxruntime, openvino, or auto: the fastest, measured once; for "
-        "--model",
-    )
-    parser.add_argument(
-        "--precision", metavar="NAME", help="fp32 (default), bf16 or int8; for --model"
-    )
-    parser.add_argument("--threads", type=int, metavar="N", help="default: all; for --model")
+    _add_engine_options(parser)
     parser.add_argument(
         "--top-k",
         type=at_least(1),
@@ -97,6 +88,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="where a segmentation network writes NAME.png for each image, a palette image",
     )
+
+
+def _add_engine_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engine",
+        metavar="NAME",
+        help="paddle (default), onnxruntime, openvino, or auto: the fastest, measured once; for "
+        "--model",
+    )
+    parser.add_argument(
+        "--precision", metavar="NAME", help="fp32 (default), bf16 or int8; for --model"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="default: all; for --model")
 
 
 def main(args: argparse.Namespace) -> None:

@@ -67,11 +67,11 @@ def export(
     """
     out = Path(out)
     _check_free(out)
-    onnx = onnx or int8 is not None
+    if int8 is not None:
+        onnx = True
+        quantize.check_packages()
     if onnx:
         _check_onnx()
-    if int8 is not None:
-        quantize.check_packages()
     was_training = model.training
     model.eval()
     try:
@@ -95,13 +95,18 @@ def export(
             _compare(f"the written network, run by {engine},", written.run, images, expected)
         if int8 is not None:
             _write_int8(temporary, description, int8)
-        for path in temporary.iterdir():
-            sync(path)
-        sync(temporary)
-        _check_free(out)
-        os.rename(temporary, out)
-        sync(out.parent)
+        _publish(temporary, out)
     return out
+
+
+def _publish(temporary: Path, out: Path) -> None:
+    """Give a complete folder its name, once its files are on the disk."""
+    for path in temporary.iterdir():
+        sync(path)
+    sync(temporary)
+    _check_free(out)
+    os.rename(temporary, out)
+    sync(out.parent)
 
 
 def _write_int8(folder: Path, description: Description, int8: Calibration) -> None:
