@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from tests.integration.test_serve import server
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,6 +76,25 @@ def test_api(checkout, run_tool):
     run_tool(*export, folder=checkout)
     printed = call(checkout, "-c", "".join(blocks("api.md", "python")))
     assert "did you mean 'embed_dim'" in printed
+
+
+def test_serve(checkout, run_tool):
+    """From nothing to an answer, with as little training as possible."""
+    train, export, serve, curl = map(shlex.split, blocks("serve.md", "bash")[0].splitlines())
+    assert train.pop(0) == export.pop(0) == serve.pop(0) == "passl"
+    brief = ("epochs=4", "dataloader.train.dataset.fraction=0.1")
+    run_tool("train.py", *train[1:], *brief, folder=checkout)
+    run_tool("export.py", *export[1:], folder=checkout)
+    name, _, folder = serve[1].partition("=")
+    with server(f"{name}={checkout / folder}", *serve[2:], "--threads", 1) as (_, address):
+        (client,) = blocks("serve.md", "python")
+        assert "%" in call(checkout, "-c", client.replace("http://127.0.0.1:8866", address))
+        command = [part.replace("http://127.0.0.1:8866", address) for part in curl]
+        assert command[0] == "curl"
+        if shutil.which("curl"):
+            done = subprocess.run([*command, "-s"], cwd=checkout, capture_output=True, check=True)
+            (prediction,) = json.loads(done.stdout)["predictions"]
+            assert len(prediction["best"]) == 5
 
 
 @pytest.mark.parametrize("page", ["from_timm.md", "from_paddleclas.md"])
