@@ -261,15 +261,13 @@ def measure(
     print(f"{args.folder}: {args.engine}, {args.precision}, {args.threads} thread(s)")
     print(f"rounds of {count} images; median (low to high)\n")
     server.ask(files, 2 * FILES, max(args.clients))  # the first of each size are slow
-    rows, latencies = {}, {}
-    for clients in args.clients:
-        rows[str(clients)], latencies[clients] = throughput(
-            args, files, offline, server, clients, count
-        )
+    rows = {
+        str(clients): throughput(args, files, offline, server, clients, count)
+        for clients in args.clients
+    }
     print(table(rows))
     most = rows[str(max(args.clients))]
-    single = latencies[min(args.clients)]
-    half = at_half_load(args, files, server, most["rate"]["median"] / 2, count, single)
+    half = at_half_load(args, files, server, most["rate"]["median"] / 2, count)
     growth, answers = memory_growth(args, files, server)
     wrong = differences(args, files, answers)
     return {"throughput": rows, "half_load": half, **growth, **wrong}
@@ -288,7 +286,7 @@ def throughput(
     server: Server,
     clients: int,
     count: int,
-) -> tuple[dict[str, Any], list[float]]:
+) -> dict[str, Any]:
     """Images per second and processor time of both sides, in turns; and the latencies."""
     own = max(count // (4 if clients == 1 else 1), FILES)
     alone, served, asked, latencies = [], [], [], []
@@ -310,7 +308,7 @@ def throughput(
         "p50_ms": rounded(1000 * statistics.median(latencies)),
         "p99_ms": rounded(1000 * percentile(latencies, 99)),
         "other_processors": rounded(statistics.mean(s.others for s in [*served, *alone])),
-    }, latencies
+    }
 
 
 def at_half_load(
@@ -319,13 +317,12 @@ def at_half_load(
     server: Server,
     rate: float,
     count: int,
-    single: Sequence[float],
 ) -> dict[str, Any]:
     """Latencies of requests that come at random times, half as many as can be answered, in turns
     with those of one client.
     """
     clients = min(64, max(2, int(2 * rate)))  # a connection is closed after 5 s without a request
-    alone, half, others = list(single), [], []
+    alone, half, others = [], [], []
     for _ in range(args.rounds):
         spent, answers, _ = server.ask(files, max(count // 2, FILES), clients, rate)
         half += [seconds for _, _, seconds, _ in answers]

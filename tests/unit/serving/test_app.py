@@ -316,3 +316,10 @@ def test_openapi_describes_the_routes(serve):
         for status in statuses:
             schema = answers[status]["content"]["application/json"]["schema"]
             assert schema["$ref"].endswith("/Failure")
+
+
+def test_a_thread_that_has_ended_is_noticed(serve):
+    """As by an orchestrator, which then starts another server."""
+    client = serve()
+    client.app.state.service.models.served["colors"].logits.close()
+    assert client.get("/healthz").status_code == 500
