@@ -30,8 +30,10 @@ export function offerCamera(taken) {
     try {
       stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
       panel.hidden = false;
+      find("take").disabled = true;
       video.srcObject = stream;
       await video.play();
+      find("take").disabled = false;
       find("take").focus();
     } catch (error) {
       close();
@@ -39,7 +41,6 @@ export function offerCamera(taken) {
     }
   });
   find("take").addEventListener("click", () => {
-    if (!video.videoWidth) return; // not yet
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
     canvas.getContext("2d").drawImage(video, 0, 0);

@@ -33,9 +33,10 @@ zone.dispatchEvent(kind === "paste"
   ? new ClipboardEvent("paste", { ...options, clipboardData: data })
   : new DragEvent("drop", { ...options, dataTransfer: data }));
 """
-NAMELESS = """
-return [...document.querySelectorAll("button, input, select, a, img")]
-  .filter((each) => each.getClientRects().length)
+# In one call, since the page may change between two.
+VISIBLE = """
+return [...document.querySelectorAll(arguments[0])].filter((each) => each.checkVisibility())
+  .map((each) => [each, each.innerText]);
 """
 
 
@@ -59,12 +60,15 @@ class Page:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         browser.get(f"{address}{path}")
 
+    def visible(self, selector: str) -> list[tuple[Any, str]]:
+        """The visible elements, each with its text."""
+        return self.browser.execute_script(VISIBLE, selector)
+
     def all(self, selector: str) -> list[Any]:
-        found = self.browser.find_elements("css selector", selector)
-        return [each for each in found if each.is_displayed()]
+        return [element for element, _ in self.visible(selector)]
 
     def texts(self, selector: str) -> list[str]:
-        return [each.text for each in self.all(selector)]
+        return [text for _, text in self.visible(selector)]
 
     def click(self, selector: str) -> None:
         self.wait_for(selector).click()
@@ -73,7 +77,7 @@ class Page:
         """The first visible element whose text has a word."""
         end = time.monotonic() + 30
         while True:
-            found = [each for each in self.all(selector) if word in each.text]
+            found = [element for element, text in self.visible(selector) if word in text]
             if found:
                 return found[0]
             assert time.monotonic() < end, (selector, word, self.texts("body"))
@@ -135,7 +139,7 @@ def test_drop_an_image_and_read_the_answer(page, browser):
     shown.wait_for(".card:first-child .class", "green")
     shown.wait_for(".card:first-child .attention img")
 
-    named = browser.execute_script(NAMELESS)
+    named = shown.all("button, input, select, a, img")
     assert len(named) > 10
     assert [each.get_attribute("outerHTML") for each in named if not each.accessible_name] == []
     for width in (360, 1280):
@@ -221,7 +225,7 @@ def test_several_models_and_the_camera(page, browser):
     areas = Colors(lambda images: images, "segmentation", "areas", has_more=False)
     shown = page(app_of(Colors(task="multilabel"), areas))
     shown.click("#open-camera")
-    shown.click("#take")
+    shown.click("#take:enabled")
     shown.wait_for(".name", "Photo 1")
     shown.wait_for(".latency")
     shown.click("#close-camera")
@@ -232,7 +236,7 @@ def test_several_models_and_the_camera(page, browser):
     shown.wait_for(".card:first-child .latency")
     assert shown.texts(".card:first-child .class") == ["red", "green"]
 
-    shown.click("#model option[value=areas]")
+    browser.find_element("css selector", "#model option[value=areas]").click()
     shown.wait_for(".card:first-child .mask")
     assert "exported" in shown.texts("#about")[0]
     assert shown.texts(".card:first-child .value") == ["100.0%"]
