@@ -148,11 +148,9 @@ def _panels(image: Shown, one: ImageAttention) -> list[Panel]:
     maps = [(f"head {head}", map_YX) for head, map_YX in zip(one.heads, one.maps_HYX, strict=True)]
     if one.block.heads > 1 or not maps:
         maps.insert(0, ("mean", one.mean_YX))
-    height, width = image.pixels.shape[:2]
     for name, map_YX in maps:
-        most = float(map_YX.max())
-        heat = one.lattice.upsampled(map_YX / (most or 1.0), height, width)
-        panels.append(Panel(heat_over(image.pixels, heat), f"{name}: {most:.2g}", mark=one.mark))
+        heat = heat_over(image.pixels, one.lattice.heat(map_YX, *image.pixels.shape[:2]))
+        panels.append(Panel(heat, f"{name}: {map_YX.max():.2g}", mark=one.mark))
     return panels
 
 

@@ -134,19 +134,19 @@ def charts_of_run(metrics: Metrics) -> list[Chart]:
         if key not in known and isinstance(value, float)
     )
     losses = [
-        ("training (as augmented and smoothed)", points(metrics, "train", "loss")),
-        ("validation", points(metrics, "val", "loss")),
+        ("training (as augmented and smoothed)", metrics.points("train", "loss")),
+        ("validation", metrics.points("val", "loss")),
     ]
-    scores = [(title, points(metrics, "val", key)) for key, title in shown.items()]
+    scores = [(title, metrics.points("val", key)) for key, title in shown.items()]
     found = [
         chart("Loss", losses),
         chart("Validation scores", scores, " %"),
         *(
-            chart(key.replace("_", " "), [(key.replace("_", " "), points(metrics, "val", key))])
+            chart(key.replace("_", " "), [(key.replace("_", " "), metrics.points("val", key))])
             for key in others
         ),
-        chart("Learning rate", [("learning rate", points(metrics, "train", "lr"))]),
-        chart("Training throughput", [("images/s", points(metrics, "train", "ips"))]),
+        chart("Learning rate", [("learning rate", metrics.points("train", "lr"))]),
+        chart("Training throughput", [("images/s", metrics.points("train", "ips"))]),
     ]
     return [each for each in found if each]
 
@@ -162,18 +162,10 @@ def charts_of_runs(runs: Sequence[tuple[str, Metrics]]) -> list[Chart]:
         ("Training throughput in images/s", "train", "ips", ""),
     ]
     found = [
-        chart(title, [(name, points(run, phase, key)) for name, run in runs], unit)
+        chart(title, [(name, run.points(phase, key)) for name, run in runs], unit)
         for title, phase, key, unit in kinds
     ]
     return [each for each in found if each]
-
-
-def points(metrics: Metrics, phase: str, key: str) -> Points:
-    """Epoch and value of each row that has the value; nothing before the first evaluation."""
-    if not metrics.val:
-        return []
-    steps = metrics.val[0]["step"] / metrics.val[0]["epoch"]
-    return [(row["step"] / steps, row[key]) for row in getattr(metrics, phase) if key in row]
 
 
 def _thinned(values: Points) -> Points:

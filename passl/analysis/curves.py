@@ -8,6 +8,7 @@ from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from passl.analysis.figures import COLORS
@@ -52,17 +53,16 @@ class Metrics:
         scored = [row for row in self.val if self.task.best in row]
         return max(scored, key=lambda row: row[self.task.best], default=None)
 
-    def draw(self, axes: Any, phase: str, key: str, **style: Any) -> None:
-        """Draw a metric over the epochs.
+    def points(self, phase: str, key: str) -> list[tuple[float, float]]:
+        """Epoch and value of each row that has the value; nothing before the first evaluation.
 
         Args:
             phase: `train` or `val`.
-            key: of the rows; those without it are left out.
-            style: options of `axes.plot`.
         """
-        steps_per_epoch = self.val[0]["step"] / self.val[0]["epoch"]
-        rows = [row for row in getattr(self, phase) if key in row]
-        axes.plot([r["step"] / steps_per_epoch for r in rows], [r[key] for r in rows], **style)
+        if not self.val:
+            return []
+        steps = self.val[0]["step"] / self.val[0]["epoch"]
+        return [(row["step"] / steps, row[key]) for row in getattr(self, phase) if key in row]
 
 
 def read_run(folder: Path) -> Metrics:
@@ -103,10 +103,14 @@ def figure_of_runs(runs: Sequence[tuple[str, Metrics]]) -> Figure:
         style = {"color": color, "linestyle": linestyle, "linewidth": 1.4}
         best, key = metrics.best, metrics.task.best
         scored = f"best: {best[key]:.2f} % in epoch {best['epoch']}" if best else f"no {key}"
-        metrics.draw(train_loss, "train", "loss", label=f"{name} ({scored})", **style)
-        metrics.draw(val_loss, "val", "loss", **style)
-        metrics.draw(score, "val", key, **style)
-        metrics.draw(rate, "train", "lr", **style)
+        for axes, phase, value in (
+            (train_loss, "train", "loss"),
+            (val_loss, "val", "loss"),
+            (score, "val", key),
+            (rate, "train", "lr"),
+        ):
+            points = metrics.points(phase, value)
+            axes.plot(*np.array(points).reshape(-1, 2).T, label=f"{name} ({scored})", **style)
         if best:
             score.plot(best["epoch"], best[key], "o", color=color, markersize=5)
     titles = dict.fromkeys(metrics.task.shown[metrics.task.best] for _, metrics in runs)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from paddle import nn
 
+from passl.analysis.features import principal_components
 from passl.analysis.figures import COLORS
 from passl.analysis.layers import LayerPoint, recorded
 from passl.errors import ConfigError
@@ -66,27 +67,19 @@ def projected(features_NC: np.ndarray, method: Method) -> tuple[np.ndarray, str]
     count = len(features_NC)
     if count < 3:
         raise ConfigError(f"{count} images are too few to project; take at least 3")
-    centred = features_NC.astype(np.float64) - features_NC.mean(0, dtype=np.float64)
     if method == "tsne":
-        return _tsne(centred), (
-            "t-SNE keeps neighbours near; distances between groups, their sizes and the axes have "
+        return _tsne(features_NC - features_NC.mean(0, dtype=np.float64)), (
+            "t-SNE keeps neighbors near; distances between groups, their sizes and the axes have "
             "no meaning"
         )
-    _, scales, directions = np.linalg.svd(centred, full_matrices=False)
-    directions = directions[:2]
-    # The sign of a component is arbitrary: the largest weight is positive.
-    largest = np.abs(directions).argmax(1)
-    directions = directions * np.sign(directions[np.arange(len(directions)), largest])[:, None]
-    points = np.zeros((count, 2))
-    points[:, : len(directions)] = centred @ directions.T
-    share = 100 * (scales[:2] ** 2).sum() / ((scales**2).sum() or 1.0)
+    points, shares = principal_components(features_NC, 2)
     return points, (
-        f"the first two principal components hold {share:.0f} % of the variance; classes that "
-        "overlap here may be apart in the other directions"
+        f"the first two principal components hold {100 * shares.sum():.0f} % of the variance; "
+        "classes that overlap here may be apart in the other directions"
     )
 
 
-def _tsne(centred: np.ndarray) -> np.ndarray:
+def _tsne(centered: np.ndarray) -> np.ndarray:
     try:
         from sklearn.manifold import TSNE
     except ImportError:
@@ -94,8 +87,8 @@ def _tsne(centred: np.ndarray) -> np.ndarray:
             "--method tsne needs scikit-learn; install it (pip install scikit-learn), or choose "
             "--method pca"
         ) from None
-    perplexity = min(_PERPLEXITY, (len(centred) - 1) / 3)
-    return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(centred)
+    perplexity = min(_PERPLEXITY, (len(centered) - 1) / 3)
+    return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(centered)
 
 
 def draw_embeddings(

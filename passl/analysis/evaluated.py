@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class Evaluated:
         """The names of the classes, those of ImageNet's folders as words."""
         return readable(self.loader.classes)
 
-    @property
+    @cached_property
     def confusion(self) -> np.ndarray | None:
         """Samples, or pixels of segmentation, by true class (row) and predicted class (column):
         int64 [classes, classes]. Null for multi-label data, whose classes do not exclude each

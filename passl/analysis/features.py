@@ -34,6 +34,25 @@ def feature_maps(backbone: nn.Layer, point: LayerPoint, images: Sequence[np.ndar
     return np.concatenate(maps)
 
 
+def principal_components(features_NC: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Project features onto their first principal components.
+
+    Returns:
+        The projections [N, count], zeros where there are fewer features than that, and the
+        fractions [count] of the variance that the components hold. The largest weight of a
+        component, whose sign is arbitrary, is positive.
+    """
+    centered_NC = features_NC - features_NC.mean(0, dtype=np.float64)
+    _, scales, directions = np.linalg.svd(centered_NC.T @ centered_NC)
+    directions = directions[:count]
+    largest = np.abs(directions).argmax(1)
+    signs = np.sign(directions[np.arange(len(directions)), largest])
+    projections, fractions = np.zeros((len(centered_NC), count)), np.zeros(count)
+    projections[:, : len(directions)] = centered_NC @ (directions * signs[:, None]).T
+    fractions[: len(directions)] = scales[:count] / (scales.sum() or 1.0)
+    return projections, fractions
+
+
 def principal_colors(maps_NCYX: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Project features onto their first three principal components, fitted over all positions of
     all maps.
@@ -43,20 +62,10 @@ def principal_colors(maps_NCYX: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         the fractions [3] of the variance that the components hold.
     """
     count, width, rows, columns = maps_NCYX.shape
-    features = maps_NCYX.transpose(0, 2, 3, 1).reshape(-1, width).astype(np.float64)
-    features -= features.mean(0)
-    _, scales, directions = np.linalg.svd(features.T @ features)
-    kept = min(3, width)
-    # The sign of a component is arbitrary: the largest weight is positive.
-    largest = np.abs(directions[:kept]).argmax(1)
-    signs = np.sign(directions[np.arange(kept), largest])
-    projected = np.zeros((len(features), 3))
-    projected[:, :kept] = features @ (directions[:kept] * signs[:, None]).T
+    projected, shares = principal_components(maps_NCYX.transpose(0, 2, 3, 1).reshape(-1, width), 3)
     low, high = np.percentile(projected, [1, 99], axis=0)
     width_of = np.where(high > low, high - low, 1.0)
     colors = np.clip((projected - low) / width_of, 0, 1)
-    shares = np.zeros(3)
-    shares[:kept] = scales[:kept] / (scales.sum() or 1.0)
     return colors.reshape(count, rows, columns, 3), shares
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
+from passl.evaluation.attention import evaluating
 from passl.modeling.conv_attention import ConvAttention
 from passl.modeling.gpsa import GPSA
 from passl.modeling.mhsa import MHSA
@@ -52,16 +53,12 @@ def count_macs(model: nn.Layer, size: Sequence[int], channels: int = 3) -> dict[
         for kind, rule in RULES.items()
         if isinstance(layer, kind)
     ]
-    was_training = model.training
-    model.eval()
     try:
-        with paddle.no_grad():
+        with evaluating(model), paddle.no_grad():
             model(paddle.zeros([1, channels, *size]))
     finally:
         for handle in hooks:
             handle.remove()
-        if was_training:
-            model.train()
     return counts
 
 

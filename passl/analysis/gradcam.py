@@ -48,9 +48,7 @@ class Cam:
 
     def over(self, height: int, width: int) -> np.ndarray:
         """The map at the size of the image, [height, width], from 0 to 1."""
-        most = float(self.map_YX.max()) or 1.0
-        lattice = self.point.lattice_of(len(self.map_YX), height)
-        return lattice.upsampled(self.map_YX / most, height, width)
+        return self.point.lattice_of(len(self.map_YX), height).heat(self.map_YX, height, width)
 
 
 def gradcam(

@@ -63,6 +63,10 @@ class Lattice:
         rows = _interpolated(map_YX, places[0])
         return _interpolated(rows.T, places[1]).T
 
+    def heat(self, map_YX: np.ndarray, height: int, width: int) -> np.ndarray:
+        """A map of values from 0 on at the size of the image, divided by its largest value."""
+        return self.upsampled(map_YX / (float(map_YX.max()) or 1.0), height, width)
+
     def enlarged(self, map_YXC: np.ndarray, height: int, width: int) -> np.ndarray:
         """A map at the size of the image, where each pixel has the nearest cell's values: [height,
         width, ...].

@@ -47,7 +47,8 @@ def center_positions(model: nn.Layer, height: int, width: int) -> list[Positions
         if isinstance(block.attn, GPSA):
             rows, columns = block.query_grid
             center = (rows // 2, columns // 2)
-            weights_H1N = block.attn.position_weights((rows, columns), [_token(center, columns)])
+            token = center[0] * columns + center[1]
+            weights_H1N = block.attn.position_weights((rows, columns), [token])
             maps_HYX = weights_H1N.astype("float32").numpy().reshape(-1, rows, columns)
             gates_H = position_measures(block.attn, (rows, columns))["gate"]
             found.append(Positions(block.name, maps_HYX, gates_H, center))
@@ -79,10 +80,6 @@ def draw_positions(
         "The gate is the part of this attention in the head, the rest follows the content."
     )
     return draw_panels(groups, title, note)
-
-
-def _token(place: tuple[int, int], columns: int) -> int:
-    return place[0] * columns + place[1]
 
 
 def _panel(positions: Positions, head: int, title: str) -> Panel:

@@ -68,11 +68,11 @@ def profile(cfg: Config, steps: int, out: Path) -> list[str]:
 
 
 def _record(cfg: Config, learner: Learner, loader: Loader, steps: int) -> Profiler:
-    targets, ranks = [ProfilerTarget.CPU], learner.ranks
+    devices, ranks = [ProfilerTarget.CPU], learner.ranks
     if paddle.get_device().startswith("gpu"):
-        targets.append(ProfilerTarget.GPU)
+        devices.append(ProfilerTarget.GPU)
     # Without a function of its own, it writes a folder profiler_log where it is started.
-    profiler = Profiler(targets=targets, on_trace_ready=lambda _: None)
+    profiler = Profiler(targets=devices, on_trace_ready=lambda _: None)
     mixup = build_mixup(cfg.dataloader.train.get("mixup"), len(loader.classes))
     batches = _endless(loader)
     with Bar("profile", WARMUP + steps, shown=ranks.is_first) as bar, _named(learner.model):

@@ -39,7 +39,7 @@ def write_report(
     out: Path,
     recipe: str | None = None,
     evaluates: bool = True,
-    errors: int = 24,
+    mistakes: int = 24,
 ) -> None:
     """Write the report.
 
@@ -49,7 +49,7 @@ def write_report(
         recipe: a config that each run is compared with, instead of the one that it has recorded.
         evaluates: whether each run's best checkpoint is evaluated on its validation data, for what
             needs predictions.
-        errors: the worst errors of each run that are shown, at most.
+        mistakes: the most confident ones of each run that are shown, at most.
 
     Raises:
         ConfigError: a folder holds no run, or the recipe cannot be read.
@@ -60,7 +60,7 @@ def write_report(
     pages = []
     for number, run in enumerate(runs, 1):
         get_logger().info("run %s", run.name)
-        evaluation = evaluation_of(run, errors) if evaluates else _NOT_ASKED
+        evaluation = evaluation_of(run, mistakes) if evaluates else _NOT_ASKED
         pages.append(_page(run, f"run-{number}", recipe, evaluation))
     write_text(out, _render(runs, pages))
 
@@ -133,7 +133,7 @@ def _page(run: RunSummary, name: str, recipe: str | None, evaluation: Any) -> di
     has_predictions = not isinstance(evaluation, str)
     contents = [("summary", "Summary"), ("curves", "Curves")]
     contents += [("evaluation", "Classes" if has_predictions else "Predictions")]
-    contents += [("errors", "Worst errors")] * has_predictions
+    contents += [("mistakes", "Worst mistakes")] * has_predictions
     attention = attention_part(run, evaluation.attention if has_predictions else {})
     contents += [("attention", "Attention")] if attention else []
     contents += [("config", "Config"), ("timing", "Time"), ("environment", "Environment")]

@@ -1,4 +1,4 @@
-"""The part of a report that needs predictions: classes, confusion and the worst errors."""
+"""The part of a report that needs predictions: classes, confusion and the worst mistakes."""
 
 from __future__ import annotations
 
@@ -65,25 +65,25 @@ class EvaluationPart:
     maps: str | None
 
 
-def evaluation_of(run: RunSummary, errors: int) -> EvaluationPart | str:
+def evaluation_of(run: RunSummary, most: int) -> EvaluationPart | str:
     """Evaluate the best checkpoint of a run on its validation data; a sentence if that is not
     possible.
 
     Args:
-        errors: the worst errors that are shown, at most.
+        most: the worst mistakes that are shown, at most.
     """
     weights = run.folder / BEST
     if not weights.is_file():
-        return f"Classes and errors are left out: {weights} is not there."
+        return f"Classes and mistakes are left out: {weights} is not there."
     get_logger().info("evaluating %s on its validation data; --no-eval leaves it out", weights)
     try:
         found = evaluate_config(get_config(run.folder / CONFIG), weights)
-        mistakes = worst_mistakes(found, errors)
+        mistakes = worst_mistakes(found, most)
     except (ConfigError, RunError, OSError) as error:
         problems = error.problems if isinstance(error, ConfigError) else [str(error)]
         get_logger().warning("%s is not evaluated: %s", weights, "; ".join(problems))
         return (
-            f"Classes and errors are left out, since {weights} could not be evaluated on its "
+            f"Classes and mistakes are left out, since {weights} could not be evaluated on its "
             f"validation data: {'; '.join(problems)}. Relative paths of data are relative to the "
             "folder in which passl is started."
         )

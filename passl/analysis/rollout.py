@@ -153,9 +153,8 @@ def draw_rollout(images: Sequence[Shown], found: Sequence[Rollout], fusion: Fusi
     groups = []
     for image, one in zip(images, found, strict=True):
         map_YX = one.map_YX()
-        most = float(map_YX.max())
-        heat = one.lattice.upsampled(map_YX / (most or 1.0), *image.pixels.shape[:2])
-        panels = [Panel(image.pixels), Panel(heat_over(image.pixels, heat), f"{most:.2g}")]
+        heat = one.lattice.heat(map_YX, *image.pixels.shape[:2])
+        panels = [Panel(image.pixels), Panel(heat_over(image.pixels, heat), f"{map_YX.max():.2g}")]
         groups.append(Group([panels], image.title))
     first, last = found[0].blocks[0].name, found[0].blocks[-1].name
     reader = "the class token" if found[0].has_class_token else "the mean of all tokens"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 from collections import Counter
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from passl.analysis.compare import RunSummary
-from passl.engine.run_files import LOG, STARTS, WARNING
+from passl.engine.run_files import LOG, STARTS, WARNING, json_objects
 from passl.engine.run_folder import NONFINITE
 from passl.io.files import to_json
 from passl.modeling.heads import HEADS
@@ -32,18 +31,9 @@ is remarked.
 def read_starts(folder: Path) -> list[dict[str, Any]]:
     """The lines of `starts.jsonl`, without damaged ones; empty for a run without the file."""
     try:
-        lines = (folder / STARTS).read_text(encoding="utf-8", errors="replace").splitlines()
+        return list(json_objects((folder / STARTS).read_bytes().splitlines()))
     except OSError:
         return []
-    found = []
-    for line in lines:
-        try:
-            start = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(start, dict):
-            found.append(start)
-    return found
 
 
 # --------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ written, and neither numpy nor Paddle is imported.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
@@ -18,7 +17,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from passl.engine.run_files import LOG, METRICS, STARTS, WARNING
+from passl.engine.run_files import LOG, METRICS, STARTS, WARNING, json_objects
 from passl.engine.run_lock import HOLDER
 
 _STEP = re.compile(r"\[Train\]\[Epoch (\d+)/(\d+)\]\[Iter: (\d+)/(\d+)\]")
@@ -144,7 +143,7 @@ class Follower:
 
     def read(self) -> tuple[RunState, list[dict[str, Any]]]:
         """The state, and the rows of intervals and evaluations that are new since the last call."""
-        for start in _objects(self._starts.lines()[1]):
+        for start in json_objects(self._starts.lines()[1]):
             self._state.start = start
             self._intervals.clear()
         self._read_log()
@@ -152,7 +151,7 @@ class Follower:
         if is_other:
             self._state.train, self._state.evaluations = {}, []
             self._intervals.clear()
-        rows = [row for row in _objects(lines) if {"phase", "step", "epoch"} <= row.keys()]
+        rows = [row for row in json_objects(lines) if {"phase", "step", "epoch"} <= row.keys()]
         rows = [row for row in rows if row["phase"] in ("train", "val")]
         for row in rows:
             self._note(row)
@@ -241,22 +240,9 @@ def _is_gone(holder: Mapping[str, Any]) -> bool:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _objects(lines: list[bytes]) -> list[dict[str, Any]]:
-    """The JSON objects of lines; others are left out."""
-    found = []
-    for line in lines:
-        with suppress(ValueError, RecursionError):
-            value = json.loads(line)
-            if isinstance(value, dict):
-                found.append(value)
-    return found
+    with suppress(OSError):
+        return next(json_objects([path.read_bytes()]), {})
+    return {}
 
 
 def _moment(text: Any) -> float | None:

@@ -34,14 +34,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--no-eval",
         action="store_true",
         help="do not evaluate the best checkpoints, and leave out what needs predictions: scores "
-        "of classes, confusion, errors, attention",
+        "of classes, confusion, mistakes, attention",
     )
     parser.add_argument(
-        "--errors",
+        "--mistakes",
         type=at_least(0),
         default=24,
         metavar="N",
-        help="show the N worst errors (default %(default)s)",
+        help="show the N most confident mistakes (default %(default)s)",
     )
     parser.add_argument(
         "--recipe",
@@ -63,5 +63,5 @@ def main(args: argparse.Namespace) -> None:
         if problems:
             raise ConfigError(*problems)
     log_to_console()
-    write_report(args.runs, out, args.recipe, not args.no_eval, args.errors)
+    write_report(args.runs, out, args.recipe, not args.no_eval, args.mistakes)
     print(printable(str(out)))

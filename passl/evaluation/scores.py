@@ -12,6 +12,7 @@ from paddle import nn
 
 from passl.data.loader import Loader
 from passl.distributed.ranks import Ranks
+from passl.evaluation.attention import evaluating
 from passl.evaluation.classification import CLASSIFICATION
 from passl.evaluation.multilabel import MULTILABEL
 from passl.evaluation.segmentation import SEGMENTATION
@@ -75,8 +76,6 @@ def predict(
     Returns:
         What `Task.collect` makes of the outputs.
     """
-    was_training = model.training
-    model.eval()
     start = time.perf_counter()
 
     def outputs() -> Iterator[Any]:
@@ -85,12 +84,10 @@ def predict(
             yield [model(view(images)).astype("float32") for view in views], labels, indices
             bar.update()
 
-    with Bar("evaluation", len(loader), "batches", shown=shown) as bar:
+    with evaluating(model), Bar("evaluation", len(loader), "batches", shown=shown) as bar:
         found = TASKS[loader.dataset.task].collect(
             outputs(), len(loader.classes), valid_labels, **options
         )
-    if was_training:
-        model.train()
     return replace(found, seconds=time.perf_counter() - start)
 
 
