@@ -1,5 +1,6 @@
-"""Answer HTTP requests with the predictions of networks, until SIGTERM or Ctrl-C. It needs the
-extra `serve`: in a checkout, pip install '.[serve]'.
+"""Answer HTTP requests with the predictions of networks, until SIGTERM or Ctrl-C. A web page at `/`
+tries them, and one at `/docs` describes the requests. It needs the extra `serve`: in a checkout,
+pip install '.[serve]'.
 """
 
 import argparse
