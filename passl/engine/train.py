@@ -375,9 +375,7 @@ def _evaluate(run: Run) -> Scores:
 
 
 def _log_network(run: Run, epoch: int) -> None:
-    """Write measures of attention and histograms of weights, as far as the config asks for them and
-    the run goes on.
-    """
+    """Write measures of attention and histograms of weights, if the config asks for them."""
     has_histograms = run.cfg.log_config.get("histograms", False)
     if not has_histograms and run.attention is None:
         return
