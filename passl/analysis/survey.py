@@ -6,15 +6,11 @@ Imports no paddle, and keeps 25 bytes per sample.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import os
-import signal
-import threading
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from typing import NamedTuple
 
@@ -25,6 +21,7 @@ from passl.data.datasets.base import ImageDataset
 from passl.data.datasets.images import FORMATS
 from passl.errors import RunError
 from passl.io.limits import in_line
+from passl.io.pool import map_in_processes
 
 HASH = "BLAKE2b, 128 bits, of the pixels that training gets, before transforms"
 LABELS = 256
@@ -167,15 +164,8 @@ def _looks(dataset: ImageDataset, workers: int) -> Iterator[_Look | str]:
 def _looks_of_workers(
     dataset: ImageDataset, workers: int, start: int, stop: int
 ) -> Iterator[_Look | str]:
-    # Forked workers share the dataset's memory.
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("fork" if "fork" in methods else None)
-    with ProcessPoolExecutor(workers, context, _begin, (dataset,)) as pool:
-        with warnings.catch_warnings():
-            # Python 3.12 warns of a fork with threads; those of numpy do not matter here.
-            warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
-            looks = pool.map(_look_of, range(start, stop), chunksize=_CHUNK)
-        yield from looks
+    look = partial(_look, dataset)  # workers share the dataset's memory
+    yield from map_in_processes(look, range(start, stop), workers, chunksize=_CHUNK)
 
 
 def _look_alone(dataset: ImageDataset, index: int) -> _Look | str:
@@ -188,26 +178,3 @@ def _look_alone(dataset: ImageDataset, index: int) -> _Look | str:
             "that breaks the decoder"
         )
     return look
-
-
-_DATASET: ImageDataset
-"""A worker's."""
-
-
-def _begin(dataset: ImageDataset) -> None:
-    global _DATASET  # noqa: PLW0603 (the only state that a worker of a pool can have)
-    _DATASET = dataset
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End a worker whose parent was killed, which would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _look_of(index: int) -> _Look | str:
-    return _look(_DATASET, index)

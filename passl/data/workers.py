@@ -8,6 +8,7 @@ Python and frees the memory.
 from __future__ import annotations
 
 import atexit
+import gc
 import itertools
 import os
 import signal
@@ -136,6 +137,8 @@ class Workers:
 
     def _init_worker(self, worker: int) -> None:
         mark_worker()
+        # A collection would write to every object of the parent, and so copy its memory.
+        gc.freeze()
         # A signal to stop often goes to the whole process group, but the run needs its workers
         # until it has saved.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

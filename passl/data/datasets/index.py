@@ -125,7 +125,42 @@ def load_index(kind: Kind) -> Index:
         return index
     with _alone(kind):
         index = current_index(kind, get_logger().info)  # another process may have made it
-        return index or _kept(kind, time.time_ns())
+        return index or make_index(kind)
+
+
+def make_index(kind: Kind, settled: bool = False) -> Index:
+    """Make an index, and keep it if that pays and can be done.
+
+    Args:
+        settled: keep it also if the data is small or has just been written, because nobody else
+            writes it.
+
+    Raises:
+        ConfigError: whatever `kind.make` raises.
+    """
+    started = time.time_ns()
+    index = kind.make()
+    newest = max((source.time for source in index.sources), default=started)
+    places = list(_places(kind))
+    pays = settled or (len(index.labels) >= _FEWEST and newest <= started - _SETTLED)
+    if not places or not len(index.labels) or not pays:
+        return index
+    index = replace(index, names_hash=hash_of_names(kind.full_names(index)))
+    seconds, problems = (time.time_ns() - started) / 1e9, []
+    for path in places:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, partial(_write, kind=kind, index=index))
+            mapped = _read(path, kind)
+        except (OSError, ValueError) as error:  # the latter: the data changes while it is read
+            problems.append(str(error))
+            continue
+        get_logger().info(
+            "index of %d samples made in %.1f s: %s", len(index.labels), seconds, path
+        )
+        return mapped
+    get_logger().info("the index of the data is not kept: %s", "; ".join(problems))
+    return index
 
 
 def current_index(kind: Kind, log: Callable[..., object] = lambda *_: None) -> Index | None:
@@ -166,35 +201,6 @@ def _alone(kind: Kind) -> Iterator[None]:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(place))
         yield
-
-
-def _kept(kind: Kind, started: int) -> Index:
-    """Make an index, and keep it if that pays and can be done.
-
-    Args:
-        started: nanoseconds since 1970.
-    """
-    index = kind.make()
-    newest = max((source.time for source in index.sources), default=started)
-    places = list(_places(kind))
-    if not places or len(index.labels) < _FEWEST or newest > started - _SETTLED:
-        return index
-    index = replace(index, names_hash=hash_of_names(kind.full_names(index)))
-    seconds, problems = (time.time_ns() - started) / 1e9, []
-    for path in places:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, partial(_write, kind=kind, index=index))
-            mapped = _read(path, kind)
-        except (OSError, ValueError) as error:  # the latter: the data changes while it is read
-            problems.append(str(error))
-            continue
-        get_logger().info(
-            "index of %d samples made in %.1f s: %s", len(index.labels), seconds, path
-        )
-        return mapped
-    get_logger().info("the index of the data is not kept: %s", "; ".join(problems))
-    return index
 
 
 # --------------------------------------------------------------------------------------------------

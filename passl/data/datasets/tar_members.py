@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import tarfile
-import warnings
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import BinaryIO, cast
 
 from passl.errors import ConfigError
 from passl.io.limits import in_line
+from passl.io.pool import map_in_processes
 from passl.machine import usable_processors
 
 _MAX_LABEL_BYTES = 1 << 20
@@ -40,19 +38,8 @@ def read_shards(
             image and one label.
     """
     read = partial(_read_index, suffixes=suffixes, label_key=label_key)
-    if len(shards) <= _FEW or "fork" not in multiprocessing.get_all_start_methods():
-        yield from map(read, shards)
-        return
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(max(_READERS, usable_processors()), context) as pool:
-        try:
-            with warnings.catch_warnings():
-                # Python 3.12 warns of a fork with threads. The readers use none of their locks.
-                warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
-                found = pool.map(read, shards, chunksize=4)
-            yield from found
-        finally:
-            pool.shutdown(cancel_futures=True)
+    workers = max(_READERS, usable_processors()) if len(shards) > _FEW else 0
+    yield from map_in_processes(read, shards, workers, chunksize=4)
 
 
 def _read_index(

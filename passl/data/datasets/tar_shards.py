@@ -16,7 +16,7 @@ import numpy as np
 from passl.data import DATASETS
 from passl.data.datasets.base import FileDataset
 from passl.data.datasets.class_file import read_class_file
-from passl.data.datasets.index import Index, Kind, load_index, source_of
+from passl.data.datasets.index import Index, Kind, load_index, make_index, source_of
 from passl.data.datasets.packed import PackedPaths
 from passl.data.datasets.tar_members import read_shards
 from passl.errors import ConfigError, RunError, no_file
@@ -123,6 +123,16 @@ class TarShards(FileDataset):
         for start in range(0, len(coming), _DRAWN):
             _through_buffer(buffer, coming[start : start + _DRAWN], rng)
         return np.concatenate([coming, rng.permutation(buffer)])
+
+    @classmethod
+    def keep_index(cls, *, shards: str, class_file: str, image_keys: Sequence[str]) -> None:
+        """Make the index of shards that have just been written, for later starts with these
+        arguments.
+        """
+        suffixes, classes = {_ending_of(key) for key in image_keys}, read_class_file(class_file)
+        make_index(
+            _kind(_find_shards(shards), suffixes, "cls", (classes, class_file)), settled=True
+        )
 
     @staticmethod
     def check_options(*, image_keys: Sequence[str], label_key: str, **_: Any) -> None:
