@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 from PIL import Image
@@ -279,7 +279,8 @@ def _write_shard(
 ) -> None:
     with path.open("wb") as opened:
         file = _Hashed(opened)
-        with tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as archive:
+        out = cast(BinaryIO, file)
+        with tarfile.open(fileobj=out, mode="w|", format=tarfile.USTAR_FORMAT) as archive:
             for index in indices:
                 try:
                     suffix, content = _encoded(dataset, index, packing)
