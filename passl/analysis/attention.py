@@ -92,7 +92,7 @@ def attention_maps(
 
     Args:
         model: a `Model` or a backbone, accelerated or not. Its mode is restored.
-        images: [B, 3, height, width] of any size that the network takes, normalised.
+        images: [B, 3, height, width] of any size that the network takes, normalized.
         names: of blocks; see `choose_blocks`.
         query: whose attention. With `class`, blocks without a class token are left out.
         max_bytes: memory of all maps together.

@@ -99,7 +99,7 @@ def draw_embeddings(
     Args:
         points: [N, 2].
         labels: [N].
-        classes: names. Beyond `MOST_CLASSES`, the rarest classes are grey.
+        classes: names. Beyond `MOST_CLASSES`, the rarest classes are gray.
         title: above.
         note: below.
     """

@@ -57,7 +57,7 @@ class Shown:
 
 def pixels_of(array: np.ndarray, transforms: Sequence[Any]) -> np.ndarray:
     """Return the input of a network as pixels to draw, [height, width, 3 or 4] from 0 to 1. What
-    is not normalised by passl's `Normalize` is stretched between its extremes.
+    is not normalized by passl's `Normalize` is stretched between its extremes.
 
     Args:
         array: what the transforms have made, [channels, height, width].
@@ -217,16 +217,16 @@ class _Page:
 
 
 def heat_over(pixels: np.ndarray, heat: np.ndarray, opacity: float = 0.6) -> np.ndarray:
-    """Return an image in grey with a map over it, [height, width, 3] from 0 to 1. The image has
+    """Return an image in gray with a map over it, [height, width, 3] from 0 to 1. The image has
     little contrast, so that the map's colors can be told on dark and on bright parts.
 
     Args:
         pixels: [height, width, 3 or 4] from 0 to 1.
         heat: [height, width] from 0 to 1.
     """
-    grey = 0.2 + 0.6 * (pixels[..., :3] @ np.array([0.299, 0.587, 0.114]))
+    gray = 0.2 + 0.6 * (pixels[..., :3] @ np.array([0.299, 0.587, 0.114]))
     colors = matplotlib.colormaps[HEAT](np.clip(heat, 0, 1))[..., :3]
-    return (1 - opacity) * grey[..., None] + opacity * colors
+    return (1 - opacity) * gray[..., None] + opacity * colors
 
 
 def _wrapped(text: str, width: float) -> list[str]:

@@ -33,7 +33,7 @@ def ordered(kernels: np.ndarray) -> np.ndarray:
 
 def draw_filters(kernels: np.ndarray, title: str = "") -> Figure:
     """Draw kernels as images, ordered by `ordered`. Three channels are red, green and blue; others
-    are drawn as their mean, in grey.
+    are drawn as their mean, in gray.
 
     Args:
         kernels: [filters, channels, height, width].
@@ -47,7 +47,7 @@ def draw_filters(kernels: np.ndarray, title: str = "") -> Figure:
         panels.append(Panel(0.5 + 0.5 * images[index] / most, str(index), smooth=False))
     note = (
         "One square is the kernel of one output channel, whose number is above it. Each is scaled "
-        "on its own: mid-grey is weight 0. The order is that of the weights' standard deviation, "
+        "on its own: mid-gray is weight 0. The order is that of the weights' standard deviation, "
         "the largest first."
     )
     return draw_panels([Group([[panel]]) for panel in panels], title, note)

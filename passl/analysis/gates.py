@@ -24,7 +24,7 @@ from passl.utils.config import closest
 
 GATE = "gate"
 LABELS = {
-    "gate": "gate: part of the positional attention",
+    "gate": "gate: weight of the positional attention",
     "distance": "mean attention distance in pixels",
     "nonlocality": "non-locality in patches",
     "entropy": "entropy of the attention in nats",

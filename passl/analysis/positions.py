@@ -25,7 +25,7 @@ class Positions:
     Args:
         block: its name.
         maps_HYX: attention of the patch at `center` to each patch, for each head.
-        gates_H: part of the positional attention in each head.
+        gates_H: weight of the positional attention in each head.
         center: row and column.
     """
 
@@ -63,7 +63,7 @@ def center_positions(model: nn.Layer, height: int, width: int) -> list[Positions
 def draw_positions(
     initial: Sequence[Positions], learned: Sequence[Positions], title: str = ""
 ) -> Figure:
-    """Draw the heads of each block, above as initialised and below as learned.
+    """Draw the heads of each block, above as initialized and below as learned.
 
     Args:
         initial, learned: of `center_positions`, for the same blocks.
@@ -76,8 +76,8 @@ def draw_positions(
         groups.append(Group([above, below], after.block))
     note = (
         "Attention of the patch with the cross by the positional part of each head: above as "
-        "initialised, below as learned. Brighter is more; each map is scaled to its own maximum. "
-        "The gate is the part of this attention in the head, the rest follows the content."
+        "initialized, below as learned. Brighter is more; each map is scaled to its own maximum. "
+        "The gate is the weight of this attention in the head; the rest follows the content."
     )
     return draw_panels(groups, title, note)
 
