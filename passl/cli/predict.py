@@ -94,8 +94,8 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
         metavar="NAME",
-        help="paddle (default), onnxruntime, openvino, or auto: the fastest, measured once; for "
-        "--model",
+        help="paddle (default), paddle_plain, onnxruntime, openvino, or auto: the fastest, "
+        "measured once; for --model",
     )
     parser.add_argument(
         "--precision", metavar="NAME", help="fp32 (default), bf16 or int8; for --model"

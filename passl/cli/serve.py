@@ -47,7 +47,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--engine",
         default="paddle",
         metavar="NAME",
-        help="paddle (default), onnxruntime, openvino, or auto: the fastest, measured once",
+        help="paddle (default), paddle_plain, onnxruntime, openvino, or auto: the fastest, "
+        "measured once",
     )
     parser.add_argument(
         "--precision", default="fp32", metavar="NAME", help="fp32 (default), bf16 or int8"

@@ -215,9 +215,9 @@ class Predictor(Classifier):
 
     Args:
         folder: what `passl export` wrote.
-        engine: `paddle`, `onnxruntime` or `openvino`; the last two need a folder with ONNX. Or
-            `auto`: the fastest of those that are installed, which is measured once, see
-            `passl.deploy.auto`.
+        engine: `paddle`; `paddle_plain`, without oneDNN; `onnxruntime` or `openvino`, which need a
+            folder with ONNX; or `auto`: the fastest of those that are installed, which is measured
+            once, see `passl.deploy.auto`.
         precision: `fp32`; `bf16` if processor and engine support it; or `int8` for a folder that
             has it.
         threads: for the computation; null for all processors that this process may use.

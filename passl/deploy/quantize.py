@@ -129,6 +129,12 @@ class _Quantizer:
         model = onnx.load(str(self.prepared))
         self.input = model.graph.input[0].name
         self.layers = _layers(model)
+        # Attention's products of activations stay in float32.
+        self.others = [
+            node.name
+            for node in model.graph.node
+            if node.op_type in _KINDS and node.name not in self.layers
+        ]
         self.inputs = list(calibration.batches(calibration.held_out))
         run = load_engine(folder, "onnxruntime", "fp32", threads)
         self.logits_NK = np.concatenate([run(batch) for batch in self.inputs])
@@ -170,13 +176,12 @@ class _Quantizer:
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=list(float_layers),
+            nodes_to_exclude=[*self.others, *float_layers],
             calibrate_method=CalibrationMethod.Percentile,
             calibration_cache_path=self.work / "ranges.json",
             extra_options={
                 "CalibPercentile": PERCENTILE,
                 "CalibStridedMinMax": 1,  # histograms after each batch: all activations are large
-                "MatMulConstBOnly": True,  # attention's products of activations stay in float32
                 "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
             },
         )

@@ -72,6 +72,8 @@ def test_exported_networks_compute_what_the_originals_did(name, tmp_path, capfd)
     predictor = Predictor(tmp_path / "out", threads=1)
     check_network(predictor.run(case["images"]), case["logits"])
     check_network(predictor.run(case["images"][:1]), case["logits"][:1])
+    plain = Predictor(tmp_path / "out", "paddle_plain", threads=1)
+    check_network(plain.run(case["images"]), case["logits"])
     assert capfd.readouterr().out == ""  # oneDNN's chatter would spoil a table
 
 
