@@ -34,15 +34,12 @@ def map_in_processes(
         return
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("fork" if "fork" in methods else None)
-    pool = ProcessPoolExecutor(workers, context, _begin, (function,))
-    try:
+    with ProcessPoolExecutor(workers, context, _begin, (function,)) as pool:
         with warnings.catch_warnings():
             # Python 3.12 warns of a fork with threads; the functions use none of their locks.
             warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
             results = pool.map(_call, items, chunksize=chunksize)
-        yield from results
-    finally:
-        pool.shutdown(cancel_futures=True)
+        yield from results  # an exception, or an end before the last, cancels the others
 
 
 _FUNCTION: Callable[[Any], Any]
