@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl.data.datasets.tar_shards import TarShards, _split, expand_braces
+from passl.data.datasets.tar_members import _split
+from passl.data.datasets.tar_shards import TarShards, expand_braces
 
 webdataset = pytest.importorskip("webdataset")
 pytestmark = [

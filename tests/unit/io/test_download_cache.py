@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from passl.errors import RunError
-from passl.io import download
 from passl.porting.resolve import fetch
 from tests.unit.io.download_server import (
     BODY,
@@ -73,7 +72,7 @@ def read_only(monkeypatch) -> Callable[[], None]:
     def denied(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    return lambda: monkeypatch.setattr(download, "FileLock", denied)
+    return lambda: monkeypatch.setattr("passl.io.lock.FileLock", denied)
 
 
 def test_read_only_cache(get, server, tmp_path, read_only):
