@@ -46,8 +46,8 @@ def _remove_handlers(logger: logging.Logger, keep: list[logging.Handler]) -> Non
 @pytest.fixture
 def run_tool(monkeypatch, capfd):
     """Run a command line in this process, from the project's folder or another: run_tool(
-    "train.py", "-c", ...) -> CompletedProcess. tests/repo/test_readme.py starts the tools as
-    processes.
+    "train.py", "-c", ...) -> CompletedProcess. `make demo` and
+    tests/repo/test_package.py start processes.
     """
 
     def run(

@@ -48,7 +48,7 @@ def call(folder: Path, *arguments: str, expect: int = 0, passl: Path = ROOT) -> 
 
 
 def test_first_finetune(checkout, run_tool):
-    """In this process: the README's test starts the same tools as processes."""
+    """In this process, as those of the README."""
     (config,) = blocks("first_finetune.md", "yaml")
     (checkout / "shapes.yaml").write_text(config.replace("epochs: 40", "epochs: 4"))
     commands = [

@@ -50,9 +50,9 @@ FEW = ["-o", "dataloader.train.dataset.fraction=0.2"]
 """Of the digits, for training."""
 
 
-def test_python_commands_run(tmp_path):
-    """As processes, each of which goes on where the one before ended; in a folder of the test, with
-    less of everything.
+def test_python_commands_run(run_tool, tmp_path):
+    """Each goes on where the one before ended, in a folder of the test, with less of everything. In
+    this process: the demo starts processes.
     """
     found = [args for args in commands("python") if not any("convit_tiny" in arg for arg in args)]
     tools = ("train", "eval", "visualize", "export", "predict", "convert_weights", "check_data")
@@ -62,8 +62,9 @@ def test_python_commands_run(tmp_path):
         changed = [
             quick.get(arg, arg).replace("runs/digits", str(tmp_path / "run")) for arg in args
         ]
-        done = call([sys.executable, *changed[1:], *(FEW if "tools/train.py" in args else [])])
-        if "tools/predict.py" in args:
+        tool = Path(changed[1]).name
+        done = run_tool(tool, *changed[2:], *(FEW if tool == "train.py" else []))
+        if tool == "predict.py":
             assert len(re.findall(r"\d+\.\d\d %", done.stdout)) == 5
     for name in ("augmented.png", "curves.png", "confusion.csv", "confusion.png"):
         assert (tmp_path / "run" / name).is_file()
