@@ -119,7 +119,7 @@ def export_random(config: str, out: Path) -> Path:
     import paddle
 
     from benchmarks.measure import size_of
-    from passl.deploy.calibration import Calibration
+    from passl.deploy.calibration_data import CalibrationData
     from passl.deploy.export import export
     from passl.deploy.exported import Description
     from passl.modeling import Model
@@ -138,7 +138,7 @@ def export_random(config: str, out: Path) -> Path:
     def noise(index: int) -> np.ndarray:
         return np.random.default_rng(index).standard_normal(shape, np.float32)
 
-    data = Calibration(noise, np.zeros(64, np.int64), range(32), range(32, 64), 100.0, "noise")
+    data = CalibrationData(noise, np.zeros(64, np.int64), range(32), range(32, 64), 100.0, "noise")
     return export(model, description, out, int8=data)
 
 

@@ -20,7 +20,7 @@ from passl.cli.options import (
 from passl.errors import ConfigError
 
 if TYPE_CHECKING:
-    from passl.deploy.calibration import Calibration
+    from passl.deploy.calibration_data import CalibrationData
     from passl.deploy.exported import Description
 
 EXAMPLES = """\
@@ -107,11 +107,11 @@ def main(args: argparse.Namespace) -> None:
     print(json.dumps(summary))
 
 
-def _calibration(args: argparse.Namespace, description: Description) -> Calibration | None:
+def _calibration(args: argparse.Namespace, description: Description) -> CalibrationData | None:
     """The data of --calibrate; null without --int8."""
     if not args.int8:
         return None
-    from passl.deploy.calibration import MAX_LOSS, read_calibration
+    from passl.deploy.calibration_data import MAX_LOSS, read_calibration
     from passl.deploy.quantize import check_packages
 
     check_packages()

@@ -21,7 +21,7 @@ from passl.data.datasets.base import ImageDataset
 from passl.data.datasets.class_file import read_class_file
 from passl.data.datasets.fingerprint import fingerprint
 from passl.data.datasets.images import FORMATS
-from passl.data.datasets.tar_shards import TarShards
+from passl.data.datasets.tar_shards import IMAGE_KEYS, TarShards
 from passl.data.transforms.evaluation import resize
 from passl.errors import ConfigError, RunError
 from passl.io.files import sha256_of, to_json, write_atomically, write_text
@@ -112,6 +112,7 @@ def pack(
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / PLAN):
         plan = {"packing": asdict(packing), "name": name, "data": fingerprint(dataset)}
+        plan = json.loads(json.dumps(plan))  # as it is read
         _check_folder(folder, plan)
         _write_classes(folder / CLASSES, dataset.classes)
         (folder / _RECORDS).mkdir(exist_ok=True)
@@ -141,7 +142,7 @@ def dataset_node(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         "shards": str(folder / f"{manifest['name']}-{{000000..{last:06d}}}.tar"),
         "class_file": str(folder / CLASSES),
     }
-    if not set(manifest["image_keys"]) <= {"jpg", "jpeg", "png", "webp"}:  # TarShards' default
+    if not set(manifest["image_keys"]) <= set(IMAGE_KEYS):
         node["image_keys"] = manifest["image_keys"]
     return node
 
@@ -187,8 +188,8 @@ def _check_folder(folder: Path, plan: Mapping[str, Any]) -> None:
                 f"{folder}: has {others[0]!r} and is not a folder of passl pack; name a new one"
             )
         write_text(folder / PLAN, to_json(plan, indent=1) + "\n")
-    elif before != json.loads(json.dumps(plan)):
-        different = [key for key in plan if before.get(key) != json.loads(json.dumps(plan[key]))]
+    elif before != plan:
+        different = [key for key in plan if before.get(key) != plan[key]]
         raise ConfigError(
             f"{folder}: was packed with other options or data ({', '.join(different)}); name "
             "another folder, or remove this one"
@@ -229,12 +230,7 @@ def _finish(
     if not len(kept):
         raise RunError(f"{folder}: no image could be read")
     node = dataset_node(folder, manifest)
-    default = ("jpg", "jpeg", "png", "webp")
-    TarShards.keep_index(
-        shards=node["shards"],
-        class_file=node["class_file"],
-        image_keys=node.get("image_keys", default),
-    )
+    TarShards.keep_index(**{key: value for key, value in node.items() if key != "name"})
     write_text(folder / MANIFEST, to_json(manifest, indent=1) + "\n")
     return manifest
 

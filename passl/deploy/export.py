@@ -14,7 +14,7 @@ import paddle
 from paddle import nn
 
 from passl.deploy import quantize
-from passl.deploy.calibration import Calibration
+from passl.deploy.calibration_data import CalibrationData
 from passl.deploy.engines import TOLERANCE, Engine, as_engine
 from passl.deploy.exported import (
     DESCRIPTION,
@@ -44,7 +44,7 @@ def export(
     description: Description,
     out: str | Path,
     onnx: bool = False,
-    int8: Calibration | None = None,
+    int8: CalibrationData | None = None,
 ) -> Path:
     """Write a network as a folder. The folded network is compared with the model before anything
     is written, and the written network is run and compared too.
@@ -109,7 +109,7 @@ def _publish(temporary: Path, out: Path) -> None:
     sync(out.parent)
 
 
-def _write_int8(folder: Path, description: Description, int8: Calibration) -> None:
+def _write_int8(folder: Path, description: Description, int8: CalibrationData) -> None:
     """Quantize, and describe the folder anew."""
     record = quantize.quantize(folder, int8, usable_processors())
     (folder / DESCRIPTION).unlink()

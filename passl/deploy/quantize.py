@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from passl.deploy.calibration import BATCH, Calibration
+from passl.deploy.calibration_data import BATCH, CalibrationData
 from passl.deploy.engines import load_engine
 from passl.deploy.exported import ONNX, ONNX_INT8
 from passl.errors import ConfigError, RunError
@@ -64,7 +64,7 @@ def check_packages() -> None:
         )
 
 
-def quantize(folder: Path, calibration: Calibration, threads: int) -> dict[str, Any]:
+def quantize(folder: Path, calibration: CalibrationData, threads: int) -> dict[str, Any]:
     """Write `model.int8.onnx` beside `model.onnx`.
 
     While more accuracy is lost than may be, the layers whose quantization changes the probabilities
@@ -119,7 +119,7 @@ def quantize(folder: Path, calibration: Calibration, threads: int) -> dict[str, 
 class _Quantizer:
     """Quantizes one network, with any of its layers in float32."""
 
-    def __init__(self, folder: Path, work: Path, calibration: Calibration, threads: int):
+    def __init__(self, folder: Path, work: Path, calibration: CalibrationData, threads: int):
         import onnx
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -197,7 +197,7 @@ class _Quantizer:
 class _Reader:
     """Batches as ONNX Runtime asks for them."""
 
-    def __init__(self, name: str, calibration: Calibration):
+    def __init__(self, name: str, calibration: CalibrationData):
         self._name, self._calibration = name, calibration
         self._batches: Iterator[np.ndarray] = iter(())
 

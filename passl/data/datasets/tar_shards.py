@@ -22,6 +22,7 @@ from passl.data.datasets.tar_members import read_shards
 from passl.errors import ConfigError, RunError, no_file
 from passl.utils.types import PositiveInt
 
+IMAGE_KEYS = ("jpg", "jpeg", "png", "webp")
 _MAX_SHARDS = 100_000
 _DRAWN = 1 << 18
 """Samples that go through the shuffle buffer at a time, which bounds the memory."""
@@ -66,7 +67,7 @@ class TarShards(FileDataset):
         *,
         shards: str,
         class_file: str,
-        image_keys: Sequence[str] = ("jpg", "jpeg", "png", "webp"),
+        image_keys: Sequence[str] = IMAGE_KEYS,
         label_key: str = "cls",
         buffer_size: PositiveInt = 10_000,
         exif_turn: bool = False,
@@ -125,7 +126,9 @@ class TarShards(FileDataset):
         return np.concatenate([coming, rng.permutation(buffer)])
 
     @classmethod
-    def keep_index(cls, *, shards: str, class_file: str, image_keys: Sequence[str]) -> None:
+    def keep_index(
+        cls, *, shards: str, class_file: str, image_keys: Sequence[str] = IMAGE_KEYS
+    ) -> None:
         """Make the index of shards that have just been written, for later starts with these
         arguments.
         """

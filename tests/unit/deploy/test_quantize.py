@@ -10,7 +10,7 @@ pytest.importorskip("ml_dtypes")
 import onnx
 from onnx import helper, numpy_helper
 
-from passl.deploy.calibration import Calibration
+from passl.deploy.calibration_data import CalibrationData
 from passl.deploy.engines import load_engine
 from passl.deploy.quantize import quantize
 from passl.errors import RunError
@@ -45,13 +45,15 @@ def write_network(folder, largest: float = 1.0) -> None:
     onnx.save(model, str(folder / "model.onnx"))
 
 
-def calibration(folder, largest: float, max_loss: float) -> Calibration:
+def calibration(folder, largest: float, max_loss: float) -> CalibrationData:
     """Samples whose first pixel is large, labelled as the network classifies them."""
     images = np.random.default_rng(1).standard_normal((SAMPLES, *SHAPE), np.float32)
     images[:, 0, 0, 0] *= largest
     labels = load_engine(folder, "onnxruntime", "fp32", 1)(images).argmax(-1)
     indices = range(SAMPLES)
-    return Calibration(images.__getitem__, labels, indices[:100], indices[100:], max_loss, "here")
+    return CalibrationData(
+        images.__getitem__, labels, indices[:100], indices[100:], max_loss, "here"
+    )
 
 
 def test_weights_become_a_quarter_and_answers_stay(tmp_path):

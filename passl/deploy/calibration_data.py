@@ -29,7 +29,7 @@ _FEWEST = 60
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibrationData:
     """The data that a network is quantized with.
 
     Args:
@@ -61,7 +61,7 @@ def read_calibration(
     description: Description,
     max_loss: float = MAX_LOSS,
     allow_imports: bool = False,
-) -> Calibration:
+) -> CalibrationData:
     """Choose the samples of a calibration: a quarter of the data for ranges and the rest for
     scores, at most `RANGES` and `HELD_OUT`, drawn without replacement by a fixed seed.
 
@@ -107,7 +107,7 @@ def read_calibration(
     drawn = np.random.default_rng(0).permutation(len(labels)).tolist()
     count = min(RANGES, len(drawn) // 4)
     held_out = drawn[count : count + HELD_OUT]
-    return Calibration(prepared, labels, drawn[:count], held_out, max_loss, str(data))
+    return CalibrationData(prepared, labels, drawn[:count], held_out, max_loss, str(data))
 
 
 def _node(trained: Mapping[str, Any], data: str, description: Description) -> dict[str, Any]:
