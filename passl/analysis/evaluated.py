@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from passl.engine.check import check_config
 from passl.evaluation.confusion import confusion_matrix
 from passl.evaluation.multilabel import counts
 from passl.evaluation.scores import TASKS, predict
+from passl.evaluation.tables import percentages
 from passl.evaluation.task import Scores
 from passl.modeling import Model
 from passl.porting.classes import readable
@@ -84,10 +84,10 @@ class Evaluated:
         if self.task == "multilabel":
             columns["average precision"] = self.scores.per_class["average_precision"]
         if self.task == "segmentation":
-            columns["IoU"] = _percent(right, union, of_class)
-        columns["recall"] = _percent(right, of_class, of_class)
-        columns["precision"] = _percent(right, predicted, predicted)
-        columns["F1"] = _percent(2 * right, predicted + of_class, of_class)
+            columns["IoU"] = percentages(right, np.where(of_class > 0, union, 0))
+        columns["recall"] = percentages(right, of_class)
+        columns["precision"] = percentages(right, predicted)
+        columns["F1"] = percentages(2 * right, np.where(of_class > 0, predicted + of_class, 0))
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -105,11 +105,3 @@ def evaluate_config(cfg: Config, weights: str | Path) -> Evaluated:
     found = predict(model, loader, loader.dataset.valid_labels)
     scores = TASKS[loader.dataset.task].score(found, len(loader.classes), Ranks(), {})
     return Evaluated(model, loader, found, scores)
-
-
-def _percent(part: np.ndarray, whole: np.ndarray, exists: np.ndarray) -> list[float | None]:
-    def values() -> Iterator[float | None]:
-        for own, of, has in zip(part.tolist(), whole.tolist(), exists.tolist(), strict=True):
-            yield 100 * own / of if has else None
-
-    return list(values())

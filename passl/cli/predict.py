@@ -191,14 +191,14 @@ def _image_or_list(text: str) -> str:
 
 def _name_weights(args: argparse.Namespace) -> None:
     """Let --model NAME mean --weights NAME, unless there is a folder of that name."""
-    from passl.porting.zoo import is_known
+    from passl.porting.zoo import is_known, like
 
     if args.model is None or Path(args.model).exists():
         return
     if not is_known(args.model):
         raise ConfigError(
-            f"--model {args.model}: there is no such exported folder, and no such name in the "
-            "model zoo; `passl models` lists the names, `passl export` writes a folder"
+            f"--model {args.model}: there is no such exported folder (`passl export` writes one), "
+            f"and no such name in the model zoo{like(args.model)}"
         )
     args.weights, args.model = args.model, None
 

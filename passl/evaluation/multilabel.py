@@ -17,7 +17,7 @@ from paddle.nn import functional as F
 from passl.data.datasets.base import ImageDataset
 from passl.distributed.ranks import Ranks
 from passl.errors import RunError
-from passl.evaluation.tables import write_csv, write_json_lines
+from passl.evaluation.tables import percentages, write_csv, write_json_lines
 from passl.evaluation.task import Metric, Output, Scores, Task, added_scores, check_totals
 from passl.evaluation.thresholds import COLUMNS, DEFAULT, best_thresholds, curve
 
@@ -179,17 +179,20 @@ def average_precisions(found: MultilabelPredictions) -> list[float | None]:
 def write_per_class(path: Path, found: MultilabelPredictions, dataset: ImageDataset) -> None:
     """Write the scores of each class, in percent; those that do not exist are empty."""
     thresholds = found.thresholds or [DEFAULT] * len(dataset.classes)
-    precisions = average_precisions(found)
+    right, predicted, positive = counts(found)
+    scores = zip(
+        average_precisions(found),
+        percentages(right, predicted),
+        percentages(right, positive),
+        percentages(2 * right, np.where(positive > 0, predicted + positive, 0)),
+        strict=True,
+    )
     rows = []
-    for k, (right, predicted, positive) in enumerate(counts(found).T.tolist()):
-        values = [
-            precisions[k],
-            100 * right / predicted if predicted else None,
-            100 * right / positive if positive else None,
-            200 * right / (predicted + positive) if positive else None,
-        ]
+    for name, samples, values, threshold in zip(
+        dataset.classes, positive.tolist(), scores, thresholds, strict=True
+    ):
         shown = ["" if value is None else f"{value:.4f}" for value in values]
-        rows.append([dataset.classes[k], positive, *shown, thresholds[k]])
+        rows.append([name, samples, *shown, threshold])
     head = ["class", "samples", "average_precision", "precision", "recall", "f1", "threshold"]
     write_csv(path, head, rows)
 

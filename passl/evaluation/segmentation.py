@@ -17,7 +17,7 @@ from passl.data.datasets.base import ImageDataset
 from passl.distributed.ranks import Ranks
 from passl.errors import RunError
 from passl.evaluation.confusion import write_confusion
-from passl.evaluation.tables import write_csv
+from passl.evaluation.tables import percentages, write_csv
 from passl.evaluation.task import Metric, Output, Scores, Task, added_scores, check_totals
 from passl.io.masks import IGNORED
 from passl.modeling.layers import resized
@@ -48,8 +48,8 @@ class PixelCounts:
         union = np.where(of_class > 0, of_class + self.matrix.sum(0) - right, 0)
         return {
             "pixels": of_class.tolist(),
-            "iou": _percentages(right, union),
-            "accuracy": _percentages(right, of_class),
+            "iou": percentages(right, union),
+            "accuracy": percentages(right, of_class),
         }
 
     def of_all(self, ranks: Ranks) -> PixelCounts:
@@ -134,12 +134,6 @@ def score(
         per_class={"iou": of_class["iou"], "accuracy": of_class["accuracy"]},
         metrics=added_scores(metrics, found, classes, ranks),
     )
-
-
-def _percentages(part: np.ndarray, whole: np.ndarray) -> list[float | None]:
-    """100 * part / whole for each class; null where the whole is 0."""
-    pairs = zip(part.tolist(), whole.tolist(), strict=True)
-    return [100 * own / of if of else None for own, of in pairs]
 
 
 def _write_per_class(path: Path, found: PixelCounts, dataset: ImageDataset) -> None:

@@ -58,6 +58,12 @@ def write_per_class(path: Path, found: Predictions, classes: Sequence[str]) -> N
     write_csv(path, ["class", "samples", "top1", "top5"], rows)
 
 
+def percentages(part: np.ndarray, whole: np.ndarray) -> list[float | None]:
+    """100 * part / whole for each class; null where the whole is 0."""
+    pairs = zip(part.tolist(), whole.tolist(), strict=True)
+    return [100 * own / of if of else None for own, of in pairs]
+
+
 def write_best(path: Path, samples: Sequence[Mapping[str, Any]], as_table: bool) -> None:
     """Write the best predictions for samples.
 

@@ -4,6 +4,7 @@ package, as zoo.yaml lists them. The tests check that file.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,7 +13,6 @@ from typing import Literal
 
 from passl.errors import ConfigError
 from passl.logging import aligned
-from passl.utils.config import closest
 from passl.utils.yaml import read
 
 FILE = Path(__file__).with_name("zoo.yaml")
@@ -119,9 +119,14 @@ def find(name: str) -> Entry:
     """
     known = _by_name()
     if name not in known:
-        way = closest(name, list(known)) or "; `passl models` lists the names"
-        raise ConfigError(f"the model zoo has no weights {name!r}{way}")
+        raise ConfigError(f"the model zoo has no weights {name!r}{like(name)}")
     return known[name]
+
+
+def like(name: str) -> str:
+    """Return, for a message, the known name that is closest to one, or else where they are."""
+    near = difflib.get_close_matches(name, _by_name(), n=1)
+    return f"; did you mean {near[0]!r}?" if near else "; `passl models` lists the names"
 
 
 def is_known(name: str) -> bool:

@@ -20,7 +20,7 @@ from passl.errors import ConfigError, RunError
 from passl.evaluation.preset import transforms_of
 from passl.logging import get_logger, printable
 from passl.porting.resolve import locate, zoo_entry
-from passl.porting.zoo import is_known
+from passl.porting.zoo import is_known, like
 from passl.serving.batching import Batcher, Compute
 from passl.serving.settings import Settings
 
@@ -69,7 +69,7 @@ class Source:
         if not folder.exists() and "://" not in self.path and not is_known(self.path):
             raise ConfigError(
                 f"{self.path}: there is no such exported folder, run or weight file, and no such "
-                "name in the model zoo; `passl models` lists the names"
+                f"name in the model zoo{like(self.path)}"
             )
         return locate(self.path)
 

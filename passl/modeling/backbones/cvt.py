@@ -359,8 +359,8 @@ class CvT(nn.Layer):
         chosen = range(self.num_stages) if stages is None else stages
         wanted = resolve_indices(chosen, self.num_stages, "stage")
         maps: list[list[Any]] = [[] for _ in range(self.num_stages)]
-        for block, x_BNC in self.attention_inputs(images):
-            stage = int(block.name.partition(".")[0].removeprefix("stage"))
+        stage_of = [s for s, stage in enumerate(self.stages) for _ in stage.blocks]
+        for stage, (block, x_BNC) in zip(stage_of, self.attention_inputs(images), strict=True):
             if stage in wanted:
                 maps[stage].append(block.attn.attention_map(x_BNC, block.query_grid))
         return [maps[index] for index in wanted]
