@@ -21,10 +21,10 @@ from passl.data.transforms.sizes import channels_made, sizes_made
 from passl.distributed.liveness import Timeouts
 from passl.engine.attention_log import AttentionLog
 from passl.engine.average import WeightAverage
-from passl.engine.checkpoint import Saver
 from passl.engine.freezing import Freezing
 from passl.engine.mask_rules import head_fits_maps, masks_fit
 from passl.engine.precision import Precision
+from passl.engine.saver import Saver
 from passl.engine.task_rules import tasks_agree
 from passl.errors import ConfigError, RunError, shortened
 from passl.evaluation import METRICS

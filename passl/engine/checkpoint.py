@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -23,7 +23,6 @@ from safetensors.numpy import save_file
 
 import passl
 from passl.engine.learner import Learner
-from passl.engine.metrics import MetricLog
 from passl.engine.optimizer_state import (
     STATELESS,
     check_optimizer_state,
@@ -44,10 +43,8 @@ from passl.engine.progress import (
     read_progress,
     read_scaler,
 )
-from passl.engine.run_folder import BEST, KEPT, LAST, PREVIOUS
 from passl.errors import CheckpointError, RunError, no_file
 from passl.io.files import write_atomically
-from passl.logging import get_logger
 from passl.porting.load import set_weights
 from passl.porting.readers.safetensors import StoredArray, open_safetensors
 from passl.porting.weight_file import (
@@ -60,8 +57,6 @@ from passl.porting.weight_file import (
     own_file,
     pack_classes,
 )
-from passl.utils.schema import validated
-from passl.utils.types import PositiveInt
 
 _CHECKSUM = "sha256"
 
@@ -240,100 +235,3 @@ def load_checkpoint(checkpoint: Checkpoint, learner: Learner) -> tuple[Progress,
     restore_optimizer(path, learner, arrays)
     learner.precision.scaler.restore(read_scaler(path, metadata))
     return progress, config
-
-
-@validated
-class Saver:
-    """Keeps the last checkpoint of a run, the previous one, the best, and some on the way.
-
-    Args:
-        folder: of the run.
-        learner: whose state is saved. Every rank has a saver; the first one writes.
-        metrics: flushed before each checkpoint.
-        config: the resolved config, as plain data.
-        classes: names of the labels.
-        data: fingerprints of the parts of the data.
-        interval: steps between two checkpoints within an epoch; null for none. There is always one
-            at its end.
-        keep_interval: steps between two checkpoints that are kept, as `step_N.safetensors`; null
-            for none.
-        on_error: `stop` ends a run whose state cannot be written; `continue` warns and tries again
-            with the next checkpoint.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        learner: Learner,
-        metrics: MetricLog,
-        config: Mapping[str, Any],
-        classes: list[str],
-        data: Mapping[str, Mapping[str, Any]] | None = None,
-        /,
-        *,
-        interval: PositiveInt | None = None,
-        keep_interval: PositiveInt | None = None,
-        on_error: Literal["stop", "continue"] = "stop",
-    ):
-        self.folder, self.learner, self.metrics = folder, learner, metrics
-        self.config, self.classes, self.data = config, classes, data
-        self.interval, self.keep_interval, self.on_error = interval, keep_interval, on_error
-
-    def is_due(self, step: int) -> bool:
-        """Whether to save after that step, within the epoch."""
-        return any(each and step % each == 0 for each in (self.interval, self.keep_interval))
-
-    def save(self, progress: Progress, is_best: bool = False) -> bool:
-        """Write the state; every rank calls it. The last and the previous checkpoint are complete,
-        whenever the process is killed.
-
-        Returns:
-            Whether it was written; false only with `on_error: continue`.
-
-        Raises:
-            RunError: the state cannot be written, or is not finite. Earlier ones are kept.
-        """
-        ranks = self.learner.ranks
-        ranks.average_statistics(dict(self.learner.model.named_parameters()))
-        ranks.average_statistics(self.learner.average.averages)
-        takes_part = ranks.is_first or self.learner.is_sharded
-        state = gather_optimizer_state(self.learner) if takes_part else {}
-        saved = True
-        if ranks.is_first:
-            try:
-                self._write(progress, state, is_best)
-            except OSError as error:
-                saved = False
-                message = (
-                    f"{self.folder / LAST}: the state after step {progress.step} cannot be "
-                    f"written ({error.strerror or error}); earlier ones are intact"
-                )
-                if self.on_error == "stop":
-                    raise RunError(
-                        f"{message}. Make room, then continue by --resume auto; with "
-                        "checkpoint.on_error: continue a run does not stop for this"
-                    ) from None
-                get_logger().warning("%s; the run continues", message)
-        ranks.wait()
-        return saved
-
-    def _write(
-        self, progress: Progress, optimizer_state: Mapping[str, np.ndarray], is_best: bool
-    ) -> None:
-        self.metrics.sync()
-        others = [self.folder / BEST] if is_best else []
-        if self.keep_interval and progress.step and progress.step % self.keep_interval == 0:
-            others.append(self.folder / KEPT.format(progress.step))
-        # `best` is written before `last` counts on it: a run killed in between is resumed from an
-        # earlier state and comes to the same best again.
-        save_checkpoint(
-            self.folder / LAST,
-            self.learner,
-            progress,
-            self.config,
-            self.classes,
-            first=others,
-            optimizer_state=optimizer_state,
-            previous=self.folder / PREVIOUS,
-            data=self.data,
-        )

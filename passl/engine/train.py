@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +12,17 @@ import paddle
 
 from passl.data.datasets.fingerprint import fingerprint, hashed_lists
 from passl.data.loader import Batch, Loader, build_loader
-from passl.data.transforms.mixup import Mixup, build_mixup
-from passl.data.transforms.sizes import sizes_differ
+from passl.data.transforms.mixup import build_mixup
 from passl.distributed import ranks as distributed
 from passl.distributed.agreement import agree_on_run
 from passl.distributed.ranks import Ranks
-from passl.engine.attention_log import ATTENTION, AttentionLog
-from passl.engine.checkpoint import Saver
+from passl.engine.attention_log import AttentionLog
 from passl.engine.determinism import make_deterministic
-from passl.engine.learner import Learner, build_learner
+from passl.engine.learner import build_learner
 from passl.engine.metrics import Meter, MetricLog
 from passl.engine.progress import Progress
 from passl.engine.resume import continue_run, start_from, steps_done
+from passl.engine.run import Run, best_score_text, log_network, log_scores, log_start, show_start
 from passl.engine.run_folder import (
     NONFINITE,
     by_first,
@@ -33,18 +30,17 @@ from passl.engine.run_folder import (
     opened_run_folder,
     write_config,
 )
+from passl.engine.saver import Saver
 from passl.engine.signals import StopRequest
 from passl.engine.starts import record_start, recorded_failure
 from passl.engine.step import Outcome, train_step
-from passl.engine.visualdl import first_images, weight_histograms
 from passl.errors import RunError, Stopped, shortened
 from passl.evaluation.added_metrics import build_metrics
-from passl.evaluation.scores import TASKS, predict
-from passl.evaluation.task import Scores, Task
+from passl.evaluation.scores import predict
+from passl.evaluation.task import Scores
 from passl.io.files import write_text
 from passl.io.terminal import Bar
 from passl.logging import get_logger
-from passl.optim.optimizers import lr_rule, scaled_lr
 from passl.utils.config import Config
 
 _MIXUP = 1  # separates the random numbers of mixup from those of samples and steps
@@ -81,16 +77,16 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
             if ranks.is_first:
                 write_config(folder, run.cfg.to_dict(), progress.epoch)
                 record_start(folder, ranks, progress, checkpoint, config=cfg.file)
-                _log_start(run)
-                _show_start(run)
+                log_start(run)
+                show_start(run)
                 if progress.step == 0:
-                    _log_network(run, 0)
+                    log_network(run, 0)
             ranks.wait()
             while progress.epoch < cfg.epochs:
                 _train_epoch(run)
                 _finish_epoch(run)
         if ranks.is_first:
-            get_logger().info("%s; the run is in %s", _best(run), folder)
+            get_logger().info("%s; the run is in %s", best_score_text(run), folder)
     return progress
 
 
@@ -158,35 +154,6 @@ def build_loaders(cfg: Config, ranks: Ranks) -> tuple[Loader, Loader]:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """The parts of a run. `learner` and `progress` change as it goes on.
-
-    Args:
-        stop: whether this process was asked to stop.
-        bar: the steps of the run on a terminal, with the best score so far.
-        attention: measures it for `metrics`; null if the config does not ask for it.
-        queued: steps whose outcome has not been read yet: number, outcome and indices of samples.
-    """
-
-    cfg: Config
-    learner: Learner
-    train_loader: Loader
-    val_loader: Loader
-    mixup: Mixup
-    metrics: MetricLog
-    saver: Saver
-    progress: Progress
-    stop: StopRequest
-    bar: Bar
-    attention: AttentionLog | None
-    queued: deque[tuple[int, Outcome, Any]] = field(default_factory=deque)
-
-    @property
-    def task(self) -> Task:
-        return TASKS[self.val_loader.dataset.task]
-
-
 def _train_epoch(run: Run) -> None:
     """Make the remaining steps of an epoch.
 
@@ -196,7 +163,7 @@ def _train_epoch(run: Run) -> None:
     cfg, progress, epoch, steps = run.cfg, run.progress, run.progress.epoch, len(run.train_loader)
     done = steps_done(progress, progress.global_batch, steps)
     run.learner.begin_epoch(epoch)
-    run.bar.text = _best(run)
+    run.bar.text = best_score_text(run)
     with Meter(
         run.metrics,
         epoch=epoch,
@@ -334,7 +301,7 @@ def _finish_epoch(run: Run) -> None:
         if is_best:
             progress.best_score, progress.best_epoch = score, epoch
         if ranks.is_first:
-            _log_scores(run, scores, epoch)
+            log_scores(run, scores, epoch)
     progress.epoch, progress.samples = epoch, 0
     if not run.saver.save(progress, is_best):
         progress.best_score, progress.best_epoch = best_saved
@@ -364,7 +331,7 @@ def _evaluate(run: Run) -> Scores:
         labels, shown = loader.dataset.valid_labels, ranks.is_first
         found = predict(learner.model, loader, labels, check=run.stop.check, shown=shown)
     if ranks.is_first:
-        _log_network(run, run.progress.epoch + 1)
+        log_network(run, run.progress.epoch + 1)
     # Every rank comes here, at the end of its part or asked to stop. In `score` all must meet.
     ranks.wait()
     if ranks.any(run.stop.name):
@@ -374,76 +341,7 @@ def _evaluate(run: Run) -> Scores:
     return run.task.score(found, len(run.val_loader.classes), ranks, metrics)
 
 
-def _log_network(run: Run, epoch: int) -> None:
-    """Write measures of attention and histograms of weights, if the config asks for them."""
-    has_histograms = run.cfg.log_config.get("histograms", False)
-    if not has_histograms and run.attention is None:
-        return
-    step, model = run.progress.step, run.learner.model
-    with run.learner.average.applied(), suppress(Stopped):
-        if has_histograms:
-            run.metrics.write("weights", step, epoch=epoch, histograms=weight_histograms(model))
-        if run.attention is not None:
-            row = run.attention.measure(model, run.stop.check)
-            run.metrics.write(ATTENTION, step, epoch=epoch, **row)
-
-
 def _stopped(run: Run, when: str) -> Stopped:
     text = f"{run.stop.name or 'another process'} {when} step {run.progress.step}"
     get_logger().info("stopping: %s", text)
     return Stopped(text)
-
-
-def _show_start(run: Run) -> None:
-    """Write the hyperparameters and the first images for VisualDL."""
-    if run.metrics.visualdl is not None:
-        count = run.cfg.log_config.get("images", 8)
-        run.metrics.visualdl.add_hyperparameters(run.cfg, [*run.task.shown, "loss"])
-        run.metrics.visualdl.add_images(first_images(run.train_loader, count))
-
-
-def _log_start(run: Run) -> None:
-    cfg, progress, log = run.cfg, run.progress, get_logger().info
-    train, val = run.train_loader, run.val_loader
-    count = sum(parameter.size for parameter in run.learner.optimizer._parameter_list)
-    name, device, world = cfg.model.architecture.name, paddle.get_device(), progress.world_size
-    log("%s with %s parameters on %s, %d process(es)", name, f"{count:,}", device, world)
-    sizes = len(train.dataset), len(val.dataset), len(train.classes)
-    log("%d training and %d validation images, %d classes", *sizes)
-    remark = sizes_differ(train.samples, val.samples)
-    if remark is not None:
-        get_logger().warning(remark)
-    log(
-        "global batch %d, %d steps an epoch, peak learning rate %g (%s)",
-        progress.global_batch,
-        len(train),
-        scaled_lr(cfg.optimizer, progress.global_batch),
-        lr_rule(cfg.optimizer, progress.global_batch),
-    )
-    if progress.epoch >= cfg.epochs:
-        log("all %d epochs are done; for more, raise epochs", cfg.epochs)
-    elif progress.step:
-        log("resumed after epoch %d, step %d; %s", progress.epoch, progress.step, _best(run))
-
-
-def _best(run: Run) -> str:
-    """The best score so far, for the log."""
-    progress = run.progress
-    if not progress.best_epoch:
-        return "no score yet"
-    return f"best {run.task.best} {progress.best_score:.2f} % in epoch {progress.best_epoch}"
-
-
-def _log_scores(run: Run, scores: Scores, epoch: int) -> None:
-    progress, task = run.progress, run.task
-    run.metrics.write("val", progress.step, epoch=epoch, **scores.to_dict())
-    get_logger().info(
-        "[Eval][Epoch %d] %s, loss: %.4f, ips: %.1f samples/s; best %s: %.2f (epoch %d)",
-        epoch,
-        ", ".join(f"{key}: {getattr(scores, key):.2f}" for key in task.shown),
-        scores.loss,
-        scores.ips,
-        task.best,
-        progress.best_score,
-        progress.best_epoch,
-    )

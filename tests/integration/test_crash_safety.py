@@ -16,6 +16,7 @@ import pytest
 from passl.data import TRANSFORMS
 from passl.data.datasets.digits import Digits
 from passl.engine import checkpoint as checkpoint_module
+from passl.engine import saver as saver_module
 from passl.engine import train as train_module
 from passl.engine.checkpoint import read_checkpoint
 from passl.engine.metrics import read_metrics
@@ -227,13 +228,13 @@ def test_run_can_continue_on_a_full_disk(
 ):
     """No checkpoint can be written before the end."""
     ours, theirs = tmp_path / "run", straight_run("ConViT")
-    write = checkpoint_module.save_checkpoint
+    write = saver_module.save_checkpoint
 
     def limited(path, learner, progress, *others, **options):
         with file_limit(30_000 if progress.epoch < 3 else resource.RLIM_INFINITY):
             write(path, learner, progress, *others, **options)
 
-    monkeypatch.setattr(checkpoint_module, "save_checkpoint", limited)
+    monkeypatch.setattr(saver_module, "save_checkpoint", limited)
     more = "checkpoint={interval: 7, on_error: continue}"
     progress = run(tiny_config("ConViT"), ours, more)
     assert progress.step == 33

@@ -65,7 +65,7 @@ def rank(arguments: list[str]) -> None:
 def _arm(place: str, count: int, kind: str) -> None:
     """Let the fault happen when the place is reached for the COUNT-th time."""
     from passl.distributed import liveness
-    from passl.engine import checkpoint, train
+    from passl.engine import saver, train
 
     def before(module: Any, name: str) -> None:
         call, calls = getattr(module, name), 0
@@ -88,7 +88,7 @@ def _arm(place: str, count: int, kind: str) -> None:
     elif place == "evaluation":
         before(train, "predict")
     else:
-        before(checkpoint.Saver, "save")
+        before(saver.Saver, "save")
 
 
 def _happen(kind: str) -> None:

@@ -13,11 +13,12 @@ import pytest
 
 from passl.distributed.ranks import Ranks
 from passl.engine import visualdl
-from passl.engine.checkpoint import Saver, read_checkpoint
+from passl.engine.checkpoint import read_checkpoint
 from passl.engine.learner import build_learner
 from passl.engine.metrics import MetricLog, read_metrics
 from passl.engine.progress import Progress
 from passl.engine.run_folder import find_checkpoint, make_last
+from passl.engine.saver import Saver
 from passl.engine.step import train_step
 from passl.errors import CheckpointError, RunError
 from passl.io.files import duplicate
