@@ -27,7 +27,9 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 PREVIOUS = "previous.safetensors"
 """The checkpoint before the last one."""
 KEPT = "step_{}.safetensors"
-"""A checkpoint that is kept; see `checkpoint.keep_interval`."""
+"""A checkpoint that is kept; see `checkpoint.keep_interval` and `keep_epochs`."""
+RECENT = "recent_{}.safetensors"
+"""One of the newest checkpoints; see `checkpoint.keep_last`."""
 T = TypeVar("T")
 
 
@@ -124,15 +126,15 @@ def find_checkpoint(folder: Path, resume: str | None, read: Callable[[Path], T])
 
     Args:
         folder: of the run, after `check_start`.
-        resume: null for a new run; `auto` for the folder's last checkpoint, if there is one, or the
-            previous one if that cannot be used; else a checkpoint's path.
+        resume: null for a new run; `auto` for the folder's last checkpoint, if there is one, or an
+            earlier one if that cannot be used; else a checkpoint's path.
         read: reads the file, or raises CheckpointError if the run cannot continue from it.
 
     Returns:
         The result of `read`; null for a new run.
 
     Raises:
-        CheckpointError: it cannot be used, and neither can the previous one.
+        CheckpointError: it cannot be used, and neither can an earlier one.
     """
     if resume is None:
         return None
@@ -168,7 +170,14 @@ def _check_unused(folder: Path) -> None:
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether the folder has a checkpoint."""
-    return any((folder / name).exists() for name in (LAST, PREVIOUS, BEST))
+    found = any((folder / name).exists() for name in (LAST, PREVIOUS, BEST))
+    return found or bool(recent_checkpoints(folder))
+
+
+def recent_checkpoints(folder: Path) -> dict[int, Path]:
+    """The files of `checkpoint.keep_last` by step, the newest first."""
+    paths = [(path.stem.partition("_")[2], path) for path in folder.glob(RECENT.format("*"))]
+    return dict(sorted(((int(n), path) for n, path in paths if n.isdecimal()), reverse=True))
 
 
 def _check_named(path: Path) -> None:
@@ -183,18 +192,24 @@ def _check_named(path: Path) -> None:
 
 
 def _last_usable(folder: Path, read: Callable[[Path], T]) -> T:
-    """The result of `read` for the last checkpoint, or for the previous one."""
+    """The result of `read` for the last checkpoint, for the previous one, or for the newest one of
+    `checkpoint.keep_last` that can be used.
+    """
     damage: list[str] = []
-    for path in (folder / LAST, folder / PREVIOUS):
+    tried: list[Path] = []
+    for path in (folder / LAST, folder / PREVIOUS, *recent_checkpoints(folder).values()):
         try:
             if not path.exists():
                 raise CheckpointError(f"{path}: missing")
+            if any(path.samefile(other) for other in tried):
+                continue
+            tried.append(path)
             found = read(path)
         except CheckpointError as error:
             damage.append(str(error))
             continue
         for text in damage:
-            get_logger().warning("%s; continuing from %s, the previous one", text, path)
+            get_logger().warning("%s; continuing from %s, an earlier one", text, path)
         return found
     instead = "start a new run in another output_dir"
     if (folder / BEST).exists():

@@ -13,7 +13,7 @@ from passl.engine.learner import Learner
 from passl.engine.metrics import MetricLog
 from passl.engine.optimizer_state import gather_optimizer_state
 from passl.engine.progress import Progress
-from passl.engine.run_folder import BEST, KEPT, LAST, PREVIOUS
+from passl.engine.run_folder import BEST, KEPT, LAST, PREVIOUS, RECENT, recent_checkpoints
 from passl.errors import RunError
 from passl.logging import get_logger
 from passl.utils.schema import validated
@@ -35,6 +35,10 @@ class Saver:
             at its end.
         keep_interval: steps between two checkpoints that are kept, as `step_N.safetensors`; null
             for none.
+        keep_epochs: epochs between two checkpoints that are kept likewise, each at the end of an
+            epoch.
+        keep_last: how many of the newest checkpoints also stay, as `recent_N.safetensors` after
+            step N. Older files of that name are removed.
         on_error: `stop` ends a run whose state cannot be written; `continue` warns and tries again
             with the next checkpoint.
     """
@@ -51,11 +55,14 @@ class Saver:
         *,
         interval: PositiveInt | None = None,
         keep_interval: PositiveInt | None = None,
+        keep_epochs: PositiveInt | None = None,
+        keep_last: PositiveInt | None = None,
         on_error: Literal["stop", "continue"] = "stop",
     ):
         self.folder, self.learner, self.metrics = folder, learner, metrics
         self.config, self.classes, self.data = config, classes, data
         self.interval, self.keep_interval, self.on_error = interval, keep_interval, on_error
+        self.keep_epochs, self.keep_last = keep_epochs, keep_last
 
     def is_due(self, step: int) -> bool:
         """Whether to save after that step, within the epoch."""
@@ -100,8 +107,10 @@ class Saver:
     ) -> None:
         self.metrics.sync()
         others = [self.folder / BEST] if is_best else []
-        if self.keep_interval and progress.step and progress.step % self.keep_interval == 0:
+        if self._is_kept(progress):
             others.append(self.folder / KEPT.format(progress.step))
+        if self.keep_last is not None:
+            others.append(self.folder / RECENT.format(progress.step))
         # `best` is written before `last` counts on it: a run killed in between is resumed from an
         # earlier state and comes to the same best again.
         save_checkpoint(
@@ -115,3 +124,25 @@ class Saver:
             previous=self.folder / PREVIOUS,
             data=self.data,
         )
+        self._remove_old(progress.step)
+
+    def _is_kept(self, progress: Progress) -> bool:
+        """Whether the checkpoint stays for good."""
+        step, epoch = progress.step, progress.epoch
+        if self.keep_interval is not None and step > 0 and step % self.keep_interval == 0:
+            return True
+        is_end_of_epoch = epoch > 0 and progress.samples == 0
+        return self.keep_epochs is not None and is_end_of_epoch and epoch % self.keep_epochs == 0
+
+    def _remove_old(self, step: int) -> None:
+        """Remove the recent checkpoints before the `keep_last` newest. Later ones than this step,
+        of a run that was resumed from before them, stay until it reaches them.
+        """
+        if self.keep_last is None:
+            return
+        past = [path for number, path in recent_checkpoints(self.folder).items() if number <= step]
+        for path in past[self.keep_last :]:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:  # costs space only
+                get_logger().warning("%s cannot be removed: %s", path, error.strerror)

@@ -17,7 +17,7 @@ from passl.engine.checkpoint import read_checkpoint
 from passl.engine.learner import build_learner
 from passl.engine.metrics import MetricLog, read_metrics
 from passl.engine.progress import Progress
-from passl.engine.run_folder import find_checkpoint, make_last
+from passl.engine.run_folder import find_checkpoint, make_last, recent_checkpoints
 from passl.engine.saver import Saver
 from passl.engine.step import train_step
 from passl.errors import CheckpointError, RunError
@@ -61,6 +61,40 @@ def test_last_previous_and_best(saver):
         "previous.safetensors": 2,
         "best.safetensors": 1,
     }
+
+
+def test_the_newest_and_every_nth_are_kept(saver):
+    """An epoch has five steps; 3 of the newest, every second epoch and every seventh step stay."""
+    one = saver(interval=2, keep_interval=7, keep_epochs=2, keep_last=3)
+    for step in (2, 4, 5, 6, 7, 8, 10, 12):
+        one.save(Progress(epoch=step // 5, samples=step % 5 * 4, step=step))
+    kept = {name: step for name, step in names(one.folder).items() if "_" in name}
+    expected = [("step", 7), ("step", 10), ("recent", 8), ("recent", 10), ("recent", 12)]
+    assert kept == {f"{name}_{step}.safetensors": step for name, step in expected}
+
+
+def test_recent_checkpoints_after_a_resume_from_before_them(saver):
+    """The new ones count as the newest. Later ones stay until the run comes past them."""
+    one = saver(keep_last=2)
+    for step in (2, 4, 6, 8, 3, 5):
+        one.save(Progress(step=step))
+    assert [*recent_checkpoints(one.folder)] == [8, 6, 5, 3]
+    one.save(Progress(step=7))
+    assert [*recent_checkpoints(one.folder)] == [8, 7, 6]
+
+
+def test_recent_checkpoint_is_used_if_last_and_previous_are_damaged(saver):
+    """Those two are the newest of the recent ones, under other names."""
+    one = saver(keep_last=4)
+    for step in (1, 2, 3):
+        one.save(Progress(step=step))
+    for name in ("last", "previous"):
+        (one.folder / f"{name}.safetensors").write_bytes(b"damaged")
+    found = find_checkpoint(one.folder, "auto", read_checkpoint)
+    assert found.path == one.folder / "recent_1.safetensors"
+    for path in (one.folder / f"{name}.safetensors" for name in ("last", "previous")):
+        path.unlink()
+    assert find_checkpoint(one.folder, "auto", read_checkpoint).path == found.path
 
 
 def test_checkpoint_that_cannot_be_written_changes_nothing(saver):
