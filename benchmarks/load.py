@@ -17,6 +17,8 @@ from typing import Any
 
 LONGEST = 300.0
 """Seconds after which a load ends whatever has been answered."""
+BOUNDARY = "passl-images-0123456789abcdef"
+"""Between the parts of a form; no part contains it."""
 
 
 class Answer:
@@ -137,36 +139,49 @@ class Load:
             self._done.set()
 
 
-def request(path: str, host: str, body: bytes) -> bytes:
-    """A whole request of HTTP, whose connection is kept."""
+def request(path: str, host: str, images: Sequence[bytes]) -> bytes:
+    """A whole request of HTTP, whose connection is kept: an image as the body, or a form of several
+    images.
+    """
+    kind, body = "application/octet-stream", images[0]
+    if len(images) > 1:
+        kind = f"multipart/form-data; boundary={BOUNDARY}"
+        field = 'Content-Disposition: form-data; name="image"; filename="image"'
+        head = f"--{BOUNDARY}\r\n{field}\r\n\r\n".encode()
+        body = b"".join(head + image + b"\r\n" for image in images) + f"--{BOUNDARY}--\r\n".encode()
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/octet-stream\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode("ascii") + body
+    ).encode()
+    return head + body
 
 
 async def run(task: Mapping[str, Any]) -> dict[str, Any]:
     """Send a load.
 
     Args:
-        task: `host`, `port` and `path` of the requests; `files` with their bodies, sent in turns;
-            `count`, of requests; `clients`, connections; and `rate`, see `Load`.
+        task: `host`, `port` and `path` of the requests; `files` of images, sent in turns, `each`
+            (default 1) of them in a request; `count`, of requests; `clients`, connections; and
+            `rate`, see `Load`.
 
     Returns:
         `seconds` from the first request to the last answer, `cpu_seconds` of this process in that
-        time, and `answers`, each [index of its file, status, seconds, text].
+        time, and `answers`, each [index of its first file, status, seconds, text].
     """
     host, port = task["host"], task["port"]
-    bodies = []
+    images = []
     for file in task["files"]:
         with open(file, "rb") as opened:
-            bodies.append(opened.read())
-    load = Load(
-        [request(task["path"], f"{host}:{port}", body) for body in bodies],
-        task["count"],
-        task.get("rate"),
-    )
+            images.append(opened.read())
+    requests = [
+        request(
+            task["path"],
+            f"{host}:{port}",
+            [images[(first + i) % len(images)] for i in range(task.get("each", 1))],
+        )
+        for first in range(len(images))
+    ]
+    load = Load(requests, task["count"], task.get("rate"))
     loop = asyncio.get_running_loop()
     clients = []
     for _ in range(task["clients"]):

@@ -55,6 +55,9 @@ def main() -> None:
         "--requests", type=at_least(1), default=5000, help="to watch the memory with (5000)"
     )
     parser.add_argument(
+        "--images-per-request", type=at_least(1), default=1, help="sent as a form if several (1)"
+    )
+    parser.add_argument(
         "--round-seconds", type=at_least(0.1, float), default=3, help="of a round, about (3)"
     )
     parser.add_argument(
@@ -155,10 +158,12 @@ class Server(NamedTuple):
     Args:
         pid: of its process.
         port: on loopback.
+        each: images of a request.
     """
 
     pid: int
     port: int
+    each: int
 
     @property
     def memory(self) -> float:
@@ -169,7 +174,10 @@ class Server(NamedTuple):
     def ask(
         self, files: Sequence[str], count: int, clients: int, rate: float | None = None
     ) -> tuple[Spent, list[list[Any]], float]:
-        """Send requests from a process of its own.
+        """Send so many images from a process of its own.
+
+        Args:
+            rate: requests per second, see `benchmarks.load.Load`.
 
         Returns:
             what they have cost, the answers (see `benchmarks.load.run`), and the seconds of
@@ -180,7 +188,8 @@ class Server(NamedTuple):
         """
         task = {
             **{"host": "127.0.0.1", "port": self.port, "path": f"/v1/models/{NAME}:predict"},
-            **{"files": files, "count": count, "clients": clients, "rate": rate},
+            **{"files": files, "each": self.each, "clients": clients, "rate": rate},
+            "count": -(-count // self.each),
         }
         load = [sys.executable, str(ROOT / "benchmarks" / "load.py"), json.dumps(task)]
         with busy(self.pid) as usage:
@@ -193,7 +202,8 @@ class Server(NamedTuple):
             raise RunError(f"{len(wrong)} requests failed; the first: {wrong[0]}")
         usage["seconds"] = found["seconds"]  # without the start of that process
         usage["others"] -= found["cpu_seconds"] / found["seconds"]
-        return Spent(count, **usage), found["answers"], found["cpu_seconds"]
+        images = len(found["answers"]) * self.each
+        return Spent(images, **usage), found["answers"], found["cpu_seconds"]
 
 
 @contextmanager
@@ -214,7 +224,7 @@ def serving(args: argparse.Namespace) -> Iterator[Server]:
             lines.append(process.stderr.readline())
             if not lines[-1]:
                 raise RunError(f"the server does not start: {''.join(lines).strip()}")
-        yield Server(process.pid, int(found[1]))
+        yield Server(process.pid, int(found[1]), args.images_per_request)
     finally:
         process.terminate()
         process.communicate()
@@ -267,7 +277,8 @@ def measure(
     }
     print(table(rows))
     most = rows[str(max(args.clients))]
-    half = at_half_load(args, files, server, most["rate"]["median"] / 2, count)
+    half_rate = most["rate"]["median"] / server.each / 2
+    half = at_half_load(args, files, server, half_rate, count)
     growth, answers = memory_growth(args, files, server)
     wrong = differences(args, files, answers)
     return {"throughput": rows, "half_load": half, **growth, **wrong}
@@ -300,11 +311,15 @@ def throughput(
     return {
         "rate": summary([s.images / s.seconds for s in served]),
         "offline_rate": summary([a.images / a.seconds for a in alone]),
-        "ratio": summary([a.seconds / s.seconds for s, a in pairs]),
-        "cpu_ratio": summary([a.cpu_seconds / s.cpu_seconds for s, a in pairs]),
+        "ratio": summary([s.images / s.seconds / (a.images / a.seconds) for s, a in pairs]),
+        "cpu_ratio": summary(
+            [a.cpu_seconds / a.images / (s.cpu_seconds / s.images) for s, a in pairs]
+        ),
         "cpu_ms": summary([1000 * s.cpu_seconds / s.images for s in served]),
         "offline_cpu_ms": summary([1000 * a.cpu_seconds / a.images for a in alone]),
-        "client_cpu_ms": summary([1000 * load / own for load in asked]),
+        "client_cpu_ms": summary(
+            [1000 * load / s.images for load, s in zip(asked, served, strict=True)]
+        ),
         "p50_ms": rounded(1000 * statistics.median(latencies)),
         "p99_ms": rounded(1000 * percentile(latencies, 99)),
         "other_processors": rounded(statistics.mean(s.others for s in [*served, *alone])),
@@ -341,7 +356,7 @@ def at_half_load(
     found["p99_over_unloaded_p50"] = rounded(found["p99_ms"] / p50)
     found["p99_over_unloaded_p99"] = rounded(found["p99_ms"] / p99)
     print(
-        f"\nhalf load, {rate:.4g} images/s at random times: p50 {found['p50_ms']} ms, p99 "
+        f"\nhalf load, {rate:.4g} requests/s at random times: p50 {found['p50_ms']} ms, p99 "
         f"{found['p99_ms']} ms; one client: p50 {p50:.4g} ms, p99 {p99:.4g} ms; p99 over those: "
         f"{found['p99_over_unloaded_p50']} and {found['p99_over_unloaded_p99']}; other processes "
         f"used {found['other_processors']} processors"
@@ -356,7 +371,7 @@ def memory_growth(
     part, clients = max(args.requests // 10, 1), max(args.clients)
     memory, every = [server.memory], []
     for _ in range(10):
-        _, answers, _ = server.ask(files, part, clients)
+        _, answers, _ = server.ask(files, part * server.each, clients)
         memory.append(server.memory)
         every += answers
     shown = " ".join(f"{value:.1f}" for value in memory)
@@ -376,11 +391,11 @@ def differences(
     expected = predictor.predict(files, batch_size=1)
     largest = 0.0
     for index, _, _, text in answers:
-        (prediction,) = json.loads(text)["predictions"]
-        for rank, best in enumerate(prediction["best"]):
-            own = float(expected[index][best["label"]])
-            ranked = float(sorted(expected[index], reverse=True)[rank])
-            largest = max(largest, abs(best["probability"] - own), abs(ranked - own))
+        for place, prediction in enumerate(json.loads(text)["predictions"]):
+            row = expected[(index + place) % len(files)]
+            for rank, best in enumerate(prediction["best"]):
+                own, ranked = float(row[best["label"]]), float(sorted(row, reverse=True)[rank])
+                largest = max(largest, abs(best["probability"] - own), abs(ranked - own))
     print(f"{len(answers)} answers differ from the predictor's by at most {largest:.1e}")
     if largest > 1e-4 and args.precision == "fp32":
         raise RunError(f"answers differ from the predictor's by {largest:.1e}")

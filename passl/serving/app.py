@@ -7,6 +7,7 @@ import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from itertools import chain
 from typing import Annotated, Any
 
 import anyio
@@ -124,15 +125,22 @@ class Service:
     ) -> tuple[list[Any], list[tuple[int, int]]]:
         """What a batcher computes of each image, and the images' width and height."""
 
-        def prepare(content: bytes) -> tuple[np.ndarray, tuple[int, int]]:
-            check_image(content, self.settings.max_pixels)
-            opened = open_image(content, served.classifier.description)
-            return served.classifier.transformed(opened), opened.size
+        def prepare(contents: Sequence[bytes]) -> list[tuple[np.ndarray, tuple[int, int]]]:
+            found = []
+            for content in contents:
+                check_image(content, self.settings.max_pixels)
+                opened = open_image(content, served.classifier.description)
+                found.append((served.classifier.transformed(opened), opened.size))
+            return found
 
+        # A part for each thread: the way to a thread and back takes as long as a small image.
+        length = -(-len(images) // self.settings.threads)
+        parts = [images[i : i + length] for i in range(0, len(images), length)]
         try:
-            prepared = await asyncio.gather(*(self.in_thread(prepare, each) for each in images))
+            found = await asyncio.gather(*(self.in_thread(prepare, part) for part in parts))
         except (ConfigError, RunError) as error:
             raise Refused(422, str(error)) from None
+        prepared = list(chain.from_iterable(found))
         futures = [asyncio.wrap_future(batcher.submit(image)) for image, _ in prepared]
         try:
             return await asyncio.gather(*futures), [size for _, size in prepared]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import email
 
 import pytest
 
-from benchmarks.load import run
+from benchmarks.load import BOUNDARY, run
 
 
 def load(tmp_path, answer, **task) -> tuple[dict, list[bytes]]:
@@ -77,3 +78,20 @@ def test_an_idle_connection_may_be_closed(tmp_path):
 
     found, _ = load(tmp_path, answer, count=2, clients=2)
     assert [status for _, status, _, _ in found["answers"]] == [200, 200]
+
+
+def test_several_images_are_sent_as_a_form(tmp_path):
+    def answer(body: bytes):
+        return [b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]
+
+    found, bodies = load(tmp_path, answer, count=2, clients=1, each=3)
+    head = f"Content-Type: multipart/form-data; boundary={BOUNDARY}\n\n".encode()
+    forms = [email.message_from_bytes(head + body).get_payload() for body in bodies]
+    assert [[part.get_payload().strip() for part in form] for form in forms] == [
+        ["red", "green", "red"],
+        ["green", "red", "green"],
+    ]
+    assert {part.get_param("name", header="content-disposition") for part in sum(forms, [])} == {
+        "image"
+    }
+    assert [index for index, *_ in found["answers"]] == [0, 1]
