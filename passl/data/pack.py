@@ -9,7 +9,7 @@ import os
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
@@ -21,6 +21,8 @@ from passl.data.datasets.base import ImageDataset
 from passl.data.datasets.class_file import read_class_file
 from passl.data.datasets.fingerprint import fingerprint
 from passl.data.datasets.images import FORMATS
+from passl.data.datasets.index import write_index
+from passl.data.datasets.remote_shards import INDEX, INDEX_KEY, MANIFEST, digest_of
 from passl.data.datasets.tar_shards import IMAGE_KEYS, TarShards
 from passl.data.transforms.evaluation import resize
 from passl.errors import ConfigError, RunError
@@ -28,7 +30,7 @@ from passl.io.files import sha256_of, to_json, write_atomically, write_text
 from passl.io.lock import locked
 from passl.io.pool import map_in_processes
 
-MANIFEST, PLAN, CLASSES = "manifest.json", "plan.json", "classes.txt"
+PLAN, CLASSES = "plan.json", "classes.txt"
 _RECORDS = ".records"
 _ORIENTATION = 0x0112
 _SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
@@ -90,8 +92,8 @@ def pack(
     workers: int,
     done: Callable[[int], object] = lambda _: None,
 ) -> dict[str, Any]:
-    """Write a dataset into shards `FOLDER/NAME-000000.tar`, with a class file, a manifest and an
-    index. A call that was interrupted is continued by the same call, which keeps whole shards.
+    """Write a dataset into shards `FOLDER/NAME-000000.tar`, with a class file, a manifest and
+    indexes. A call that was interrupted is continued by the same call, which keeps whole shards.
 
     Each shard is read back and compared before it gets its name.
 
@@ -212,7 +214,7 @@ def _finish(
     plan: Mapping[str, Any],
     shards: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Write the index and the manifest."""
+    """Write the indexes and the manifest."""
     kept = np.array([index for shard in shards for index in shard["indices"]], np.int64)
     counts = np.bincount(dataset.labels[kept], minlength=len(dataset.classes))
     keys = sorted({suffix for shard in shards for suffix in shard["suffixes"]})
@@ -229,10 +231,22 @@ def _finish(
     }
     if not len(kept):
         raise RunError(f"{folder}: no image could be read")
-    node = dataset_node(folder, manifest)
-    TarShards.keep_index(**{key: value for key, value in node.items() if key != "name"})
+    digests = np.array([digest for shard in shards for digest in shard["digests"]], "<i8")
+    manifest["index"] = _write_index(folder, dataset_node(folder, manifest), digests)
     write_text(folder / MANIFEST, to_json(manifest, indent=1) + "\n")
     return manifest
+
+
+def _write_index(folder: Path, node: Mapping[str, Any], digests: np.ndarray) -> dict[str, Any]:
+    """Write the index that starts on this machine use, and the one for readers elsewhere, with the
+    digests of the samples. Return name, size and hash of the latter.
+    """
+    index = TarShards.keep_index(**{key: value for key, value in node.items() if key != "name"})
+    arrays = {**index.arrays, "digests": digests}
+    index = replace(index, arrays=arrays, sources=())
+    path = folder / INDEX
+    write_atomically(path, partial(write_index, index=index, key=INDEX_KEY))
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _record_of(shard: Path) -> Path:
@@ -257,10 +271,11 @@ def _shard(
     """Write a shard unless it is there, and return its record."""
     path = folder / f"{name}-{number:06d}.tar"
     record = _read_json(_record_of(path))
-    if record is not None and path.is_file() and sha256_of(path) == record["sha256"]:
+    is_complete = record is not None and "digests" in record  # earlier versions wrote none
+    if is_complete and path.is_file() and sha256_of(path) == record["sha256"]:
         return record
     indices = order[number * packing.samples : (number + 1) * packing.samples].tolist()
-    record = {"name": path.name, "indices": [], "suffixes": [], "skipped": []}
+    record = {"name": path.name, "indices": [], "digests": [], "suffixes": [], "skipped": []}
     write_atomically(path, lambda file: _write_shard(file, dataset, indices, packing, record))
     write_text(_record_of(path), to_json(record))
     return record
@@ -294,6 +309,7 @@ def _write_shard(
                     member.size = len(data)
                     archive.addfile(member, io.BytesIO(data))
                 record["indices"].append(index)
+                record["digests"].append(digest_of(content))
                 record["suffixes"] = sorted({*record["suffixes"], suffix})
         opened.flush()
         os.fsync(opened.fileno())

@@ -28,7 +28,7 @@ MIRRORS = "PASSL_MIRRORS"
 TIMEOUTS = (10.0, 30.0)
 """Seconds for connecting, and for each read."""
 RETRIES = 3
-_TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
+TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 """HTTP status codes that another attempt may resolve."""
 _CHUNK = 1 << 20
 _HEAD = 512
@@ -239,7 +239,7 @@ def _explain(error: OSError) -> tuple[str, bool]:
         return f"no connection to the server: {reason}; {MIRRORS} names mirrors", False
     if isinstance(error, requests.HTTPError) and error.response is not None:
         status = error.response.status_code
-        return f"the server says {status} {error.response.reason}", status in _TEMPORARY
+        return f"the server says {status} {error.response.reason}", status in TEMPORARY
     broken = (
         requests.ConnectionError,
         requests.ReadTimeout,

@@ -12,9 +12,12 @@ from passl.logging import get_logger
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, quiet: bool = False) -> Iterator[None]:
     """Hold the lock file of `path`, whose folder exists. The system releases it when the process
     ends in any way.
+
+    Args:
+        quiet: do not log that another process holds it.
 
     Raises:
         OSError, NotImplementedError: the file system has no locks.
@@ -24,7 +27,8 @@ def locked(path: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        get_logger().info("waiting for another process that holds %s", lock.lock_file)
+        if not quiet:
+            get_logger().info("waiting for another process that holds %s", lock.lock_file)
         lock.acquire()
     try:
         yield

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from passl.errors import ConfigError
 from passl.io.files import open_regular
+from passl.io.remote import is_url, read_url
 
 # Formats of other projects, recognised if every line of a class file has them.
 _LABEL_AND_NAME = re.compile(r"([0-9]{1,9})\s+(\S.*)")  # PaddleClas: 0 tench, Tinca tinca
@@ -17,7 +18,7 @@ _SHOWN = 5
 
 
 def read_class_file(file: str) -> list[str]:
-    """Return the class names of a file in the order of their labels.
+    """Return the class names of a file, local or at an address, in the order of their labels.
 
     A line is a class name, which can contain spaces; text after a tab is a comment. Two more
     formats are recognised: `LABEL NAME`, with the labels 0, 1, 2, ... in any order, and
@@ -26,7 +27,7 @@ def read_class_file(file: str) -> list[str]:
     Raises:
         ConfigError: the file cannot be read, names no class, or has an empty line or a class twice.
     """
-    lines = list(read_lines(file))
+    lines = list(read_lines(file, _lines_of_url(file) if is_url(file) else None))
     synsets = [match[1] for match in map(_SYNSET.fullmatch, lines) if match]
     numbered = [(int(m[1]), m[2]) for m in map(_LABEL_AND_NAME.fullmatch, lines) if m]
     names, order = lines, list(range(len(lines)))
@@ -47,15 +48,18 @@ def read_class_file(file: str) -> list[str]:
     return [names[line] for line in order]
 
 
-def read_lines(file: str) -> Iterator[str]:
+def read_lines(file: str, raw: Iterable[str] | None = None) -> Iterator[str]:
     """Iterate over the lines of a UTF-8 text file, stripped of whitespace. Empty lines at the end
     of the file are ignored.
+
+    Args:
+        raw: the lines, if they have been read.
 
     Raises:
         ConfigError: the file cannot be read, has no line, or an empty line between others.
     """
     number = empty = 0
-    for number, line in enumerate(_raw_lines(file), 1):
+    for number, line in enumerate(_raw_lines(file) if raw is None else raw, 1):
         if not line.strip():
             empty = empty or number
             continue
@@ -101,3 +105,10 @@ def _raw_lines(file: str) -> Iterator[str]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{file}: cannot be read: {reason}") from None
+
+
+def _lines_of_url(url: str) -> list[str]:
+    try:
+        return read_url(url).decode("utf-8-sig", "surrogateescape").splitlines()
+    except FileNotFoundError:
+        raise ConfigError(f"{url}: there is no such file") from None

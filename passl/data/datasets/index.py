@@ -39,6 +39,8 @@ within this time could change again without another time.
 """
 _TYPES: Mapping[str, np.dtype[Any]] = {"I64": np.dtype("<i8"), "U8": np.dtype("u1")}
 _BLOCK = 1 << 20
+UNUSABLE = (OSError, ValueError, LookupError, TypeError, RecursionError)
+"""What `read_index` raises."""
 
 
 class Source(NamedTuple):
@@ -151,8 +153,10 @@ def make_index(kind: Kind, settled: bool = False) -> Index:
     for path in places:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, partial(_write, kind=kind, index=index))
-            mapped = _read(path, kind)
+            write_atomically(
+                path, partial(write_index, index=index, key=kind.key, folder=kind.folder)
+            )
+            mapped = read_index(path, kind.key, kind.check, kind.folder)
         except (OSError, ValueError) as error:  # the latter: the data changes while it is read
             problems.append(str(error))
             continue
@@ -170,10 +174,10 @@ def current_index(kind: Kind, log: Callable[..., object] = lambda *_: None) -> I
     """
     for path in _places(kind):
         try:
-            return _read(path, kind)
+            return read_index(path, kind.key, kind.check, kind.folder)
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        except UNUSABLE as error:
             log("%s: not used, and made again: %s", path, error)
     return None
 
@@ -207,8 +211,9 @@ def _alone(kind: Kind) -> Iterator[None]:
 # --------------------------------------------------------------------------------------------------
 # The file
 # --------------------------------------------------------------------------------------------------
-def _write(path: Path, kind: Kind, index: Index) -> None:
-    own = os.path.abspath(kind.folder) if kind.folder is not None else ""
+def write_index(path: Path, index: Index, key: Sequence[str], folder: str | None = None) -> None:
+    """Write an index; see `Kind` for its key and folder."""
+    own = os.path.abspath(folder) if folder is not None else ""
     paths = PackedPaths()
     for source in index.sources:
         paths.append(os.path.relpath(source.path, own) if own else source.path)
@@ -230,7 +235,7 @@ def _write(path: Path, kind: Kind, index: Index) -> None:
         header[name] = {"dtype": dtype, "shape": [len(array)], "data_offsets": [begin, end]}
         checksum, begin = zlib.crc32(np.ascontiguousarray(array).data, checksum), end
     facts = {
-        "key": list(kind.key),
+        "key": list(key),
         "checksum": checksum,
         "names_hash": index.names_hash,
         "facts": index.facts,
@@ -244,8 +249,10 @@ def _write(path: Path, kind: Kind, index: Index) -> None:
             file.write(np.ascontiguousarray(array).data)
 
 
-def _read(path: Path, kind: Kind) -> Index:
-    """Map an index.
+def read_index(
+    path: Path, key: Sequence[str], check: Callable[[Index], object], folder: str | None = None
+) -> Index:
+    """Map an index; see `Kind` for its key, check and folder.
 
     Raises:
         FileNotFoundError: there is none.
@@ -262,7 +269,7 @@ def _read(path: Path, kind: Kind) -> Index:
             checksum = zlib.crc32(block, checksum)
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     about = json.loads(header.pop("__metadata__")["index"])
-    if about["key"] != list(kind.key):
+    if about["key"] != list(key):
         raise ValueError("it is of other data")
     if checksum != about["checksum"]:
         raise ValueError("it is damaged")
@@ -278,9 +285,9 @@ def _read(path: Path, kind: Kind) -> Index:
     }
     own = {name: arrays.pop(f"source_{name}") for name in ("names", "ends", "sizes", "times")}
     index = Index(arrays, about["facts"], (), about["names_hash"])
-    _check_sources(kind, **own)
+    _check_sources(folder, **own)
     _check(index)
-    kind.check(index)
+    check(index)
     if hasattr(mapped, "madvise"):
         # The checks have touched many pages; those that are used come back.
         mapped.madvise(mmap.MADV_DONTNEED)
@@ -288,10 +295,10 @@ def _read(path: Path, kind: Kind) -> Index:
 
 
 def _check_sources(
-    kind: Kind, names: np.ndarray, ends: np.ndarray, sizes: np.ndarray, times: np.ndarray
+    folder: str | None, names: np.ndarray, ends: np.ndarray, sizes: np.ndarray, times: np.ndarray
 ) -> None:
     """Raise ValueError if something that the index was made of has changed."""
-    root = os.path.abspath(kind.folder) if kind.folder is not None else ""
+    root = os.path.abspath(folder) if folder is not None else ""
     paths = PackedPaths.of_arrays(root, names, ends)
     states = zip(paths, sizes.tolist(), times.tolist(), strict=True)
     for path, size, modified in states:

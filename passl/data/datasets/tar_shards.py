@@ -18,9 +18,13 @@ from passl.data.datasets.base import FileDataset
 from passl.data.datasets.class_file import read_class_file
 from passl.data.datasets.index import Index, Kind, load_index, make_index, source_of
 from passl.data.datasets.packed import PackedPaths
+from passl.data.datasets.remote_shards import RemoteShards, find_packed
 from passl.data.datasets.tar_members import read_shards
 from passl.errors import ConfigError, RunError, no_file
-from passl.utils.types import PositiveInt
+from passl.io.disk_cache import DiskCache
+from passl.io.files import cache_folder
+from passl.io.remote import is_url
+from passl.utils.types import PositiveFloat, PositiveInt
 
 IMAGE_KEYS = ("jpg", "jpeg", "png", "webp")
 _MAX_SHARDS = 100_000
@@ -41,7 +45,8 @@ class TarShards(FileDataset):
 
     Args:
         shards: path of the tar files, with braces (`train-{000000..000146}.tar`, `{train,extra}`)
-            and the wildcards * ? [].
+            and the wildcards * ? []; or address of those in a folder of `passl pack`
+            (`https://HOST/packed/*.tar`, `s3://BUCKET/packed/*.tar`), see `remote_shards`.
         class_file: class names in the order of their labels; see `read_class_file`.
         image_keys: suffixes of images.
         label_key: suffix of labels; with `json` they are objects with a number `label`.
@@ -50,11 +55,14 @@ class TarShards(FileDataset):
         min_side: decode large JPEG files at 1/2, 1/4 or 1/8 of their size while both sides keep
             this many pixels; null reads them whole. It is faster but changes pixels slightly, so
             leave it null to compare with published scores.
+        cache_gib: GiB of disk in the cache folder for what is read of shards at an address. All
+            runs of a machine share it, and the smallest of their limits holds.
 
     Raises:
         ConfigError: image_keys and label_key are not different endings; `shards` has wrong braces;
             a shard is missing, compressed, truncated or damaged; a sample does not have exactly one
-            image and one label of a class.
+            image and one label of a class; an address has no folder of `passl pack`.
+        RunError: an address cannot be read.
 
     Example:
         name: TarShards
@@ -72,13 +80,23 @@ class TarShards(FileDataset):
         buffer_size: PositiveInt = 10_000,
         exif_turn: bool = False,
         min_side: PositiveInt | None = None,
+        cache_gib: PositiveFloat = 20.0,
     ):
         suffixes = {_ending_of(key) for key in image_keys}
         label_key = _ending_of(label_key)
         self.buffer_size, self.exif_turn, self.min_side = buffer_size, exif_turn, min_side
         self.classes = read_class_file(class_file)
-        self.shards = _find_shards(shards)
-        index = load_index(_kind(self.shards, suffixes, label_key, (self.classes, class_file)))
+        contents: _LocalShards | RemoteShards
+        if is_url(shards):
+            folder = find_packed(expand_braces(shards))
+            self.shards, index = folder.shards, folder.load_index(suffixes, label_key)
+            cache = DiskCache(cache_folder() / "shards", int(cache_gib * 2**30))
+            contents = RemoteShards(self.shards, index, folder.version, cache)
+            contents.check_cache(buffer_size)
+        else:
+            self.shards = _find_shards(shards)
+            index = load_index(_kind(self.shards, suffixes, label_key, (self.classes, class_file)))
+            contents = _LocalShards(self.shards, index)
         if not len(index.labels):
             raise ConfigError(
                 f"{shards}: no sample; a shard has images with suffixes "
@@ -87,23 +105,14 @@ class TarShards(FileDataset):
         self.labels, self.names_hash = index.labels, index.names_hash
         self.offset, self.size = index.arrays["offset"], index.arrays["size"]
         self.names, self.members = _Names(self.shards, index), index.names()
+        self._contents = contents
         # A kept index may have been made with another class file.
         for wrong in np.flatnonzero(self.labels >= len(self.classes))[:1]:
             shard, member = self.names.parts(int(wrong))
             raise _above(shard, member, int(self.labels[wrong]), (self.classes, class_file))
 
     def source(self, index: int) -> bytes:
-        size = int(self.size[index])
-        try:
-            with open(self.names.parts(index)[0], "rb", buffering=0) as file:
-                content = os.pread(file.fileno(), size, int(self.offset[index]))
-        except OSError as error:
-            raise RunError(f"{self.name(index)}: cannot be read: {error.strerror}") from None
-        if len(content) < size:
-            raise RunError(
-                f"{self.name(index)}: the shard has become shorter; do not change data during a run"
-            )
-        return content
+        return self._contents.read(self.names.shard_of(index), index, self.name(index))
 
     def name(self, index: int) -> str:
         """Return the path of the shard and the member in it."""
@@ -128,12 +137,12 @@ class TarShards(FileDataset):
     @classmethod
     def keep_index(
         cls, *, shards: str, class_file: str, image_keys: Sequence[str] = IMAGE_KEYS
-    ) -> None:
+    ) -> Index:
         """Make the index of shards that have just been written, for later starts with these
-        arguments.
+        arguments, and return it.
         """
         suffixes, classes = {_ending_of(key) for key in image_keys}, read_class_file(class_file)
-        make_index(
+        return make_index(
             _kind(_find_shards(shards), suffixes, "cls", (classes, class_file)), settled=True
         )
 
@@ -152,7 +161,10 @@ class TarShards(FileDataset):
         cls, *, shards: str, class_file: str, **_: Any
     ) -> list[str]:
         """Return the names in the class file if the shards exist, without opening them."""
-        _find_shards(shards)
+        if is_url(shards):
+            find_packed(expand_braces(shards))
+        else:
+            _find_shards(shards)
         return read_class_file(class_file)
 
 
@@ -182,10 +194,13 @@ class _Names(Sequence[str]):
         self.begins = index.arrays["begins"]
         self._shards, self._members = shards, index.names()
 
+    def shard_of(self, index: int) -> int:
+        """Return the place of a sample's shard."""
+        return int(np.searchsorted(self.begins, index, side="right")) - 1
+
     def parts(self, index: int) -> tuple[str, str]:
         """Return the path of a sample's shard, and the name of its member."""
-        shard = int(np.searchsorted(self.begins, index, side="right")) - 1
-        return self._shards[shard], self._members[index]
+        return self._shards[self.shard_of(index)], self._members[index]
 
     def __len__(self) -> int:
         return len(self._members)
@@ -194,6 +209,31 @@ class _Names(Sequence[str]):
         if index >= len(self):
             raise IndexError(index)
         return "{}: {}".format(*self.parts(index))
+
+
+class _LocalShards:
+    """Reads samples of shards on a disk or a mount.
+
+    Args:
+        shards: their paths.
+        index: of their samples.
+    """
+
+    def __init__(self, shards: Sequence[str], index: Index):
+        self._shards = shards
+        self._offset, self._size = index.arrays["offset"], index.arrays["size"]
+
+    def read(self, shard: int, index: int, name: str) -> bytes:
+        """Return the content of a sample; see `RemoteShards.read`."""
+        size = int(self._size[index])
+        try:
+            with open(self._shards[shard], "rb", buffering=0) as file:
+                content = os.pread(file.fileno(), size, int(self._offset[index]))
+        except OSError as error:
+            raise RunError(f"{name}: cannot be read: {error.strerror}") from None
+        if len(content) < size:
+            raise RunError(f"{name}: the shard has become shorter; do not change data during a run")
+        return content
 
 
 # --------------------------------------------------------------------------------------------------
