@@ -9,11 +9,12 @@ Messages are JSON objects, one a line; nothing in them is executed.
     rank 0 -> rank   {"nonce"}                                     as soon as it connects
     rank -> rank 0   {"rank", "world", "host", "proof"}            an HMAC of the nonce
     rank 0 -> rank   {"hosts", "address"}                          all ranks have joined
-    both ways        {}                                            each second
+    both ways        {"begun": n}                                  each second: operations
+    rank -> rank 0   {"begun": n, "gave_up": true}                 an operation timed out
     rank -> rank 0   {"arrived": n}                                at the n-th barrier
     rank 0 -> rank   {"passed": n}                                 all are there
     both ways        {"left": true}                                this rank ends in order
-    both ways        {"verdict": reason}                           all ranks must end
+    both ways        {"verdict": reason, "late": [rank]}           all ranks must end
 
 Silence, and a connection that closes without "left", lead to a verdict too.
 """
@@ -22,14 +23,13 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import math
 import os
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -37,6 +37,7 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from passl.distributed.environment import MASTER, SECRET, Place
+from passl.distributed.peer import Operations, Peer, main_thread_stack
 from passl.errors import RunError, shortened
 from passl.logging import get_logger
 from passl.utils.schema import validated
@@ -61,40 +62,14 @@ class Timeouts:
         join: until all processes have started.
         silence: without a heartbeat, after which a process counts as gone: in a training step, in
             an evaluation and in a checkpoint.
-        wait: for a process that is alive but does not arrive, because its data or disk is slow.
+        wait: for a process that is alive but does not arrive, or does not begin a collective
+            operation that others have begun, because its data or disk is slow or it hangs.
     """
 
     join: Annotated[float, Ge(1)] = 600.0
     # A heartbeat comes every second.
     silence: Annotated[float, Ge(3)] = 30.0
     wait: Annotated[float, Ge(1)] = 1800.0
-
-
-class _Peer:
-    """A connection to another rank."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
-        self.reader, self.writer = reader, writer
-        self.heard_at = time.monotonic()
-
-    @property
-    def own_address(self) -> str:
-        """IPv4 address of this end."""
-        return self.writer.get_extra_info("sockname")[0]
-
-    def send(self, **message: Any) -> None:
-        """Send without waiting."""
-        if not self.writer.is_closing():
-            self.writer.write(json.dumps(message).encode() + b"\n")
-
-    async def receive(self) -> dict[str, Any] | None:
-        """The next message; null if the connection is closed, or the other side is no rank."""
-        try:
-            message = json.loads(await self.reader.readline())
-        except (OSError, ValueError, RecursionError):
-            return None
-        self.heard_at = time.monotonic()
-        return message if isinstance(message, dict) else None
 
 
 class Liveness:
@@ -108,6 +83,7 @@ class Liveness:
 
     Attributes:
         verdict: why the run cannot go on; null while it can.
+        begun: collective operations that the main thread has begun; it counts them.
         hosts: rank -> name of its machine, of all ranks once they have met.
         own_address: IPv4 address by which the others reach this process, once all have met.
     """
@@ -121,14 +97,16 @@ class Liveness:
     ):
         self.place, self.address, self.timeouts, self._end = place, address, timeouts, end
         self.verdict: str | None = None
+        self.begun = 0
         self.hosts = {0: address[0], place.rank: socket.gethostname()}
         self.own_address = address[0]
         self._silence = timeouts.silence
         self._verdict_at = self._first_arrived_at = math.inf
         self._passed = 0
         self._arrived = dict.fromkeys(range(place.world), 0)
+        self._operations = Operations(place.world)
         self._left: set[int] = set()
-        self._peers: dict[int, _Peer] = {}
+        self._peers: dict[int, Peer] = {}
         self._tasks: list[asyncio.Task] = []
         self._met = threading.Event()  # all ranks have joined, or there is a verdict
         self._loop = asyncio.new_event_loop()
@@ -192,6 +170,8 @@ class Liveness:
         name it.
         """
         self._silence = 2 * _BEAT  # the connection of a rank that is gone may still be open
+        if "timeout" in str(error).lower():  # Gloo's, which does not name the rank
+            self._loop.call_soon_threadsafe(self._give_up)
         end = time.monotonic() + 4 * _BEAT
         while self.verdict is None and time.monotonic() < end:
             time.sleep(_POLL)
@@ -296,7 +276,7 @@ class Liveness:
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Rank 0: let a rank of this run in. Anything may connect to a port."""
         with closing(writer):
-            peer, nonce = _Peer(reader, writer), secrets.token_hex()
+            peer, nonce = Peer(reader, writer), secrets.token_hex()
             peer.send(nonce=nonce)
             hello = await peer.receive() or {}
             rank = hello.get("rank")
@@ -337,7 +317,7 @@ class Liveness:
                 opening = asyncio.open_connection(*self.address, limit=_LONGEST)
                 reader, writer = await asyncio.wait_for(opening, _REPORT)
                 with closing(writer):
-                    peer = _Peer(reader, writer)
+                    peer = Peer(reader, writer)
                     greeting = await peer.receive() or {}
                     if "nonce" in greeting:
                         proof = self._proof(str(greeting["nonce"]), rank)
@@ -348,7 +328,7 @@ class Liveness:
                         return
             await asyncio.sleep(_BEAT / 10)
 
-    async def _follow(self, rank: int, peer: _Peer) -> None:
+    async def _follow(self, rank: int, peer: Peer) -> None:
         """Take a rank's messages until its connection ends."""
         with suppress(KeyError, TypeError, ValueError):  # not a message of ours
             while (message := await peer.receive()) is not None:
@@ -359,7 +339,7 @@ class Liveness:
             when = " did" if self._met.is_set() else refused if rank == 0 else " began"
             self._judge(f"{self._name(rank)} has ended before the run{when}")
 
-    def _take(self, rank: int, peer: _Peer, message: dict[str, Any]) -> None:
+    def _take(self, rank: int, peer: Peer, message: dict[str, Any]) -> None:
         if "hosts" in message:
             self.hosts = dict(enumerate(map(str, message["hosts"])))
             is_with_first = self.hosts[self.place.rank] == self.hosts[0]
@@ -367,12 +347,16 @@ class Liveness:
             self._met.set()
         if "arrived" in message:
             self._arrive(rank, int(message["arrived"]))
+        if "begun" in message:
+            self._operations.begun[rank] = int(message["begun"])
+        if "gave_up" in message:
+            self._give_up()
         if "passed" in message:
             self._passed = int(message["passed"])
         if "left" in message:
             self._left.add(rank)
         if "verdict" in message:
-            self._judge(str(message["verdict"]))
+            self._judge(str(message["verdict"]), map(int, message.get("late", ())))
 
     def _arrive(self, rank: int, number: int) -> None:
         self._arrived[rank] = number
@@ -391,7 +375,7 @@ class Liveness:
             before = now
             await asyncio.sleep(_BEAT)
             now = time.monotonic()
-            self._send()
+            self._send(begun=self.begun)
             for rank, peer in self._peers.items():
                 if now - before > 2 * _BEAT:  # this process itself was stopped
                     peer.heard_at += now - before
@@ -404,19 +388,46 @@ class Liveness:
             if now - self._first_arrived_at > self.timeouts.wait:
                 late = [r for r, number in self._arrived.items() if number == self._passed]
                 self._judge(
-                    f"{shortened([self._name(r) for r in late], 3)} did not arrive within "
+                    f"{shortened([*map(self._name, late)], 3)} did not arrive within "
                     f"{self.timeouts.wait:g} s where the others wait; look at its disk and data, "
-                    "or raise timeouts.wait"
+                    "or raise timeouts.wait",
+                    late,
                 )
+            self._operations.begun[self.place.rank] = self.begun
+            if self.place.rank == 0 and self._operations.late_for(now) > self.timeouts.wait:
+                self._judge_behind(f"for {self.timeouts.wait:g} s")
             if now - self._verdict_at > _GRACE:
                 self._end(1)  # the main thread is held in a call that does not return
 
-    def _judge(self, verdict: str) -> None:
-        """The run cannot go on; the first reason counts, and all ranks are told."""
+    def _give_up(self) -> None:
+        """A collective operation of a rank timed out. Rank 0 is told."""
+        self._operations.begun[self.place.rank] = self.begun
+        if self.place.rank != 0:
+            self._send(begun=self.begun, gave_up=True)
+        elif self._operations.behind():
+            self._judge_behind("until their operation timed out")
+
+    def _judge_behind(self, when: str) -> None:
+        late = self._operations.behind()
+        self._judge(
+            f"{shortened([*map(self._name, late)], 3)} answers, but did not come {when} to "
+            "an operation in which the others wait; its log shows where it hangs. Look at its disk "
+            "and data, or raise timeouts.wait",
+            late,
+        )
+
+    def _judge(self, verdict: str, late: Iterable[int] = ()) -> None:
+        """The run cannot go on; the first reason counts, and all ranks are told.
+
+        Args:
+            late: ranks that the others wait for. They log where their main thread is.
+        """
         if self.verdict is None:
-            self._send(verdict=verdict)
+            self._send(verdict=verdict, late=(late := list(late)))
             if self._met.is_set():  # the main thread may not come to raise it: Gloo may abort
                 get_logger().error("%s", verdict)
+            if self.place.rank in late:
+                get_logger().error("the main thread is at %s", main_thread_stack())
             self.verdict, self._verdict_at = verdict, time.monotonic()
             self._met.set()
 

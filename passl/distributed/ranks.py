@@ -76,12 +76,14 @@ class Ranks:
         if self.world == 1:
             return list(values)
         total = paddle.to_tensor(np.asarray(values, dtype=np.float64))
+        self._begin()
         dist.all_reduce(total)  # SUM; Gloo has no average
         return total.tolist()
 
     def all_reduce(self, tensor: Any) -> Any:
         """The tensor, added up over the ranks in place. On GPUs the host does not wait for it."""
         if self.world > 1:
+            self._begin()
             dist.all_reduce(tensor)
         return tensor
 
@@ -153,6 +155,7 @@ class Ranks:
         """
         if self.world == 1:
             return
+        self._begin()
         for name, statistic in state.items():
             if name.endswith(STATISTICS):
                 dist.all_reduce(statistic)
@@ -174,6 +177,7 @@ class Ranks:
                 sums.append([weights.sum(), np.abs(weights).sum(), np.square(weights).sum()])
         own = np.asarray(sums)
         bounds = paddle.to_tensor(np.stack([own, -own]))
+        self._begin()
         dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
         spread = bounds.numpy().sum(0).max(1)
         # Updates by the same gradients may round differently on different processors.
@@ -185,6 +189,13 @@ class Ranks:
                 f"{name} differs (rank {self.rank}); the last checkpoint is kept. Go on from it by "
                 "--resume auto, and look for a process with other software, data or a broken device"
             )
+
+    def _begin(self) -> None:
+        """Count a collective operation, so that the others can name this rank if it does not come
+        to one.
+        """
+        if self.liveness is not None:
+            self.liveness.begun += 1
 
     def wait(self) -> None:
         """Wait for the others, up to `timeouts.wait`. Call it where they may be late, before a

@@ -2,10 +2,10 @@
 
 Two to four ranks train a tiny network on the digits, started by our launcher, by Paddle's or by
 mpirun. At a moment that the seed decides, in a step, an evaluation, a checkpoint, at the start or
-at the end, one of them is killed, stopped (SIGSTOP) or cut off from the network, or its loader's
-worker is stopped. Then every process must end within LIMIT, a message must name the rank, and
-shared memory must be empty. The resumed run must equal a run without a fault, bit for bit. The exit
-code is 1 if one does not.
+at the end, one of them is killed, stopped (SIGSTOP) or cut off from the network, its main thread
+hangs, or its loader's worker is stopped. Then every process must end within LIMIT, a message must
+name the rank, and shared memory must be empty. The resumed run must equal a run without a fault,
+bit for bit. The exit code is 1 if one does not.
 
 Cutting a rank off needs root and `ip` of iproute2: each machine is a network namespace.
 """
@@ -37,7 +37,7 @@ from tests.stress.chaos import configs, differences  # noqa: E402
 FAULT = "STRESS_FAULT"
 """Environment variable of the ranks: RANK:PLACE:COUNT:KIND."""
 PLACES = ("start", "step", "evaluation", "checkpoint", "end")
-KINDS = ("kill", "stop", "worker", "cut")
+KINDS = ("kill", "stop", "hang", "worker", "cut")
 SILENCE, LATE = 4.0, 6.0
 """Seconds until a silent rank, and a loader's worker that is stopped, end the run."""
 LIMIT = 60.0
@@ -99,6 +99,8 @@ def _happen(kind: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif kind == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
+    elif kind == "hang":
+        time.sleep(10 * LIMIT)
     elif kind == "worker":
         for reading in list(workers._READINGS):
             for worker in reading._workers:
@@ -135,7 +137,7 @@ class Fault:
     def draw(cls, rng: random.Random, starters: list[str]) -> Fault:
         starter = rng.choice(starters)
         world = 2 if starter == "machines" else rng.randint(2, 4)
-        kind = rng.choice(KINDS[:3]) if starter != "machines" else "cut"
+        kind = rng.choice(KINDS[:4]) if starter != "machines" else "cut"
         place = rng.choice(PLACES if kind in ("kill", "stop") else PLACES[1:4])
         count = {"step": 12, "evaluation": 3, "checkpoint": 4}.get(place, 1)
         # Only a rank on the second host can take its own network away.

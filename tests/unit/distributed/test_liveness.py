@@ -20,6 +20,7 @@ from passl.distributed import liveness
 from passl.distributed.environment import Place
 from passl.distributed.launcher import free_port
 from passl.distributed.liveness import Liveness, Timeouts
+from passl.distributed.peer import Operations
 from passl.errors import RunError
 
 HOST = socket.gethostname()
@@ -222,6 +223,44 @@ def test_rank_that_does_not_arrive_at_a_barrier_is_named(meet):
     ranks = meet(3, wait=1.0)
     later(ranks[1].wait)
     assert f"rank 2 on {HOST} did not arrive within 1 s" in verdict_of(ranks[0])
+
+
+def test_rank_whose_main_thread_hangs_is_named(meet, caplog):
+    """Its heartbeats go on. The others are in an operation that it has not begun."""
+    ranks = meet(3, wait=1.0)
+    for one in ranks:
+        one.begun = 7
+    for one in ranks[:2]:
+        one.begun = 8
+    end = time.monotonic() + 20
+    while any(one.verdict is None for one in ranks) and time.monotonic() < end:
+        time.sleep(0.01)
+    for one in ranks:
+        assert f"rank 2 on {HOST} answers, but did not come for 1 s to" in one.verdict
+    assert "the main thread is at " in caplog.text
+    assert "in test_rank_whose_main_thread_hangs_is_named" in caplog.text
+
+
+def test_operation_that_times_out_names_the_rank_that_hangs(meet):
+    """Gloo gives up before `timeouts.wait`, and does not say for which rank it has waited."""
+    ranks = meet(3)
+    for rank, number in enumerate((8, 8, 7)):
+        ranks[rank].begun = number
+    error = ranks[1].explain(RuntimeError("gloo/transport/tcp/unbound_buffer.cc:80] TIMEOUT"))
+    assert f"rank 2 on {HOST} answers, but did not come" in str(error)
+
+
+def test_slow_ranks_are_not_judged():
+    """A rank that is always behind, but goes on, is slow. One that does not is late."""
+    operations = Operations(2)
+    for second in range(100):
+        operations.begun = {0: second + 2, 1: second + 1}
+        assert operations.late_for(second) == 0
+    assert [operations.late_for(100 + second) for second in range(3)] == [1, 2, 3]
+    assert operations.behind() == [1]
+    operations.begun = {0: 101, 1: 101}
+    assert operations.late_for(200) == 0
+    assert operations.behind() == []
 
 
 def test_missing_machines_are_named(address, meet):
