@@ -91,31 +91,41 @@ class Checkpoint:
         return own_file(self.path, with_masters(self.path, self.arrays), self.metadata)
 
 
-def save_checkpoint(
-    path: Path,
+@dataclass(frozen=True)
+class State:
+    """A copy of the state of a run, which does not change as the run goes on.
+
+    Args:
+        arrays: name -> array.
+        metadata: name -> text, without the checksum.
+        step: steps made so far.
+    """
+
+    arrays: dict[str, np.ndarray]
+    metadata: dict[str, str]
+    step: int
+
+
+def save_checkpoint(path: Path, learner: Learner, progress: Progress, *others: Any) -> None:
+    """Copy the state of a run and write it; the other arguments are those of `copy_state`."""
+    write_state(path, copy_state(learner, progress, *others))
+
+
+def copy_state(
     learner: Learner,
     progress: Progress,
     config: Mapping[str, Any],
     classes: list[str],
-    *,
-    first: Sequence[Path] = (),
     optimizer_state: Mapping[str, np.ndarray] | None = None,
-    previous: Path | None = None,
     data: Mapping[str, Mapping[str, Any]] | None = None,
-) -> None:
-    """Write the state of a run, atomically.
+) -> State:
+    """Copy the state of a run from the device.
 
     Args:
         config: the resolved config, as plain data.
         classes: names of the labels, for predictions.
-        first: other names that the file gets before `path`.
         optimizer_state: of `gather_optimizer_state`, which is called if it is null.
-        previous: another name for the file that is replaced.
         data: fingerprints of the parts of the data.
-
-    Raises:
-        RunError: a number in the state is not finite.
-        OSError: the file cannot be written; `path` is as it was.
     """
     model = learner.model
     arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
@@ -136,8 +146,26 @@ def save_checkpoint(
         DATA: json.dumps(data or {}),
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    _check_finite(arrays, progress.step)
-    metadata[_CHECKSUM] = _checksum(sorted(arrays.items()), metadata)
+    return State(arrays, metadata, progress.step)
+
+
+def write_state(
+    path: Path, state: State, first: Sequence[Path] = (), previous: Path | None = None
+) -> None:
+    """Write a checkpoint, atomically.
+
+    Args:
+        first: other names that the file gets before `path`.
+        previous: another name for the file that is replaced.
+
+    Raises:
+        RunError: a number in the state is not finite.
+        OSError: the file cannot be written; `path` is as it was.
+    """
+    arrays = state.arrays
+    _check_finite(arrays, state.step)
+    checksum = _checksum(sorted(arrays.items()), state.metadata)
+    metadata = state.metadata | {_CHECKSUM: checksum}
 
     def write(temporary: Path) -> None:
         try:

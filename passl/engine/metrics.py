@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ class MetricLog:
 
     def __init__(self, folder: Path | None, step: int = 0, epoch: int = 0):
         self._file, self._path, self._unwritten = None, None, b""
+        self._lock = threading.Lock()  # a checkpoint may be written by another thread
         self.visualdl: VisualDL | None = None
         if folder is None:
             return
@@ -66,9 +68,10 @@ class MetricLog:
             return
         row = {"phase": phase, "step": step, "time": round(time.time(), 3), **_rounded(values)}
         is_first_failure = not self._unwritten
-        self._unwritten += (json.dumps(row) + "\n").encode()
         try:
-            self._write_out()
+            with self._lock:
+                self._unwritten += (json.dumps(row) + "\n").encode()
+                self._write_out()
         except OSError as error:
             if is_first_failure:
                 get_logger().warning(
@@ -86,7 +89,8 @@ class MetricLog:
             OSError: they cannot be written.
         """
         if self._file is not None:
-            self._write_out()
+            with self._lock:
+                self._write_out()
             os.fsync(self._file.fileno())
 
     def close(self) -> None:

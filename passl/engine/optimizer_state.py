@@ -124,7 +124,7 @@ def restore_optimizer(path: Path, learner: Learner, arrays: Mapping[str, Array])
     )
     if known:
         # Paddle's `set_state_dict` would keep all arrays until the first step.
-        _create_state(learner, known)
+        create_state(learner, known)
     created = _state_of(learner)
     if unknown := keys_of.keys() - created.keys():
         raise CheckpointError(f"{foreign}; this one has no {keys_of[min(unknown)]}")
@@ -168,11 +168,11 @@ def _keeps_nothing(learner: Learner) -> bool:
     """Whether the optimizer, which is new, has no state, as SGD. If it has, it must not be used
     after this.
     """
-    _create_state(learner, learner.optimizer._parameter_list[:1])
+    create_state(learner, learner.optimizer._parameter_list[:1])
     return not _state_of(learner)
 
 
-def _create_state(learner: Learner, parameters: list[Any]) -> None:
+def create_state(learner: Learner, parameters: list[Any]) -> None:
     """Create the state of parameters, which Paddle does in their first step."""
     block = paddle.static.default_main_program().global_block()
     learner.optimizer._create_accumulators(block, parameters)

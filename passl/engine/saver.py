@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from passl.engine.checkpoint import save_checkpoint
+from passl.engine.checkpoint import State, copy_state, write_state
 from passl.engine.learner import Learner
 from passl.engine.metrics import MetricLog
 from passl.engine.optimizer_state import gather_optimizer_state
 from passl.engine.progress import Progress
 from passl.engine.run_folder import BEST, KEPT, LAST, PREVIOUS, RECENT, recent_checkpoints
-from passl.errors import RunError
+from passl.errors import RunError, Stopped
 from passl.logging import get_logger
 from passl.utils.schema import validated
 from passl.utils.types import PositiveInt
@@ -22,7 +23,8 @@ from passl.utils.types import PositiveInt
 
 @validated
 class Saver:
-    """Keeps the last checkpoint of a run, the previous one, the best, and some on the way.
+    """Keeps the last checkpoint of a run, the previous one, the best, and some on the way. Used as
+    a context, at whose end the state is written that was being written.
 
     Args:
         folder: of the run.
@@ -39,6 +41,8 @@ class Saver:
             epoch.
         keep_last: how many of the newest checkpoints also stay, as `recent_N.safetensors` after
             step N. Older files of that name are removed.
+        asynchronous: copy the state and write it while training goes on, which waits for the copy
+            only. The copy stays in memory until it is written; there is never more than one.
         on_error: `stop` ends a run whose state cannot be written; `continue` warns and tries again
             with the next checkpoint.
     """
@@ -57,74 +61,133 @@ class Saver:
         keep_interval: PositiveInt | None = None,
         keep_epochs: PositiveInt | None = None,
         keep_last: PositiveInt | None = None,
+        asynchronous: bool = False,
         on_error: Literal["stop", "continue"] = "stop",
     ):
         self.folder, self.learner, self.metrics = folder, learner, metrics
         self.config, self.classes, self.data = config, classes, data
         self.interval, self.keep_interval, self.on_error = interval, keep_interval, on_error
-        self.keep_epochs, self.keep_last = keep_epochs, keep_last
+        self.keep_epochs, self.keep_last, self.asynchronous = keep_epochs, keep_last, asynchronous
+        self._writing: _Writing | None = None
+        self._is_saved = True
 
     def is_due(self, step: int) -> bool:
         """Whether to save after that step, within the epoch."""
         return any(each and step % each == 0 for each in (self.interval, self.keep_interval))
 
-    def save(self, progress: Progress, is_best: bool = False) -> bool:
-        """Write the state; every rank calls it. The last and the previous checkpoint are complete,
-        whenever the process is killed.
+    def save(self, progress: Progress, best_before: tuple[float, int] | None = None) -> None:
+        """Write the state, or copy it and begin to write it; every rank calls it. The last and the
+        previous checkpoint are complete, whenever the process is killed.
 
-        Returns:
-            Whether it was written; false only with `on_error: continue`.
+        Args:
+            progress: its best score goes back to the one before if the state cannot be written.
+            best_before: score and epoch of the best state before this one, if this is the best.
 
         Raises:
-            RunError: the state cannot be written, or is not finite. Earlier ones are kept.
+            RunError: this state or the one before it cannot be written, or is not finite. Earlier
+                ones are kept.
         """
-        ranks = self.learner.ranks
-        ranks.average_statistics(dict(self.learner.model.named_parameters()))
-        ranks.average_statistics(self.learner.average.averages)
-        takes_part = ranks.is_first or self.learner.is_sharded
-        state = gather_optimizer_state(self.learner) if takes_part else {}
-        saved = True
+        self._wait_for_room(progress.step)
+        ranks, learner = self.learner.ranks, self.learner
+        ranks.average_statistics(dict(learner.model.named_parameters()))
+        ranks.average_statistics(learner.average.averages)
+        takes_part = ranks.is_first or learner.is_sharded
+        optimizer_state = gather_optimizer_state(learner) if takes_part else {}
         if ranks.is_first:
-            try:
-                self._write(progress, state, is_best)
-            except OSError as error:
-                saved = False
-                message = (
-                    f"{self.folder / LAST}: the state after step {progress.step} cannot be "
-                    f"written ({error.strerror or error}); earlier ones are intact"
-                )
-                if self.on_error == "stop":
-                    raise RunError(
-                        f"{message}. Make room, then continue by --resume auto; with "
-                        "checkpoint.on_error: continue a run does not stop for this"
-                    ) from None
-                get_logger().warning("%s; the run continues", message)
+            state = copy_state(
+                learner, progress, self.config, self.classes, optimizer_state, self.data
+            )
+            names = self._names(progress, best_before is not None)
+            self._writing = _Writing(partial(self._write, state, names), progress, best_before)
+            del state, optimizer_state  # the only copy is the one that is written
+            if self.asynchronous:
+                self._writing.start()
+            else:
+                self._writing.run()
+                self.wait()
         ranks.wait()
-        return saved
 
-    def _write(
-        self, progress: Progress, optimizer_state: Mapping[str, np.ndarray], is_best: bool
-    ) -> None:
-        self.metrics.sync()
-        others = [self.folder / BEST] if is_best else []
+    def check(self) -> None:
+        """Raise RunError if a state that was being written cannot be. Returns at once."""
+        if self._writing is not None and not self._writing.is_alive():
+            self.wait()
+
+    def wait(self) -> bool:
+        """Wait until the state is written.
+
+        Returns:
+            Whether it was; false only with `on_error: continue`.
+
+        Raises:
+            RunError: it cannot be written, or is not finite. Earlier ones are kept.
+        """
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return self._is_saved
+        if writing.is_alive():
+            writing.join()
+        self._is_saved = writing.error is None
+        if isinstance(writing.error, OSError):
+            self._handle(writing.error, writing)
+        elif writing.error is not None:
+            raise writing.error
+        return self._is_saved
+
+    def _wait_for_room(self, step: int) -> None:
+        """Wait for the state that is being written: there is one copy in memory at a time."""
+        begin = time.perf_counter()
+        self.wait()
+        if (waited := time.perf_counter() - begin) > 1.0:
+            get_logger().warning(
+                "after step %d training waited %.0f s for the checkpoint before; save less often, "
+                "or to a faster disk",
+                step,
+                waited,
+            )
+
+    def _handle(self, error: OSError, writing: _Writing) -> None:
+        progress = writing.progress
+        message = (
+            f"{self.folder / LAST}: the state after step {writing.step} cannot be written "
+            f"({error.strerror or error}); earlier ones are intact"
+        )
+        if self.on_error == "stop":
+            raise RunError(
+                f"{message}. Make room, then continue by --resume auto; with checkpoint.on_error: "
+                "continue a run does not stop for this"
+            ) from None
+        get_logger().warning("%s; the run continues", message)
+        if writing.best_before is not None:
+            progress.best_score, progress.best_epoch = writing.best_before
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, KeyboardInterrupt):  # a second Ctrl-C ends the process at once
+            return
+        try:
+            self.wait()
+        except RunError as failure:
+            if error is None or isinstance(error, Stopped):
+                raise
+            get_logger().error("%s", failure)
+
+    def _names(self, progress: Progress, is_best: bool) -> list[Path]:
+        """The other names of a state, besides `last`."""
+        names = [self.folder / BEST] if is_best else []
         if self._is_kept(progress):
-            others.append(self.folder / KEPT.format(progress.step))
+            names.append(self.folder / KEPT.format(progress.step))
         if self.keep_last is not None:
-            others.append(self.folder / RECENT.format(progress.step))
+            names.append(self.folder / RECENT.format(progress.step))
+        return names
+
+    def _write(self, state: State, others: Sequence[Path]) -> None:
+        self.metrics.sync()
         # `best` is written before `last` counts on it: a run killed in between is resumed from an
         # earlier state and comes to the same best again.
-        save_checkpoint(
-            self.folder / LAST,
-            self.learner,
-            progress,
-            self.config,
-            self.classes,
-            first=others,
-            optimizer_state=optimizer_state,
-            previous=self.folder / PREVIOUS,
-            data=self.data,
-        )
-        self._remove_old(progress.step)
+        write_state(self.folder / LAST, state, others, self.folder / PREVIOUS)
+        self._remove_old(state.step)
 
     def _is_kept(self, progress: Progress) -> bool:
         """Whether the checkpoint stays for good."""
@@ -146,3 +209,35 @@ class Saver:
                 path.unlink(missing_ok=True)
             except OSError as error:  # costs space only
                 get_logger().warning("%s cannot be removed: %s", path, error.strerror)
+
+
+class _Writing(threading.Thread):
+    """A state that is being written: `start` does so in a thread, `run` in this one.
+
+    A process ends without waiting for the thread, as it would end in the middle of `run`.
+
+    Args:
+        write: the act. It is released when it is done, with the copy of the state.
+        progress: of the run, which goes on.
+        best_before: see `Saver.save`.
+
+    Attributes:
+        step: after which the state is.
+        error: why it could not be written; null if it was.
+    """
+
+    def __init__(
+        self, write: Callable[[], None], progress: Progress, best_before: tuple[float, int] | None
+    ):
+        super().__init__(name="checkpoint", daemon=True)
+        self._write: Callable[[], None] | None = write
+        self.progress, self.best_before, self.step = progress, best_before, progress.step
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        write, self._write = self._write, None
+        assert write is not None
+        try:
+            write()
+        except BaseException as error:
+            self.error = error

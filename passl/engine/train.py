@@ -73,7 +73,7 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
         with recorded_failure(folder, ranks):
             run, checkpoint = _set_up(cfg, resume, ranks)
         progress = run.progress
-        with closing(run.metrics), run.stop, run.bar:
+        with closing(run.metrics), run.stop, run.bar, run.saver:
             if ranks.is_first:
                 write_config(folder, run.cfg.to_dict(), progress.epoch)
                 record_start(folder, ranks, progress, checkpoint, config=cfg.file)
@@ -206,6 +206,7 @@ def _make_steps(run: Run, meter: Meter, done: int) -> bool:
         must_stop = _read_outcomes(run, meter, keep=0 if compares or saves else 1)
         if must_stop:
             break
+        run.saver.check()
         if compares:
             ranks.check_same(learner.model, progress.step)
         if saves:
@@ -292,24 +293,23 @@ def _finish_epoch(run: Run) -> None:
     cfg, learner, progress, ranks = run.cfg, run.learner, run.progress, run.learner.ranks
     ranks.average_statistics(dict(learner.model.named_parameters()))
     ranks.average_statistics(learner.average.averages)
-    epoch, is_best = progress.epoch + 1, False
-    best_saved = progress.best_score, progress.best_epoch
+    epoch, best_before = progress.epoch + 1, None
     if epoch % cfg.get("eval_interval", 1) == 0 or epoch == cfg.epochs:
         scores = _evaluate(run)
+        run.saver.wait()  # a best state that cannot be written does not count
         score = getattr(scores, run.task.best)
-        is_best = score > progress.best_score
-        if is_best:
+        if score > progress.best_score:
+            best_before = progress.best_score, progress.best_epoch
             progress.best_score, progress.best_epoch = score, epoch
         if ranks.is_first:
             log_scores(run, scores, epoch)
     progress.epoch, progress.samples = epoch, 0
-    if not run.saver.save(progress, is_best):
-        progress.best_score, progress.best_epoch = best_saved
-        if epoch == cfg.epochs:
-            raise RunError(
-                f"all {epoch} epochs are done, but their end is not saved in {cfg.output_dir}; "
-                "make room, then continue from the last checkpoint by --resume auto"
-            )
+    run.saver.save(progress, best_before)
+    if epoch == cfg.epochs and not run.saver.wait():
+        raise RunError(
+            f"all {epoch} epochs are done, but their end is not saved in {cfg.output_dir}; make "
+            "room, then continue from the last checkpoint by --resume auto"
+        )
     if progress.epoch < cfg.epochs and ranks.any(run.stop.name):
         raise _stopped(run, "after")
 

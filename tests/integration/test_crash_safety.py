@@ -108,21 +108,29 @@ MOMENTS = {
 }
 
 
+ASYNCHRONOUS = ("checkpoint={interval: 7, asynchronous: true}",)
+
+
 @pytest.mark.parametrize(
-    ("moment", "number"),
-    [*((moment, signal.SIGTERM) for moment in MOMENTS), ("in evaluation", signal.SIGINT)],
+    ("moment", "number", "more"),
+    [
+        *((moment, signal.SIGTERM, ()) for moment in MOMENTS),
+        *((moment, signal.SIGTERM, ASYNCHRONOUS) for moment in MOMENTS if "within" in moment),
+        ("in evaluation", signal.SIGINT, ()),
+    ],
 )
 def test_stop_signal_saves_the_state(
-    tiny_config, tmp_path, monkeypatch, differences, straight_run, moment, number
+    tiny_config, tmp_path, monkeypatch, differences, straight_run, moment, number, more
 ):
+    """Written by another thread too, the state is complete and the result the same."""
     path = tiny_config("CvT")
     with monkeypatch.context() as patch:
         at_call(patch, *MOMENTS[moment], lambda: os.kill(os.getpid(), number))
         with pytest.raises(Stopped, match=number.name) as caught:
-            run(path, tmp_path / "stopped")
+            run(path, tmp_path / "stopped", *more)
     step = int(str(caught.value).rsplit(" ", 1)[1])
     assert step_of(tmp_path / "stopped" / "last.safetensors") == step < 33
-    assert run(path, tmp_path / "stopped", resume="auto").step == 33
+    assert run(path, tmp_path / "stopped", *more, resume="auto").step == 33
     assert differences(tmp_path / "stopped", straight_run("CvT")) == []
 
 
@@ -228,13 +236,14 @@ def test_run_can_continue_on_a_full_disk(
 ):
     """No checkpoint can be written before the end."""
     ours, theirs = tmp_path / "run", straight_run("ConViT")
-    write = saver_module.save_checkpoint
+    write = saver_module.write_state
 
-    def limited(path, learner, progress, *others, **options):
-        with file_limit(30_000 if progress.epoch < 3 else resource.RLIM_INFINITY):
-            write(path, learner, progress, *others, **options)
+    def limited(path, state, *others):
+        epoch = json.loads(state.metadata["progress"])["epoch"]
+        with file_limit(30_000 if epoch < 3 else resource.RLIM_INFINITY):
+            write(path, state, *others)
 
-    monkeypatch.setattr(saver_module, "save_checkpoint", limited)
+    monkeypatch.setattr(saver_module, "write_state", limited)
     more = "checkpoint={interval: 7, on_error: continue}"
     progress = run(tiny_config("ConViT"), ours, more)
     assert progress.step == 33

@@ -99,6 +99,9 @@ def _die_at(count: int, when: str) -> None:
 # --------------------------------------------------------------------------------------------------
 # The runs
 # --------------------------------------------------------------------------------------------------
+ASYNCHRONOUS = {"interval": 7, "asynchronous": True}
+
+
 def configs(epochs: int) -> dict[str, dict[str, object]]:
     """A small config of each network with everything random that recipes have, and one in which
     losses are not finite.
@@ -118,7 +121,7 @@ def configs(epochs: int) -> dict[str, dict[str, object]]:
         "ConViT": _config(
             "ConViT", networks["ConViT"], epochs, amp={"level": "O2", "dtype": "bfloat16"}
         ),
-        "CvT": _config("CvT", networks["CvT"], epochs),
+        "CvT": _config("CvT", networks["CvT"], epochs, checkpoint=ASYNCHRONOUS),
         "CvT, spoiled": _config(
             "CvT",
             networks["CvT"],

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import struct
+import threading
+import weakref
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +15,22 @@ import paddle
 import pytest
 
 from passl.distributed.ranks import Ranks
+from passl.engine import saver as saver_module
 from passl.engine import visualdl
-from passl.engine.checkpoint import read_checkpoint
+from passl.engine.checkpoint import read_checkpoint, save_checkpoint
 from passl.engine.learner import build_learner
 from passl.engine.metrics import MetricLog, read_metrics
 from passl.engine.progress import Progress
 from passl.engine.run_folder import find_checkpoint, make_last, recent_checkpoints
 from passl.engine.saver import Saver
 from passl.engine.step import train_step
-from passl.errors import CheckpointError, RunError
+from passl.errors import CheckpointError, RunError, Stopped
 from passl.io.files import duplicate
 from passl.logging import get_logger
 from passl.modeling import Model
 from passl.utils.config import get_config
 from tests.full_disk import file_limit
+from tests.learners import batch
 
 
 @pytest.fixture
@@ -53,9 +58,10 @@ def names(folder: Path) -> dict[str, int]:
 
 def test_last_previous_and_best(saver):
     one = saver()
-    assert one.save(Progress(step=1), is_best=True)
-    assert one.save(Progress(step=2))
-    assert one.save(Progress(step=3))
+    one.save(Progress(step=1), best_before=(-1.0, 0))
+    for step in (2, 3):
+        one.save(Progress(step=step))
+    assert one.wait()
     assert names(one.folder) == {
         "last.safetensors": 3,
         "previous.safetensors": 2,
@@ -100,22 +106,119 @@ def test_recent_checkpoint_is_used_if_last_and_previous_are_damaged(saver):
 def test_checkpoint_that_cannot_be_written_changes_nothing(saver):
     one = saver()
     for step in (1, 2):
-        one.save(Progress(step=step), is_best=step == 1)
+        one.save(Progress(step=step), (-1.0, 0) if step == 1 else None)
     before = names(one.folder)
     message = r"last.safetensors: the state after step 3 cannot be written \(.*File too large"
     with file_limit(20_000), pytest.raises(RunError, match=message):
-        one.save(Progress(step=3), is_best=True)
+        one.save(Progress(step=3), (-1.0, 0))
     assert names(one.folder) == before
 
 
-def test_run_can_continue_without_a_checkpoint(saver, caplog):
-    one = saver(on_error="continue")
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_run_can_continue_without_a_checkpoint(saver, asynchronous):
+    """The best is the best of those that are there."""
+    one = saver(on_error="continue", asynchronous=asynchronous)
     one.save(Progress(step=1))
+    one.wait()
+    progress = Progress(step=2, best_score=7.0, best_epoch=2)
     with file_limit(20_000):
-        assert not one.save(Progress(step=2), is_best=True)
+        one.save(progress, best_before=(5.0, 1))
+        assert not one.wait()
+    assert (progress.best_score, progress.best_epoch) == (5.0, 1)
     assert names(one.folder) == {"last.safetensors": 1}
-    assert one.save(Progress(step=3))
+    one.save(Progress(step=3))
+    assert one.wait()
     assert names(one.folder) == {"last.safetensors": 3, "previous.safetensors": 1}
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Asynchronous writes begin when it is set."""
+    event, write = threading.Event(), saver_module.write_state
+    monkeypatch.setattr(
+        saver_module, "write_state", lambda *given: event.wait(60) and write(*given)
+    )
+    yield event
+    event.set()
+
+
+def test_asynchronous_checkpoint_has_the_state_of_its_step(saver, held):
+    """Training goes on while it is written: weights, optimizer, averages and statistics change."""
+    one = saver(asynchronous=True)
+    images, labels = batch()
+    train_step(one.learner, images, labels, 0)
+    save_checkpoint(one.folder / "expected", one.learner, Progress(step=1), one.config, ["a"])
+    one.save(Progress(step=1))
+    for step in (1, 2):
+        train_step(one.learner, images, labels, step)
+    one.check()
+    assert not (one.folder / "last.safetensors").exists()
+    held.set()
+    assert one.wait()
+    found, expected = (
+        read_checkpoint(one.folder / name) for name in ("last.safetensors", "expected")
+    )
+    for name, array in expected.arrays.items():
+        np.testing.assert_array_equal(np.asarray(found.arrays[name]), np.asarray(array), name)
+
+
+def test_there_is_one_copy_at_a_time(saver, held, monkeypatch):
+    """The second state is copied when the first one is written, and its copy released."""
+    one, copies, copy = saver(asynchronous=True), [], saver_module.copy_state
+
+    def followed(*given):
+        assert [copied for copied in copies if copied() is not None] == []
+        state = copy(*given)
+        copies.append(weakref.ref(state))
+        return state
+
+    monkeypatch.setattr(saver_module, "copy_state", followed)
+    one.save(Progress(step=1))
+    threading.Timer(0.1, held.set).start()
+    one.save(Progress(step=2))
+    assert one.wait()
+    assert len(copies) == 2
+    assert names(one.folder) == {"last.safetensors": 2, "previous.safetensors": 1}
+
+
+@pytest.mark.parametrize("moment", ["the next step", "the next checkpoint", "a stop", "the end"])
+def test_error_of_an_asynchronous_write_ends_the_run(saver, moment):
+    one = saver(asynchronous=True)
+    one.save(Progress(step=1))
+    one.wait()
+    with pytest.raises(RunError, match="after step 2 cannot be written"), one:
+        with file_limit(20_000):
+            one.save(Progress(step=2))
+            one._writing.join(60)
+        if moment == "the next step":
+            one.check()
+        elif moment == "the next checkpoint":
+            one.save(Progress(step=3))
+        elif moment == "a stop":
+            raise Stopped("SIGTERM")
+    assert names(one.folder) == {"last.safetensors": 1}
+
+
+def test_error_of_a_write_does_not_hide_another_one(saver, caplog, monkeypatch):
+    monkeypatch.setattr(get_logger(), "propagate", True)
+    one = saver(asynchronous=True)
+    with pytest.raises(RunError, match="the loss is nan"), one:
+        with file_limit(20_000):
+            one.save(Progress(step=2))
+            one._writing.join(60)
+        raise RunError("the loss is nan")
+    assert "after step 2 cannot be written" in caplog.text
+
+
+@pytest.mark.parametrize("error", [None, Stopped("SIGTERM"), RunError("the loss is nan")])
+def test_exit_waits_for_the_write(saver, held, error):
+    one = saver(asynchronous=True)
+    with suppress(Stopped, RunError), one:
+        one.save(Progress(step=1))
+        threading.Timer(0.1, held.set).start()
+        if error is not None:
+            raise error
+    assert names(one.folder) == {"last.safetensors": 1}
 
 
 def test_nonfinite_weights_are_not_saved(saver):
@@ -125,8 +228,11 @@ def test_nonfinite_weights_are_not_saved(saver):
     before = names(one.folder)
     weight = one.learner.model.head.fc_cls.weight
     weight.set_value(paddle.full_like(weight, float("nan")))
-    with pytest.raises(RunError, match="head.fc_cls.weight is not finite after step 3"):
-        one.save(Progress(step=3))
+    for asynchronous in (False, True):
+        one.asynchronous = asynchronous
+        with pytest.raises(RunError, match="head.fc_cls.weight is not finite after step 3"):
+            one.save(Progress(step=3))
+            one.wait()
     assert names(one.folder) == before
 
 
