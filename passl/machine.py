@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 _CPUINFO = Path("/proc/cpuinfo")
+BFLOAT16_FEATURES = {"avx512_bf16", "amx_bf16"}
+"""Instruction sets that multiply bfloat16; one is enough."""
 
 
 def processor(cpuinfo: Path = _CPUINFO) -> str:

@@ -16,7 +16,8 @@ from typing import TypeVar
 import paddle
 from paddle import nn
 
-from passl.accelerate.cpu_layers import FAST_CLASSES
+from passl.accelerate import onednn
+from passl.accelerate.cpu_layers import FAST_CLASSES, Linear
 
 SWITCH = "PASSL_CPU_OPS"
 STRIDE_FLAG = "FLAGS_use_stride_kernel"
@@ -42,6 +43,14 @@ def accelerate(model: Model) -> Model:
         copy_transposes()
         _replace_classes(model, FAST_CLASSES)
     return model
+
+
+def multiplies_bfloat16(model: nn.Layer) -> bool:
+    """Whether the `Linear` layers of an accelerated model multiply in bfloat16 within autocast, by
+    instructions of the processor.
+    """
+    layers = model.sublayers(include_self=True)
+    return any(type(layer) is Linear for layer in layers) and onednn.multiplies_bfloat16()
 
 
 def restore(model: Model) -> Model:

@@ -11,11 +11,12 @@ from paddle import nn
 
 from passl.accelerate import cpu_ops, onednn
 from passl.modeling import layers
+from passl.modeling.autocast import is_on
 
 
 def on_cpu(x) -> bool:
     """Whether x is a tensor on a CPU, outside of a graph, that the kernels take. They leave
-    bfloat16 (see `engine.rounding`) to Paddle.
+    tensors in bfloat16 (see `engine.rounding`) to Paddle.
     """
     return paddle.in_dynamic_mode() and x.place.is_cpu_place() and x.dtype != paddle.bfloat16
 
@@ -26,12 +27,19 @@ def trains_on_cpu(x) -> bool:
 
 
 class Linear(nn.Linear):
-    """A Linear whose bias costs no pass of its own."""
+    """A Linear whose bias costs no pass of its own; within autocast in bfloat16, on a processor
+    that multiplies it.
+    """
 
     def forward(self, x):
+        if is_on() and on_cpu(x) and self._is_float32(x) and onednn.multiplies_bfloat16():
+            return cpu_ops.Linear16.apply(x, self.weight, self.bias)
         if self.bias is not None and trains_on_cpu(x):
             return cpu_ops.Linear.apply(x, self.weight, self.bias)
         return super().forward(x)
+
+    def _is_float32(self, x) -> bool:
+        return x.dtype == self.weight.dtype == paddle.float32
 
 
 class LayerNorm(nn.LayerNorm):

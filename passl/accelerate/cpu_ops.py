@@ -53,6 +53,26 @@ class Linear(PyLayer):
         return dx, dweight_IO, column_sums(grad_RO) if of_bias else None
 
 
+class Linear16(PyLayer):
+    """x W + b with products in bfloat16. x and W are kept in bfloat16 for the backward pass."""
+
+    @staticmethod
+    def forward(ctx, x, weight_IO, bias_O=None):
+        ctx.shape, ctx.has_bias = x.shape, bias_O is not None
+        ctx.need_grad = _need_grad(x, weight_IO, *([bias_O] if ctx.has_bias else []))
+        y_RO, *inputs = onednn.linear16(x.reshape([-1, x.shape[-1]]), weight_IO, bias_O)
+        ctx.save_for_backward(*inputs)
+        return y_RO.reshape([*x.shape[:-1], -1])
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad_RO = grad.reshape([-1, grad.shape[-1]])
+        of_x, of_weight, *of_bias = ctx.need_grad
+        dx, dweight_IO = onednn.linear16_grad(grad_RO, *ctx.saved_tensor(), (of_x, of_weight))
+        grads = (None if dx is None else dx.reshape(ctx.shape), dweight_IO)
+        return (*grads, *(column_sums(grad_RO) if needed else None for needed in of_bias))
+
+
 class ScaleSamples(PyLayer):
     """x * scale with one number for each sample. Paddle's product also keeps x, for the gradient of
     the scale, which nothing needs.

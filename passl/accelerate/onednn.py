@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,20 +25,30 @@ from paddle.nn import functional as F
 from paddle.pir import PassManager
 
 from passl.logging import get_logger
+from passl.machine import BFLOAT16_FEATURES, cpu_features
 from passl.modeling.autocast import no_autocast
 
 
 class Graph:
-    """A traced function of float32 tensors, with oneDNN's operations where it has them.
+    """A traced function of tensors, with oneDNN's operations where it has them.
 
     Args:
         function: tensors to tensors.
         shapes: shapes of its arguments; -1 for a variable axis.
+        dtypes: of its arguments; null for float32.
     """
 
-    def __init__(self, function: Callable, shapes: Sequence[Sequence[int]]):
+    def __init__(
+        self,
+        function: Callable,
+        shapes: Sequence[Sequence[int]],
+        dtypes: Sequence[str] | None = None,
+    ):
         traced: Any = _to_static(function)
-        specs = [static.InputSpec(shape, "float32", stop_gradient=False) for shape in shapes]
+        specs = [
+            static.InputSpec(shape, dtype, stop_gradient=False)
+            for shape, dtype in zip(shapes, dtypes or ["float32"] * len(shapes), strict=True)
+        ]
         with paddle.enable_grad(), no_autocast():  # `static.gradients` needs gradients
             _, self._layer = traced.get_concrete_program(*specs)
         self._layer.training = False  # a graph itself is not differentiated
@@ -150,6 +161,96 @@ def _softmax(x):
 gelu, gelu_grad = by_onednn(_gelu), by_onednn(_gelu_grad)
 swish, swish_grad = by_onednn(_swish), by_onednn(_swish_grad)
 softmax = by_onednn(_softmax)
+
+
+# --------------------------------------------------------------------------------------------------
+# Matrix products in bfloat16, of float32 tensors and with float32 results
+# --------------------------------------------------------------------------------------------------
+ISA_SWITCH = "ONEDNN_MAX_CPU_ISA"
+_WITH_BFLOAT16 = ("ALL", "AMX", "BF16", "DEFAULT", "FP16")
+"""Parts of the values of that variable which leave bfloat16 in."""
+_MATRIX, _VECTOR = [-1, -1], [-1]
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for products in bfloat16, and oneDNN's are right."""
+    # oneDNN ends the process if it is confined to instructions that cannot do it.
+    chosen = os.environ.get(ISA_SWITCH, "").upper()
+    is_confined = chosen and not any(name in chosen for name in _WITH_BFLOAT16)
+    if is_confined or not (usable() and cpu_features() & BFLOAT16_FEATURES):
+        return False
+    x_RI, weight_IO, grad_RO = _waves(3, 5), _waves(5, 2), _waves(3, 2)
+    x, weight, grad = (
+        one.astype("bfloat16").astype("float32") for one in (x_RI, weight_IO, grad_RO)
+    )
+    exact = [x @ weight, grad @ weight.T, x.T @ grad]
+    try:
+        y_RO, x16_RI, weight16_IO = linear16(x_RI, weight_IO, paddle.zeros([2]))
+        found = [y_RO, *linear16_grad(grad_RO, x16_RI, weight16_IO, (True, True))]
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        get_logger().warning("bfloat16 without oneDNN's products, which is slower: %s", error)
+        return False
+    right = all(
+        one.shape == other.shape and bool(paddle.allclose(one, other, rtol=2**-7, atol=1e-6))
+        for one, other in zip(exact, found, strict=True)
+    )
+    if not right:
+        get_logger().warning(
+            "bfloat16 without oneDNN's products, which is slower: their values are wrong in this "
+            "version of Paddle"
+        )
+    return right
+
+
+def linear16(x_RI, weight_IO, bias_O=None):
+    """x W + b of x and W in bfloat16, and these two for `linear16_grad`. The product is added up in
+    float32 and rounded to bfloat16; the bias is added to it in float32.
+    """
+    inputs = (x_RI, weight_IO) if bias_O is None else (x_RI, weight_IO, bias_O)
+    return _linear16(bias_O is not None)(*inputs)
+
+
+def linear16_grad(grad_RO, x_RI, weight_IO, needed: tuple[bool, bool]):
+    """The gradients of x and W, rounded to bfloat16; null for those that are not needed.
+
+    Args:
+        grad_RO: of x W + b.
+        x_RI, weight_IO: in bfloat16, of `linear16`.
+    """
+    if not any(needed):
+        return None, None
+    grads = iter(_linear16_grad(needed)(grad_RO, x_RI, weight_IO))
+    return tuple(next(grads) if one else None for one in needed)
+
+
+@functools.cache
+def _linear16(has_bias: bool) -> Graph:
+    def product(x, weight):
+        x, weight = x.astype("bfloat16"), weight.astype("bfloat16")
+        return (x @ weight).astype("float32"), x, weight
+
+    def with_bias(x, weight, bias):
+        y, x, weight = product(x, weight)
+        return y + bias, x, weight
+
+    if has_bias:
+        return Graph(with_bias, [_MATRIX, _MATRIX, _VECTOR])
+    return Graph(product, [_MATRIX, _MATRIX])
+
+
+@functools.cache
+def _linear16_grad(needed: tuple[bool, bool]) -> Graph:
+    def gradients(grad, x, weight):
+        grad = grad.astype("bfloat16")
+        grads = []
+        if needed[0]:
+            grads.append(paddle.matmul(grad, weight, transpose_y=True).astype("float32"))
+        if needed[1]:
+            grads.append(paddle.matmul(x, grad, transpose_x=True).astype("float32"))
+        return grads
+
+    return Graph(gradients, [_MATRIX] * 3, ["float32", "bfloat16", "bfloat16"])
 
 
 # --------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import numpy as np
 from passl.deploy.exported import GRAPH, ONNX, ONNX_INT8, WEIGHTS
 from passl.errors import ConfigError, RunError
 from passl.io.stdout import captured_stdout
-from passl.machine import cpu_features
+from passl.machine import BFLOAT16_FEATURES, cpu_features
 
 Engine = Callable[[np.ndarray], np.ndarray]
 AUTO = "auto"
@@ -43,7 +43,6 @@ EAGER = Lock()
 that `passl.accelerate` traces, and Paddle runs each of them in one scope, in which two threads
 overwrite each other's tensors.
 """
-_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 def load_engine(folder: Path, name: str, precision: str, threads: int) -> Engine:
@@ -85,7 +84,7 @@ def check_engine(
             f"precision {precision}: {name} does not compute in it on a CPU; use engine "
             f"{' or '.join(able)}"
         )
-    if precision == "bf16" and not _BF16_FLAGS & cpu_features(cpuinfo):
+    if precision == "bf16" and not BFLOAT16_FEATURES & cpu_features(cpuinfo):
         raise ConfigError(
             "precision bf16: this processor has no bf16 instructions (avx512_bf16 or amx_bf16), "
             "it would only be slower; use fp32"

@@ -12,6 +12,7 @@ import paddle
 from paddle import nn
 from paddle.amp.auto_cast import need_keep_fp32
 
+from passl.accelerate import multiplies_bfloat16
 from passl.engine.rounding import autocast_on_cpu, replaced_parameters, round_layers
 from passl.errors import ConfigError
 from passl.logging import get_logger
@@ -25,8 +26,9 @@ class Precision:
     averages are always float32.
 
     Args:
-        on_gpu: whether the run is on a GPU. On a CPU bfloat16 is computed in float32 and rounded
-            (see `engine.rounding`), and float16 is off.
+        on_gpu: whether the run is on a GPU. On a CPU float16 is off, and bfloat16 is computed in
+            float32 and rounded (see `engine.rounding`); but `O1` of an accelerated model, on a
+            processor with instructions for it, multiplies in bfloat16 in its `Linear` layers.
         level: `O0` is float32 everywhere; `O1` casts for each operation, by Paddle's lists; `O2`
             computes nearly everything in half precision, with half-precision copies of the weights
             except those of norms.
@@ -54,13 +56,8 @@ class Precision:
             text = "amp: %s in %s does nothing on a CPU; training in float32"
             get_logger().info(text, level, dtype)
             level = "O0"
-        elif level != "O0" and not on_gpu:
-            get_logger().info(
-                "amp: %s in bfloat16 on a CPU computes in float32 and rounds; it is slower than "
-                "without amp",
-                level,
-            )
-        elif level != "O0" and dtype == "bfloat16" and not paddle.amp.is_bfloat16_supported():
+        has_none = on_gpu and dtype == "bfloat16" and not paddle.amp.is_bfloat16_supported()
+        if level != "O0" and has_none:
             raise ConfigError("amp.dtype: this GPU has no bfloat16; use float16")
         self.level, self.dtype, self.on_gpu = level, dtype, on_gpu
         # If disabled, it passes everything through.
@@ -72,8 +69,17 @@ class Precision:
 
     def prepare(self, model: nn.Layer) -> None:
         """Prepare a new model for `autocast` on this device."""
-        if self.level != "O0" and not self.on_gpu:
-            round_layers(model, self.level)
+        if self.level == "O0" or self.on_gpu:
+            return
+        if self.level == "O1" and multiplies_bfloat16(model):
+            text = "amp: Linear layers multiply in bfloat16 on this CPU; the rest is in float32"
+            get_logger().info(text)
+            return
+        text = (
+            "amp: %s on this CPU computes in float32 and rounds to bfloat16; O0 is faster"
+        )
+        get_logger().info(text, self.level)
+        round_layers(model, self.level)
 
     def autocast(self) -> AbstractContextManager:
         """The context of a forward pass."""

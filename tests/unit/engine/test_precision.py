@@ -14,6 +14,7 @@ import pytest
 from paddle.amp import grad_scaler
 from paddle.amp.auto_cast import amp_global_state
 
+from passl.accelerate import onednn
 from passl.engine.precision import LossScaler, Precision
 from passl.engine.step import train_step
 from tests.learners import batch, learner_of
@@ -21,6 +22,12 @@ from tests.learners import batch, learner_of
 BFLOAT16, FLOAT32 = 2.0**-8, 2.0**-24
 """Half a unit in the last place, relative: 8 and 24 bits count."""
 LEVELS = ("O1", "O2")
+
+
+@pytest.fixture(autouse=True)
+def _rounding(monkeypatch):
+    """As on a processor without instructions for bfloat16; tests/unit/accelerate has the others."""
+    monkeypatch.setattr(onednn, "multiplies_bfloat16", lambda: False)
 
 
 def amp(level: str) -> str:
