@@ -54,7 +54,8 @@ show.
 * The ratio is ours over theirs; in brackets, the smallest and the largest of a single round. Higher
   rates are better, and less memory. The goal is the ratio that we want to hold.
 * Weights and images are random. Training steps are those of the recipes: AdamW, label smoothing,
-  drop path 0.1, float32. Transforms read {images} synthetic JPEG files of 500 x 375 pixels.
+  drop path 0.1. bf16 is `amp: {{level: O1, dtype: bfloat16}}` here, and autocast there. Transforms
+  read {images} synthetic JPEG files of 500 x 375 pixels.
 
 {table}
 `python tools/benchmark.py network -c CONFIG` measures any config, and
@@ -110,7 +111,18 @@ def rows_of(work: Path) -> dict[str, Row]:
         "infer_convit_paddle_openvino_fp32": inference(work, *infer_fp32, 1.0, "openvino"),
         "infer_convit_paddle_openvino_bf16": inference(work, *infer_bf16, 1.0, "openvino"),
     }
+    for size, many, goal in ((224, steps(8), 1.0), (384, middle, 1.0)):
+        row = training("convit_tiny", many, goal, precision="bf16")
+        rows[f"train_convit_{size}_bf16"] = row
+    rows["train_cvt_224_bf16"] = training("cvt_13", steps(8), 1.0, precision="bf16")
     for precision in ("fp32", "bf16"):
+        for model, name in (("convit_tiny", "convit"), ("cvt_13", "cvt")):
+            rows[f"train_{name}_224_{precision}_compiled"] = training(
+                model, steps(8), 1.0, precision=precision, compiled=True
+            )
+        rows[f"infer_convit_{precision}_compiled"] = inference(
+            work, "convit_tiny", "paddle", precision, None, "compiled", precision
+        )
         rows[f"infer_convit_openvino_{precision}"] = inference(
             work, "convit_tiny", "openvino", precision, 1.0, "openvino"
         )
@@ -156,29 +168,57 @@ def exported(work: Path, model: str, size: int, engine: str, precision: str) -> 
     return {"task": "exported", "folder": folder, "engine": engine, "precision": precision}
 
 
-def training(model: str, many: Task, goal: float, quantity: str = "rate") -> Row:
-    where = f"{NAMES[model]} at {many['size'][0]}, batch {many['batch']}; {PEERS[model]}"
+def training(
+    model: str,
+    many: Task,
+    goal: float | None,
+    quantity: str = "rate",
+    precision: str = "fp32",
+    compiled: bool = False,
+) -> Row:
+    """A row of a training step, in one precision on both sides.
+
+    Args:
+        compiled: whether the peer's network is, by torch.compile.
+    """
+    where = f"{NAMES[model]} at {many['size'][0]}, batch {many['batch']}, {precision}"
+    peer = f"{PEERS[model]}, {'compiled, ' * compiled}{precision}"
+    ours = of_config("training", model)
+    if precision == "bf16":
+        ours["overrides"].append("amp={level: O1, dtype: bfloat16}")
+    asked = {"precision": precision, "compiled": compiled}
     return Row(
-        f"{'peak memory of a ' * (quantity != 'rate')}training step, {where}",
-        {**of_config("training", model), **many},
-        {"task": "training", "model": model, **many},
+        f"{'peak memory of a ' * (quantity != 'rate')}training step, {where}; {peer}",
+        {**ours, **many},
+        {"task": "training", "model": model, **asked, **many},
         goal,
         quantity,
     )
 
 
 def inference(
-    work: Path, model: str, engine: str, precision: str, goal: float, peer: str | None = None
+    work: Path,
+    model: str,
+    engine: str,
+    precision: str,
+    goal: float | None,
+    peer: str | None = None,
+    theirs_in: str = "fp32",
 ) -> Row:
     """A row of an exported network.
 
     Args:
-        peer: engine of the peer's graph, in the same precision; null for the peer's network under
-            PyTorch, in fp32.
+        peer: engine of the peer's graph, in the same precision; `compiled` for the peer's network
+            under PyTorch, compiled; null for it as it is.
+        theirs_in: precision of the peer's network under PyTorch.
     """
-    theirs = {"task": peer or "inference", "model": model, **steps(8)}
-    beside = f"{PEERS[model]}, fp32"
-    if peer is not None:
+    theirs = {"task": "inference", "model": model, "precision": theirs_in, **steps(8)}
+    beside = f"{PEERS[model]}, {theirs_in}"
+    if peer == "compiled":
+        theirs["compiled"] = True
+        beside = f"{PEERS[model]}, compiled, {theirs_in}"
+    elif peer is not None:
+        theirs["task"] = peer
         theirs |= {"file": str(work / f"{model}.onnx"), "precision": precision}
         beside = f"{PEERS[model]}'s graph by {ENGINES[peer]}, {precision}"
     return Row(

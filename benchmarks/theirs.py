@@ -40,18 +40,30 @@ def torch_of(task: Task):
 
 
 def network(task: Task) -> tuple[Any, Callable]:
-    """The network, and how it is called for logits."""
+    """The network, compiled if the task says so, and how it is called for logits in the task's
+    precision.
+    """
+    import torch
+
     size = task["size"][0]
     if task["model"].startswith("convit"):
         import timm
 
         net = timm.create_model(task["model"], img_size=size, drop_path_rate=DROP_PATH)
-        return net, net
-    from transformers import CvtConfig, CvtForImageClassification
+    else:
+        from transformers import CvtConfig, CvtForImageClassification
 
-    assert task["model"] == "cvt_13"  # transformers' defaults
-    net = CvtForImageClassification(CvtConfig(num_labels=1000))
-    return net, lambda images: net(images).logits
+        assert task["model"] == "cvt_13"  # transformers' defaults
+        net = CvtForImageClassification(CvtConfig(num_labels=1000))
+    if task.get("compiled"):
+        net.compile()
+
+    def run(images):
+        with torch.autocast("cpu", torch.bfloat16, enabled=task.get("precision") == "bf16"):
+            found = net(images)
+        return (found if torch.is_tensor(found) else found.logits).float()
+
+    return net, run
 
 
 def training(task: Task) -> Task:

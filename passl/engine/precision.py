@@ -75,9 +75,7 @@ class Precision:
             text = "amp: Linear layers multiply in bfloat16 on this CPU; the rest is in float32"
             get_logger().info(text)
             return
-        text = (
-            "amp: %s on this CPU computes in float32 and rounds to bfloat16; O0 is faster"
-        )
+        text = "amp: %s on this CPU computes in float32 and rounds to bfloat16; O0 is faster"
         get_logger().info(text, self.level)
         round_layers(model, self.level)
 
