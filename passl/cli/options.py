@@ -72,6 +72,16 @@ FIGURES = (".png", ".svg")
 """Suffixes of figures."""
 
 
+def port(text: str) -> int:
+    """A number of a port; 0 stands for any free one."""
+    if not 0 <= int(text) <= 65535:  # the system would take another one, modulo 65536
+        raise argparse.ArgumentTypeError(f"{text} must be 0 to 65535")
+    return int(text)
+
+
+port.__name__ = "int"  # for messages
+
+
 def out_problems(
     option: str, out: Path | None, suffixes: Sequence[str] = (), force: bool | None = None
 ) -> list[str]:

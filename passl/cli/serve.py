@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from passl.cli.options import as_path, at_least
+from passl.cli.options import as_path, at_least, port
 from passl.errors import ConfigError
 
 EXAMPLES = """\
@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "the model zoo; NAME is its name in addresses (default: that of the folder)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=_port, default=8866, help="default %(default)s; 0 for any")
+    parser.add_argument("--port", type=port, default=8866, help="default %(default)s; 0 for any")
     parser.add_argument(
         "--engine",
         default="paddle",
@@ -78,15 +78,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="import the modules that a model names, which runs their code",
     )
-
-
-def _port(text: str) -> int:
-    if not 0 <= int(text) <= 65535:  # the system would take another one, modulo 65536
-        raise argparse.ArgumentTypeError(f"{text} must be 0 to 65535")
-    return int(text)
-
-
-_port.__name__ = "int"  # for messages
 
 
 def _origin(text: str) -> str:

@@ -5,7 +5,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passl.cli.options import add_config_options, at_least, path_or_name, read_config
+from passl.cli.options import add_config_options, at_least, path_or_name, port, read_config
 from passl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ passl train digits/convit -o output_dir=runs/a epochs=10 optimizer.lr=1e-3
 passl train runs/a/config.yaml --resume auto
 passl train my.yaml --dry-run
 passl train my.yaml --profile 20
+passl train my.yaml --metrics-port 9400
 """
 
 
@@ -27,6 +28,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=path_or_name,
         metavar="auto|FILE",
         help="continue from the last checkpoint of output_dir, or from the given one",
+    )
+    parser.add_argument(
+        "--metrics-port",
+        type=port,
+        metavar="PORT",
+        help="serve loss, learning rate, speed and scores of the run to Prometheus at this port; 0 "
+        "for any",
+    )
+    parser.add_argument(
+        "--metrics-host",
+        metavar="ADDRESS",
+        help="where --metrics-port listens (default: 127.0.0.1, for this machine only)",
     )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
@@ -44,6 +57,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.metrics_host is not None and args.metrics_port is None:
+        raise ConfigError(f"--metrics-host {args.metrics_host} needs --metrics-port")
+    if args.metrics_port is not None and (args.dry_run or args.profile is not None):
+        raise ConfigError("--metrics-port is for training, not for --dry-run or --profile")
     cfg = read_config(args)
 
     from passl.engine.check import check_config
@@ -70,7 +87,8 @@ def main(args: argparse.Namespace) -> None:
 
     from passl.engine.train import train
 
-    train(cfg, args.resume)
+    host = args.metrics_host or "127.0.0.1"
+    train(cfg, args.resume, None if args.metrics_port is None else (host, args.metrics_port))
 
 
 def _unused(cfg: "Config", stem: str, suffix: str) -> Path:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from passl.engine.exporter import Exporter
 from passl.engine.run_files import METRICS
 from passl.engine.visualdl import VisualDL
 from passl.io.files import write_text
@@ -29,12 +30,20 @@ class MetricLog:
         step: rows of later steps are dropped, because the resumed run writes them again; with 0,
             all are.
         epoch: evaluations after more than these epochs are dropped likewise.
+        exporter: shows the rows to Prometheus too; null for none.
 
     Attributes:
         visualdl: shows the rows; null on the other ranks and after `close`.
     """
 
-    def __init__(self, folder: Path | None, step: int = 0, epoch: int = 0):
+    def __init__(
+        self,
+        folder: Path | None,
+        step: int = 0,
+        epoch: int = 0,
+        exporter: Exporter | None = None,
+    ):
+        self.exporter = exporter
         self._file, self._path, self._unwritten = None, None, b""
         self._lock = threading.Lock()  # a checkpoint may be written by another thread
         self.visualdl: VisualDL | None = None
@@ -52,7 +61,7 @@ class MetricLog:
         self._file, self._path = path.open("ab", buffering=0), path
         self.visualdl = VisualDL(folder)
         for row in rows:
-            self.visualdl.add_row(row)
+            self._show(row)
 
     def write(self, phase: str, step: int, **values: Any) -> None:
         """Write a row with its `time`, in seconds since 1970. If the row cannot be written, it is
@@ -80,7 +89,18 @@ class MetricLog:
                     self._path,
                     error.strerror,
                 )
-        self.visualdl.add_row(row)
+        self._show(row)
+
+    def _show(self, row: Mapping[str, Any]) -> None:
+        if self.visualdl is not None:
+            self.visualdl.add_row(row)
+        if self.exporter is not None:
+            self.exporter.add_row(row)
+
+    def checkpoint_written(self) -> None:
+        """A checkpoint is complete. Any thread may call it."""
+        if self.exporter is not None:
+            self.exporter.checkpoint_written()
 
     def sync(self) -> None:
         """Flush the rows to the disk, before a checkpoint that counts on them.

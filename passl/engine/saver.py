@@ -187,6 +187,7 @@ class Saver:
         # `best` is written before `last` counts on it: a run killed in between is resumed from an
         # earlier state and comes to the same best again.
         write_state(self.folder / LAST, state, others, self.folder / PREVIOUS)
+        self.metrics.checkpoint_written()
         self._remove_old(state.step)
 
     def _is_kept(self, progress: Progress) -> bool:

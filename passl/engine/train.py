@@ -18,6 +18,7 @@ from passl.distributed.agreement import agree_on_run
 from passl.distributed.ranks import Ranks
 from passl.engine.attention_log import AttentionLog
 from passl.engine.determinism import make_deterministic
+from passl.engine.exporter import Exporter, exported
 from passl.engine.learner import build_learner
 from passl.engine.metrics import Meter, MetricLog
 from passl.engine.progress import Progress
@@ -46,13 +47,17 @@ from passl.utils.config import Config
 _MIXUP = 1  # separates the random numbers of mixup from those of samples and steps
 
 
-def train(cfg: Config, resume: str | None = None) -> Progress:
+def train(
+    cfg: Config, resume: str | None = None, metrics_at: tuple[str, int] | None = None
+) -> Progress:
     """Train and evaluate as the config says, in its `output_dir`.
 
     Args:
         cfg: checked by `engine.check.check_config`.
         resume: null for a new run; `auto` to continue from the folder's last checkpoint, if there
             is one; or a checkpoint's path.
+        metrics_at: host and port where the first process serves the numbers of the run to
+            Prometheus; null for nowhere.
 
     Returns:
         The state at the end, best score included.
@@ -68,10 +73,11 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
     with (
         distributed.start(cfg.get("device", "auto"), cfg.get("timeouts")) as ranks,
         opened_run_folder(folder, ranks),
+        exported(metrics_at, ranks) as exporter,
     ):
         by_first(ranks, lambda: check_start(folder, resume))
         with recorded_failure(folder, ranks):
-            run, checkpoint = _set_up(cfg, resume, ranks)
+            run, checkpoint = _set_up(cfg, resume, ranks, exporter)
         progress = run.progress
         with closing(run.metrics), run.stop, run.bar, run.saver:
             if ranks.is_first:
@@ -90,7 +96,9 @@ def train(cfg: Config, resume: str | None = None) -> Progress:
     return progress
 
 
-def _set_up(cfg: Config, resume: str | None, ranks: Ranks) -> tuple[Run, Path | None]:
+def _set_up(
+    cfg: Config, resume: str | None, ranks: Ranks, exporter: Exporter | None
+) -> tuple[Run, Path | None]:
     """Build the parts of a run, in the order in which they need each other.
 
     Returns:
@@ -116,7 +124,8 @@ def _set_up(cfg: Config, resume: str | None, ranks: Ranks) -> tuple[Run, Path | 
         progress = continue_run(checkpoint, learner, cfg, data, global_batch, steps)
     progress.world_size, progress.global_batch = ranks.world, global_batch
     options = cfg.log_config.get("attention")
-    metrics = MetricLog(folder if ranks.is_first else None, progress.step, progress.epoch)
+    at = progress.step, progress.epoch
+    metrics = MetricLog(folder if ranks.is_first else None, *at, exporter)
     run = Run(
         cfg=cfg,
         learner=learner,
