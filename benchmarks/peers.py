@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a checkout needs no installation
 
 from benchmarks.speed import OURS, THEIRS, measure_in_child, rounded
-from benchmarks.synthetic import write_images
 from passl import __version__
+from passl.check.photos import write_images
 from passl.cli.dispatch import run
 from passl.errors import ConfigError, RunError
 from passl.io.files import write_text

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.speed import rounded, summary  # noqa: E402
-from benchmarks.synthetic import write_images  # noqa: E402
+from passl.check.photos import write_images  # noqa: E402
 from passl.cli.dispatch import run  # noqa: E402
 from passl.cli.options import as_path, at_least  # noqa: E402
 from passl.deploy import Predictor  # noqa: E402

@@ -52,6 +52,13 @@ def no_file(path: str | Path, kind: str = "file") -> str:
     return f"there is no such {kind}"
 
 
+def is_of_memory(error: Exception) -> bool:
+    """Whether an error, of Python, Paddle or another engine, says that memory is exhausted."""
+    text = str(error)
+    signs = ("ResourceExhausted", "bad_alloc", "Failed to allocate", "not enough memory")
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
+
+
 def shortened(names: Sequence[str], shown: int = 5) -> str:
     """Return the first of many names, and how many more there are."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""

@@ -32,7 +32,7 @@ COMMANDS = (
     *("train", "watch", "eval", "predict", "export", "serve", "convert"),
     *("features", "probe", "visualize"),
     *("compare", "report", "sweep"),
-    *("check-data", "pack", "config", "models", "env", "launch"),
+    *("check", "check-data", "pack", "config", "models", "env", "launch"),
 )
 _LAUNCH = "launch"
 """Passes on the arguments that it does not know."""

@@ -153,6 +153,7 @@ def _cached_at(folder: Path, precision: str, threads: int, batch: int) -> Path:
         "files": sorted(path.name for path in folder.iterdir()),
         "versions": {"passl": passl.__version__, **versions(_PACKAGES)},
         "processor": processor(),
+        "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "options": [precision, threads, batch],
     }
     key = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:24]

@@ -1,5 +1,5 @@
-"""The engines that run an exported network on a CPU: Paddle Inference with oneDNN and without it,
-ONNX Runtime, OpenVINO.
+"""The engines that run an exported network: Paddle Inference, on a GPU or by oneDNN on a CPU, and
+without oneDNN; ONNX Runtime and OpenVINO, on a CPU.
 
 An engine is a function from float32 images [B, channels, height, width] to float32 logits
 [B, classes]. Several threads may call it at the same time.
@@ -38,6 +38,8 @@ _KEPT_SIZES = 2
 memory as the weights.
 """
 _ANY_SIZE = -1
+_GPU_POOL = 100
+"""MiB that Paddle Inference reserves on a GPU at the start; it grows."""
 EAGER = Lock()
 """Held while Paddle computes outside of an exported graph. Layers of all models share the graphs
 that `passl.accelerate` traces, and Paddle runs each of them in one scope, in which two threads
@@ -84,11 +86,23 @@ def check_engine(
             f"precision {precision}: {name} does not compute in it on a CPU; use engine "
             f"{' or '.join(able)}"
         )
-    if precision == "bf16" and not BFLOAT16_FEATURES & cpu_features(cpuinfo):
+    has_bf16 = BFLOAT16_FEATURES & cpu_features(cpuinfo)
+    if precision == "bf16" and not has_bf16 and device_of(name) == "cpu":
         raise ConfigError(
             "precision bf16: this processor has no bf16 instructions (avx512_bf16 or amx_bf16), "
             "it would only be slower; use fp32"
         )
+
+
+def device_of(name: str) -> str:
+    """The device that an engine computes on: `paddle` on Paddle's current one, which is a GPU where
+    there is one, `cpu` or such as `gpu:0`; the others on the CPU.
+    """
+    if name != "paddle":
+        return "cpu"
+    import paddle
+
+    return paddle.get_device()
 
 
 def needed_files(name: str, precision: str) -> tuple[str, ...]:
@@ -121,16 +135,12 @@ def as_engine(layer: Any) -> Engine:
 def _paddle(folder: Path, precision: str, threads: int, is_plain: bool = False) -> Engine:
     inference = _imported("paddle.inference", "paddlepaddle")
     config = inference.Config(str(folder / GRAPH), str(folder / WEIGHTS))
-    config.disable_gpu()
     config.disable_glog_info()
-    if is_plain:
-        config.disable_onednn()
+    device = device_of("paddle_plain" if is_plain else "paddle")
+    if device.startswith("gpu"):
+        _set_gpu(config, inference.PrecisionType, int(device.partition(":")[2]), precision)
     else:
-        config.enable_onednn()
-        config.set_mkldnn_cache_capacity(_KEPT_SIZES)
-    config.set_cpu_math_library_num_threads(threads)
-    if precision == "bf16":
-        config.enable_mkldnn_bfloat16()
+        _set_cpu(config, precision, threads, is_plain)
     predictor = inference.create_predictor(config)
     (source,), (target,) = predictor.get_input_names(), predictor.get_output_names()
     images, logits = predictor.get_input_handle(source), predictor.get_output_handle(target)
@@ -150,6 +160,27 @@ def _paddle(folder: Path, precision: str, threads: int, is_plain: bool = False) 
 
     # predictor.clone() for each thread would take the memory of the weights again for each.
     return one_at_a_time(run)
+
+
+def _set_gpu(config: Any, types: Any, index: int, precision: str) -> None:
+    """Compute on a GPU. (Written from Paddle Inference's documentation, untested: no GPU was
+    available.)
+    """
+    config.enable_use_gpu(
+        _GPU_POOL, index, types.Bfloat16 if precision == "bf16" else types.Float32
+    )
+
+
+def _set_cpu(config: Any, precision: str, threads: int, is_plain: bool) -> None:
+    config.disable_gpu()
+    if is_plain:
+        config.disable_onednn()
+    else:
+        config.enable_onednn()
+        config.set_mkldnn_cache_capacity(_KEPT_SIZES)
+    config.set_cpu_math_library_num_threads(threads)
+    if precision == "bf16":
+        config.enable_mkldnn_bfloat16()
 
 
 def _onnxruntime(folder: Path, precision: str, threads: int) -> Engine:

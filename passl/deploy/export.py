@@ -31,6 +31,7 @@ from passl.io.files import obstacles, sync, unfinished
 from passl.io.stdout import captured_stdout
 from passl.logging import get_logger, printable
 from passl.machine import usable_processors
+from passl.modeling.tf32 import tf32
 
 BATCHES = (1, 3)
 """Sizes of the batches that are compared: one image, where a dropped axis shows, and several."""
@@ -39,6 +40,7 @@ _PROGRESS = re.compile(r"^\[Paddle2ONNX\]|\[INFO\]\tONNX model saved in")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
+@tf32(False)  # in which the forms that are compared would round differently
 def export(
     model: nn.Layer,
     description: Description,

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from passl.deploy.engines import AUTO, Engine, check_engine, load_engine, needed_files
+from passl.deploy.engines import AUTO, Engine, check_engine, device_of, load_engine, needed_files
 from passl.deploy.exported import Description, read_folder
 from passl.deploy.inputs import ImageInput, check_several, open_image
 from passl.deploy.preprocess import Preprocessing
-from passl.errors import ConfigError, RunError
+from passl.errors import ConfigError, RunError, is_of_memory
 from passl.evaluation.thresholds import DEFAULT
 from passl.machine import usable_processors
 from passl.porting.classes import readable
@@ -73,7 +73,7 @@ class Classifier:
         try:
             return self._engine(images)
         except (MemoryError, RuntimeError) as error:
-            if not _is_of_memory(error):
+            if not is_of_memory(error):
                 raise
             raise RunError(_too_large(len(images))) from None
 
@@ -215,9 +215,10 @@ class Predictor(Classifier):
 
     Args:
         folder: what `passl export` wrote.
-        engine: `paddle`; `paddle_plain`, without oneDNN; `onnxruntime` or `openvino`, which need a
-            folder with ONNX; or `auto`: the fastest of those that are installed, which is measured
-            once, see `passl.deploy.auto`.
+        engine: `paddle`, on a GPU if Paddle has one (`paddle.set_device("cpu")` keeps it on the
+            CPU); `paddle_plain`, on the CPU and without oneDNN; `onnxruntime` or `openvino`, which
+            need a folder with ONNX; or `auto`: the fastest of those that are installed, which is
+            measured once, see `passl.deploy.auto`.
         precision: `fp32`; `bf16` if processor and engine support it; or `int8` for a folder that
             has it.
         threads: for the computation; null for all processors that this process may use.
@@ -227,6 +228,7 @@ class Predictor(Classifier):
 
     Attributes:
         engine: that computes.
+        device: that it computes on, `cpu` or such as `gpu:0`.
 
     Raises:
         ConfigError: it is no exported folder or one of another format, or the engine, precision or
@@ -253,7 +255,7 @@ class Predictor(Classifier):
             engine = choose_engine(folder, precision, threads, batch, allow_imports).engine
         description = read_folder(folder, needed_files(engine, precision), allow_imports)
         super().__init__(load_engine(folder, engine, precision, threads), description)
-        self.engine = engine
+        self.engine, self.device = engine, device_of(engine)
 
 
 def labels_at(logits_KYX: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -271,9 +273,3 @@ def labels_at(logits_KYX: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _too_large(count: int) -> str:
     return f"a batch of {count} images does not fit into memory; choose a smaller batch size"
-
-
-def _is_of_memory(error: Exception) -> bool:
-    text = str(error)
-    signs = ("ResourceExhausted", "bad_alloc", "Failed to allocate", "not enough memory")
-    return isinstance(error, MemoryError) or any(sign in text for sign in signs)

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
 
+from passl.check.golden import model_section, weights_of
 from passl.deploy.convert import as_source, plan_conversion, write_converted, write_for
 from passl.errors import CheckpointError, ConfigError
 from passl.modeling import Model
@@ -31,35 +31,6 @@ CASES = {
     "cvt_passl": ("passl", 1e-5),
     "cvt_paddleclas": ("paddleclas", 1e-5),
 }
-SUFFIXES = (".pth", ".safetensors", ".ckpt", ".pdparams")
-
-
-def weights_of(name: str) -> Path:
-    (found,) = (path for path in (HERE / name).iterdir() if path.suffix in SUFFIXES)
-    return found
-
-
-def facts(name: str) -> dict:
-    return json.loads((HERE / name / "case.json").read_text())
-
-
-def model_section(name: str) -> dict:
-    """The config of a case as a user writes it, without the numerics that belong to the source."""
-    case = facts(name)
-    if name.startswith("convit"):
-        keys = ["img_size", "patch_size", "embed_dim", "depth", "num_heads", "local_up_to_layer"]
-        extra = {"qkv_bias": case.get("qkv_bias", False)}
-        width = case["embed_dim"]
-    else:
-        keys = ["embed_dim", "depth", "num_heads"]
-        extra = {}
-        if "qkv_proj_method" in case:
-            extra = {"method": case["qkv_proj_method"], "with_cls_token": case["cls_token"]}
-        width = case["embed_dim"][-1]
-    family = "ConViT" if name.startswith("convit") else "CvT"
-    head = {"name": "ClsHead", "num_classes": case["num_classes"], "in_channels": width}
-    architecture = {"name": family, **{key: case[key] for key in keys}, **extra}
-    return {"model": {"architecture": architecture, "head": head}}
 
 
 def logits_error(model: Model, name: str) -> float:

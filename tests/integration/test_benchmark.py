@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from benchmarks import peers
-from benchmarks.synthetic import write_images
+from passl.check.photos import write_images
 from passl.errors import RunError
 
 BRIEF = ("--repeats", 1, "--warmup", 0, "--batch", 1)

@@ -26,6 +26,7 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["engine"] = MAY_IMPORT["evaluation"] | {"optim", "evaluation"}
 MAY_IMPORT["analysis"] = set(MAY_IMPORT)
+MAY_IMPORT["check"] = set(MAY_IMPORT)
 MAY_IMPORT["serving"] = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 MAY_IMPORT["integrations"] = {"utils", "modeling"}

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import passl
+from passl.check.golden import CASES
 from passl.data.datasets.digits import Digits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +30,14 @@ def test_the_wheel_has_configs_and_data(wheel):
     assert {path.relative_to(ROOT).as_posix() for path in page} <= names
     shipped = {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
     assert {f"passl/{name}" for name in shipped} <= names
+    golden = {f"passl/golden/{file.parent.name}/{file.name}" for file in golden_files()}
+    assert len(golden) == 3 * len(CASES)
+    assert {name for name in names if name.startswith("passl/golden/")} == golden
+
+
+def golden_files() -> list[Path]:
+    """Of the networks; `transforms` is not part of the package."""
+    return [file for case in CASES for file in (ROOT / "tests" / "golden" / case).iterdir()]
 
 
 def test_an_installed_package_finds_its_configs(installed, tmp_path):
@@ -99,13 +108,20 @@ def test_every_command_works_in_an_empty_folder(installed, tmp_path):
         ["config", "digits/cvt"],
         ["models"],
         ["env"],
+        ["check", "--only", "golden-bf16", "--quick"],
     ]
     out = run(sys.executable, "-c", COMMANDS.format(calls=calls))
     (line,) = (line for line in out.splitlines() if line.startswith('{"weights"'))
     assert json.loads(line)["samples"] == 360
     (row,) = (tmp_path / "predictions.jsonl").read_text().splitlines()
     assert len(json.loads(row)["best"]) == 5
-    written = ("run/curves.png", "run/report.html", "converted.safetensors", "exported/passl.json")
-    for name in written:
+    written = (
+        "run/curves.png",
+        "run/report.html",
+        "converted.safetensors",
+        "exported/passl.json",
+        "passl-check.md",
+    )
+    for name in (*written, "passl-check.md"):
         assert (tmp_path / name).is_file()
     assert f"folder: {site / 'passl'}" in out

@@ -13,8 +13,8 @@ from PIL import Image
 
 from benchmarks import speed
 from benchmarks.speed import measure, rounded, summary
-from benchmarks.synthetic import write_images
 from passl import machine
+from passl.check.photos import write_images
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Images to measure a data pipeline with."""
+"""Made-up photographs, to measure a data pipeline with."""
 
 from __future__ import annotations
 
