@@ -14,6 +14,7 @@ from passl.analysis.run_state import Follower, RunState, Status
 from passl.errors import ConfigError
 from passl.io.terminal import clock
 from passl.logging import has_live_terminal, printable
+from passl.utils.step_times import NAMES, READER
 
 _BLOCKS, _ASCII = " ▁▂▃▄▅▆▇█", " .:-=+*%#"
 """Levels of a character of the curve."""
@@ -165,8 +166,10 @@ def _interval(row: dict[str, Any]) -> str:
         parts.append(f"lr {row['lr']:.3e}")
     if "ips" in row:
         parts.append(f"{row['ips']:.1f} images/s")
+    part = row.get("bound_by", READER)  # rows of older versions only tell the reading
     if row.get("batch_cost"):
-        parts.append(f"reading {100 * row.get('reader_cost', 0) / row['batch_cost']:.0f} %")
+        share = 100 * row.get(f"{part}_cost", 0) / row["batch_cost"]
+        parts.append(f"{NAMES.get(part, part)} {share:.0f} %")
     return "training    " + "  ".join(parts)
 
 

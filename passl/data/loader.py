@@ -21,6 +21,7 @@ from passl.errors import ConfigError, RunError
 from passl.io.shared_memory import fits_shared_memory
 from passl.logging import get_logger
 from passl.utils.schema import validated
+from passl.utils.step_times import StepTimes
 from passl.utils.types import NonNegativeInt, PositiveFloat, PositiveInt
 
 _PROBED = 4
@@ -116,20 +117,29 @@ class Loader:
         return len(self.sampler)
 
     def epoch(
-        self, epoch: int, start: int = 0, check: Callable[[], object] = lambda: None
-    ) -> Iterator[Batch]:
+        self,
+        epoch: int,
+        start: int = 0,
+        check: Callable[[], object] = lambda: None,
+        times: StepTimes | None = None,
+    ) -> Generator[Batch, None, None]:
         """Iterate over the batches of an epoch, from batch `start` on.
 
         Args:
             check: called while a batch is late; an exception that it raises ends the wait.
+            times: count the copying to tensors.
 
         Raises:
             RunError: an image cannot be read, or too many cannot; a worker died or does not answer.
             RuntimeError: a transform failed; the message has its traceback.
         """
         self.sampler.set_epoch(epoch, start)
-        workers = self._workers
-        batches = self._read_here(self.sampler) if workers is None else workers.batches(check)
+        workers, times = self._workers, times or StepTimes()
+        batches = (
+            self._read_here(self.sampler, times)
+            if workers is None
+            else workers.batches(check, times)
+        )
         with closing(batches):  # an error ends the workers at once
             yield from self._batches(batches)
 
@@ -142,7 +152,7 @@ class Loader:
         size = self.sampler.batch_size
         keys = [(0, index, index) for index in indices]
         parts = (keys[start : start + size] for start in range(0, len(keys), size))
-        return self._batches(self._read_here(parts))
+        return self._batches(self._read_here(parts, StepTimes()))
 
     def first(self, count: int) -> Batch | None:
         """The first samples of the first epoch, at most a batch of them, as the run gets them; read
@@ -153,7 +163,7 @@ class Loader:
         """
         self.sampler.set_epoch(0)
         parts = [keys[:count] for keys in islice(self.sampler, 1) if count]
-        return next(self._batches(self._read_here(parts)), None)
+        return next(self._batches(self._read_here(parts, StepTimes())), None)
 
     def _batches(self, found: Iterable[list[Any]]) -> Iterator[Batch]:
         """The batches of what `collate` has returned."""
@@ -183,11 +193,15 @@ class Loader:
         action = "replaced by another" if self.sampler.even else "left out"
         get_logger().warning("bad sample %d, %s: %s", len(self.bad), action, text)
 
-    def _read_here(self, parts: Iterable[Sequence[Key]]) -> Generator[list[Any], None, None]:
+    def _read_here(
+        self, parts: Iterable[Sequence[Key]], times: StepTimes
+    ) -> Generator[list[Any], None, None]:
         for keys in parts:
             with _keep_global_generators():
                 arrays = self._read(keys)
-            yield [a if isinstance(a, str) else paddle.to_tensor(a) for a in arrays]
+            with times.copying():
+                batch = [a if isinstance(a, str) else paddle.to_tensor(a) for a in arrays]
+            yield batch
 
     def _read(self, keys: Sequence[Key]) -> list[np.ndarray | str]:
         return collate((self.samples[key] for key in keys), len(keys))

@@ -27,6 +27,7 @@ from passl.data.samplers import BatchSampler, Key
 from passl.errors import RunError
 from passl.io.shared_memory import mark_worker, remove_leftovers, remove_shared_memory
 from passl.logging import get_logger
+from passl.utils.step_times import StepTimes
 
 _POLL = 0.001
 """Seconds between checks for a batch."""
@@ -84,11 +85,14 @@ class Workers:
         remove_leftovers()
         atexit.register(_end_all)  # runs before multiprocessing waits for them
 
-    def batches(self, check: Callable[[], object]) -> Generator[list[Any], None, None]:
+    def batches(
+        self, check: Callable[[], object], times: StepTimes
+    ) -> Generator[list[Any], None, None]:
         """Iterate over the batches of the sampler.
 
         Args:
             check: called while a batch is late; an exception that it raises ends the wait.
+            times: count the copying to tensors.
 
         Raises:
             RunError: a worker died or does not answer.
@@ -103,7 +107,9 @@ class Workers:
                 self._wait(reading, taken, check)
                 if not reading._batches_outstanding:
                     return  # `next` would wait for the workers to end, forever if one is stopped
-                yield next(reading)
+                with times.copying():  # Paddle's thread has the arrays and makes tensors of them
+                    batch = next(reading)
+                yield batch
         finally:
             _end(reading)
 

@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from passl.distributed import environment
 from passl.distributed.liveness import Liveness, Timeouts
 from passl.errors import ConfigError, RunError, Stopped
 from passl.logging import name_process
+from passl.utils.step_times import StepTimes
 
 _SELECTED = "FLAGS_selected_gpus"
 _FLAGS = re.compile(r"=+ Modified FLAGS detected =+\n(FLAGS\(.*\n)*=+\n")
@@ -43,12 +44,14 @@ class Ranks:
 
     Attributes:
         local_world: number of processes on this machine; null where it is unknown.
+        times: what this process spends its time on.
     """
 
     rank: int = 0
     world: int = 1
     local_world: int | None = None
     liveness: Liveness | None = None
+    times: StepTimes = field(default_factory=StepTimes, compare=False)
 
     def __enter__(self) -> Ranks:
         return self
@@ -76,15 +79,14 @@ class Ranks:
         if self.world == 1:
             return list(values)
         total = paddle.to_tensor(np.asarray(values, dtype=np.float64))
-        self._begin()
-        dist.all_reduce(total)  # SUM; Gloo has no average
-        return total.tolist()
+        return self.all_reduce(total).tolist()
 
     def all_reduce(self, tensor: Any) -> Any:
         """The tensor, added up over the ranks in place. On GPUs the host does not wait for it."""
         if self.world > 1:
             self._begin()
-            dist.all_reduce(tensor)
+            with self.times.communicating():
+                dist.all_reduce(tensor)  # SUM; Gloo has no average
         return tensor
 
     def any(self, value: object) -> bool:
@@ -93,9 +95,20 @@ class Ranks:
 
     def wrap(self, model: nn.Layer) -> nn.Layer:
         """The model as training calls it: all ranks start from rank 0's weights, and gradients are
-        averaged over the ranks.
+        averaged over the ranks. On a CPU that is timed.
         """
-        return model if self.world == 1 else paddle.DataParallel(model)
+        if self.world == 1:
+            return model
+        trained = [p for p in model.parameters() if not p.stop_gradient]
+        timed = [] if self.times.is_queued else trained
+        # The hooks of a gradient are called in the order in which they are registered. Those that
+        # DataParallel registers reduce gradients, and return when Gloo is done.
+        for parameter in timed:
+            parameter._register_backward_hook(self.times.begin_communicating)
+        wrapped = paddle.DataParallel(model)
+        for parameter in timed:
+            parameter._register_backward_hook(self.times.end_communicating)
+        return wrapped
 
     def synchronised(self, wrapped: nn.Layer, last: bool) -> AbstractContextManager:
         """The context of one forward and backward pass. Gradients of several passes are summed, and
@@ -155,10 +168,9 @@ class Ranks:
         """
         if self.world == 1:
             return
-        self._begin()
         for name, statistic in state.items():
             if name.endswith(STATISTICS):
-                dist.all_reduce(statistic)
+                self.all_reduce(statistic)
                 statistic.set_value(statistic / self.world)
 
     def check_same(self, model: nn.Layer, step: int) -> None:
@@ -178,7 +190,8 @@ class Ranks:
         own = np.asarray(sums)
         bounds = paddle.to_tensor(np.stack([own, -own]))
         self._begin()
-        dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
+        with self.times.communicating():
+            dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
         spread = bounds.numpy().sum(0).max(1)
         # Updates by the same gradients may round differently on different processors.
         near = (spread <= 1e-6 * own[:, 1] + 1e-12) & np.isfinite(own).all(1)
@@ -237,8 +250,9 @@ def start(device: str, timeouts: Mapping[str, float] | None = None) -> Ranks:
         gpu = gpu_of(place.local_rank, gpus, os.environ.get(_SELECTED, ""))
         os.environ[_SELECTED] = str(gpu)  # Paddle's engine reads it
         paddle.set_device(f"gpu:{gpu}")
+    times = StepTimes(is_queued=paddle.get_device() != "cpu")
     if place.world == 1 or dist.is_initialized():
-        return Ranks(place.rank, place.world)
+        return Ranks(place.rank, place.world, times=times)
     limits = Timeouts(**(timeouts or {}))
     address = environment.parse_address(environment.MASTER, os.environ[environment.MASTER])
     liveness = Liveness(place, address, limits)
@@ -253,7 +267,7 @@ def start(device: str, timeouts: Mapping[str, float] | None = None) -> Ranks:
     with _without_flags():
         dist.init_parallel_env()
     faulthandler.cancel_dump_traceback_later()
-    return Ranks(place.rank, place.world, place.local_world, liveness)
+    return Ranks(place.rank, place.world, place.local_world, liveness, times)
 
 
 @contextmanager

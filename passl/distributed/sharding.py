@@ -30,7 +30,7 @@ class ShardedOptimizer:
     """
 
     def __init__(self, optimizer: Any, ranks: Ranks):
-        self._optimizer = optimizer
+        self._optimizer, self._times = optimizer, ranks.times
         self._shares = shares(optimizer._parameter_list, ranks.world)
         self._own = {parameter.name for parameter in self._shares[ranks.rank]}
         # An optimizer creates state for the parameters that its clipping returns, and updates them.
@@ -47,14 +47,15 @@ class ShardedOptimizer:
     def step(self) -> None:
         """Update all parameters; every rank calls it."""
         self._optimizer.step()
-        sent = [
-            dist.broadcast(parameter, rank, sync_op=False)
-            for rank, share in enumerate(self._shares)
-            for parameter in share
-            if not parameter.stop_gradient
-        ]
-        for task in sent:
-            task.wait()
+        with self._times.communicating():
+            sent = [
+                dist.broadcast(parameter, rank, sync_op=False)
+                for rank, share in enumerate(self._shares)
+                for parameter in share
+                if not parameter.stop_gradient
+            ]
+            for task in sent:
+                task.wait()
 
 
 class _OwnShare(ClipGradBase):

@@ -14,8 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from passl.distributed.ranks import Ranks
 from passl.engine.exporter import Exporter
 from passl.engine.run_files import METRICS
+from passl.engine.throughput import RankTimes, Split
 from passl.engine.visualdl import VisualDL
 from passl.io.files import write_text
 from passl.io.terminal import Bar, clock
@@ -157,11 +159,12 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 class Meter:
-    """Times the steps of an epoch and reports every `interval` steps: to the metrics, and by a
-    progress bar on a terminal, else by a log line. Used as a context.
+    """Reports every `interval` steps of an epoch, and what their time was spent on: to the
+    metrics, and by a progress bar on a terminal, else by a log line. Used as a context.
 
     Args:
         metrics: get a row for each interval.
+        ranks: count the times of this process, from now on.
         epoch: from 0.
         epochs: of the run.
         first_step: steps of the run before this epoch.
@@ -176,6 +179,7 @@ class Meter:
     def __init__(
         self,
         metrics: MetricLog,
+        ranks: Ranks,
         *,
         epoch: int,
         epochs: int,
@@ -187,24 +191,24 @@ class Meter:
         pending: Sequence[float] = (),
     ):
         self.metrics, self.epoch, self.epochs, self.interval = metrics, epoch, epochs, interval
+        self._ranks = ranks
         self.first_step, self.steps, self._run_bar = first_step, steps, run_bar
         name = f"epoch {epoch + 1}/{epochs}"
         self._bar = Bar(name, steps, done=done, shown=run_bar.shown)
         self._done, self._timed, self._samples = done, 0, 0
-        self._last = self._mark = time.perf_counter()
-        self._wait = self._reading = 0.0
-        self._queued: deque[tuple[float, float]] = deque()
+        self._made = done
+        self._queued: deque[RankTimes | None] = deque()
         self.pending = list(pending)
-
-    def begin_reading(self) -> None:
-        self._last = time.perf_counter()
-
-    def batch_read(self) -> None:
-        self._wait = time.perf_counter() - self._last
+        ranks.times.take()  # what was before this epoch
 
     def step_queued(self) -> None:
-        """The step with that batch is made, or queued on a GPU."""
-        self._queued.append((self._wait, time.perf_counter()))
+        """A step is made, or queued on a GPU. If it is the last of an interval, the times of all
+        ranks are taken.
+        """
+        self._made += 1
+        is_last = self._made % self.interval == 0 or self._made == self.steps
+        times = self._ranks.times
+        self._queued.append(RankTimes(times.take(), self._ranks) if is_last else None)
 
     def step_done(self, loss: float | None, lr: float, samples: int) -> None:
         """The loss of the first queued step is known. Times are those of `step_queued`, because
@@ -214,30 +218,30 @@ class Meter:
             loss: null if the step was skipped.
             samples: of the step, over all ranks; the last one of an epoch may have fewer.
         """
-        wait, moment = self._queued.popleft()
-        self._reading += wait
+        times = self._queued.popleft()
         self.pending += [] if loss is None else [loss]
         self._samples += samples
         self._done += 1
         self._timed += 1
         self._run_bar.update()
         self._bar.update()
-        if self._done % self.interval == 0 or self._done == self.steps:
-            self._report(lr, moment)
+        if times is not None:
+            self._report(lr, times.split())
 
-    def _report(self, lr: float, now: float) -> None:
+    def _report(self, lr: float, split: Split) -> None:
         loss = sum(self.pending) / len(self.pending) if self.pending else 0.0
-        cost, ips = (now - self._mark) / self._timed, self._samples / (now - self._mark)
-        reader_cost = self._reading / self._timed
+        row = split.row(self._timed, self._samples)
         left = (self.epochs - self.epoch) * self.steps - self._done
+        each = f" ({row['ips_per_rank']:.1f} a rank)" if split.world > 1 else ""
         if self._bar.shown:
             get_logger().log(
                 PROGRESS,
                 f"[Train][Epoch {self.epoch + 1}/{self.epochs}][Iter: {self._done}/{self.steps}] "
-                f"lr: {lr:.3e}, loss: {loss:.4f}, batch_cost: {cost:.4f} s, reader_cost: "
-                f"{reader_cost:.4f} s, ips: {ips:.1f} samples/s, eta: {clock(left * cost)}",
+                f"lr: {lr:.3e}, loss: {loss:.4f}, batch_cost: {row['batch_cost']:.4f} s, "
+                f"reader_cost: {row['reader_cost']:.4f} s, ips: {row['ips']:.1f} samples/s{each}, "
+                f"{split.text()}, eta: {clock(left * row['batch_cost'])}",
             )
-        self._bar.text = f"{ips:.0f} images/s  loss {loss:.4f}  lr {lr:.2e}"
+        self._bar.text = f"{row['ips']:.0f} images/s  loss {loss:.4f}  lr {lr:.2e}"
         if self.pending:
             self.metrics.write(
                 "train",
@@ -245,12 +249,9 @@ class Meter:
                 epoch=self.epoch + 1,
                 lr=lr,
                 loss=loss,
-                batch_cost=cost,
-                reader_cost=reader_cost,
-                ips=ips,
+                **row,
             )
-        self.pending, self._timed, self._samples, self._reading = [], 0, 0, 0.0
-        self._mark = now
+        self.pending, self._timed, self._samples = [], 0, 0
 
     def __enter__(self) -> Meter:
         self._bar.__enter__()

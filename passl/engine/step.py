@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import paddle
 
 from passl.distributed.ranks import Ranks
 from passl.engine.learner import Learner
+from passl.utils.step_times import StepTimes
 
 
 class Outcome:
@@ -29,7 +31,8 @@ class Outcome:
     def __init__(self, own_loss: Any, stop: bool, lr: float, ranks: Ranks):
         self.lr, self._world = lr, ranks.world
         own = paddle.stack([own_loss.astype("float64"), paddle.full([], float(stop), "float64")])
-        self._copy = _HostCopy(paddle.concat([ranks.all_reduce(own.clone()), own[:1]]))
+        reduced = paddle.concat([ranks.all_reduce(own.clone()), own[:1]])
+        self._copy = HostCopy(reduced, ranks.times)
 
     @property
     def loss(self) -> float:
@@ -52,10 +55,15 @@ class Outcome:
         return self._copy.values()[1] > 0
 
 
-class _HostCopy:
-    """A tensor on its way to the host. (The path for GPUs is untested: no GPU was available.)"""
+class HostCopy:
+    """A tensor on its way to the host. (The path for GPUs is untested: no GPU was available.)
 
-    def __init__(self, tensor: Any):
+    Args:
+        times: count the waiting for it.
+    """
+
+    def __init__(self, tensor: Any, times: StepTimes):
+        self._times = times
         self._event: Any = None
         if tensor.place.is_gpu_place():
             # `numpy()` would wait for everything that is queued, the event waits for this copy.
@@ -66,7 +74,8 @@ class _HostCopy:
 
     def values(self) -> list[float]:
         if self._event is not None:
-            self._event.synchronize()
+            with self._times.waiting():
+                self._event.synchronize()
         return self._tensor.numpy().tolist()
 
 
@@ -112,8 +121,10 @@ def train_step(
         for statistic, before in zip(learner.statistics, statistics, strict=True):
             statistic.set_value(before)
     else:
-        scaler.step(learner.optimizer)
-        scaler.update()
+        # Loss scaling waits for its check of the gradients.
+        with ranks.times.waiting() if scaler.is_enable() else nullcontext():
+            scaler.step(learner.optimizer)
+            scaler.update()
         learner.average.update(step)
     # Clear to None: with zero gradients, unused parameters would still decay.
     learner.optimizer.clear_grad(set_to_zero=False)

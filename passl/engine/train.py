@@ -175,6 +175,7 @@ def _train_epoch(run: Run) -> None:
     run.bar.text = best_score_text(run)
     with Meter(
         run.metrics,
+        run.learner.ranks,
         epoch=epoch,
         epochs=cfg.epochs,
         first_step=progress.step - done,
@@ -203,9 +204,9 @@ def _make_steps(run: Run, meter: Meter, done: int) -> bool:
     ranks, epoch, must_stop = learner.ranks, progress.epoch, False
     for batch in _batches(run, epoch, done):
         rng = np.random.default_rng((learner.seed, ranks.rank, progress.step, _MIXUP))
-        images, targets = run.mixup(batch.images, batch.labels, epoch, rng)
-        meter.batch_read()
-        outcome = train_step(learner, images, targets, progress.step, run.stop.name is not None)
+        with ranks.times.computing():
+            images, targets = run.mixup(batch.images, batch.labels, epoch, rng)
+            outcome = train_step(learner, images, targets, progress.step, run.stop.name is not None)
         meter.step_queued()
         progress.step += 1
         progress.samples += progress.global_batch
@@ -220,7 +221,6 @@ def _make_steps(run: Run, meter: Meter, done: int) -> bool:
             ranks.check_same(learner.model, progress.step)
         if saves:
             run.saver.save(progress)
-        meter.begin_reading()
     return _read_outcomes(run, meter, keep=0) or must_stop
 
 
@@ -251,8 +251,9 @@ def _batches(run: Run, epoch: int, done: int) -> Iterator[Batch]:
     """The remaining batches of an epoch. If the run is asked to stop while it waits for one, there
     are no more.
     """
+    times = run.learner.ranks.times
     try:
-        yield from run.train_loader.epoch(epoch, done, run.stop.check)
+        yield from times.reading(run.train_loader.epoch(epoch, done, run.stop.check, times))
     except Stopped:
         if run.learner.ranks.world > 1:  # the others wait for this one in the middle of a step
             raise RunError(

@@ -54,3 +54,43 @@ np.testing.assert_array_equal(whole.losses, np.arange(5, dtype=np.float32) / 7)
 
 def test_gathered_without_pickle(run_ranks):
     run_ranks(GATHER)
+
+
+TIMES = r"""
+import numpy as np
+import paddle
+from passl.engine.throughput import RankTimes
+
+# Rank 1 waits less for the others.
+own = {"reader": 1.0 + ranks.rank, "copy": 0.0, "compute": 3.0, "comm": 2.0 - ranks.rank}
+split = RankTimes(own, ranks).split()
+assert (split.rank, split.imbalance, split.world) == (1, 0.5, 2)
+assert split.seconds == {"reader": 2.0, "copy": 0.0, "compute": 3.0, "comm": 1.0}
+
+# What is timed as communication is the averaging of gradients, all of it.
+layer, seen = paddle.nn.Linear(3, 2), {"begin": [], "end": []}
+layer.bias.stop_gradient = True
+def noted(name):
+    original = getattr(ranks.times, f"{name}_communicating")
+    def call():
+        seen[name].append(None if layer.weight.grad is None else layer.weight.grad.numpy())
+        original()
+    setattr(ranks.times, f"{name}_communicating", call)
+noted("begin"), noted("end")
+wrapped = ranks.wrap(layer)
+ranks.times.take()
+images = paddle.full([1, 3], float(1 + ranks.rank))
+with ranks.times.computing():
+    with wrapped.no_sync():
+        wrapped(images).sum().backward()
+    wrapped(images).sum().backward()
+for name, expected in {"begin": 2.0 * (1 + ranks.rank), "end": 3.0}.items():
+    assert len(seen[name]) == 2  # one parameter is trained, in two backward passes
+    assert (seen[name][1] == expected).all(), (name, seen)
+spent = ranks.times.take()
+assert spent["comm"] > 0 and spent["compute"] > 0
+"""
+
+
+def test_times_of_ranks_and_of_gradients(run_ranks):
+    run_ranks(TIMES)

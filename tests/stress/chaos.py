@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "tools" / "train.py"
 STARTED = "steps an epoch"
 """In the last line of the log before the first epoch."""
-TIMINGS = ("time", "batch_cost", "reader_cost", "ips")
+SPEED = ("time", "ips", "ips_per_rank", "bound_by", "slowest_rank")
+"""Of a row of metrics, beside its costs."""
 SECONDS = 120
 """In which a process must end, by itself or after a signal."""
 ORPHANS = 12.0
@@ -368,7 +369,10 @@ def differences(ours: Path, theirs: Path) -> list[str]:
         ]
     read_checkpoint(ours / "previous.safetensors")
     rows, straight = (
-        [{k: v for k, v in row.items() if k not in TIMINGS} for row in read_metrics(folder)]
+        [
+            {k: v for k, v in row.items() if k not in SPEED and not k.endswith("_cost")}
+            for row in read_metrics(folder)
+        ]
         for folder in (ours, theirs)
     )
     if rows != straight:

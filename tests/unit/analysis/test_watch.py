@@ -57,7 +57,7 @@ class Run:
             "train.log", f"[t] passl INFO: [Train][Epoch {epoch}/3][Iter: {iteration}/4] lr: 1"
         )
         step = 4 * (epoch - 1) + iteration
-        costs = {"batch_cost": 10.0, "reader_cost": 1.0}
+        costs = {"batch_cost": 10.0, "compute_cost": 8.0, "bound_by": "compute"}
         self.row("train", step, seconds, epoch=epoch, lr=0.001, loss=1.5, ips=8.0, **costs)
 
     def evaluate(self, epoch, top1):
@@ -90,7 +90,7 @@ def test_a_run_from_before_its_start_to_its_end(run):
     text = "\n".join(text_of(run.folder, state, 100))
     for part in ("is running", "2 process(es)", "epoch 2/3", "step 2/4", "50.0 %", "0:01:00 left"):
         assert part in text
-    for part in ("loss 1.5000", "8.0 images/s", "reading 10 %", "best top1 40.00 % in epoch 1"):
+    for part in ("loss 1.5000", "8.0 images/s", "computing 80 %", "best top1 40.00 % in epoch 1"):
         assert part in text
     for epoch, top1 in ((2, 60.0), (3, 50.0)):
         run.step(epoch, 4)

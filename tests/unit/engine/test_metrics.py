@@ -7,18 +7,20 @@ import json
 import time
 
 import numpy as np
+import paddle
 import pytest
 from paddle import nn
 from PIL import Image
 from visualdl import LogReader
 
 from passl.data.loader import build_loader
+from passl.distributed.ranks import Ranks
 from passl.engine.metrics import Meter, MetricLog, read_metrics
 from passl.engine.run_folder import write_config
 from passl.engine.step import step_seed
 from passl.engine.visualdl import first_images, weight_histograms
 from passl.io.terminal import Bar
-from passl.logging import get_logger
+from passl.logging import PROGRESS, get_logger
 from passl.utils.config import get_config
 
 
@@ -101,10 +103,9 @@ HIDDEN = Bar("run", shown=False)
 
 def test_meter_reports(tmp_path):
     log = MetricLog(tmp_path)
-    meter = Meter(log, epoch=1, epochs=3, first_step=10, steps=5, interval=2, run_bar=HIDDEN)
+    place = {"epochs": 3, "steps": 5, "run_bar": HIDDEN}
+    meter = Meter(log, Ranks(), epoch=1, first_step=10, interval=2, **place)
     for value, samples in ((1.0, 8), (3.0, 8), (5.0, 8), (7.0, 8), (9.0, 3)):
-        meter.begin_reading()
-        meter.batch_read()
         meter.step_queued()
         meter.step_done(value, 0.1, samples)
     rows = read_metrics(tmp_path)
@@ -118,17 +119,8 @@ def test_meter_reports(tmp_path):
         assert row["ips"] == pytest.approx(samples / row["batch_cost"], rel=1e-5)
     assert all(0 <= row["reader_cost"] <= row["batch_cost"] for row in rows)
     # Resumed in the middle of an interval, with a step that was skipped.
-    meter = Meter(
-        log,
-        epoch=2,
-        epochs=3,
-        first_step=15,
-        steps=5,
-        interval=3,
-        run_bar=HIDDEN,
-        done=2,
-        pending=[1.0, 2.0],
-    )
+    resumed = {"first_step": 15, "done": 2, "pending": [1.0, 2.0]}
+    meter = Meter(log, Ranks(), epoch=2, interval=3, **place, **resumed)
     for value in (None, 4.0, 6.0):
         meter.step_queued()
         assert meter.pending in ([1.0, 2.0], [], [4.0])
@@ -140,24 +132,91 @@ def test_meter_reports(tmp_path):
     log.close()
 
 
-def test_times_do_not_depend_on_when_losses_are_read(tmp_path, monkeypatch):
-    """A batch takes a second to read, a step three; both losses are read at the end."""
-    log, clock = MetricLog(tmp_path), iter(range(100))
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    meter = Meter(log, epoch=0, epochs=1, first_step=0, steps=2, interval=1, run_bar=HIDDEN)
-    for _ in range(2):
-        meter.begin_reading()
-        meter.batch_read()
-        next(clock)
-        next(clock)
+class Clock:
+    """Time passes only where `sleep` says so."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class TwoRanks(Ranks):
+    """The first of two ranks. The other one reads for as long as this one and 2 s more, in which
+    this one waits for it.
+    """
+
+    def all_reduce(self, table):
+        own = table.numpy()[:5]
+        own[[0, 3]] += [2.0, -2.0]
+        return table + paddle.to_tensor([0.0] * 5 + own.tolist(), "float64")
+
+
+def steps_of(meter: Meter, clock: Clock, ranks: Ranks, count: int) -> None:
+    """Make steps of 10 s each, and read their losses at the end."""
+
+    def batches():
+        for _ in range(count):
+            clock.sleep(1.0)
+            with ranks.times.copying():
+                clock.sleep(0.5)
+            yield "batch"
+        clock.sleep(0.25)
+
+    clock.sleep(77.0)  # before the epoch
+    ranks.times.take()
+    for _ in ranks.times.reading(batches()):
+        with ranks.times.computing():
+            clock.sleep(3.0)
+            with ranks.times.communicating():
+                clock.sleep(2.5)
+            clock.sleep(2.0)
         meter.step_queued()
-    for _ in range(2):
+        clock.sleep(1.0)  # a checkpoint, which the next step's time contains
+    for _ in range(count):
         meter.step_done(1.0, 0.1, 8)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_the_parts_of_a_step_sum_to_its_time(tmp_path, monkeypatch, world):
+    log, clock = MetricLog(tmp_path), Clock(monkeypatch)
+    ranks = Ranks() if world == 1 else TwoRanks(0, 2)
+    place = {"epoch": 0, "epochs": 1, "first_step": 0, "steps": 3, "run_bar": HIDDEN}
+    meter = Meter(log, ranks, interval=2, **place)
+    steps_of(meter, clock, ranks, 3)
     log.close()
-    rows = read_metrics(tmp_path)
-    assert [row["batch_cost"] for row in rows] == [5, 5]
-    assert [row["reader_cost"] for row in rows] == [1, 1]
-    assert [row["ips"] for row in rows] == [8 / 5, 8 / 5]
+    first, last = read_metrics(tmp_path)
+    shared = {"copy_cost": 0.5, "compute_cost": 5.0, "other_cost": 1.0, "batch_cost": 10.0}
+    if world == 1:  # it does not communicate; what is called so here counts for no other part
+        assert {k: last[k] for k in shared} == shared
+        assert (last["reader_cost"], last["bound_by"], last["ips"]) == (1.0, "compute", 0.8)
+        assert "comm_cost" not in last and "slowest_rank" not in last
+        assert (first["batch_cost"], first["other_cost"]) == (9.5, 0.5)  # no checkpoint before it
+        return
+    # Two steps, then one: the other rank's 2 s are those of the interval.
+    assert {k: last[k] for k in shared} == shared
+    costs = {key: value for key, value in last.items() if key.endswith("_cost")}
+    assert sum(costs.values()) - costs["batch_cost"] - costs["imbalance_cost"] == 10.0
+    assert (last["reader_cost"], last["comm_cost"], last["imbalance_cost"]) == (3.0, 0.5, 1.0)
+    assert (last["slowest_rank"], last["bound_by"]) == (1, "compute")
+    assert (last["ips"], last["ips_per_rank"]) == (0.8, 0.4)
+    (curves,) = (tmp_path / "vdl").iterdir()
+    reader = LogReader(file_path=str(curves))
+    points = reader.get_data("scalar", "train/comm_cost")
+    assert [(point.id, point.value) for point in points] == [(2, 1.5), (3, 0.5)]
+
+
+def test_the_log_says_what_binds(monkeypatch, caplog):
+    monkeypatch.setattr(get_logger(), "propagate", True)
+    caplog.set_level(PROGRESS, logger=get_logger().name)
+    clock, ranks = Clock(monkeypatch), TwoRanks(0, 2)
+    place = {"epoch": 0, "epochs": 1, "first_step": 0, "steps": 1, "run_bar": Bar("run")}
+    steps_of(Meter(MetricLog(None), ranks, interval=1, **place), clock, ranks, 1)
+    assert "ips: 0.9 samples/s (0.4 a rank), bound by computing 56 % (" in caplog.text
+    assert "waiting for data 33 %" in caplog.text
+    assert "the others wait 11 % for rank 1" in caplog.text
 
 
 def test_config_of_a_resumed_run_is_stored_beside_the_first(tmp_path):

@@ -12,8 +12,9 @@ import pytest
 from passl.distributed.ranks import Ranks
 from passl.engine import step as step_module
 from passl.engine import train as train_module
-from passl.engine.step import Outcome, _HostCopy, train_step
+from passl.engine.step import HostCopy, Outcome, train_step
 from passl.utils.config import get_config
+from passl.utils.step_times import StepTimes
 from tests.learners import batch, learner_of
 
 
@@ -21,10 +22,10 @@ from tests.learners import batch, learner_of
 def events(monkeypatch):
     """What happens in a run, in order: ("queued", step) and ("read", step)."""
     found, kept, steps = [], [], {}
-    init, values = _HostCopy.__init__, _HostCopy.values
+    init, values = HostCopy.__init__, HostCopy.values
 
-    def initialised(self, tensor):
-        init(self, tensor)
+    def initialised(self, tensor, times):
+        init(self, tensor, times)
         steps[id(self)] = len(steps) + 1
         kept.append(self)  # so that no other one gets its id
 
@@ -38,8 +39,8 @@ def events(monkeypatch):
         found.append(("queued", arguments[3] + 1))
         return outcome
 
-    monkeypatch.setattr(_HostCopy, "__init__", initialised)
-    monkeypatch.setattr(_HostCopy, "values", read)
+    monkeypatch.setattr(HostCopy, "__init__", initialised)
+    monkeypatch.setattr(HostCopy, "values", read)
     monkeypatch.setattr(train_module, "train_step", queue)
     return found
 
@@ -107,7 +108,10 @@ def test_the_copy_of_a_gpu_is_waited_for_when_it_is_read(monkeypatch):
 
     monkeypatch.setattr(step_module.paddle.device, "Event", Event)
     place = SimpleNamespace(is_gpu_place=lambda: True)
-    copy = _HostCopy(SimpleNamespace(place=place, pin_memory=pin_memory))
+    times = StepTimes(is_queued=True)
+    copy = HostCopy(SimpleNamespace(place=place, pin_memory=pin_memory), times)
     assert calls == ["copy, blocking=False", "record"]
+    assert times.take()["device"] == 0
     assert copy.values() == [1.0, 2.0]
     assert calls[2:] == ["synchronize"]
+    assert times.take()["device"] > 0  # the wait, by the host's clock
