@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _CPUINFO = Path("/proc/cpuinfo")
+_STATUS = Path("/proc/self/status")
 BFLOAT16_FEATURES = {"avx512_bf16", "amx_bf16"}
 """Instruction sets that multiply bfloat16; one is enough."""
 
@@ -38,6 +39,17 @@ def usable_processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def peak_memory() -> int | None:
+    """Bytes that this process has had at most; null where the system does not tell. (Not
+    `ru_maxrss`: a child process starts with its parent's.)
+    """
+    try:
+        found = re.search(r"^VmHWM:\s*(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
+    except OSError:  # not Linux
+        found = None
+    return 1024 * int(found[1]) if found else None
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
-import numpy as np
 import paddle
 from paddle import nn
 from paddle.profiler import Profiler, ProfilerTarget, RecordEvent
 
 from passl.analysis.costs import levels
-from passl.analysis.first_look import build_for_training
 from passl.analysis.trace import Cost, Event, costs, outermost, read_trace, table_of_costs
-from passl.data.loader import Batch, Loader
-from passl.data.transforms.mixup import build_mixup
+from passl.analysis.trial import WARMUP, Trial
 from passl.distributed import ranks as distributed
-from passl.engine.learner import Learner
-from passl.engine.step import train_step
 from passl.io.files import write_atomically
 from passl.io.terminal import Bar
 from passl.logging import get_logger
 from passl.utils.config import Config
 
-WARMUP = 3
-"""Steps before the recorded ones: the first ones choose algorithms and reserve memory."""
 _SHOWN = 30
 """Operators in the table."""
 _LEVELS = 3
@@ -55,8 +47,7 @@ def profile(cfg: Config, steps: int, out: Path) -> list[str]:
         RunError: weights or an image cannot be read.
     """
     with distributed.start(cfg.get("device", "auto"), cfg.get("timeouts")) as ranks:
-        learner, train, _ = build_for_training(cfg, ranks)
-        profiler = _record(cfg, learner, train, steps)
+        profiler = _record(Trial(cfg, ranks), steps)
         ranks.wait()
         if not ranks.is_first:
             return []
@@ -67,35 +58,29 @@ def profile(cfg: Config, steps: int, out: Path) -> list[str]:
         return tables(read_trace(out), steps)
 
 
-def _record(cfg: Config, learner: Learner, loader: Loader, steps: int) -> Profiler:
-    devices, ranks = [ProfilerTarget.CPU], learner.ranks
+def _record(trial: Trial, steps: int) -> Profiler:
+    devices, shown, model = [ProfilerTarget.CPU], trial.ranks.is_first, trial.learner.model
     if paddle.get_device().startswith("gpu"):
         devices.append(ProfilerTarget.GPU)
     # Without a function of its own, it writes a folder profiler_log where it is started.
     profiler = Profiler(targets=devices, on_trace_ready=lambda _: None)
-    mixup = build_mixup(cfg.dataloader.train.get("mixup"), len(loader.classes))
-    batches = _endless(loader)
-    with Bar("profile", WARMUP + steps, shown=ranks.is_first) as bar, _named(learner.model):
+    batches = trial.batches()
+    with Bar("profile", WARMUP + steps, shown=shown) as bar, closing(batches), _named(model):
         for step in range(WARMUP + steps):
             if step == WARMUP:
                 profiler.start()
             with RecordEvent(_READING):
                 batch = next(batches)
             with RecordEvent(_MIXING):
-                rng = np.random.default_rng((learner.seed, ranks.rank, step))
-                images, targets = mixup(batch.images, batch.labels, 0, rng)
+                images, targets = trial.mixed(batch, step)
             with RecordEvent(_STEP):
-                outcome = train_step(learner, images, targets, step)
+                outcome = trial.update(images, targets, step)
                 _ = outcome.loss  # waits for the device
             if step >= WARMUP:
                 profiler.step()
             bar.update()
     profiler.stop()
     return profiler
-
-
-def _endless(loader: Loader) -> Iterator[Batch]:
-    return (batch for epoch in count() for batch in loader.epoch(epoch))
 
 
 @contextmanager

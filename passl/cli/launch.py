@@ -8,7 +8,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from passl.cli import eval, features, train
 from passl.cli.options import as_path, at_least, read_config
@@ -91,19 +93,26 @@ def main(args: argparse.Namespace) -> None:
 
     from passl.distributed.launcher import Job, launch
 
-    needs_folder = args.restarts or args.log_dir is None
-    folder = _run_folder(command, args.rest) if needs_folder else Path()
-    job = Job(
-        command=[sys.executable, "-u", str(_PROGRAM), command, *args.rest],
-        processes=args.nproc_per_node,
-        logs=args.log_dir or folder / "launch",
-        machines=args.nnodes,
-        machine=args.rank,
-        master=args.master,
-        grace=args.grace,
-        checkpoint=folder / "last.safetensors" if args.restarts else None,
-    )
-    sys.exit(launch(job, args.restarts, waits))
+    with ExitStack() as stack:
+        writes_nothing = _writes_nothing(command, args.rest)
+        if args.restarts and writes_nothing:
+            raise ConfigError("--restarts continues from checkpoints, and --benchmark writes none")
+        if args.log_dir is None and writes_nothing:
+            # The end of the log of a process that fails is printed.
+            args.log_dir = Path(stack.enter_context(TemporaryDirectory(prefix="passl_launch_")))
+        needs_folder = args.restarts or args.log_dir is None
+        folder = _run_folder(command, args.rest) if needs_folder else Path()
+        job = Job(
+            command=[sys.executable, "-u", str(_PROGRAM), command, *args.rest],
+            processes=args.nproc_per_node,
+            logs=args.log_dir or folder / "launch",
+            machines=args.nnodes,
+            machine=args.rank,
+            master=args.master,
+            grace=args.grace,
+            checkpoint=folder / "last.safetensors" if args.restarts else None,
+        )
+        sys.exit(launch(job, args.restarts, waits))
 
 
 def _check(args: argparse.Namespace, command: str) -> list[float]:
@@ -136,11 +145,20 @@ def _check(args: argparse.Namespace, command: str) -> list[float]:
         ) from None
 
 
-def _run_folder(command: str, arguments: Sequence[str]) -> Path:
-    """The folder of the run that the command's arguments describe."""
+def _options(command: str, arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"passl {command}")
     _COMMANDS[command].add_options(parser)
-    cfg = read_config(parser.parse_args(arguments))
+    return parser.parse_args(arguments)
+
+
+def _writes_nothing(command: str, arguments: Sequence[str]) -> bool:
+    """Whether the command leaves no file, so that a folder for its output would be all there is."""
+    return getattr(_options(command, arguments), "benchmark", None) is not None
+
+
+def _run_folder(command: str, arguments: Sequence[str]) -> Path:
+    """The folder of the run that the command's arguments describe."""
+    cfg = read_config(_options(command, arguments))
     folder = cfg.get("output_dir")
     if not isinstance(folder, str):
         raise ConfigError(f"output_dir: {folder!r} must be text, the folder of the run")

@@ -1,6 +1,7 @@
 """Train and evaluate the model of a config. Results go to its output_dir."""
 
 import argparse
+import json
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ passl train digits/convit -o output_dir=runs/a epochs=10 optimizer.lr=1e-3
 passl train runs/a/config.yaml --resume auto
 passl train my.yaml --dry-run
 passl train my.yaml --profile 20
+passl train my.yaml --benchmark 50
+passl launch train my.yaml --benchmark 50 --json --nproc_per_node 2
 passl train my.yaml --metrics-port 9400
 """
 
@@ -54,13 +57,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="do not train: record N steps, print their time by phase, operator and layer, and "
         "write a trace for Chrome",
     )
+    instead.add_argument(
+        "--benchmark",
+        type=at_least(1),
+        metavar="N",
+        help="do not train: time N steps after some to warm up, and print throughput, parts of a "
+        "step and memory of each rank; nothing is written",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the result of --benchmark as a line of JSON"
+    )
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.metrics_host is not None and args.metrics_port is None:
-        raise ConfigError(f"--metrics-host {args.metrics_host} needs --metrics-port")
-    if args.metrics_port is not None and (args.dry_run or args.profile is not None):
-        raise ConfigError("--metrics-port is for training, not for --dry-run or --profile")
+    _check_options(args)
     cfg = read_config(args)
 
     from passl.engine.check import check_config
@@ -76,19 +86,39 @@ def main(args: argparse.Namespace) -> None:
         first_look(cfg, _unused(cfg, "augmented", ".png"))
         return
     if args.profile is not None:
-        if args.resume is not None:
-            raise ConfigError("--profile starts with the weights of the config, without --resume")
-
         from passl.analysis.profile import profile
 
         for line in profile(cfg, args.profile, _unused(cfg, "profile", ".json")):
             print(line)
+        return
+    if args.benchmark is not None:
+        from passl.analysis.benchmark import benchmark
+
+        speed = benchmark(cfg, args.benchmark)
+        if speed is not None:
+            lines = [json.dumps(speed.to_dict())] if args.json else speed.lines()
+            print("\n".join(lines))
         return
 
     from passl.engine.train import train
 
     host = args.metrics_host or "127.0.0.1"
     train(cfg, args.resume, None if args.metrics_port is None else (host, args.metrics_port))
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    if args.metrics_host is not None and args.metrics_port is None:
+        raise ConfigError(f"--metrics-host {args.metrics_host} needs --metrics-port")
+    is_run = not args.dry_run and args.profile is None and args.benchmark is None
+    if args.metrics_port is not None and not is_run:
+        raise ConfigError(
+            "--metrics-port is for training, not for --dry-run, --profile or --benchmark"
+        )
+    for name in ("profile", "benchmark"):
+        if getattr(args, name) is not None and args.resume is not None:
+            raise ConfigError(f"--{name} starts with the weights of the config, without --resume")
+    if args.json and args.benchmark is None:
+        raise ConfigError("--json is for --benchmark; a run writes its numbers to metrics.jsonl")
 
 
 def _unused(cfg: "Config", stem: str, suffix: str) -> Path:

@@ -68,6 +68,7 @@ class Loader:
         samples: the transformed samples, by key.
         classes: names of the labels.
         bad: the samples that could not be read so far: index -> error.
+        read_ahead: batches that workers read ahead.
 
     Example:
         loader: {num_workers: 8, on_bad_sample: skip}
@@ -98,6 +99,7 @@ class Loader:
         self.bad: dict[int, str] = {}
         # Without workers, Paddle's loader would read in a thread, lose its errors and hang.
         self._workers: Workers | None = None
+        self.read_ahead = num_workers * prefetch_factor
         if num_workers > 0:
             ahead = num_workers * prefetch_factor * sampler.batch_size * local_world
             if use_shared_memory is None:

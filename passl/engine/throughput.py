@@ -57,7 +57,7 @@ class Split:
         """
         ips = samples / self.total
         found: dict[str, Any] = {"batch_cost": self.total / steps}
-        found |= {f"{part}_cost": value / steps for part, value in self._shown().items()}
+        found |= {f"{part}_cost": value / steps for part, value in self.shown().items()}
         found |= {"ips": ips, "bound_by": self.bound_by}
         if self.world > 1:
             found["ips_per_rank"] = ips / self.world
@@ -67,7 +67,7 @@ class Split:
 
     def text(self) -> str:
         """What binds, and the parts in per cent."""
-        whole, shown = self.total or 1.0, self._shown()
+        whole, shown = self.total or 1.0, self.shown()
         percent = {part: f"{NAMES[part]} {100 * s / whole:.0f} %" for part, s in shown.items()}
         first = percent.pop(self.bound_by)
         others = ", ".join(percent.values())
@@ -75,7 +75,7 @@ class Split:
         waits = f"; the others wait {late:.0f} % for rank {self.rank}" if late >= 5 else ""
         return f"bound by {first} ({others}{waits})"
 
-    def _shown(self) -> dict[str, float]:
+    def shown(self) -> dict[str, float]:
         """The parts of such a run: one process does not communicate."""
         return {part: s for part, s in self.seconds.items() if part != COMM or self.world > 1}
 
