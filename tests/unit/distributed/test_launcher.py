@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -373,3 +374,33 @@ def test_both_manifests_run_the_same_pod():
     (one, first), (other, second) = kubernetes_job(), jobset_job()
     pods = json.dumps(one["template"]).replace(first, second), json.dumps(other["template"])
     assert pods[0] == pods[1]
+
+
+def test_the_paddle_job_runs_the_same_pod():
+    """Fields of Kubeflow's v1 types; its pod is one of Kubernetes. What the operator gives a pod is
+    its index as a label, and the address of worker 0 at the port `master` as PADDLE_MASTER.
+    """
+    job = yaml.safe_load((ROOT / "docs" / "examples" / "paddlejob.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "PaddleJob")
+    assert job["spec"].keys() == {"runPolicy", "paddleReplicaSpecs"}
+    assert job["spec"]["runPolicy"].keys() == {"backoffLimit", "cleanPodPolicy"}
+    (kind, worker), *others = job["spec"]["paddleReplicaSpecs"].items()
+    assert (kind, others, worker["restartPolicy"]) == ("Worker", [], "OnFailure")
+    assert worker.keys() == {"replicas", "restartPolicy", "template"}
+    pod = worker["template"]["spec"]
+    # The operator sets the pod's own policy to that of the workers.
+    plain = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": pod}
+    kubernetes_validate.validate(plain, "1.37", strict=True)
+
+    expected, first = kubernetes_job()
+    (container,) = pod["containers"]
+    assert container.pop("name") == "paddle"
+    (index,) = container.pop("env")
+    label = "metadata.labels['training.kubeflow.org/replica-index']"
+    assert index["valueFrom"] == {"fieldRef": {"fieldPath": label}}
+    assert container.pop("ports") == [{"name": "master", "containerPort": 29500}]
+    assert f"--nnodes={worker['replicas']}" in container["command"]
+    expected_pod = expected["template"]["spec"]
+    del expected_pod["containers"][0]["name"], expected_pod["restartPolicy"]
+    text = json.dumps(expected_pod).replace("JOB_COMPLETION_INDEX", index["name"])
+    assert json.loads(text.replace(f"{first}:29500", "$(PADDLE_MASTER)")) == pod
