@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from passl.deploy import engines
 from passl.deploy.engines import check_engine, load_engine
 from passl.errors import ConfigError, RunError
 
@@ -50,3 +53,47 @@ def test_an_invalid_graph(tmp_path):
     (tmp_path / "model.pdiparams").write_bytes(b"")
     with pytest.raises(RunError, match="paddle cannot load it"):
         load_engine(tmp_path, "paddle", "fp32", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "precision", "expected"),
+    [
+        ("paddle", "gpu:1", "fp32", (100, 1, "Float32")),
+        ("paddle", "gpu:0", "bf16", (100, 0, "Bfloat16")),
+        ("paddle_plain", "gpu:0", "fp32", None),
+        ("paddle", "cpu", "fp32", None),
+    ],
+)
+def test_paddle_computes_on_its_current_device(
+    name, device, precision, expected, tmp_path, monkeypatch
+):
+    """By what Paddle Inference is told; it ran on no GPU."""
+    import paddle
+
+    calls = {}
+
+    class Config:
+        def __init__(self, *paths):
+            pass
+
+        def __getattr__(self, method):
+            return lambda *arguments: calls.setdefault(method, arguments)
+
+    class Created(Exception):
+        pass
+
+    def create_predictor(config):
+        raise Created
+
+    types = SimpleNamespace(Float32="Float32", Bfloat16="Bfloat16")
+    inference = SimpleNamespace(
+        Config=Config, PrecisionType=types, create_predictor=create_predictor
+    )
+    monkeypatch.setattr(engines, "_imported", lambda module, package: inference)
+    monkeypatch.setattr(paddle, "get_device", lambda: device)
+    if expected:  # the processor needs no bf16 of its own
+        check_engine(name, precision, 1, tmp_path / "absent")
+    with pytest.raises(RunError, match="Created"):
+        load_engine(tmp_path, name, precision, 1)
+    assert calls.get("enable_use_gpu") == expected
+    assert ("disable_gpu" in calls) == (expected is None)
