@@ -130,13 +130,12 @@ def graph(task: Task) -> Task:
     return {"file": task["file"]}
 
 
-def images(task: Task) -> Task:
-    """Read and transform images of `folder` by timm, `batch` of them in a step."""
-    torch_of(task)
-    from timm.data import ImageDataset, create_transform
+def transform_of(part: str) -> Callable:
+    """timm's transforms of the recipe's `train` or `val`."""
+    from timm.data import create_transform
 
-    if task["part"] == "train":
-        transform = create_transform(
+    if part == "train":
+        return create_transform(
             224,
             is_training=True,
             auto_augment="rand-m9-mstd0.5-inc1",
@@ -144,9 +143,15 @@ def images(task: Task) -> Task:
             re_prob=0.25,
             re_mode="pixel",
         )
-    else:
-        transform = create_transform(224, interpolation="bicubic", crop_pct=0.875)
-    dataset = ImageDataset(task["folder"], transform=transform)
+    return create_transform(224, interpolation="bicubic", crop_pct=0.875)
+
+
+def images(task: Task) -> Task:
+    """Read and transform images of `folder` by timm, `batch` of them in a step."""
+    torch_of(task)
+    from timm.data import ImageDataset
+
+    dataset = ImageDataset(task["folder"], transform=transform_of(task["part"]))
     place = 0
 
     def step():

@@ -150,7 +150,7 @@ def dataset_node(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def verify(folder: Path) -> list[str]:
-    """Return what differs between the shards of a folder and its manifest: nothing if it is whole.
+    """Return what differs between the files of a folder and its manifest: nothing if it is whole.
 
     Raises:
         ConfigError: there is no manifest.
@@ -159,11 +159,12 @@ def verify(folder: Path) -> list[str]:
     if manifest is None:
         raise ConfigError(f"{folder}: has no complete {MANIFEST}; is it a folder of passl pack?")
     problems = []
-    for shard in manifest["shards"]:
-        path = folder / shard["name"]
+    index = [manifest["index"]] if "index" in manifest else []  # earlier versions wrote none
+    for file in [*manifest["shards"], *index]:
+        path = folder / file["name"]
         if not path.is_file():
             problems.append(f"{path}: is missing")
-        elif path.stat().st_size != shard["bytes"] or sha256_of(path) != shard["sha256"]:
+        elif path.stat().st_size != file["bytes"] or sha256_of(path) != file["sha256"]:
             problems.append(f"{path}: differs from the manifest; copy or pack it again")
     return problems
 

@@ -135,11 +135,11 @@ def _system_of(url: str) -> Any:
             system, _ = url_to_fs(url, skip_instance_cache=True)
             _SYSTEMS[key] = system
     except ImportError as error:
-        what = "fsspec" if (error.name or "").startswith("fsspec") else str(error)
-        raise ConfigError(
-            f"{url}: reading addresses needs {what}; install it: in a checkout, "
-            "pip install '.[remote]', and for s3:// and gs:// also s3fs and gcsfs"
-        ) from None
+        # fsspec names the package of a protocol itself.
+        what = "reading addresses needs fsspec: install it"
+        if not (error.name or "").startswith("fsspec"):
+            what = f"{error}, beside fsspec"
+        raise ConfigError(f"{url}: {what}; in a checkout: pip install '.[remote]'") from None
     except ValueError as error:  # an unknown protocol
         raise ConfigError(f"{url}: {error}") from None
     return system

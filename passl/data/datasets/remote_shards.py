@@ -241,7 +241,10 @@ class RemoteShards:
                 start = int(offset[sample]) - begin
                 found = digest_of(content[start : start + int(size[sample])])
                 if found != int(self._arrays["digests"][sample]):
-                    raise ValueError(f"bytes {begin:,} to {end:,} are not those that were packed")
+                    raise ValueError(
+                        f"bytes {begin:,} to {end:,} are not those that were packed (if this "
+                        "stays, upload the shard again)"
+                    )
 
         def read() -> bytes:
             try:

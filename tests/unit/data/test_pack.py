@@ -155,7 +155,9 @@ def test_damaged_shard_is_found_and_repaired(images, tmp_path):
     content[700] ^= 1
     shard.write_bytes(content)
     (out / "train-000002.tar").unlink()
-    (damaged, missing) = verify(out)
+    (out / "members.idx").write_bytes(b"")
+    (damaged, missing, index) = verify(out)
+    assert "members.idx: differs" in index
     assert "train-000001.tar: differs" in damaged
     assert "train-000002.tar: is missing" in missing
     assert packed(images, out) == manifest

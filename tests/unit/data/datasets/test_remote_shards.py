@@ -226,7 +226,7 @@ def caplog_logger():
 
 def test_what_is_missing_is_named(server, monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
-    with pytest.raises(ConfigError, match=r"needs fsspec; .*pip install '\.\[remote\]'"):
+    with pytest.raises(ConfigError, match=r"needs fsspec: .*pip install '\.\[remote\]'"):
         remote.read_url("s3://bucket/manifest.json")
     monkeypatch.undo()
     for url, rule in (
