@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from PIL import Image
 
-from benchmarks.synthetic import write_images
 from benchmarks.theirs import torch_of, transform_of
+from passl.check.photos import write_images
 from passl.data.build import build_dataset
 from passl.data.loader import build_loader
 from passl.data.pack import Packing, dataset_node, pack
