@@ -29,6 +29,7 @@ from passl.engine.task_rules import tasks_agree
 from passl.errors import ConfigError, RunError, shortened
 from passl.evaluation import METRICS
 from passl.evaluation.attention import has_attention, no_attention
+from passl.io.remote import is_url
 from passl.modeling import LOSSES
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.backbones.convit import ConViT
@@ -198,6 +199,13 @@ def _origin(cfg: Config, keys: Keys, rule: str) -> str:
 _reads("model.head", "loss", "metrics", "dataloader", "distillation")(tasks_agree)
 _reads("dataloader")(masks_fit)
 _reads("model")(head_fits_maps)
+
+
+@_reads("output_dir")
+def _folder_is_local(cfg: Config, parts: Sequence[str]) -> Iterator[Problem]:
+    if is_url(cfg.output_dir):
+        rule = "is an address; name a folder on a disk, and set checkpoint.url to the address"
+        yield ("output_dir",), f"{cfg.output_dir} {rule}"
 
 
 @_reads("lr_scheduler", "epochs")

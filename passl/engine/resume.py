@@ -12,6 +12,7 @@ from passl.distributed.ranks import Ranks
 from passl.engine.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
 from passl.engine.learner import Learner
 from passl.engine.progress import Progress, damaged
+from passl.engine.remote_folder import RemoteFolder
 from passl.engine.run_folder import (
     BEST,
     by_first,
@@ -20,7 +21,7 @@ from passl.engine.run_folder import (
     make_last,
     set_aside,
 )
-from passl.errors import CheckpointError, ConfigError
+from passl.errors import CheckpointError, ConfigError, RunError
 from passl.logging import get_logger
 from passl.modeling import Model
 from passl.porting.classes import are_named, order_in
@@ -37,13 +38,20 @@ def start_from(
     once.
     """
     folder, opened = Path(cfg.output_dir), []
+    remote = _remote_folder(cfg)
 
     def find() -> str | None:
+        if remote is not None and resume == "auto":
+            remote.restore()
+        elif remote is not None and (resume is None or not remote.is_known):
+            remote.check_unused()
         found = find_checkpoint(folder, resume, lambda path: _open(path, cfg, classes))
         set_aside(folder)
         if found is None:
             return None
         opened.append(found)
+        if ranks.world > 1:
+            _publish(remote)  # the processes of other machines may restore it
         return str(found[0].path)
 
     found = by_first(ranks, find)
@@ -52,6 +60,8 @@ def start_from(
         pretrained, fit = cfg.model.get("pretrained", False), cfg.model.get("fit", ())
         return None, Model(cfg, pretrained, fit, classes)
     checkpoint = None
+    if remote is not None and not ranks.is_first and not Path(found).exists():
+        remote.restore()
     try:
         checkpoint = opened[0][0] if opened else read_checkpoint(Path(found))
         content = checkpoint.sha256
@@ -96,7 +106,25 @@ def continue_run(
         progress.best_score, progress.best_epoch = -1.0, 0
     if learner.ranks.is_first:
         make_last(folder, checkpoint.path)
+        _publish(_remote_folder(cfg))
     return progress
+
+
+def _remote_folder(cfg: Config) -> RemoteFolder | None:
+    """The address of `checkpoint.url`, which gets the files of the run; null without one."""
+    options = cfg.get("checkpoint", {})
+    url = options.get("url")
+    keep_last = options.get("keep_last")
+    return None if url is None else RemoteFolder(Path(cfg.output_dir), url, keep_last)
+
+
+def _publish(remote: RemoteFolder | None) -> None:
+    if remote is None:
+        return
+    try:
+        remote.publish(0)
+    except OSError as error:
+        raise RunError(f"checkpoint.url: {error}") from None
 
 
 def _open(path: Path, cfg: Config, classes: list[str]) -> tuple[Checkpoint, Model]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -178,6 +178,15 @@ def recent_checkpoints(folder: Path) -> dict[int, Path]:
     """The files of `checkpoint.keep_last` by step, the newest first."""
     paths = [(path.stem.partition("_")[2], path) for path in folder.glob(RECENT.format("*"))]
     return dict(sorted(((int(n), path) for n, path in paths if n.isdecimal()), reverse=True))
+
+
+def outdated(steps: Iterable[int], step: int, keep_last: int | None) -> list[int]:
+    """The recent checkpoints, by step, that are before the `keep_last` newest. Later ones than
+    `step`, of a run that was resumed from before them, stay until it reaches them.
+    """
+    if keep_last is None:
+        return []
+    return sorted((one for one in steps if one <= step), reverse=True)[keep_last:]
 
 
 def _check_named(path: Path) -> None:

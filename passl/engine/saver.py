@@ -14,7 +14,8 @@ from passl.engine.learner import Learner
 from passl.engine.metrics import MetricLog
 from passl.engine.optimizer_state import gather_optimizer_state
 from passl.engine.progress import Progress
-from passl.engine.run_folder import BEST, KEPT, LAST, PREVIOUS, RECENT, recent_checkpoints
+from passl.engine.remote_folder import RemoteFolder
+from passl.engine.run_folder import BEST, KEPT, LAST, PREVIOUS, RECENT, outdated, recent_checkpoints
 from passl.errors import RunError, Stopped
 from passl.logging import get_logger
 from passl.utils.schema import validated
@@ -43,6 +44,8 @@ class Saver:
             step N. Older files of that name are removed.
         asynchronous: copy the state and write it while training goes on, which waits for the copy
             only. The copy stays in memory until it is written; there is never more than one.
+        url: of a folder in object storage, such as s3://bucket/run, that gets each checkpoint too;
+            see `remote_folder`. Null for none.
         on_error: `stop` ends a run whose state cannot be written; `continue` warns and tries again
             with the next checkpoint.
     """
@@ -62,6 +65,7 @@ class Saver:
         keep_epochs: PositiveInt | None = None,
         keep_last: PositiveInt | None = None,
         asynchronous: bool = False,
+        url: str | None = None,
         on_error: Literal["stop", "continue"] = "stop",
     ):
         self.folder, self.learner, self.metrics = folder, learner, metrics
@@ -69,7 +73,9 @@ class Saver:
         self.interval, self.keep_interval, self.on_error = interval, keep_interval, on_error
         self.keep_epochs, self.keep_last, self.asynchronous = keep_epochs, keep_last, asynchronous
         self._writing: _Writing | None = None
-        self._is_saved = True
+        self._is_saved = self._is_published = True
+        self.url = url
+        self.remote = None if url is None else RemoteFolder(folder, url, keep_last)
 
     def is_due(self, step: int) -> bool:
         """Whether to save after that step, within the epoch."""
@@ -123,7 +129,7 @@ class Saver:
         """
         writing, self._writing = self._writing, None
         if writing is None:
-            return self._is_saved
+            return self._is_saved and self._is_published
         if writing.is_alive():
             writing.join()
         self._is_saved = writing.error is None
@@ -131,7 +137,7 @@ class Saver:
             self._handle(writing.error, writing)
         elif writing.error is not None:
             raise writing.error
-        return self._is_saved
+        return self._is_saved and self._is_published
 
     def _wait_for_room(self, step: int) -> None:
         """Wait for the state that is being written: there is one copy in memory at a time."""
@@ -187,8 +193,9 @@ class Saver:
         # `best` is written before `last` counts on it: a run killed in between is resumed from an
         # earlier state and comes to the same best again.
         write_state(self.folder / LAST, state, others, self.folder / PREVIOUS)
-        self.metrics.checkpoint_written()
         self._remove_old(state.step)
+        self._publish(state.step)
+        self.metrics.checkpoint_written()
 
     def _is_kept(self, progress: Progress) -> bool:
         """Whether the checkpoint stays for good."""
@@ -199,17 +206,29 @@ class Saver:
         return self.keep_epochs is not None and is_end_of_epoch and epoch % self.keep_epochs == 0
 
     def _remove_old(self, step: int) -> None:
-        """Remove the recent checkpoints before the `keep_last` newest. Later ones than this step,
-        of a run that was resumed from before them, stay until it reaches them.
-        """
-        if self.keep_last is None:
-            return
-        past = [path for number, path in recent_checkpoints(self.folder).items() if number <= step]
-        for path in past[self.keep_last :]:
+        recent = recent_checkpoints(self.folder)
+        for number in outdated(recent, step, self.keep_last):
             try:
-                path.unlink(missing_ok=True)
+                recent[number].unlink(missing_ok=True)
             except OSError as error:  # costs space only
-                get_logger().warning("%s cannot be removed: %s", path, error.strerror)
+                get_logger().warning("%s cannot be removed: %s", recent[number], error.strerror)
+
+    def _publish(self, step: int) -> None:
+        """Bring the files to `url`. What fails now is brought with the next checkpoint."""
+        if self.remote is None:
+            return
+        self._is_published = False
+        try:
+            self.remote.publish(step)
+            self._is_published = True
+        except OSError as error:
+            message = f"the state after step {step} is in {self.folder}, not in {self.url}: {error}"
+            if self.on_error == "stop":
+                raise RunError(
+                    f"{message}. Look at the storage, then continue by --resume auto; with "
+                    "checkpoint.on_error: continue a run does not stop for this"
+                ) from None
+            get_logger().warning("%s; the run continues", message)
 
 
 class _Writing(threading.Thread):

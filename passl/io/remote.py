@@ -1,4 +1,6 @@
-"""Files at addresses (https://, s3://, ...), read through fsspec in ranges that are checked."""
+"""Files at addresses (https://, s3://, ...), read through fsspec in ranges that are checked, and
+written.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from passl.errors import ConfigError, RunError
@@ -22,6 +24,7 @@ PAUSES = (1.0, 2.0, 4.0)
 """Seconds before the second and each further attempt."""
 PIECE = 4 << 20
 """Bytes that are asked for at a time: a server's delay is then small beside the transfer."""
+T = TypeVar("T")
 _SYSTEMS: dict[str, Any] = {}
 """fsspec's file systems of this process, by protocol and host."""
 
@@ -62,16 +65,91 @@ def read_url(
             name.
         RunError: the file cannot be read, or is not the wanted one.
     """
+
+    def read() -> bytes:
+        content = _read(url, begin, end)
+        _check_length(content, begin, end)
+        check(content)
+        return content
+
+    return _attempted(url, read, "copy the data to this machine and give its path")
+
+
+def write_url(url: str, content: bytes) -> None:
+    """Write a small file at an address and read it back, in up to four attempts.
+
+    Raises:
+        ConfigError, RunError: as for `read_url`.
+    """
+
+    def write() -> None:
+        system = _system_of(url)
+        system.pipe_file(system._strip_protocol(url), content)
+        if _read(url, None, None) != content:
+            raise ValueError("what was written reads back differently")
+
+    _attempted(url, write, "try again later")
+
+
+def upload(path: Path, url: str) -> None:
+    """Copy a local file to an address, unless it is there with that size, in up to four attempts.
+
+    Raises:
+        ConfigError, RunError: as for `read_url`.
+    """
+    size = path.stat().st_size
+
+    def put() -> None:
+        system = _system_of(url)
+        there = system._strip_protocol(url)
+        if _size(system, there) == size:
+            return
+        system.put_file(str(path), there)
+        if (written := _size(system, there)) != size:
+            raise ValueError(f"it has {written} bytes there instead of {size:,}")
+
+    _attempted(url, put, "try again later")
+
+
+def names_at(url: str) -> list[str]:
+    """Names of the files in a folder at an address, as far as its server lists them by now."""
+    system = _system_of(url)
+    system.invalidate_cache()
+    try:
+        paths = system.ls(system._strip_protocol(url), detail=False)
+    except FileNotFoundError:
+        return []
+    return [path.rstrip("/").rpartition("/")[2] for path in paths]
+
+
+def remove_url(url: str) -> None:
+    """Remove the file at an address, in one attempt. A failure costs space only: a warning."""
+    try:
+        system = _system_of(url)
+        system.rm_file(system._strip_protocol(url))
+    except FileNotFoundError:
+        pass
+    except Exception as error:  # each protocol has errors of its own
+        get_logger().warning("%s cannot be removed: %s", url, _explained(error))
+
+
+def _size(system: Any, path: str) -> int | None:
+    system.invalidate_cache()
+    try:
+        return system.info(path)["size"]
+    except FileNotFoundError:
+        return None
+
+
+def _attempted(url: str, act: Callable[[], T], advice: str) -> T:
+    """What `act` returns, after up to four attempts."""
     reason = ""
     for attempt, pause in enumerate((0.0, *PAUSES)):
         if attempt:
             get_logger().warning("%s: %s; attempt %d follows", url, reason, attempt + 1)
             time.sleep(pause)
         try:
-            content = _read(url, begin, end)
-            _check_length(content, begin, end)
-            check(content)
-            return content
+            return act()
         except (ConfigError, FileNotFoundError):
             raise
         except _RefusedError as error:
@@ -82,7 +160,7 @@ def read_url(
                 raise RunError(f"{url}: {reason}; check the address and your access") from None
     raise RunError(
         f"{url}: {reason}, after {len(PAUSES) + 1} attempts; check the server and the network, or "
-        "copy the data to this machine and give its path"
+        f"{advice}"
     )
 
 

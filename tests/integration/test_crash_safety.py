@@ -21,7 +21,7 @@ from passl.engine import train as train_module
 from passl.engine.checkpoint import read_checkpoint
 from passl.engine.metrics import read_metrics
 from passl.engine.train import train
-from passl.errors import CheckpointError, RunError, Stopped
+from passl.errors import CheckpointError, ConfigError, RunError, Stopped
 from passl.utils.config import get_config
 from tests.full_disk import file_limit
 
@@ -178,6 +178,23 @@ def test_previous_checkpoint_replaces_a_damaged_one(
     assert differences(tmp_path / "run", straight_run("ConViT")) == []
     log = (tmp_path / "run" / "train.log").read_text()
     assert "resumed after epoch 1, step 11" in log
+
+
+def test_run_continues_on_another_machine(
+    tiny_config, tmp_path, monkeypatch, differences, straight_run
+):
+    """From object storage, into a new folder, as the unbroken run: with its best and metrics."""
+    path, url = tiny_config("ConViT"), f"memory://{tmp_path}"
+    more = (f"checkpoint={{interval: 7, asynchronous: true, url: '{url}'}}",)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        at_call(patch, train_module, "train_step", 16, kill)
+        run(path, tmp_path / "one", *more)
+    with pytest.raises(ConfigError, match=r"holds a run already.*--resume auto"):
+        run(path, tmp_path / "two", *more)
+    assert run(path, tmp_path / "two", *more, resume="auto").step == 33
+    assert differences(tmp_path / "two", straight_run("ConViT")) == []
+    log = (tmp_path / "two" / "train.log").read_text()
+    assert "resumed after epoch 1, step 14" in log
 
 
 def test_damaged_checkpoints_are_named(tiny_config, tmp_path):
