@@ -39,7 +39,16 @@ from passl.engine.run_folder import (
 from passl.errors import ConfigError, RunError
 from passl.io.files import duplicate, sha256_of, write_atomically, write_text
 from passl.io.lock import locked
-from passl.io.remote import fetch, is_url, names_at, read_url, remove_url, upload, write_url
+from passl.io.remote import (
+    fetch,
+    is_url,
+    make_folder,
+    names_at,
+    read_url,
+    remove_url,
+    upload,
+    write_url,
+)
 from passl.logging import get_logger
 
 LOCAL = "remote.json"
@@ -141,7 +150,9 @@ class RemoteFolder:
         """
         try:
             self._publish(step)
-        except (FileNotFoundError, _UnreachableError) as error:
+        except FileNotFoundError as error:  # no such bucket, or no such folder around it
+            raise OSError(f"{self.url}: {error}; make what it is in first") from None
+        except _UnreachableError as error:
             raise OSError(str(error)) from None
 
     def _publish(self, step: int) -> None:
@@ -168,6 +179,9 @@ class RemoteFolder:
             generation=1 + max(generation, manifest.generation if manifest else 0),
             files=files,
         )
+        if not self._is_cleaned:
+            make_folder(self.url)
+            make_folder(f"{self.url}/{_OBJECTS}")
         try:
             for name, path in local.items():
                 upload(path, self._object(files[name]))

@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -109,6 +110,15 @@ def upload(path: Path, url: str) -> None:
             raise ValueError(f"it has {written} bytes there instead of {size:,}")
 
     _attempted(url, put, "try again later")
+
+
+def make_folder(url: str) -> None:
+    """Make a folder at an address whose file system has folders; that of object storage has not.
+    Buckets are not made.
+    """
+    system = _system_of(url)
+    with suppress(Exception):  # it is there, or writing to it says what is wrong
+        system.mkdir(system._strip_protocol(url), create_parents=False)
 
 
 def names_at(url: str) -> list[str]:

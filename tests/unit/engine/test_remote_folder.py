@@ -206,6 +206,17 @@ def test_objects_are_stored_once_and_removed(machine, tmp_path, url, storage):
     }
 
 
+def test_files_on_a_disk_and_a_folder_that_is_missing(tmp_path):
+    """With fsspec's own file system."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "last.safetensors").write_bytes(b"some")
+    RemoteFolder(tmp_path / "a", f"file://{tmp_path}/store").publish(1)
+    RemoteFolder(tmp_path / "b", f"file://{tmp_path}/store").restore()
+    assert (tmp_path / "b" / "last.safetensors").read_bytes() == b"some"
+    with pytest.raises(OSError, match=r"no/such: .*make what it is in first"):
+        RemoteFolder(tmp_path / "a", f"file://{tmp_path}/no/such").publish(1)
+
+
 def test_two_runs_do_not_share_an_address(machine, tmp_path, url):
     one = machine("a")
     one.save(Progress(step=1))
