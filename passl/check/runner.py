@@ -73,12 +73,12 @@ def run_all(
     Raises:
         ConfigError: a GPU is asked for, and there is none.
     """
-    probes, done, gpus = plan.probes or PROBES, [], 0
+    probes, done, gpus = plan.probes or PROBES, [], None
     for place, name in enumerate(plan.names, 1):
         if name == FACTS:
             found = [_run(name, probes[name], "cpu", plan) | {"device": "-"}]
             gpus = _gpus(found[0])
-            if plan.device == "gpu" and not gpus:
+            if plan.device == "gpu" and gpus == 0:
                 raise ConfigError(
                     "--device gpu: this machine has none that Paddle can use; leave it out"
                 )
@@ -90,15 +90,18 @@ def run_all(
     return done
 
 
-def _on_devices(name: str, probe: Probe, plan: Plan, gpus: int) -> list[dict[str, Any]]:
-    """The outcomes of a probe, on a CPU and on a GPU."""
-    on_gpu = gpus > 0 and plan.device != "cpu"
-    if on_gpu and gpus < probe.processes:
+def _on_devices(name: str, probe: Probe, plan: Plan, gpus: int | None) -> list[dict[str, Any]]:
+    """The outcomes of a probe, on a CPU and on a GPU; null for `gpus`: their number is unknown."""
+    if gpus is None:
+        reason = f"{FACTS} has failed, so it is not known whether there is a GPU"
+    elif gpus == 0:
+        reason = "no GPU that Paddle can use"
+    elif plan.device == "cpu":
+        reason = "--device cpu"
+    elif gpus < probe.processes:
         reason = f"{probe.processes} GPUs are needed, there is {gpus}"
-        return [_run(name, probe, "cpu", plan), _not_run(name, "gpu", reason)]
-    if on_gpu:
+    else:
         return [_run(name, probe, "gpu", plan)]
-    reason = "--device cpu" if gpus else "no GPU that Paddle can use"
     return [_run(name, probe, "cpu", plan), _not_run(name, "gpu", reason)]
 
 
@@ -208,9 +211,10 @@ def _named(rank: int, text: str, texts: Sequence[str]) -> str:
     return f"rank {rank}:\n{lines}\n" if len(texts) > 1 else lines
 
 
-def _gpus(outcome: Mapping[str, Any]) -> int:
+def _gpus(outcome: Mapping[str, Any]) -> int | None:
+    """The number of GPUs that `facts` has found; null if it has failed before."""
     values = [row["value"] for row in outcome.get("rows", ()) if row["name"] == GPUS]
-    return values[0] if values else 0
+    return values[0] if values else None
 
 
 def _python_path() -> dict[str, str]:

@@ -6,6 +6,7 @@ processes, resuming, speed and memory. The exit code is 1 if a probe has failed.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -78,7 +79,12 @@ def main(args: argparse.Namespace) -> None:
         for outcome in found:
             get_logger().info("%s", line(outcome))
 
-    outcomes = run_all(plan, ended)
+    # As Ctrl-C, so that processes and folders of the probe that runs are removed.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        outcomes = run_all(plan, ended)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(f"{summary(outcomes)}; the report is in {printable(f'{paths[0]} and {paths[1]}')}")
     if failures(outcomes):
         sys.exit(EXIT_FAILED)

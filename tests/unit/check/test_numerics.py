@@ -7,10 +7,11 @@ import paddle
 import pytest
 
 from passl.analysis.trace import Event
-from passl.check import numerics, parallel, training
+from passl.check import numerics, parallel, speed, training
 from passl.check.findings import Findings, NotRun, Row, Setup
 from passl.check.golden import CASES, WITH_GRADIENTS, Case
 from passl.check.speed import attention_kernels
+from passl.errors import RunError
 
 
 def failed(rows) -> set[str]:
@@ -185,3 +186,32 @@ def test_comparisons_of_ranks_see_one_bit():
     assert parallel._differing(Two(), one) == 4
     assert training._differing(one, other) == 4
     assert training._differing(one, one) == 0
+
+
+def test_the_batch_is_halved_until_it_fits(tmp_path):
+    """Also where memory is exhausted while the step runs, not only while it is built."""
+    tried = []
+
+    def build(cfg, batch, size, setup):
+        tried.append(batch)
+        if batch > 4:
+            raise MemoryError
+
+        def step():
+            if batch > 2:
+                raise RuntimeError("ResourceExhaustedError: Out of memory error on GPU 0")
+            return 1.0
+
+        return step
+
+    rows = list(speed._measured("x", Setup("cpu", tmp_path), None, build, 224))
+    assert tried == [8, 4, 2]
+    assert rows[0].note == "batch 2"
+
+    def never(cfg, batch, size, setup):
+        raise MemoryError
+
+    with pytest.raises(RunError, match="not even one image"):
+        list(speed._measured("x", Setup("cpu", tmp_path), None, never, 224))
+    with pytest.raises(RunError, match="a result is nan"):
+        list(speed._measured("x", Setup("cpu", tmp_path), None, lambda *_: lambda: np.nan, 224))

@@ -120,6 +120,10 @@ def test_devices(run):
     found = run("good", gpus=1, device="cpu")
     assert found["good", "cpu"]["status"] == "passed"
     assert found["good", "gpu"]["reason"] == "--device cpu"
+    found = run("good", gpus="unknown")
+    assert found["facts", "-"]["status"] == "failed"
+    assert found["good", "cpu"]["status"] == "passed"
+    assert "not known" in found["good", "gpu"]["reason"]
     found = run("of_two", gpus=1)
     assert "2 GPUs are needed, there is 1" in found["of_two", "gpu"]["reason"]
 
