@@ -48,8 +48,9 @@ class Autocast:
 
 
 def is_on() -> bool:
-    """Whether operations cast their inputs."""
-    return _dygraph_tracer()._amp_level != core.AmpLevel.O0
+    """Whether operations cast their inputs. In a graph that is being traced they do not."""
+    tracer = _dygraph_tracer()
+    return tracer is not None and tracer._amp_level != core.AmpLevel.O0
 
 
 def no_autocast() -> AbstractContextManager:
