@@ -323,9 +323,9 @@ def job_of(args: argparse.Namespace) -> Job:
     if args.benchmark is not None:
         try:
             result = json.loads(args.benchmark.read_text(encoding="utf-8"))
-            step, comm = result["step_ms"], result["parts_ms"].get("comm", 0.0)
+            world = result["world"]
             given = {
-                "step": (step["mean"] - comm) / 1000,
+                "step": result["step_ms"]["mean"] / 1000,
                 "gradient_bytes": result["gradient_bytes"],
                 "batch": result["batch"],
             }
@@ -334,6 +334,11 @@ def job_of(args: argparse.Namespace) -> Job:
                 f"--benchmark {args.benchmark}: not a result of `passl train --benchmark N --json` "
                 f"({type(error).__name__}: {error})"
             ) from None
+        if world != 1:
+            raise ConfigError(
+                f"--benchmark {args.benchmark}: measured with {world} processes; the model begins "
+                "with one, which does not communicate"
+            )
     if args.step_ms is not None:
         given["step"] = args.step_ms / 1000
     if args.gradient_mb is not None:

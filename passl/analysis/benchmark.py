@@ -209,8 +209,6 @@ def _timed(trial: Trial, warmup: int, steps: int) -> tuple[np.ndarray, int]:
     with Bar("benchmark", warmup + steps, shown=trial.ranks.is_first) as bar:
         # The first of both ends the loop, so that no batch is read in vain.
         for step, batch in zip(range(warmup + steps), times.reading(trial.batches()), strict=False):
-            if step == 0:
-                times.take()
             with times.computing():
                 images, targets = trial.mixed(batch, step)
                 outcome = trial.update(images, targets, step)

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
+
+from passl.distributed.launcher import free_port
+from passl.modeling import Model
+from passl.optim.parameters import trainable
+from passl.utils.config import get_config
+
 GATHER = r"""
 import pickle
 import numpy as np
@@ -94,3 +103,27 @@ assert spent["comm"] > 0 and spent["compute"] > 0
 
 def test_times_of_ranks_and_of_gradients(run_ranks):
     run_ranks(TIMES)
+
+
+def test_a_benchmark_of_two_processes(fork_tool, tiny_config):
+    place = {"PADDLE_MASTER": f"127.0.0.1:{free_port()}", "PADDLE_TRAINERS_NUM": "2"}
+    ranks = [{**place, "PADDLE_TRAINER_ID": str(rank)} for rank in range(2)]
+    path = tiny_config()
+    few = ["-o", "dataloader.train.sampler.batch_size=8"]
+    first, other = fork_tool("train.py", [path, "--benchmark", 3, "--json", *few], ranks)
+    found = json.loads(first.splitlines()[-1])
+    assert "{" not in other
+    assert (found["world"], len(found["ranks"]), found["steps"]) == (2, 2, 3)
+    assert found["samples_per_second"] == 2 * found["samples_per_second_per_rank"]
+    model = Model(get_config(path))
+    assert found["gradient_bytes"] == 4 * sum(p.size for _, p in trainable(model))
+    assert found["bus_bytes_per_second"] == pytest.approx(
+        found["gradient_bytes"] / (found["all_reduce_ms"]["median"] / 1000)
+    )
+    for row in found["ranks"]:
+        assert sum(row["parts_ms"].values()) == pytest.approx(row["step_ms"])
+        assert row["parts_ms"]["comm"] > 0
+    slowest = found["ranks"][found["slowest_rank"]]
+    assert slowest["parts_ms"] == found["parts_ms"]
+    assert slowest["parts_ms"]["comm"] == min(row["parts_ms"]["comm"] for row in found["ranks"])
+    assert not path.with_name("run").exists()

@@ -119,7 +119,7 @@ def result(rate: float, ranks: int, reduction: float) -> dict[str, object]:
     found = {"network": "N", "batch": 8, "device": "cpu", "processor": "P"}
     found |= {"samples_per_second": rate * ranks, "samples_per_second_per_rank": rate}
     found |= {"step_ms": {"mean": 8000 / rate, "median": 1}, "parts_ms": {"compute": 9.0}}
-    found |= {"gradient_bytes": 10**6}
+    found |= {"gradient_bytes": 10**6, "world": ranks}
     if ranks > 1:
         found["all_reduce_ms"] = {"median": reduction}
     return found
@@ -147,7 +147,10 @@ def test_predictions_from_a_benchmark(monkeypatch, capsys, tmp_path):
     assert one[:4] == ["| 1", "80.0", "100", "100 %"]
     # 1 MB over 8 GPUs at 100 MB/s: 17.5 ms, and the latency of a ring, 64 microseconds.
     assert eight[4] == "17.6" and eight[1] == "97.6"
-    for wrong in (["--benchmark", str(tmp_path / "none.json")], ["--step-ms", "3"]):
+    two = tmp_path / "two.json"
+    two.write_text(json.dumps(result(100.0, 2, 1.0)))
+    files = [["--benchmark", str(file)] for file in (tmp_path / "none.json", two)]
+    for wrong in (*files, ["--step-ms", "3"]):
         monkeypatch.setattr(sys, "argv", ["scaling.py", "predict", *wrong])
         with pytest.raises(ConfigError):
             scaling.main()
