@@ -80,8 +80,8 @@ class Exporter:
         if row["phase"] == "train":
             self._epoch.set(row["epoch"])
             self._step.set(row["step"])
-            for key, gauge in self._of_row.items():
-                gauge.set(row[key])
+            for key in self._of_row.keys() & row.keys():  # a row of another version may lack one
+                self._of_row[key].set(row[key])
         elif row["phase"] == "val":
             for key, value in row.items():
                 if isinstance(value, int | float) and key not in ("step", "epoch", "time", "ips"):

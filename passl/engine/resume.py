@@ -60,8 +60,8 @@ def start_from(
         pretrained, fit = cfg.model.get("pretrained", False), cfg.model.get("fit", ())
         return None, Model(cfg, pretrained, fit, classes)
     checkpoint = None
-    if remote is not None and not ranks.is_first and not Path(found).exists():
-        remote.restore()
+    if remote is not None and resume == "auto" and not ranks.is_first:
+        remote.restore()  # does nothing where the disk has it
     try:
         checkpoint = opened[0][0] if opened else read_checkpoint(Path(found))
         content = checkpoint.sha256
