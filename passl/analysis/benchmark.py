@@ -21,8 +21,8 @@ from passl.io.terminal import Bar
 from passl.logging import aligned
 from passl.machine import peak_memory, processor, versions
 from passl.optim.parameters import trainable
+from passl.step_times import COMM, DEVICE, NAMES
 from passl.utils.config import Config
-from passl.utils.step_times import COMM, DEVICE, NAMES
 
 _REDUCTIONS = 5
 """Reductions that are timed, after one that is not."""

@@ -14,7 +14,7 @@ from passl.analysis.run_state import Follower, RunState, Status
 from passl.errors import ConfigError
 from passl.io.terminal import clock
 from passl.logging import has_live_terminal, printable
-from passl.utils.step_times import NAMES, READER
+from passl.step_times import NAMES, READER
 
 _BLOCKS, _ASCII = " ▁▂▃▄▅▆▇█", " .:-=+*%#"
 """Levels of a character of the curve."""

@@ -20,8 +20,8 @@ from passl.data.workers import Workers
 from passl.errors import ConfigError, RunError
 from passl.io.shared_memory import fits_shared_memory
 from passl.logging import get_logger
+from passl.step_times import StepTimes
 from passl.utils.schema import validated
-from passl.utils.step_times import StepTimes
 from passl.utils.types import NonNegativeInt, PositiveFloat, PositiveInt
 
 _PROBED = 4

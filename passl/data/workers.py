@@ -27,7 +27,7 @@ from passl.data.samplers import BatchSampler, Key
 from passl.errors import RunError
 from passl.io.shared_memory import mark_worker, remove_leftovers, remove_shared_memory
 from passl.logging import get_logger
-from passl.utils.step_times import StepTimes
+from passl.step_times import StepTimes
 
 _POLL = 0.001
 """Seconds between checks for a batch."""

@@ -27,7 +27,7 @@ from passl.distributed import environment
 from passl.distributed.liveness import Liveness, Timeouts
 from passl.errors import ConfigError, RunError, Stopped
 from passl.logging import name_process
-from passl.utils.step_times import StepTimes
+from passl.step_times import StepTimes
 
 _SELECTED = "FLAGS_selected_gpus"
 _FLAGS = re.compile(r"=+ Modified FLAGS detected =+\n(FLAGS\(.*\n)*=+\n")

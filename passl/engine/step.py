@@ -12,7 +12,7 @@ import paddle
 
 from passl.distributed.ranks import Ranks
 from passl.engine.learner import Learner
-from passl.utils.step_times import StepTimes
+from passl.step_times import StepTimes
 
 
 class Outcome:

@@ -10,7 +10,7 @@ import paddle
 
 from passl.distributed.ranks import Ranks
 from passl.engine.step import HostCopy
-from passl.utils.step_times import COMM, DEVICE, NAMES
+from passl.step_times import COMM, DEVICE, NAMES
 
 _IDLE = 0.05
 """Least fraction of a step for which the host waits for a device that is never idle; less is

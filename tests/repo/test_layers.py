@@ -11,7 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # Each folder of passl and what it may import from. `engine` is the run; the folders beside it may
 # use its checkpoints and metrics, it uses none of them.
-MODULES_BESIDE = {"errors", "logging", "machine", "paddle_settings"}  # which everything may import
+# Which everything may import:
+MODULES_BESIDE = {"errors", "logging", "machine", "paddle_settings", "step_times"}
 MAY_IMPORT = {
     "utils": set(),
     "io": set(),

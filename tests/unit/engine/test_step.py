@@ -13,8 +13,8 @@ from passl.distributed.ranks import Ranks
 from passl.engine import step as step_module
 from passl.engine import train as train_module
 from passl.engine.step import HostCopy, Outcome, train_step
+from passl.step_times import StepTimes
 from passl.utils.config import get_config
-from passl.utils.step_times import StepTimes
 from tests.learners import batch, learner_of
 
 

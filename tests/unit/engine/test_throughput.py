@@ -7,7 +7,7 @@ import time
 import pytest
 
 from passl.engine.throughput import Split, slowest
-from passl.utils.step_times import StepTimes
+from passl.step_times import StepTimes
 
 
 def cpu(reader: float, compute: float, comm: float) -> dict[str, float]:
