@@ -36,8 +36,8 @@ with other seeds differ by less, a lost gradient or a wrong loss scale by much m
 """
 _SHOWN = 8
 """Lines of the table of losses."""
-_SPEEDS = ("time", "batch_cost", "reader_cost", "ips")
-"""What a row of metrics has that two equal runs do not share."""
+_LOGGED = ("phase", "step", "epoch", "lr", "loss", "top1", "top5")
+"""What two equal runs write to their log; the rest are times."""
 
 
 def curves(setup: Setup) -> Findings:
@@ -113,7 +113,7 @@ def resume(setup: Setup) -> Findings:
     train(_config(setup, stopped), "auto")
     last = [load_file(folder / "last.safetensors") for folder in (straight, stopped)]
     logs = [
-        [{k: v for k, v in row.items() if k not in _SPEEDS} for row in read_metrics(folder)]
+        [{key: row.get(key) for key in _LOGGED} for row in read_metrics(folder)]
         for folder in (straight, stopped)
     ]
     return Findings(
