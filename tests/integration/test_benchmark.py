@@ -97,7 +97,10 @@ def test_peers(monkeypatch, capsys, tmp_path):
     text = page.read_text()
     assert "timm (9.8.7)" in text
     assert "transformers (not there)" in text
-    assert "ConViT-Ti at 384, batch 4; timm | 12 images/s | 5 images/s | 2.40 (2.00" in text
+    assert (
+        "ConViT-Ti at 384, batch 4, fp32; timm, fp32 | 12 images/s | 5 images/s | 2.40 (2.00"
+        in text
+    )
     assert "timm: cannot run: cannot do this" in text
     assert "| old |" not in text
     assert text.endswith("has made.\n\n## By hand\n\nkept\n\n## More\n")
