@@ -126,11 +126,17 @@ def test_wrong_products_are_not_used(monkeypatch, caplog):
     """A Paddle whose oneDNN has no such products, or wrong ones, rounds instead."""
     monkeypatch.setattr(onednn, "cpu_features", lambda: {"avx512_bf16"})
     monkeypatch.setattr(onednn, "usable", lambda: True)
+    monkeypatch.delenv(onednn.ISA_SWITCH, raising=False)
     for broken in (lambda *_: (paddle.zeros([3, 2]),) * 3, lambda *_: ()):
         monkeypatch.setattr(onednn, "linear16", broken)
         assert not onednn.multiplies_bfloat16.__wrapped__()
         assert "without oneDNN's products" in caplog.text
         caplog.clear()
+    # oneDNN must not be asked where it would end the process.
+    monkeypatch.setattr(onednn, "linear16", lambda *_: pytest.fail("asked"))
+    monkeypatch.setenv(onednn.ISA_SWITCH, "AVX2")
+    assert not onednn.multiplies_bfloat16.__wrapped__()
+    monkeypatch.delenv(onednn.ISA_SWITCH)
     monkeypatch.setattr(onednn, "cpu_features", lambda: {"avx2"})
     assert not onednn.multiplies_bfloat16.__wrapped__()
     assert not caplog.text
