@@ -83,23 +83,44 @@ def _is_right() -> bool:
     inputs, grad_BOYX = (_waves(1, 4, 4, 5), _waves(6, 2, 3, 3)), _waves(1, 6, 4, 5)
     options = ([1, 1], [1, 1], "EXPLICIT", [1, 1], 2, "NCHW")
     plain = [_convolve(*inputs, 1, 1, 2), *_C_ops.conv2d_grad(*inputs, grad_BOYX, *options)]
-    try:
+
+    def by_graphs() -> list[Any]:
         # Paddle registers oneDNN's operations when the first graph runs.
         _to_static(lambda x: F.relu(x))(paddle.zeros([1]))
-        by_onednn = [conv2d(*inputs, 1, 1, 2), *conv2d_grad(*inputs, grad_BOYX, 1, 1, 2)]
+        found = [conv2d(*inputs, 1, 1, 2), *conv2d_grad(*inputs, grad_BOYX, 1, 1, 2)]
         names = [operation.name() for operation in _convolution((6, 2, 3, 3), 1, 1, 2).operations]
+        if "onednn_op.conv2d" not in names:
+            raise LookupError("Paddle does not use them")
+        return found
+
+    otherwise = "training without oneDNN's kernels, which is slower"
+    return _are_equal(by_graphs, plain, otherwise, rtol=1e-4, atol=1e-5)
+
+
+def _are_equal(
+    by_graphs: Callable[[], list[Any]],
+    plain: list[Any],
+    otherwise: str,
+    *,
+    rtol: float,
+    atol: float,
+) -> bool:
+    """Whether graphs compute what Paddle's own operations do.
+
+    Args:
+        otherwise: what the warning says if they do not.
+    """
+    try:
+        pairs = list(zip(plain, by_graphs(), strict=True))
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        get_logger().warning("training without oneDNN's kernels, which is slower: %s", error)
+        get_logger().warning("%s: %s", otherwise, error)
         return False
-    right = "onednn_op.conv2d" in names and all(
-        one.shape == other.shape and bool(paddle.allclose(one, other, rtol=1e-4, atol=1e-5))
-        for one, other in zip(plain, by_onednn, strict=True)
+    right = all(
+        one.shape == other.shape and bool(paddle.allclose(one, other, rtol=rtol, atol=atol))
+        for one, other in pairs
     )
     if not right:
-        get_logger().warning(
-            "training without oneDNN's kernels, which is slower: their values are wrong in this "
-            "version of Paddle"
-        )
+        get_logger().warning("%s: their values are wrong in this version of Paddle", otherwise)
     return right
 
 
@@ -184,23 +205,14 @@ def multiplies_bfloat16() -> bool:
     x, weight, grad = (
         one.astype("bfloat16").astype("float32") for one in (x_RI, weight_IO, grad_RO)
     )
-    exact = [x @ weight, grad @ weight.T, x.T @ grad]
-    try:
+
+    def by_graphs() -> list[Any]:
         y_RO, x16_RI, weight16_IO = linear16(x_RI, weight_IO, paddle.zeros([2]))
-        found = [y_RO, *linear16_grad(grad_RO, x16_RI, weight16_IO, (True, True))]
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        get_logger().warning("bfloat16 without oneDNN's products, which is slower: %s", error)
-        return False
-    right = all(
-        one.shape == other.shape and bool(paddle.allclose(one, other, rtol=2**-7, atol=1e-6))
-        for one, other in zip(exact, found, strict=True)
-    )
-    if not right:
-        get_logger().warning(
-            "bfloat16 without oneDNN's products, which is slower: their values are wrong in this "
-            "version of Paddle"
-        )
-    return right
+        return [y_RO, *linear16_grad(grad_RO, x16_RI, weight16_IO, (True, True))]
+
+    plain = [x @ weight, grad @ weight.T, x.T @ grad]
+    otherwise = "bfloat16 without oneDNN's products, which is slower"
+    return _are_equal(by_graphs, plain, otherwise, rtol=2**-7, atol=1e-6)
 
 
 def linear16(x_RI, weight_IO, bias_O=None):
